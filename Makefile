@@ -1,0 +1,40 @@
+# Every target sets up what it needs: a virtual environment in .venv, made anew when the lock changes.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+export RAY_USAGE_STATS_ENABLED := 0
+export HF_HUB_OFFLINE := 1
+export HF_HUB_DISABLE_TELEMETRY := 1
+
+.PHONY: demo test test-slow lint bench setup clean
+
+demo: setup  ## the main job on the embedded model: manifests/demo.yaml -> runs/demo
+	$(BIN)/darkroom generate manifests/demo.yaml --out runs/demo
+	$(BIN)/darkroom audit runs/demo
+	$(BIN)/darkroom report runs/demo
+
+test: setup  ## all tests but the slow ones
+	$(BIN)/python -m pytest -q -m "not slow"
+
+test-slow: setup  ## the tests that take minutes
+	$(BIN)/python -m pytest -q -m slow
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: setup  ## speed, as printed tables
+	$(BIN)/python benchmarks/engine.py
+	$(BIN)/python benchmarks/job.py
+
+setup: $(VENV)/ready
+
+$(VENV)/ready: requirements.lock pyproject.toml
+	@echo "setting up $(VENV) with $(PYTHON): about 6 GB, a few minutes"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+clean:
+	rm -rf $(VENV) runs

@@ -1,0 +1,29 @@
+"""Check a run: every manifest id has exactly one good row, and its picture is whole.
+
+    darkroom audit runs/demo
+    python jobs/audit.py s3://bucket/run
+
+Exit codes: 0 whole; 1 something is missing, failed or damaged; 3 storage failed or there is no run.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from darkroom import cli
+
+
+def main(run: Annotated[str, typer.Argument(help="the run's folder or s3:// uri")]) -> None:
+    """Check that a run holds exactly one good row and a whole picture for every manifest row."""
+    with cli.exit_codes():
+        from darkroom.batch.audit import audit
+
+        result = audit(run)
+        print(result.text())
+        raise typer.Exit(cli.DONE if result.passed else cli.FAILED)
+
+
+if __name__ == "__main__":
+    typer.run(main)

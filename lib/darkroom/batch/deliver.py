@@ -1,0 +1,114 @@
+"""The last stage of the pipeline: encode, upload the pictures, then commit the unit's result rows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import numpy as np
+
+from darkroom.batch import parcel
+from darkroom.batch.work import unit_name
+from darkroom.sampling.plans import condition_keys
+from darkroom.storage import Ledger, encode_png, image_key, open_store, to_table
+
+UPLOADS = 16  # at once in one task
+
+Images = Literal["objects", "inline", "both"]
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What every deliver task of a job is told."""
+
+    run: str
+    plan: str
+    model: str
+    revision: str
+    default_sampler: str
+    images: Images = "objects"
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """A unit is committed. `fresh` is False where an earlier try had committed it already."""
+
+    unit: int
+    ok: int
+    failed: int
+    evaluations: int
+    fresh: bool
+
+
+def deliver(parcels: list[dict[str, Any]], how: Delivery) -> Receipt:
+    """Stores one unit: its pictures first, then its rows in one commit."""
+    store = open_store(how.run)
+    units = {made["unit"] for made in parcels}
+    assert len(units) == 1, f"a block holds rows of the units {sorted(units)}"
+    with ThreadPoolExecutor(UPLOADS) as pool:
+        rows = list(pool.map(lambda made: _store_row(made, how, store), parcels))
+    unit = units.pop()
+    fresh = Ledger(store).commit(unit_name(how.plan, unit), to_table(rows))
+    failed = sum(row["status"] == "failed" for row in rows)
+    return Receipt(unit, len(rows) - failed, failed, sum(row["evaluations"] for row in rows), fresh)
+
+
+def _store_row(made: dict[str, Any], how: Delivery, store) -> dict[str, Any]:
+    line = json.loads(made["row"])
+    result = result_row(made, line, how)
+    if made["error"]:
+        return result
+    array = to_pixels(parcel.unpack(made["picture"])["picture"])
+    data = encode_png(array)
+    key = image_key(line["id"], line["key"])
+    if how.images != "inline":
+        store.write(key, data)
+        result["image_uri"] = store.uri(key)
+    result["image"] = {"bytes": data if how.images != "objects" else None, "path": result["image_uri"] or key}
+    result["sha256"] = hashlib.sha256(data).hexdigest()
+    result["height"], result["width"] = array.shape[:2]
+    return result
+
+
+def result_row(made: dict[str, Any], line: dict[str, Any], how: Delivery) -> dict[str, Any]:
+    """A row of the results' schema, without its picture."""
+    row = line["row"]
+    prompts = [key for key in condition_keys(row) if key != row.get("negative_prompt", "")]
+    return {
+        "id": line["id"],
+        "key": line["key"],
+        "task": row["task"],
+        "status": "failed" if made["error"] else "ok",
+        "error": made["error"],
+        "image": None,
+        "image_uri": "",
+        "sha256": "",
+        "width": None,
+        "height": None,
+        "prompts": prompts,
+        "negative_prompt": row.get("negative_prompt", ""),
+        "seed": row["seed"],
+        "steps": made["steps"],
+        "guidance": float(row["guidance"]),
+        "sampler": row.get("sampler") or how.default_sampler,
+        "start_timestep": made["start_timestep"],
+        "parameters": json.dumps(row, sort_keys=True, ensure_ascii=False),
+        "source_uri": made["source_uri"],
+        "source_sha256": made["source_sha256"],
+        "model": how.model,
+        "model_revision": how.revision,
+        "evaluations": made["evaluations"],
+        "seconds": made["seconds"],
+        "worker": made["worker"],
+        "created_at": datetime.now(UTC),
+    }
+
+
+def to_pixels(picture: np.ndarray) -> np.ndarray:
+    """float32 [C, H, W] in about [-1, 1], C 1 or 3 -> uint8 [H, W, 3]; a pixel that was uint8 comes back as it was."""
+    pixels = np.round((np.clip(picture, -1, 1) + 1) * 127.5).astype(np.uint8).transpose(1, 2, 0)
+    return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))

@@ -1,0 +1,240 @@
+"""Ray Data, all of it: how units of work flow through tasks and actors, and how prompts are embedded before that."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import asdict, dataclass
+from multiprocessing.pool import ThreadPool
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, Dataset
+
+from darkroom.batch import parcel
+from darkroom.batch.deliver import Delivery, Receipt, deliver
+from darkroom.batch.develop import Developer
+from darkroom.batch.embeddings import EmbeddingStore
+from darkroom.batch.prepare import Preparation, prepare
+from darkroom.batch.watch import Counter, Stalled, Watchdog
+from darkroom.models.cascade import open_model
+
+UNITS_IN_FLIGHT = 6  # per engine actor: enough that it never runs dry between units, few enough that memory stays flat
+# Preparing and delivering mostly wait on storage. Not what any actor asks for: Ray would fuse a task into an actor that
+# asks for the same, and the engine would wait for its pictures.
+TASK_CPUS = 0.2
+ACTOR_CPUS = 0.25  # at least
+PROMPTS_PER_TASK = 256
+
+
+class ClusterError(RuntimeError):
+    """The cluster cannot do what was asked, or broke while doing it."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """How the engine actors of each stage are sized; see `size_pool`."""
+
+    workers: int
+    cpus: float
+    gpus: float
+
+    @property
+    def threads(self) -> int:
+        return max(1, int(self.cpus))
+
+
+def connect(address: str | None, verbose: bool) -> None:
+    """Joins the cluster at `address`, or starts one on this machine, quiet and with no dashboard."""
+    if ray.is_initialized():
+        return
+    level = "info" if verbose else "error"
+    local = {} if address else {"include_dashboard": False, "object_store_memory": 512 * 2**20}
+    try:
+        ray.init(address=address or "local", logging_level=level, log_to_driver=verbose, **local)
+    except (ConnectionError, RuntimeError) as error:
+        raise ClusterError(f"no Ray cluster at {address or 'this machine'}: {error}") from error
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = context.print_on_execution_start = verbose
+    context.retried_io_errors = []  # our own storage layer retries, and knows what it is retrying
+
+
+def size_pool(stages: int, workers: int | None) -> Pool:
+    """Engine actors per stage, from what the cluster has: one per GPU and stage, else one in all for its processors.
+
+    On processors the actors share three quarters of them, so that tasks always find room beside them. ClusterError if
+    the cluster is too small.
+    """
+    have = ray.cluster_resources()
+    gpus, cpus = have.get("GPU", 0.0), have.get("CPU", 0.0)
+    count = workers or max(1, int(gpus) // stages)
+    if gpus:
+        share = min(1.0, gpus / (count * stages))
+        return Pool(count, ACTOR_CPUS, share if share == 1.0 else int(share * 100) / 100)
+    each = int(75 * cpus / (count * stages)) / 100
+    if each < ACTOR_CPUS:
+        raise ClusterError(
+            f"{count} workers for each of {stages} stages want at least a quarter of a processor each and as much again "
+            f"for reading and storing; the cluster has {cpus:g}: ask for fewer --workers"
+        )
+    return Pool(count, each, 0.0)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job as its pipeline needs it: numbers of the stages to run, units to do, and what each part is told."""
+
+    model: str
+    stages: tuple[int, ...]
+    capacity: int
+    units: int
+    preparation: Preparation
+    delivery: Delivery
+    embeddings: EmbeddingStore
+
+
+def stage_names(stages: tuple[int, ...]) -> list[str]:
+    return ["prepare", *(f"stage {number}" for number in stages), "deliver"]
+
+
+def run(job: Job, pool: Pool, counter: Any, watchdog: Watchdog) -> Iterator[Receipt]:
+    """Receipts of committed units as they come; Stalled when none comes for too long. `counter`: a `Counter` actor."""
+    receipts: queue.Queue[Receipt] = queue.Queue()
+    # A thread of its own, because waiting for Ray cannot be given up from outside; a ThreadPool's are daemons, which an
+    # exit does not wait for.
+    consumer = ThreadPool(1).apply_async(_consume, (build(job, pool, counter), receipts))
+    while not (consumer.ready() and receipts.empty()):
+        try:
+            receipt = receipts.get(timeout=0.5)
+        except queue.Empty:
+            if watchdog.expired:
+                raise Stalled(_silence(watchdog, counter)) from None
+            continue
+        watchdog.beat()
+        yield receipt
+    consumer.get()
+
+
+def build(job: Job, pool: Pool, counter: Any) -> Dataset:
+    """The dataset whose blocks are units, from their numbers to their receipts.
+
+    `batch_size=None` hands over whole blocks, so a unit stays together from its file to its commit.
+    """
+    as_blocks = {"batch_size": None, "batch_format": "pyarrow"}
+    # Blocks of our own, not `ray.data.range`: its read tasks want a whole processor each, which the actors may hold.
+    dataset = ray.data.from_blocks([pa.table({"unit": [unit]}) for unit in range(job.units)])
+    dataset = dataset.map_batches(
+        _prepare, fn_args=(job.preparation, counter), num_cpus=TASK_CPUS, zero_copy_batch=True, **as_blocks
+    )
+    for number in job.stages:
+        dataset = dataset.map_batches(
+            _StageActor,
+            fn_constructor_args=(job.model, number, job.capacity, pool.threads, job.embeddings, counter),
+            compute=ActorPoolStrategy(
+                size=pool.workers,
+                max_tasks_in_flight_per_actor=2 * UNITS_IN_FLIGHT,
+                max_concurrent_calls_per_actor=UNITS_IN_FLIGHT,
+            ),
+            num_cpus=pool.cpus,
+            num_gpus=pool.gpus or None,
+            **as_blocks,
+        )
+    return dataset.map_batches(_deliver, fn_args=(job.delivery, counter), num_cpus=TASK_CPUS, **as_blocks)
+
+
+def start_counter(stages: tuple[int, ...]) -> Any:
+    """The actor that stages report to."""
+    return ray.remote(num_cpus=0)(Counter).remote(stage_names(stages))
+
+
+def embed(prompts: list[str], model: str, store: EmbeddingStore) -> None:
+    """Encodes the prompts that the store lacks. The text encoder's actor is gone when this returns."""
+    missing = store.missing(prompts)
+    if not missing:
+        return
+    chunks = [missing[at : at + PROMPTS_PER_TASK] for at in range(0, len(missing), PROMPTS_PER_TASK)]
+    gpus = min(1.0, ray.cluster_resources().get("GPU", 0.0)) or None
+    ray.data.from_items([{"prompts": chunk} for chunk in chunks], override_num_blocks=len(chunks)).map_batches(
+        _Encoder,
+        fn_constructor_args=(model, store),
+        compute=ActorPoolStrategy(size=1),
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=0.5,
+        num_gpus=gpus,
+    ).materialize()
+
+
+def _prepare(numbers: pa.Table, how: Preparation, counter: Any) -> pa.Table:
+    with _counted(counter, "prepare"):
+        units = numbers["unit"].to_pylist()
+        assert len(units) == 1, f"a task was handed the units {units}"
+        return parcel.to_block(prepare(units[0], how))
+
+
+class _StageActor:
+    """`Developer` as Ray Data calls it: an async generator, so that several units are under way at once."""
+
+    def __init__(
+        self, model: str, number: int, capacity: int, threads: int, embeddings: EmbeddingStore, counter: Any
+    ) -> None:
+        self.developer = Developer(model, number, capacity, threads, embeddings)
+        self.name, self.counter = f"stage {number}", counter
+        self.reported = 0.0
+
+    async def __call__(self, block: pa.Table) -> AsyncIterator[pa.Table]:
+        self.counter.enter.remote(self.name)
+        parcels = await self.developer.develop(block.to_pylist())
+        busy = self.developer.engine.statistics.total_seconds
+        self.counter.leave.remote(self.name, busy - self.reported)
+        self.reported = busy
+        yield parcel.to_block(parcels)
+
+
+class _Encoder:
+    def __init__(self, model: str, store: EmbeddingStore) -> None:
+        import torch
+
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.encoder, self.store = open_model(model).text_encoder(device), store
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        for prompts in block["prompts"].to_pylist():
+            self.store.put(prompts, self.encoder.encode(prompts))
+        return pa.table({"prompts": [len(block)]})
+
+
+def _deliver(block: pa.Table, how: Delivery, counter: Any) -> pa.Table:
+    with _counted(counter, "deliver"):
+        return pa.Table.from_pylist([asdict(deliver(block.to_pylist(), how))])
+
+
+class _counted:  # noqa: N801 (a context manager, used like a function)
+    def __init__(self, counter: Any, stage: str) -> None:
+        self.counter, self.stage = counter, stage
+
+    def __enter__(self) -> None:
+        self.began = time.monotonic()
+        self.counter.enter.remote(self.stage)
+
+    def __exit__(self, *_: object) -> None:
+        self.counter.leave.remote(self.stage, time.monotonic() - self.began)
+
+
+def _consume(dataset: Dataset, receipts: queue.Queue[Receipt]) -> None:
+    for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        for row in block.to_pylist():
+            receipts.put(Receipt(**row))
+
+
+def _silence(watchdog: Watchdog, counter: Any) -> str:
+    try:
+        lines = ray.get(counter.lines.remote(), timeout=10)
+    except (ray.exceptions.RayError, TimeoutError) as error:
+        lines = [f"the stages' counter does not answer ({type(error).__name__})"]
+    have, free = ray.cluster_resources(), ray.available_resources()
+    room = ", ".join(f"{free.get(kind, 0):g} of {have[kind]:g} {kind}" for kind in ("CPU", "GPU") if kind in have)
+    silence = f"no unit was committed for {watchdog.silence:.0f} s, the limit is {watchdog.limit:.0f} s"
+    return "\n  ".join([silence, *lines, f"free in the cluster: {room}", "run the same command again to go on"])

@@ -1,0 +1,82 @@
+"""Stage one of the pipeline, on CPU workers: read a unit's rows, fetch, decode and resize their pictures."""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from darkroom.batch import parcel
+from darkroom.batch.work import parse_lines, unit_key
+from darkroom.storage import NotFound, decode, join, open_store, read_uri, resize_square
+
+FETCHES = 16  # at once in one task; a fetch waits on the network, not on the processor
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What every prepare task of a job is told. sizes: the pixels of each stage; base: where relative paths begin."""
+
+    run: str
+    plan: str
+    base: str
+    sizes: tuple[int, ...]
+    channels: int
+
+
+def prepare(unit: int, how: Preparation) -> list[dict[str, Any]]:
+    """The parcels of one unit. A picture that is missing or broken is its row's error; an outage is a StorageError."""
+    lines = parse_lines(open_store(how.run).read(unit_key(how.plan, unit)))
+    with ThreadPoolExecutor(FETCHES) as pool:
+        return list(pool.map(lambda line: _prepare_row(unit, line, how), lines))
+
+
+def _prepare_row(unit: int, line: dict[str, Any], how: Preparation) -> dict[str, Any]:
+    made = parcel.new_parcel(unit, line)
+    sources = _sources(line["row"])
+    if not sources:
+        return made
+    try:
+        made["source_uri"], made["source_sha256"], made["inputs"] = _fetch(sources, how)
+    except ValueError as error:
+        made["error"] = str(error)
+    return made
+
+
+def _sources(row: dict[str, Any]) -> dict[str, str]:
+    """The row's pictures by the part they play."""
+    given = [part["image"] for part in row.get("components", ()) if part.get("image")]
+    named = {"image": row.get("image"), "mask": row.get("mask"), "given": given[0] if given else None}
+    return {name: path for name, path in named.items() if path}
+
+
+def _fetch(sources: dict[str, str], how: Preparation) -> tuple[str, str, bytes]:
+    """First source's uri and digest, and all pictures at all sizes. ValueError in plain words."""
+    data = {name: _read(join(how.base, path)) for name, path in sources.items()}
+    arrays = {name: _decode(name, data[name], sources[name], how.channels) for name in sources}
+    if "mask" in arrays and arrays["mask"].shape[:2] != arrays["image"].shape[:2]:
+        mask, image = ("{1} x {0}".format(*arrays[name].shape) for name in ("mask", "image"))
+        raise ValueError(
+            f"the mask {sources['mask']} is {mask}, its image {sources['image']} is {image}; they must match"
+        )
+    tensors = {
+        f"{name}/{size}": resize_square(array, size, nearest=name == "mask").transpose(2, 0, 1)
+        for name, array in arrays.items()
+        for size in how.sizes
+    }
+    first = next(iter(sources))
+    return join(how.base, sources[first]), hashlib.sha256(data[first]).hexdigest(), parcel.pack(tensors)
+
+
+def _read(uri: str) -> bytes:
+    try:
+        return read_uri(uri)
+    except NotFound:
+        raise ValueError(f"there is no file {uri}") from None
+
+
+def _decode(name: str, data: bytes, path: str, channels: int) -> np.ndarray:
+    return decode(data, path, "L" if name == "mask" or channels == 1 else "RGB")

@@ -1,0 +1,144 @@
+"""What is left to do: the manifest held against the ledger, cut into units of work, written into the run.
+
+A unit is the block of rows that one task reads, that travels through the actors together and that is committed as one
+shard. Cutting is ours because Ray would make one block of a small file, and a block is lost or kept whole.
+
+    RUN/manifest/PLAN/000000.jsonl   every row of the manifest: id, key, canonical form (what `audit` goes by)
+    RUN/work/PLAN/000000.jsonl       the rows to be made, a unit a file
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from darkroom.manifest import Manifest, row_key
+from darkroom.sampling.plans import SAMPLER_VERSION, condition_keys
+from darkroom.storage import Ledger, Store
+
+MANIFEST_PART = 5_000  # rows
+
+
+@dataclass
+class Work:
+    """One start of a job. `changed` counts rows whose id had another picture or none that is good."""
+
+    plan: str
+    units: int = 0
+    rows: int = 0
+    todo: Counter[str] = field(default_factory=Counter)
+    done: int = 0
+    changed: int = 0
+    twins: int = 0
+    prompts: dict[str, None] = field(default_factory=dict)
+    sizes: set[int] = field(default_factory=set)
+    retired: set[str] = field(default_factory=set)
+    sample: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def to_make(self) -> int:
+        return self.todo.total()
+
+
+def cut(
+    manifest: Manifest,
+    ledger: Ledger,
+    revision: str,
+    default_size: int,
+    unit_rows: int,
+    limit: int | None,
+    store: Store | None,
+) -> Work:
+    """Plans the work. With a store, writes the manifest's rows and the units there; without (a dry run), only counts.
+
+    Memory holds the ids of finished rows and the keys of the manifest, never rows.
+    """
+    work = Work(plan=secrets.token_hex(4))
+    finished = {row_id: key if status == "ok" else "" for row_id, key, status, _ in ledger.entries()}
+    finished_keys = set(finished.values()) - {""}
+    parts = _Lines(store, f"manifest/{work.plan}", MANIFEST_PART)
+    units = _Lines(store, f"work/{work.plan}", unit_rows)
+    twins = _Lines(store, f"twins/{work.plan}", unit_rows)
+    seen: set[str] = set()
+    for task in manifest.tasks(limit):
+        key = row_key(task, revision, SAMPLER_VERSION)
+        row_id = task.id or key
+        if row_id in seen:
+            continue  # a row without an id that stands in the manifest twice is one row
+        seen.add(row_id)
+        line = {"id": row_id, "key": key, "row": task.canonical()}
+        parts.add(line)
+        work.rows += 1
+        if finished.get(row_id) == key:
+            work.done += 1
+            continue
+        if row_id in finished:
+            work.changed += 1
+            work.retired.add(row_id)
+        if key in finished_keys:
+            work.twins += 1
+            twins.add(line)
+            continue
+        finished_keys.add(key)
+        _count(work, task.task, line["row"], default_size)
+        units.add(line)
+    for lines in (parts, units, twins):
+        lines.flush()
+    work.units = units.files
+    if limit is None:
+        work.retired |= finished.keys() - seen
+    return work
+
+
+def read_lines(store: Store, folder: str) -> Iterator[dict[str, Any]]:
+    """Every line of a folder that `cut` wrote, in order."""
+    for key in store.list(f"{folder}/"):
+        yield from parse_lines(store.read(key))
+
+
+def parse_lines(data: bytes) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in data.splitlines()]
+
+
+def unit_key(plan: str, number: int) -> str:
+    """Where a unit's rows lie in the run."""
+    return f"work/{plan}/{number:06d}.jsonl"
+
+
+def unit_name(plan: str, number: int) -> str:
+    """What the unit is called in the ledger."""
+    return f"{plan}-{number:06d}"
+
+
+def _count(work: Work, task: str, row: dict[str, Any], default_size: int) -> None:
+    work.todo[task] += 1
+    work.sizes.add(row.get("size", default_size))
+    work.prompts |= dict.fromkeys(condition_keys(row))
+    if len(work.sample) < 256:
+        work.sample.append(row)
+
+
+class _Lines:
+    """JSON lines, gathered into files of so many; with no store they are only counted."""
+
+    def __init__(self, store: Store | None, folder: str, per_file: int) -> None:
+        self.store, self.folder, self.per_file = store, folder, per_file
+        self.files = 0
+        self._buffer: list[str] = []
+
+    def add(self, line: dict[str, Any]) -> None:
+        self._buffer.append(json.dumps(line, ensure_ascii=False))
+        if len(self._buffer) == self.per_file:
+            self.flush()
+
+    def flush(self) -> None:
+        if not self._buffer:
+            return
+        if self.store is not None:
+            self.store.write(f"{self.folder}/{self.files:06d}.jsonl", "\n".join(self._buffer).encode())
+        self.files += 1
+        self._buffer = []

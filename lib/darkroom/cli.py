@@ -1,0 +1,64 @@
+"""The console command `darkroom JOB ...`, and what every job's script shares: exit codes and plain error messages."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import typer
+
+DONE, FAILED, WRONG_INPUT, ENVIRONMENT = 0, 1, 2, 3
+
+
+@contextmanager
+def exit_codes(verbose: bool = False) -> Iterator[None]:
+    """Turns errors into a message on stderr and an exit code: 2 for the user's input, 3 for the environment."""
+    from darkroom.batch.pipeline import ClusterError
+    from darkroom.batch.watch import Stalled
+    from darkroom.storage import StorageError
+
+    quiet(verbose)
+    try:
+        yield
+    except (StorageError, ClusterError, Stalled) as error:
+        _stop(
+            f"{error}\nNothing that was committed is lost: run the same command again to go on.", ENVIRONMENT, verbose
+        )
+    except ValueError as error:
+        _stop(str(error), WRONG_INPUT, verbose)
+
+
+def quiet(verbose: bool) -> None:
+    """Keeps libraries from talking, unless asked; and no usage statistics leave the machine."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    if verbose:
+        return
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def main() -> None:
+    """Entry point of the console command."""
+    from darkroom.jobs import audit, generate, report
+
+    app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+    jobs: dict[str, Callable[..., None]] = {"generate": generate.main, "audit": audit.main, "report": report.main}
+    for name, job in jobs.items():
+        app.command(name)(job)
+    app()
+
+
+def _stop(message: str, code: int, verbose: bool) -> None:
+    if verbose:
+        logging.exception(message)
+    else:
+        print(f"darkroom: {message}", file=sys.stderr)
+    raise typer.Exit(code)

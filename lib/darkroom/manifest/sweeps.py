@@ -1,0 +1,133 @@
+"""From one YAML document to its rows: defaults merged under, combinations of listed values, ids from templates."""
+
+from __future__ import annotations
+
+import itertools
+import string
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from darkroom.manifest.tasks import nearest
+
+LIST_FIELDS = frozenset({"views", "components"})
+TOP_LEVEL = ("defaults", "rows", "matrix")
+# A row that names one of these means it instead of a default's other one, not together with it.
+ALTERNATIVES = (
+    frozenset({"prompt", "label"}),
+    frozenset({"steps", "stride", "timesteps"}),
+    frozenset({"start", "strength"}),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row as it was written, before its meaning is checked.
+
+    where: the place in words, such as "demo.yaml row 12" or "jobs.jsonl line 3".
+    problem: what kept it from being read, "" when nothing did; `data` is not to be used when there is one.
+    """
+
+    where: str
+    data: dict[str, Any] = field(default_factory=dict)
+    problem: str = ""
+
+
+def expand(document: Any, name: str) -> Iterator[Row]:
+    """Rows of a YAML manifest: those under `rows` first, then the combinations of each `matrix`, last key fastest."""
+    if not isinstance(document, Mapping):
+        wanted = "a YAML manifest is a mapping with defaults, rows and matrix"
+        hint = " (put the list under 'rows:')" if isinstance(document, list) else ""
+        yield Row(name, problem="the file is empty" if document is None else f"{wanted}, this is not one{hint}")
+        return
+    yield from _unknown_keys(document, name)
+    defaults = document.get("defaults") or {}
+    if not isinstance(defaults, Mapping):
+        yield Row(name, problem=f"'defaults' must be a mapping, was {_kind(defaults)}")
+        defaults = {}
+    yield from _written(document.get("rows"), defaults, name)
+    yield from _swept(document.get("matrix"), defaults, name)
+
+
+def combinations(matrix: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Every combination of the listed values; what is not listed is the same in all. ValueError for an empty list."""
+    axes = []
+    for key, value in matrix.items():
+        swept = isinstance(value, list)
+        if key in LIST_FIELDS:
+            swept = swept and all(isinstance(choice, list) for choice in value)
+        if swept and not value:
+            raise ValueError(f"'{key}' lists no values, so there is no combination")
+        axes.append(value if swept else [value])
+    for chosen in itertools.product(*axes):
+        yield dict(zip(matrix, chosen, strict=True))
+
+
+def fill_template(template: str, values: Mapping[str, Any]) -> str:
+    """`"sdedit-{start}-{seed:03d}"` with the row's own scalar values. ValueError for a name the row does not have."""
+    scalars = {key: value for key, value in values.items() if key != "id" and isinstance(value, (str, int, float))}
+    parts = []
+    for literal, name, spec, conversion in string.Formatter().parse(template):
+        parts.append(literal)
+        if name is None:
+            continue
+        if name not in scalars:
+            hint = nearest(name, scalars) or f"; it has {', '.join(sorted(scalars)) or 'none'}"
+            raise ValueError(f"id template {template!r} names '{name}', which this row has no single value for{hint}")
+        if conversion:
+            raise ValueError(f"id template {template!r}: conversions such as !{conversion} are not offered")
+        parts.append(format(scalars[name], spec))
+    return "".join(parts)
+
+
+def _unknown_keys(document: Mapping[str, Any], name: str) -> Iterator[Row]:
+    for key in document:
+        if key not in TOP_LEVEL:
+            hint = nearest(key, TOP_LEVEL) or f"; there are {', '.join(TOP_LEVEL)}"
+            yield Row(name, problem=f"unknown top-level key {key!r}{hint}")
+
+
+def _written(rows: Any, defaults: Mapping[str, Any], name: str) -> Iterator[Row]:
+    if rows is None:
+        return
+    if not isinstance(rows, list):
+        yield Row(name, problem=f"'rows' must be a list, was {_kind(rows)}")
+        return
+    for number, row in enumerate(rows, 1):
+        yield _row(row, defaults, f"{name} row {number}")
+
+
+def _swept(matrices: Any, defaults: Mapping[str, Any], name: str) -> Iterator[Row]:
+    if matrices is None:
+        return
+    if not isinstance(matrices, (list, Mapping)):
+        yield Row(name, problem=f"'matrix' must be a mapping or a list of mappings, was {_kind(matrices)}")
+        return
+    for number, matrix in enumerate([matrices] if isinstance(matrices, Mapping) else matrices, 1):
+        where = f"{name} matrix {number}"
+        if not isinstance(matrix, Mapping):
+            yield Row(where, problem=f"must be a mapping, was {_kind(matrix)}")
+            continue
+        try:
+            for count, row in enumerate(combinations(matrix), 1):
+                yield _row(row, defaults, f"{where} combination {count}")
+        except ValueError as error:
+            yield Row(where, problem=str(error))
+
+
+def _row(row: Any, defaults: Mapping[str, Any], where: str) -> Row:
+    if not isinstance(row, Mapping):
+        return Row(where, problem=f"must be a mapping, was {_kind(row)}")
+    replaced = {other for group in ALTERNATIVES if group & row.keys() for other in group}
+    data = {key: value for key, value in defaults.items() if key not in replaced} | dict(row)
+    if isinstance(data.get("id"), str):
+        try:
+            data["id"] = fill_template(data["id"], data)
+        except ValueError as error:
+            return Row(where, problem=str(error))
+    return Row(where, data)
+
+
+def _kind(value: Any) -> str:
+    names = {list: "a list", dict: "a mapping", str: "text", type(None): "nothing"}
+    return names.get(type(value), repr(value))

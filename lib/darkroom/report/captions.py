@@ -1,0 +1,69 @@
+"""What is said of a row: its prompt, and its parameters in the manifest's own words."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from darkroom.report.rows import SWEPT, Shown
+from darkroom.sampling.components import KERNEL
+
+NEARLY_ALL = 0.75
+_ELSEWHERE = {"task", "prompt", "label", "views", "components", "seed"}  # said in a place of their own
+
+
+def prompt_of(branch: Mapping[str, Any]) -> str:
+    """What a row, a view or a component asked for."""
+    if branch.get("label") is not None:
+        return f"label {branch['label']}"
+    return branch.get("prompt") or "no prompt"
+
+
+def start_of(shown: Shown) -> tuple[float, str]:
+    """Where an image_to_image row begins, as a number that grows as the noise shrinks, and in words."""
+    start, strength = (shown.parameters.get(name) for name in SWEPT)
+    return (start, f"start {start}") if start is not None else (-strength, f"strength {strength:g}")
+
+
+def settings(group: list[Shown]) -> dict[str, str]:
+    """The parameters of rows that are drawn together, in words. Not their prompts and seeds, nor, in a strip, where
+    each picture of it starts: that stands below the picture."""
+    first = group[0]
+    said = {"sampler": first.row["sampler"], "size": f"{first.row['width']} px"}
+    elsewhere = {*_ELSEWHERE, *said, *(SWEPT if first.row["task"] == "image_to_image" else ())}
+    for name, value in first.parameters.items():
+        if name not in elsewhere and value != "":
+            said[name.replace("_", " ")] = _value(value)
+    return dict(sorted((said | _component_settings(first.parameters.get("components", ()))).items()))
+
+
+def usual(captions: list[dict[str, str]]) -> dict[str, str]:
+    """What nearly all captions say, to be said once for all. Only of parameters that every caption has a word on, so
+    that a caption without one never seems to mean the usual."""
+    found = {}
+    for name in captions[0] if captions else ():
+        (value, count), *_ = Counter(caption.get(name, "") for caption in captions).most_common(1)
+        if count >= NEARLY_ALL * len(captions) and all(name in caption for caption in captions):
+            found[name] = value
+    return found
+
+
+def sentence(said: Mapping[str, str], between: str = " · ") -> str:
+    return between.join(f"{name} {value}" for name, value in said.items())
+
+
+def _component_settings(components: list[dict[str, Any]]) -> dict[str, str]:
+    """Components of a family have the same parameters, which are said once, unless they are the usual ones."""
+    defaults = {("kernel", KERNEL), ("nested", False)}
+    names = ("sigma", "fine", "coarse", "nested", "kernel", "angle", "length")
+    found = {name: branch[name] for branch in components for name in names if name in branch}
+    return {name: _value(value) for name, value in found.items() if (name, value) not in defaults}
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_value(item)}" for name, item in value.items())
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)

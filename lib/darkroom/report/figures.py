@@ -1,0 +1,142 @@
+"""What is drawn of a row: for each task the pictures that show what the row is about, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from darkroom.report.captions import prompt_of, start_of
+from darkroom.report.pictures import Pictures
+from darkroom.report.rows import Shown
+from darkroom.sampling.components import make_component
+from darkroom.sampling.views import make_view
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One picture, uint8 [S, S, 3], of any S.
+
+    label: what it is; detail: its parameters; text: the prompt that it answers to, if it has one of its own.
+    """
+
+    label: str
+    picture: np.ndarray
+    text: str = ""
+    detail: str = ""
+
+
+def panels(task: str, group: list[Shown], pictures: Pictures) -> list[Panel]:
+    """The panels of rows that are drawn together, from left to right. ValueError if they cannot be shown."""
+    return _PANELS[task](group, pictures)
+
+
+def _text_to_image(group: list[Shown], pictures: Pictures) -> list[Panel]:
+    return [Panel("", pictures.made(shown)) for shown in group]
+
+
+def _image_to_image(group: list[Shown], pictures: Pictures) -> list[Panel]:
+    """From the most noise to the least, so that the picture it began with comes last."""
+    swept = sorted(group, key=lambda shown: start_of(shown)[0])
+    drawn = [Panel(start_of(shown)[1], pictures.made(shown)) for shown in swept]
+    return drawn + _source_panels("source", group[0], pictures, drawn[0])
+
+
+def _inpaint(group: list[Shown], pictures: Pictures) -> list[Panel]:
+    (shown,) = group
+    result = Panel("result", pictures.made(shown))
+    mask = pictures.mask(shown, len(result.picture))
+    masks = [] if mask is None else [Panel("mask", mask)]
+    return [*_source_panels("source", shown, pictures, result), *masks, result]
+
+
+def _upscale(group: list[Shown], pictures: Pictures) -> list[Panel]:
+    (shown,) = group
+    result = Panel("result", pictures.made(shown))
+    return [*_source_panels("source", shown, pictures, result), result]
+
+
+def _source_panels(label: str, shown: Shown, pictures: Pictures, beside: Panel) -> list[Panel]:
+    source = pictures.source(shown, len(beside.picture))
+    return [] if source is None else [Panel(label, source)]
+
+
+def _anagram(group: list[Shown], pictures: Pictures) -> list[Panel]:
+    """The picture as the model saw it in each view."""
+    (shown,) = group
+    # Views want a type with a sign, and integers come back from them as they were.
+    signed = torch.from_numpy(pictures.made(shown).astype(np.int16)).permute(2, 0, 1)[None] * 2 - 255
+    drawn = []
+    for branch in shown.parameters["views"]:
+        view = make_view(branch["view"], **_own(branch))
+        seen = (view.apply(signed) + 255) // 2
+        detail = ", ".join(f"{name} {value}" for name, value in view.params)
+        drawn.append(Panel(view.name.replace("_", " "), _array(seen), prompt_of(branch), detail))
+    return drawn
+
+
+_SEEN = {
+    "low_pass": "from far",
+    "high_pass": "detail alone",
+    "low_band": "from far",
+    "middle_band": "middle band",
+    "high_band": "detail alone",
+    "grayscale": "without colour",
+    "color": "colour alone",
+    "motion": "in motion",
+    "motion_residual": "the rest alone",
+}
+_WHOLE = {"low_pass": "near", "low_band": "near", "grayscale": "in colour", "motion": "at rest"}
+
+
+def _hybrid(group: list[Shown], pictures: Pictures) -> list[Panel]:
+    """The picture, then each component's part of it; parts that have no white of their own lie on grey."""
+    (shown,) = group
+    branches = shown.parameters["components"]
+    made = pictures.made(shown)
+    names = [branch["component"] for branch in branches]
+    label = next((_WHOLE[name] for name in names if name in _WHOLE), "the picture")
+    if not set(names) & _SEEN.keys():
+        return [Panel(label, made, " + ".join(_weighted(branch) for branch in branches))]
+    picture = torch.from_numpy(made).float().permute(2, 0, 1)[None] / 127.5 - 1
+    return [Panel(label, made), *(_part(branch, picture) for branch in branches)]
+
+
+def _part(branch: dict[str, Any], picture: Tensor) -> Panel:
+    component = make_component(branch["component"], **_own(branch))
+    seen = component(picture)
+    label = _SEEN.get(component.name, str(component))
+    if branch.get("view"):
+        seen = make_view(branch["view"]).apply(seen)
+        label += f", {branch['view'].replace('_', ' ')}"
+    asked = f"held to {branch['image']}" if branch.get("image") else prompt_of(branch)
+    return Panel(label, _array(((seen.clamp(-1, 1) + 1) * 127.5).round()), asked)
+
+
+def _weighted(branch: dict[str, Any]) -> str:
+    return f"{branch['weight']:g} x {prompt_of(branch)}" if "weight" in branch else prompt_of(branch)
+
+
+def _own(branch: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of the view or component itself, which stand beside its name."""
+    taken = {"view", "component", "prompt", "label", "image"}
+    return {name: value for name, value in branch.items() if name not in taken}
+
+
+def _array(planes: Tensor) -> np.ndarray:
+    """[1, 3, S, S] of whole numbers in 0..255 -> uint8 [S, S, 3]."""
+    return np.ascontiguousarray(planes[0].permute(1, 2, 0).numpy().astype(np.uint8))
+
+
+_PANELS: dict[str, Callable[[list[Shown], Pictures], list[Panel]]] = {
+    "text_to_image": _text_to_image,
+    "image_to_image": _image_to_image,
+    "inpaint": _inpaint,
+    "anagram": _anagram,
+    "hybrid": _hybrid,
+    "upscale": _upscale,
+}

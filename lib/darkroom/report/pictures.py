@@ -1,0 +1,78 @@
+"""The pictures a report draws: those of the run, and what they were made from."""
+
+from __future__ import annotations
+
+import hashlib
+import posixpath
+from threading import Lock
+
+import numpy as np
+import pyarrow.compute as pc
+
+from darkroom.report.rows import Shown
+from darkroom.storage import Ledger, NotFound, StorageError, Store, decode, join, read_uri, resize_square
+
+
+class Pictures:
+    """Reads pictures of one run. Methods may be called from many threads."""
+
+    def __init__(self, store: Store) -> None:
+        self._store, self._ledger = store, Ledger(store)
+        self._lock = Lock()
+        self._shard: tuple[str, dict[str, bytes | None]] = ("", {})
+
+    def made(self, shown: Shown) -> np.ndarray:
+        """The row's picture, uint8 [S, S, 3]; ValueError if it is missing or damaged."""
+        where = f"the picture of row {shown.row['id']}"
+        if shown.row["image_uri"]:
+            # By its place in the run and not by its uri: a run may have been copied elsewhere since.
+            key = "/".join(shown.image_path.split("/")[-3:])
+            try:
+                data = self._store.read(key)
+            except NotFound as error:
+                raise ValueError(f"{where} is gone: {key}") from error
+        else:
+            data = self._inline(shown)
+        return decode(data, where)
+
+    def source(self, shown: Shown, side: int) -> np.ndarray | None:
+        """The picture the row began with, as the model saw it, at most `side` pixels wide: uint8 [S, S, 3].
+
+        None if it cannot be read, or is no longer the one that was used: a report is not the place to complain.
+        """
+        try:
+            data = read_uri(shown.row["source_uri"])
+            if hashlib.sha256(data).hexdigest() != shown.row["source_sha256"]:
+                return None
+            array = decode(data, "the source")
+        except (StorageError, ValueError):
+            return None
+        return resize_square(array, min(side, *array.shape[:2]))
+
+    def mask(self, shown: Shown, side: int) -> np.ndarray | None:
+        """The row's mask at the picture's size, white where it was painted; None if it cannot be read."""
+        try:
+            array = decode(read_uri(_mask_uri(shown)), "the mask", "L")
+        except (StorageError, ValueError):
+            return None
+        white = resize_square(array, side, nearest=True) >= 128
+        return np.repeat(np.where(white, 255, 0).astype(np.uint8), 3, axis=2)
+
+    def _inline(self, shown: Shown) -> bytes:
+        with self._lock:  # one shard at a time, because with pictures inside it is large; neighbours ask for the same
+            if self._shard[0] != shown.record.shard:
+                table = self._ledger.table(shown.record)
+                pictures = pc.struct_field(table["image"], "bytes").to_pylist()
+                ids = table["id"].to_pylist()
+                self._shard = (shown.record.shard, dict(zip(ids, pictures, strict=True)))
+            return self._shard[1][shown.row["id"]] or b""
+
+
+def _mask_uri(shown: Shown) -> str:
+    """Paths of a row are relative to its manifest, which may be anywhere by now; the source's uri is on record."""
+    image, mask = shown.parameters["image"], shown.parameters["mask"]
+    if "://" in image or image.startswith("/"):
+        return mask if "://" in mask or mask.startswith("/") else ""
+    anywhere = "/manifest/folder"
+    beside = posixpath.relpath(posixpath.join(anywhere, mask), posixpath.dirname(posixpath.join(anywhere, image)))
+    return join(posixpath.dirname(shown.row["source_uri"]), mask if "://" in mask or mask[:1] == "/" else beside)

@@ -1,0 +1,250 @@
+"""Discrete diffusion, backwards: DDPM ancestral and DDIM steps, with a time per sample.
+
+Sources: DDPM arXiv 2006.11239, DDIM arXiv 2010.02502, learned variance and cosine schedule arXiv 2102.09672, dynamic
+thresholding arXiv 2205.11487, v prediction arXiv 2202.00512. Agrees with diffusers' schedulers, see the tests.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from darkroom.sampling import rounding
+from darkroom.sampling.columns import Column, per_sample, table
+from darkroom.sampling.schedules import Move, unknown
+
+Prediction = Literal["epsilon", "x0", "v"]
+PREDICTIONS = ("epsilon", "x0", "v")
+MAX_BETA = 0.999
+MIN_VARIANCE = 1e-20  # a variance is looked at through its logarithm
+
+
+class Diffusion:
+    """x_t = sqrt(alpha_bar_t) x0 + sqrt(1 - alpha_bar_t) noise, for t = 0 .. T-1; CLEAN has alpha_bar 1.
+
+    alphas_cumprod: alpha_bar, float64 [T], falling, strictly between 0 and 1.
+    prediction: what the model predicts. v = sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) x0.
+    learned_variance: the model also gives, per pixel, a value in about [-1, 1] that places the step's log variance
+        between its two bounds ("learned_range"). Otherwise the lower bound is used ("fixed_small").
+    threshold: (ratio, max) of dynamic thresholding; clip: a bound on |x0|. At most one of them.
+    Raises ValueError.
+    """
+
+    kind = "diffusion"
+    samplers = ("ddpm", "ddim")
+    default_sampler = "ddpm"
+
+    def __init__(
+        self,
+        alphas_cumprod: Tensor,
+        prediction: Prediction = "epsilon",
+        *,
+        learned_variance: bool = False,
+        threshold: tuple[float, float] | None = None,
+        clip: float | None = None,
+        schedule: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.alphas_cumprod = alphas_cumprod.to("cpu", torch.float64)
+        self.prediction = prediction
+        self.learned_variance = learned_variance
+        self.threshold = None if threshold is None else (float(threshold[0]), float(threshold[1]))
+        self.clip = clip
+        self.schedule = dict(schedule or {"schedule": "explicit", "alphas_cumprod": self.alphas_cumprod.tolist()})
+        self._check()
+        self._alphas = [*self.alphas_cumprod.tolist(), 1.0]  # so that index CLEAN = -1 is the picture without noise
+        self._levels: dict[torch.device, Tensor] = {}
+
+    @classmethod
+    def linear(
+        cls, num_timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02, **how: Any
+    ) -> Diffusion:
+        """Betas evenly spaced from beta_start to beta_end, as in DDPM. `how`: the arguments after alphas_cumprod."""
+        betas = torch.linspace(beta_start, beta_end, num_timesteps, dtype=torch.float64)
+        given = {"num_timesteps": num_timesteps, "beta_start": beta_start, "beta_end": beta_end}
+        return cls(torch.cumprod(1 - betas, 0), schedule={"schedule": "linear", **given}, **how)
+
+    @classmethod
+    def cosine(cls, num_timesteps: int = 1000, **how: Any) -> Diffusion:
+        """The cosine schedule, diffusers' squaredcos_cap_v2; IF's. `how`: the arguments after alphas_cumprod."""
+        levels = [math.cos((i / num_timesteps + 0.008) / 1.008 * math.pi / 2) ** 2 for i in range(num_timesteps + 1)]
+        pairs = zip(levels, levels[1:], strict=False)
+        betas = torch.tensor([min(1 - after / before, MAX_BETA) for before, after in pairs], dtype=torch.float64)
+        schedule = {"schedule": "cosine", "num_timesteps": num_timesteps}
+        return cls(torch.cumprod(1 - betas, 0), schedule=schedule, **how)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Diffusion:
+        """The process that `to_config` wrote down. Raises ValueError on a key or schedule it does not know."""
+        how = {key: value for key, value in config.items() if key not in ("kind", "schedule")}
+        makers = {"linear": cls.linear, "cosine": cls.cosine, "explicit": _explicit}
+        name = config.get("schedule", "explicit")
+        if name not in makers:
+            raise unknown("noise schedule", name, makers)
+        try:
+            return makers[name](**how)
+        except TypeError as error:
+            raise ValueError(f"process configuration with schedule {name!r}: {error}") from error
+
+    def to_config(self) -> dict[str, Any]:
+        """Plain JSON values, from which `from_config` makes the same process."""
+        return {
+            "kind": self.kind,
+            **self.schedule,
+            "prediction": self.prediction,
+            "learned_variance": self.learned_variance,
+            "threshold": None if self.threshold is None else list(self.threshold),
+            "clip": self.clip,
+        }
+
+    @property
+    def num_timesteps(self) -> int:
+        """T, the number of noise levels."""
+        return len(self.alphas_cumprod)
+
+    def initial(self, noise: Tensor) -> Tensor:
+        """The state of pure noise."""
+        return noise
+
+    def noise(self, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+        """x0 noised to t (int64 [B], on x0's device); exactly x0 where t is CLEAN."""
+        signal, noise = self._signal_and_noise(t, x0.device)
+        return signal * x0 + noise * eps
+
+    def x0_and_noise(self, prediction: Tensor, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """What a prediction says x [B, C, H, W] at t (int64 [B], never CLEAN) is made of; x0 is not bounded."""
+        signal, noise = self._signal_and_noise(t, x.device)
+        if self.prediction == "epsilon":
+            return (x - noise * prediction) / signal, prediction
+        if self.prediction == "x0":
+            return prediction, (x - signal * prediction) / noise
+        return signal * x - noise * prediction, signal * prediction + noise * x
+
+    def bounded(self, x0: Tensor) -> Tensor:
+        """x0 [B, C, H, W], thresholded or clipped as this process is told to."""
+        if self.threshold is not None:
+            return rounding.threshold(x0, *self.threshold)
+        return x0 if self.clip is None else x0.clamp(-self.clip, self.clip)
+
+    def coefficients(self, moves: Sequence[Move], sampler: str | None = None, eta: float = 0.0) -> Tensor:
+        """float32 [len(moves), len(Column)], on the host.
+
+        eta: of ddim, 0 (deterministic) .. 1; ddpm has none. Noise is drawn unless a move ends CLEAN. (diffusers draws
+        it unless t is 0. For schedules that end at 0, all of `timesteps`, that is the same; for one that ends earlier,
+        diffusers puts noise with a meaningless learned variance on the finished picture.)
+        Raises ValueError.
+        """
+        sampler = self.default_sampler if sampler is None else sampler
+        if sampler not in self.samplers:
+            raise unknown("diffusion sampler", sampler, self.samplers)
+        if not 0.0 <= eta <= 1.0 or (eta and sampler != "ddim"):
+            raise ValueError(f"eta must lie between 0 and 1, for ddim only; got {eta} with {sampler}")
+        return table([self._line(move, sampler, eta) for move in moves])
+
+    def step(
+        self,
+        x: Tensor,
+        anchor: Tensor,
+        prediction: Tensor,
+        variance: Tensor | None,
+        coefficients: Tensor,
+        noise: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """One move per sample -> (x_next, anchor_next); the anchor is of no use here and comes back as it is.
+
+        x, anchor, prediction, variance, noise: float32 [B, C, H, W]; variance is None unless it is learned.
+        coefficients: [B, K], each sample's line of the table. All finite, also where a sample's line ignores them.
+
+        A sample's result has the same bits in every batch on one device: see `rounding` for what that leaves out.
+        """
+        c = per_sample(coefficients)
+        estimate = self.bounded(c[Column.ESTIMATE_STATE] * x + c[Column.ESTIMATE_PREDICTION] * prediction)
+        mean = c[Column.ESTIMATE] * estimate + c[Column.STATE] * x + c[Column.PREDICTION] * prediction
+        if not self.learned_variance:
+            return mean + c[Column.NOISE] * noise, anchor
+        assert variance is not None, "this process learns its variance, and got none"
+        return mean + c[Column.NOISE] * rounding.exp(c[Column.SPREAD] * variance) * noise, anchor
+
+    def _check(self) -> None:
+        alphas = self.alphas_cumprod
+        if alphas.ndim != 1 or not len(alphas) or not bool(((alphas > 0) & (alphas < 1)).all()):
+            raise ValueError(f"alphas_cumprod must be a list of values between 0 and 1; got {alphas}")
+        if not bool((alphas[1:] < alphas[:-1]).all()):
+            raise ValueError("alphas_cumprod must fall from one timestep to the next")
+        if self.prediction not in PREDICTIONS:
+            raise unknown("prediction", self.prediction, PREDICTIONS)
+        if self.threshold is not None and self.clip is not None:
+            raise ValueError("x0 is bounded by threshold or by clip, not by both")
+        if self.threshold is not None and not (0.0 < self.threshold[0] <= 1.0 <= self.threshold[1]):
+            raise ValueError(f"threshold must be (ratio in 0 .. 1, max of at least 1); got {self.threshold}")
+        if self.clip is not None and self.clip <= 0:
+            raise ValueError(f"clip must be positive; got {self.clip}")
+
+    def _signal_and_noise(self, t: Tensor, device: torch.device) -> Tensor:
+        """float32 [2, B, 1, 1, 1]; the table stays on the device, a copy per call would make the host wait."""
+        if device not in self._levels:
+            alphas = torch.tensor(self._alphas, dtype=torch.float64)
+            self._levels[device] = torch.stack([alphas.sqrt(), (1 - alphas).sqrt()]).float().to(device)
+        return self._levels[device][:, t, None, None, None]
+
+    def _line(self, move: Move, sampler: str, eta: float) -> dict[Column, float]:
+        assert move.kind in ("denoise", "renoise"), f"not a move of a diffusion: {move}"
+        a, a_next = self._alphas[move.t], self._alphas[move.t_next]
+        line = {Column.SIGNAL_NEXT: math.sqrt(a_next), Column.NOISE_NEXT: math.sqrt(1 - a_next)}
+        if move.kind == "renoise":
+            assert a_next < a, f"renoise leads to a noisier time: {move}"
+            return line | {Column.STATE: math.sqrt(a_next / a), Column.NOISE: math.sqrt(1 - a_next / a)}
+        assert a < a_next, f"denoise leads to a cleaner time: {move}"
+        state, prediction = self._estimate(a)
+        line |= {Column.ESTIMATE_STATE: state, Column.ESTIMATE_PREDICTION: prediction}
+        return line | (self._ddim(a, a_next, eta) if sampler == "ddim" else self._ddpm(a, a_next))
+
+    def _ddpm(self, a: float, a_next: float) -> dict[Column, float]:
+        """DDPM, equation 7, where beta is that of the whole way from t_next to t."""
+        alpha = a / a_next
+        line = {
+            Column.ESTIMATE: math.sqrt(a_next) * (1 - alpha) / (1 - a),
+            Column.STATE: math.sqrt(alpha) * (1 - a_next) / (1 - a),
+        }
+        return line if a_next == 1.0 else line | self._ddpm_noise(a, a_next)
+
+    def _ddpm_noise(self, a: float, a_next: float) -> dict[Column, float]:
+        """Log variance, arXiv 2102.09672 equation 15: frac log(beta) + (1 - frac) log(beta~), frac = (v + 1) / 2.
+
+        Half of it is the log of the standard deviation, and linear in v: log NOISE + SPREAD v.
+        """
+        beta = 1 - a / a_next
+        posterior = max(beta * (1 - a_next) / (1 - a), MIN_VARIANCE)
+        if not self.learned_variance:
+            return {Column.NOISE: math.sqrt(posterior)}
+        low, high = math.log(posterior), math.log(beta)
+        return {Column.NOISE: math.exp(0.25 * (high + low)), Column.SPREAD: 0.25 * (high - low)}
+
+    def _ddim(self, a: float, a_next: float, eta: float) -> dict[Column, float]:
+        """DDIM, equations 12 and 16. The noise is the model's own, not one re-derived from the bounded estimate."""
+        sigma = eta * math.sqrt((1 - a_next) / (1 - a) * (1 - a / a_next))
+        direction = math.sqrt(max(1 - a_next - sigma**2, 0.0))
+        state, prediction = self._noise_estimate(a)
+        return {
+            Column.ESTIMATE: math.sqrt(a_next),
+            Column.STATE: direction * state,
+            Column.PREDICTION: direction * prediction,
+            Column.NOISE: sigma,
+        }
+
+    def _estimate(self, a: float) -> tuple[float, float]:
+        """x0 as (factor of x, factor of prediction)."""
+        signal, noise = math.sqrt(a), math.sqrt(1 - a)
+        return {"epsilon": (1 / signal, -noise / signal), "x0": (0.0, 1.0), "v": (signal, -noise)}[self.prediction]
+
+    def _noise_estimate(self, a: float) -> tuple[float, float]:
+        """The noise as (factor of x, factor of prediction)."""
+        signal, noise = math.sqrt(a), math.sqrt(1 - a)
+        return {"epsilon": (0.0, 1.0), "x0": (1 / noise, -signal / noise), "v": (noise, signal)}[self.prediction]
+
+
+def _explicit(alphas_cumprod: Sequence[float], **how: Any) -> Diffusion:
+    return Diffusion(torch.tensor(alphas_cumprod, dtype=torch.float64), **how)

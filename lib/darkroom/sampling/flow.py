@@ -1,0 +1,135 @@
+"""Flow matching, forwards: Euler, Heun and midpoint steps, with a time per sample.
+
+Source: arXiv 2210.02747 (conditional flow matching, straight paths); arXiv 2209.03003 (rectified flow).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from darkroom.sampling.columns import Column, per_sample, table
+from darkroom.sampling.schedules import Move, unknown
+
+KINDS = {
+    "euler": ("denoise",),
+    "heun": ("heun_predict", "heun_correct"),
+    "midpoint": ("midpoint_half", "midpoint_full"),
+}
+
+
+class Flow:
+    """x_t = t x1 + (1 - t) noise, for t from 0 (noise) to 1 (picture x1); the model predicts v = x1 - noise.
+
+    num_timesteps: nominal, so that a stride means as many steps as on a discrete model with so many noise levels.
+    """
+
+    kind = "flow"
+    samplers = tuple(KINDS)
+    default_sampler = "euler"
+    prediction = "velocity"
+    learned_variance = False
+
+    def __init__(self, num_timesteps: int = 1000) -> None:
+        if num_timesteps < 1:
+            raise ValueError(f"num_timesteps must be at least 1; got {num_timesteps}")
+        self.num_timesteps = num_timesteps
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Flow:
+        """The process that `to_config` wrote down. Raises ValueError on a key it does not know."""
+        for key in config:
+            if key not in ("kind", "num_timesteps"):
+                raise unknown("key of a flow's configuration", key, ("kind", "num_timesteps"))
+        return cls(config.get("num_timesteps", 1000))
+
+    def to_config(self) -> dict[str, Any]:
+        """Plain JSON values, from which `from_config` makes the same process."""
+        return {"kind": self.kind, "num_timesteps": self.num_timesteps}
+
+    def initial(self, noise: Tensor) -> Tensor:
+        """The state of pure noise."""
+        return noise
+
+    def noise(self, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+        """The picture x0 noised to t (float32 [B], on x0's device); exactly x0 where t is 1."""
+        t = t[:, None, None, None]
+        return t * x0 + (1 - t) * eps
+
+    def x0_and_noise(self, prediction: Tensor, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """What a velocity says x [B, C, H, W] at t (float32 [B]) is made of: the picture, and the noise."""
+        t = t[:, None, None, None]
+        return x + (1 - t) * prediction, x - t * prediction
+
+    def bounded(self, x0: Tensor) -> Tensor:
+        """x0 as it is: a velocity is followed, not corrected."""
+        return x0
+
+    def coefficients(self, moves: Sequence[Move], sampler: str | None = None, eta: float = 0.0) -> Tensor:
+        """float32 [len(moves), len(Column)], on the host. Moves are `flow_moves` of the same sampler.
+
+        Raises ValueError on an unknown sampler, or an eta: these solvers draw no noise.
+        """
+        sampler = self.default_sampler if sampler is None else sampler
+        if sampler not in self.samplers:
+            raise unknown("flow sampler", sampler, self.samplers)
+        if eta:
+            raise ValueError(f"eta is for the sampler ddim only; got {eta} with {sampler}")
+        for move in moves:
+            assert move.kind in (*KINDS[sampler], "renoise"), f"not a move of {sampler}: {move}"
+        return table([_line(move) for move in moves])
+
+    def step(
+        self,
+        x: Tensor,
+        anchor: Tensor,
+        prediction: Tensor,
+        variance: Tensor | None,
+        coefficients: Tensor,
+        noise: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """One move per sample -> (x_next, anchor_next).
+
+        The anchor carries from the first to the second move of an interval what the second starts from; the first
+        sets it, so any finite value will do before. x, anchor, prediction, noise: float32 [B, C, H, W]; variance is
+        ignored. coefficients: [B, K]. All finite, also where a sample's line ignores them. A sample's result has the
+        same bits in every batch on one device.
+        """
+        c = per_sample(coefficients)
+        moved = c[Column.STATE] * x + c[Column.ANCHOR] * anchor + c[Column.PREDICTION] * prediction
+        kept = c[Column.ANCHOR_STATE] * x + c[Column.ANCHOR_ANCHOR] * anchor + c[Column.ANCHOR_PREDICTION] * prediction
+        return moved + c[Column.NOISE] * noise, kept
+
+
+def _line(move: Move) -> dict[Column, float]:
+    line = {Column.SIGNAL_NEXT: float(move.t_next), Column.NOISE_NEXT: 1.0 - move.t_next}
+    return line | (_renoise(move.t, move.t_next) if move.kind == "renoise" else _solve(move))
+
+
+def _solve(move: Move) -> dict[Column, float]:
+    assert move.t < move.t_next, f"a flow runs towards 1: {move}"
+    way = move.t_next - move.t
+    keep = {Column.ANCHOR_ANCHOR: 1.0}
+    return {
+        "denoise": {Column.STATE: 1.0, Column.PREDICTION: way} | keep,
+        "heun_predict": {
+            Column.STATE: 1.0,
+            Column.PREDICTION: way,
+            Column.ANCHOR_STATE: 1.0,
+            Column.ANCHOR_PREDICTION: way / 2,
+        },
+        "heun_correct": {Column.ANCHOR: 1.0, Column.PREDICTION: way / 2} | keep,
+        "midpoint_half": {Column.STATE: 1.0, Column.PREDICTION: way, Column.ANCHOR_STATE: 1.0},
+        "midpoint_full": {Column.ANCHOR: 1.0, Column.PREDICTION: way} | keep,
+    }[move.kind]
+
+
+def _renoise(t: float, t_next: float) -> dict[Column, float]:
+    """Scaled so that the picture's share is t_next, and topped up so that the noise's is 1 - t_next."""
+    assert t_next < t, f"renoise leads to an earlier time: {t} -> {t_next}"
+    scale = t_next / t
+    std = math.sqrt((1 - t_next) ** 2 - (scale * (1 - t)) ** 2)
+    return {Column.STATE: scale, Column.NOISE: std, Column.ANCHOR_ANCHOR: 1.0}

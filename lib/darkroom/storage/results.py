@@ -1,0 +1,104 @@
+"""The result row: one pinned Arrow schema, and Parquet that other people's tools open as an image data set."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from darkroom.storage.errors import StorageError
+
+SCHEMA_VERSION = 1
+ROW_GROUP = 100  # rows; where image bytes are inline, a data set viewer reads a whole group to show one row
+
+_COLUMNS: list[tuple[str, pa.DataType]] = [
+    ("id", pa.string()),
+    ("key", pa.string()),
+    ("task", pa.string()),
+    ("status", pa.string()),
+    ("error", pa.string()),
+    ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+    ("image_uri", pa.string()),
+    ("sha256", pa.string()),
+    ("width", pa.int32()),
+    ("height", pa.int32()),
+    ("prompts", pa.list_(pa.string())),
+    ("negative_prompt", pa.string()),
+    ("seed", pa.int64()),
+    ("steps", pa.int32()),
+    ("guidance", pa.float64()),
+    ("sampler", pa.string()),
+    ("start_timestep", pa.float64()),
+    ("parameters", pa.string()),
+    ("source_uri", pa.string()),
+    ("source_sha256", pa.string()),
+    ("model", pa.string()),
+    ("model_revision", pa.string()),
+    ("evaluations", pa.int32()),
+    ("seconds", pa.float64()),
+    ("worker", pa.string()),
+    ("created_at", pa.timestamp("us", tz="UTC")),
+    ("schema_version", pa.int32()),
+]
+_TEXT = [name for name, kind in _COLUMNS if kind == pa.string()]
+_REPEATED = ["task", "status", "sampler", "model", "model_revision", "worker", "negative_prompt", "start_timestep"]
+_FEATURES = {"info": {"features": {"image": {"_type": "Image"}}}}
+
+SCHEMA = pa.schema(_COLUMNS, metadata={"schema_version": str(SCHEMA_VERSION), "huggingface": json.dumps(_FEATURES)})
+
+
+def to_table(rows: list[dict[str, Any]]) -> pa.Table:
+    """Rows (one dict per result, every column but `schema_version`) as a table of SCHEMA.
+
+    `image` is {"bytes": bytes or None, "path": str}, or None where there is no picture. Text and the list of prompts
+    are never None; numbers may be. A row that does not fit is our own bug: AssertionError.
+    """
+    for row in rows:
+        _check(row)
+    try:
+        return pa.Table.from_pylist([{**row, "schema_version": SCHEMA_VERSION} for row in rows], schema=SCHEMA)
+    except (pa.ArrowException, TypeError, OverflowError) as error:
+        raise AssertionError(f"a result row has a value of the wrong type: {error}") from error
+
+
+def to_parquet(table: pa.Table) -> bytes:
+    """One Parquet file, zstd, in row groups of at most 100 rows."""
+    if not table.schema.equals(SCHEMA, check_metadata=True):
+        raise AssertionError(f"not a table of results: its columns are {table.schema.names}")
+    sink = pa.BufferOutputStream()
+    # A dictionary only where values repeat: trying one on pictures costs memory and gains nothing.
+    pq.write_table(table, sink, compression="zstd", row_group_size=ROW_GROUP, use_dictionary=_REPEATED)
+    return sink.getvalue().to_pybytes()
+
+
+def from_parquet(data: bytes) -> pa.Table:
+    """The table in these bytes; StorageError if they are damaged or of another schema version."""
+    try:
+        table = pq.read_table(pa.BufferReader(data))
+    except (pa.ArrowException, OSError) as error:
+        raise StorageError(f"not a readable Parquet file: {error}") from error
+    found = (table.schema.metadata or {}).get(b"schema_version", b"none").decode()
+    if not table.schema.equals(SCHEMA):
+        raise StorageError(f"a results file of schema version {found}: this program reads version {SCHEMA_VERSION}")
+    return table.cast(SCHEMA)  # the reader adds field ids of its own to the schema
+
+
+def _check(row: dict[str, Any]) -> None:
+    wanted = set(SCHEMA.names) - {"schema_version"}
+    given = set(row) - {"schema_version"}
+    name = row.get("id")
+    if given != wanted:
+        raise AssertionError(f"result row {name!r}: missing {sorted(wanted - given)}, unknown {sorted(given - wanted)}")
+    not_text = [column for column in _TEXT if not isinstance(row[column], str)]
+    if not_text:
+        raise AssertionError(f"result row {name!r}: text is wanted in {not_text}, '' where there is none")
+    if row["prompts"] is None or not all(isinstance(prompt, str) for prompt in row["prompts"]):
+        raise AssertionError(f"result row {name!r}: prompts must be a list of text, not {row['prompts']!r}")
+    # A data set library opens whatever `path` says as soon as there are no bytes, so "" would break every reader.
+    if row["image"] is not None and (set(row["image"]) != {"bytes", "path"} or not row["image"]["path"]):
+        raise AssertionError(f"result row {name!r}: image must be None or have bytes (or None) and a path")
+    if not isinstance(row["created_at"], datetime) or row["created_at"].tzinfo is None:
+        raise AssertionError(f"result row {name!r}: created_at must be a datetime with a time zone")

@@ -1,0 +1,257 @@
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+
+from darkroom.manifest.checks import Abilities, ManifestError, check, misfits, open_manifest
+from darkroom.manifest.tasks import TextToImage, parse_task
+
+TEXT = Abilities("if-xs", (24, 48), 48, "text", "diffusion", 1000, upscale=True)
+LABEL = Abilities("digits", (28,), 28, "label", "flow", 1000, num_classes=10)
+PLAIN = Abilities("plain", (28,), 28, "none", "diffusion", 200)
+
+ALL_TASKS = "text_to_image, image_to_image, inpaint, anagram, hybrid, upscale"
+GOOD = {"task": "text_to_image", "prompt": "a red seven"}
+PAINT = {"task": "inpaint", "prompt": "a red seven", "image": "a.png", "mask": "m.png"}
+
+
+def write(path: Path, rows: list[dict[str, object]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def problems(path: Path, rows: list[dict[str, object]], abilities: Abilities = TEXT) -> list[str]:
+    with pytest.raises(ManifestError) as caught:
+        open_manifest(write(path / "jobs.jsonl", rows), abilities)
+    return [problem.removeprefix("jobs.jsonl ") for problem in caught.value.problems]
+
+
+def misfit(row: dict[str, object], abilities: Abilities = TEXT) -> list[str]:
+    return list(misfits(parse_task(row), abilities))
+
+
+MISTAKES = [
+    ({"task": "text_to_image", "promt": "x", "prompt": "y"}, "unknown key 'promt', which text_to_image does not take"),
+    ({"task": "text_to_image", "promt": "x"}, "unknown key 'promt', did you mean 'prompt'?"),
+    (GOOD | {"mask": "m.png"}, "unknown key 'mask', which text_to_image does not take"),
+    (GOOD | {"seed": -1}, "'seed' must be at least 0, was -1"),
+    (GOOD | {"seed": "seven"}, "'seed' must be a number, was 'seven'"),
+    (GOOD | {"seed": 1.5}, "'seed' must be a whole number, was 1.5"),
+    (GOOD | {"guidance": 1000}, "'guidance' must be at most 100, was 1000"),
+    (GOOD | {"prompt": 7}, "'prompt' must be text, was 7"),
+    (GOOD | {"id": "a\tb"}, "'id' must not hold control characters, was 'a\\tb'"),
+    (
+        GOOD | {"sampler": "dimm"},
+        "'sampler' must be one of 'ddpm', 'ddim', 'euler', 'heun' or 'midpoint', was 'dimm', did you mean 'ddim'?",
+    ),
+    (GOOD | {"steps": 10, "stride": 30}, "'steps' and 'stride' are given, wanted at most one of them"),
+    (GOOD | {"task": "inpant"}, "unknown task 'inpant', did you mean 'inpaint'?"),
+    (GOOD | {"task": 3}, f"unknown task 3, wanted one of {ALL_TASKS}"),
+    ({"prompt": "x"}, f"'task' is missing, wanted one of {ALL_TASKS}"),
+    (GOOD | {"size": 64}, "the size 64 is not one the model 'if-xs' makes: 24, 48"),
+    (GOOD | {"label": 3}, "'prompt' and 'label' are both given, wanted one of them"),
+    ({"task": "text_to_image"}, "'prompt' is missing, the model 'if-xs' takes a prompt"),
+    (
+        GOOD | {"sampler": "heun"},
+        "the sampler 'heun' does not fit the diffusion model 'if-xs', which takes ddpm or ddim",
+    ),
+    ({"task": "image_to_image", "prompt": "x", "start": 1}, "'image' is missing"),
+    (
+        {"task": "image_to_image", "prompt": "x", "image": "a.png", "start": 35},
+        "'start' is an index into a schedule of 34 steps, was 35",
+    ),
+    (
+        PAINT | {"resample": {"jump": 10, "tims": 2, "times": 1}},
+        "resample: unknown key 'tims', which inpaint does not take",
+    ),
+    (PAINT | {"resample": {"jump": 10, "tims": 2}}, "resample: unknown key 'tims', did you mean 'times'?"),
+    (PAINT | {"resample": {"jump": 0, "times": 1}}, "resample: 'jump' must be at least 1, was 0"),
+    (PAINT | {"resample": 3}, "'resample' must be a mapping, was 3"),
+    ({"task": "anagram", "views": []}, "'views' must not be empty, was []"),
+    ({"task": "anagram", "views": {"view": "skew"}}, "'views' must be a list, was {'view': 'skew'}"),
+    ({"task": "anagram", "views": ["skew"]}, "view 1: must be a mapping, was 'skew'"),
+    (
+        {"task": "anagram", "views": [{"view": "skew", "prompt": "x"}, {"view": "skew", "promt": "x"}]},
+        "view 2: unknown key 'promt', did you mean 'prompt'?",
+    ),
+    ({"task": "anagram", "views": [{"view": "skew", "prompt": 3}]}, "view 1: 'prompt' must be text, was 3"),
+    ({"task": "anagram", "views": [{"view": "skew"}]}, "view 1: 'prompt' is missing, the model 'if-xs' takes a prompt"),
+]
+
+
+@pytest.mark.parametrize(("row", "sentence"), MISTAKES, ids=lambda value: value if isinstance(value, str) else "")
+def test_one_mistake_one_sentence(tmp_path: Path, row: dict[str, object], sentence: str) -> None:
+    assert problems(tmp_path, [row]) == [f"line 1: {sentence}"]
+
+
+def test_unknown_views_and_components_are_named_with_the_nearest(tmp_path: Path) -> None:
+    views = [{"view": "flip_vertcal", "prompt": "x"}, {"view": "patch_permute", "sed": 3, "prompt": "x"}]
+    components = [{"component": "low_pas", "prompt": "x"}, {"component": "high_pass", "prompt": "x", "sgma": 2}]
+    found = problems(tmp_path, [{"task": "anagram", "views": views}, {"task": "hybrid", "components": components}])
+    nearest = ["flip_vertical", "seed", "low_pass", "sigma"]
+    places = ["line 1: view 1: ", "line 1: view 2: ", "line 2: component 1: ", "line 2: component 2: "]
+    assert len(found) == 4
+    for sentence, place, name in zip(found, places, nearest, strict=True):
+        assert sentence.startswith(place)
+        assert f"did you mean '{name}'?" in sentence
+
+
+def test_all_problems_of_a_manifest_are_in_one_message(tmp_path: Path) -> None:
+    rows = [GOOD, *(row for row, _ in MISTAKES), GOOD | {"id": "a"}, GOOD | {"id": "a"}]
+    path = write(tmp_path / "jobs.jsonl", rows)
+    with Path(path).open("a") as file:
+        file.write("{broken\n")
+    with pytest.raises(ManifestError) as caught:
+        open_manifest(path, TEXT)
+    wanted = [f"jobs.jsonl line {line}: {sentence}" for line, (_, sentence) in enumerate(MISTAKES, 2)]
+    last = len(rows)
+    wanted.append(f"jobs.jsonl line {last}: the id 'a' is given twice, first in jobs.jsonl line {last - 1}")
+    assert len(wanted) > 10
+    assert caught.value.problems[:-1] == wanted
+    assert caught.value.problems[-1].startswith(f"jobs.jsonl line {last + 1}: not a JSON object: ")
+    for problem in caught.value.problems:
+        assert problem in str(caught.value)
+
+
+def test_a_row_with_several_mistakes_names_each(tmp_path: Path) -> None:
+    assert problems(tmp_path, [{"task": "upscale", "seed": -1, "size": "big", "prompt": 3}]) == [
+        "line 1: 'prompt' must be text, was 3",
+        "line 1: 'seed' must be at least 0, was -1",
+        "line 1: 'size' must be a number, was 'big'",
+        "line 1: 'image' is missing",
+    ]
+
+
+def test_the_message_lists_fifty_and_counts_the_rest(tmp_path: Path) -> None:
+    found = problems(tmp_path, [GOOD | {"seed": -seed} for seed in range(1, 121)])
+    assert len(found) == 120
+    lines = str(ManifestError(found)).splitlines()
+    assert len(lines) == 52
+    assert lines[0] == "the manifest has 120 problems:"
+    assert lines[1] == "  line 1: 'seed' must be at least 0, was -1"
+    assert lines[-1] == "  ... and 70 more"
+
+
+def test_a_flood_of_one_problem_is_one_line(tmp_path: Path) -> None:
+    rows = [GOOD] + [{"task": "text_to_image", "promt": "x"}] * 1000 + [GOOD | {"seed": -1}] * 3
+    assert problems(tmp_path, rows) == [
+        "line 2: unknown key 'promt', did you mean 'prompt'? (so in 999 more places, the last is jobs.jsonl line 1001)",
+        "line 1002: 'seed' must be at least 0, was -1",
+        "line 1003: 'seed' must be at least 0, was -1",
+        "line 1004: 'seed' must be at least 0, was -1",
+    ]
+
+
+def test_duplicate_ids_name_both_places(tmp_path: Path) -> None:
+    rows = [GOOD | {"id": name} for name in ("a", "b", "c", "b", "c", "c")]
+    assert problems(tmp_path, rows) == [
+        "line 4: the id 'b' is given twice, first in jobs.jsonl line 2",
+        "line 5: the id 'c' is given 3 times, first in jobs.jsonl line 3",
+    ]
+
+
+def test_what_kind_of_question_a_model_takes() -> None:
+    assert misfit({"task": "text_to_image", "label": 3}) == [
+        "'prompt' is missing, the model 'if-xs' takes a prompt",
+        "'label' is given, the model 'if-xs' takes a prompt",
+    ]
+    assert misfit({"task": "text_to_image", "label": 9}, LABEL) == []
+    assert misfit({"task": "text_to_image", "label": 10, "negative_prompt": "x"}, LABEL) == [
+        "'label' must be below 10, the classes of 'digits', was 10",
+        "'negative_prompt' is given, the model 'digits' takes a label",
+    ]
+    assert misfit({"task": "text_to_image"}, PLAIN) == []
+    assert misfit(GOOD, PLAIN) == ["'prompt' is given, the model 'plain' takes neither prompt nor label"]
+
+
+def test_component_held_to_an_image_needs_no_prompt() -> None:
+    held, asked = {"component": "low_pass", "image": "a.png"}, {"component": "high_pass"}
+    assert misfit({"task": "hybrid", "components": [held, asked | {"prompt": "x"}]}) == []
+    assert misfit({"task": "hybrid", "components": [held, asked]}) == [
+        "component 2: 'prompt' is missing, the model 'if-xs' takes a prompt"
+    ]
+
+
+def test_schedules_are_held_against_the_model() -> None:
+    assert misfit({"task": "text_to_image", "steps": 201}, PLAIN) == [
+        "steps must lie between 1 and the model's 200 timesteps; got 201"
+    ]
+    assert len(misfit({"task": "text_to_image", "timesteps": "fast27"}, PLAIN)) == 1
+    (unknown,) = misfit(GOOD | {"timesteps": "fast72"})
+    assert "fast27" in unknown
+    edit = {"task": "image_to_image", "label": 3, "image": "a.png"}
+    assert misfit(edit | {"start": 34}, LABEL) == []
+    assert misfit(edit | {"start": 11, "steps": 10}, LABEL) == [
+        "'start' is an index into a schedule of 10 steps, was 11"
+    ]
+    assert misfit(edit | {"start": 1, "timesteps": "fast27"}, LABEL) == [
+        "'timesteps' names a diffusion schedule, 'digits' is a flow model: give 'steps'"
+    ]
+
+
+def test_jumps_must_fit_into_what_is_walked() -> None:
+    assert misfit(PAINT | {"resample": {"jump": 33, "times": 2}}) == []
+    assert misfit(PAINT | {"resample": {"jump": 34, "times": 2}}) == [
+        "resample: 'jump' must be at most 33, as 34 steps are walked and the last is never repeated, was 34"
+    ]
+    assert misfit(PAINT | {"resample": {"jump": 10, "times": 2}, "start": 23}) == []
+    assert len(misfit(PAINT | {"resample": {"jump": 10, "times": 2}, "start": 24})) == 1
+    assert len(misfit(PAINT | {"resample": {"jump": 20, "times": 2}, "strength": 0.5})) == 1
+
+
+def test_upscaling_needs_a_stage_and_a_larger_size() -> None:
+    row = {"task": "upscale", "prompt": "x", "image": "a.png"}
+    assert misfit(row) == []
+    assert misfit(row | {"size": 24}) == ["the size 24 is not one the model 'if-xs' upscales to: 48"]
+    row = {"task": "upscale", "label": 3, "image": "a.png"}
+    assert misfit(row, LABEL) == ["the model 'digits' has no stage that could upscale"]
+
+
+def test_check_yields_the_good_rows_and_raises_at_the_end(tmp_path: Path) -> None:
+    tasks = check(write(tmp_path / "jobs.jsonl", [GOOD, GOOD | {"seed": -1}, GOOD | {"seed": 2}]), TEXT)
+    assert [next(tasks).seed, next(tasks).seed] == [0, 2]
+    with pytest.raises(ManifestError, match="has 1 problem:"):
+        next(tasks)
+
+
+def test_open_manifest_counts_and_reads_again(tmp_path: Path) -> None:
+    uri = write(tmp_path / "jobs.jsonl", [GOOD, PAINT, GOOD | {"seed": 2}])
+    manifest = open_manifest(uri, TEXT)
+    assert (manifest.uri, manifest.base, manifest.rows) == (uri, str(tmp_path), 3)
+    assert manifest.by_task == {"text_to_image": 2, "inpaint": 1}
+    assert [task.task for task in manifest.tasks()] == ["text_to_image", "inpaint", "text_to_image"]
+    assert list(manifest.tasks(limit=1)) == [TextToImage(prompt="a red seven")]
+
+
+def test_a_manifest_changed_after_its_check_is_refused(tmp_path: Path) -> None:
+    uri = write(tmp_path / "jobs.jsonl", [GOOD])
+    manifest = open_manifest(uri, TEXT)
+    write(tmp_path / "jobs.jsonl", [GOOD, GOOD])
+    with pytest.raises(ManifestError, match="changed after it was checked"):
+        list(manifest.tasks())
+
+
+def test_manifests_without_rows(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.jsonl"
+    path.write_text("\n")
+    with pytest.raises(ManifestError, match=r"jobs\.jsonl: the manifest has no rows"):
+        open_manifest(str(path), TEXT)
+    with pytest.raises(ManifestError, match=r"none\.yaml: could not read .*/none\.yaml: nothing is there"):
+        open_manifest(str(tmp_path / "none.yaml"), TEXT)
+    with pytest.raises(ManifestError, match=r"none\.yaml: could not read .*/none\.yaml: nothing is there"):
+        list(check(str(tmp_path / "none.yaml"), TEXT))
+
+
+def test_the_base_of_relative_paths_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "jobs.jsonl", [GOOD])
+    monkeypatch.chdir(tmp_path)
+    assert open_manifest("jobs.jsonl", TEXT).base == str(tmp_path)
+
+
+def test_the_error_survives_a_trip_between_processes() -> None:
+    error = pickle.loads(pickle.dumps(ManifestError(["a", "b"])))
+    assert error.problems == ["a", "b"]
+    assert str(error) == "the manifest has 2 problems:\n  a\n  b"

@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import hashlib
+from typing import get_args
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from darkroom.manifest.readers import NESTED_FIELDS, TEXT_FIELDS
+from darkroom.manifest.tasks import TASKS, Hybrid, TextToImage, parse_task, row_key
+
+ANAGRAM = {
+    "task": "anagram",
+    "views": [{"view": "identity", "prompt": "a red six"}, {"view": "rotate_180", "prompt": "a red nine"}],
+}
+HYBRID = {
+    "task": "hybrid",
+    "components": [
+        {"component": "low_pass", "prompt": "a red six", "sigma": 2},
+        {"component": "high_pass", "prompt": "a red nine", "sigma": 2},
+    ],
+}
+ROWS = [
+    {"task": "text_to_image", "prompt": "a red seven", "steps": 50, "size": 48},
+    {"task": "text_to_image", "label": 7},
+    {"task": "text_to_image"},
+    {"task": "image_to_image", "prompt": "a red seven", "image": "inputs/a.png", "start": 10},
+    {"task": "image_to_image", "prompt": "a red seven", "image": "inputs/a.png", "strength": 0.5},
+    {"task": "inpaint", "prompt": "", "image": "a.png", "mask": "m.png", "resample": {"jump": 10, "times": 3}},
+    ANAGRAM,
+    HYBRID,
+    {
+        "task": "upscale",
+        "prompt": "a red seven",
+        "image": "a.png",
+        "timesteps": "fast27",
+        "sampler": "ddim",
+        "eta": 0.5,
+    },
+]
+
+
+def key(row: dict[str, object]) -> str:
+    return row_key(parse_task(row), "revision", "1")
+
+
+def test_canonical_fills_in_defaults_and_leaves_out_what_has_no_say() -> None:
+    task = TextToImage(id="mine", prompt="a red seven")
+    assert task.canonical() == {
+        "task": "text_to_image",
+        "prompt": "a red seven",
+        "seed": 0,
+        "stride": 30,
+        "guidance": 7,
+        "negative_prompt": "",
+    }
+
+
+def test_eta_has_a_say_only_with_ddim() -> None:
+    assert "eta" not in TextToImage(sampler="ddpm", eta=0).canonical()
+    assert TextToImage(sampler="ddim").canonical()["eta"] == 0
+    with pytest.raises(ValidationError, match="'eta' is for the sampler 'ddim', this row has 'ddpm'"):
+        TextToImage(sampler="ddpm", eta=0.5)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row["task"])
+def test_canonical_form_is_a_row_that_asks_for_the_same(row: dict[str, object]) -> None:
+    canonical = parse_task(row).canonical()
+    assert parse_task(canonical).canonical() == canonical
+    assert key(canonical) == key(row)
+
+
+def test_canonical_form_fills_in_the_parameters_of_views_and_components() -> None:
+    bare = {"task": "hybrid", "components": [{"component": "low_pass"}, {"component": "high_pass"}]}
+    filled = parse_task(bare).canonical()
+    assert [part["sigma"] for part in filled["components"]] == [2, 2]
+    jigsaw = {"task": "anagram", "views": [{"view": "patch_permute", "label": 3}]}
+    assert parse_task(jigsaw).canonical()["views"][0]["seed"] == 0
+
+
+def test_prompts_and_sources_in_branch_order() -> None:
+    assert parse_task(ANAGRAM).prompts() == ["a red six", "a red nine"]
+    assert parse_task(ANAGRAM).sources() == []
+    assert parse_task(ROWS[1]).prompts() == []
+    assert parse_task(ROWS[5]).prompts() == [""]
+    assert parse_task(ROWS[5]).sources() == ["a.png", "m.png"]
+
+
+def test_component_held_to_an_image_asks_nothing() -> None:
+    low, high = {"component": "low_pass", "image": "near.png"}, {"component": "high_pass", "prompt": "a red nine"}
+    task = parse_task({"task": "hybrid", "components": [low, high]})
+    assert task.prompts() == ["a red nine"]
+    assert task.sources() == ["near.png"]
+    with pytest.raises(ValidationError, match="takes no prompt and no label"):
+        parse_task({"task": "hybrid", "components": [low | {"prompt": "both"}, high]})
+    with pytest.raises(ValidationError, match="at most one component may be held to an 'image', 2 are"):
+        parse_task({"task": "hybrid", "components": [low, {"component": "high_pass", "image": "far.png"}]})
+
+
+def test_components_must_sum_to_the_identity() -> None:
+    with pytest.raises(ValidationError, match="low_pass"):
+        parse_task({"task": "hybrid", "components": [{"component": "low_pass"}, {"component": "color"}]})
+
+
+def test_key_is_the_digest_of_the_canonical_json() -> None:
+    text = (
+        '[{"guidance":7,"negative_prompt":"","prompt":"a red seven","seed":0,"stride":30,"task":"text_to_image"},'
+        '"revision","1"]'
+    )
+    assert key({"task": "text_to_image", "prompt": "a red seven"}) == hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def test_key_does_not_tell_7_from_7_0_nor_an_id_from_another() -> None:
+    assert key(ROWS[0] | {"guidance": 7, "seed": 3}) == key(ROWS[0] | {"guidance": 7.0, "seed": 3.0, "id": "other"})
+    two = [part | {"sigma": 2.0} for part in HYBRID["components"]]
+    assert key(HYBRID) == key(HYBRID | {"components": two})
+
+
+def test_key_depends_on_model_and_sampler() -> None:
+    task = TextToImage(prompt="a red seven")
+    assert len({row_key(task, "a", "1"), row_key(task, "b", "1"), row_key(task, "a", "2")}) == 3
+
+
+CHANGES = {
+    "seed": st.integers(1, 2**63 - 1),
+    "steps": st.integers(1, 1000),
+    "stride": st.integers(1, 29) | st.integers(31, 999),
+    "timesteps": st.sampled_from(["fast27", "smart50"]),
+    "guidance": st.floats(0, 100).filter(lambda value: value != 7),
+    "negative_prompt": st.text(st.characters(codec="utf-8"), min_size=1),
+    "size": st.integers(1, 1024),
+    "sampler": st.sampled_from(["ddpm", "ddim", "euler", "heun", "midpoint"]),
+    "prompt": st.text(st.characters(codec="utf-8")).filter(lambda text: text != "a red seven"),
+}
+
+
+@settings(deadline=None)
+@given(st.sampled_from(sorted(CHANGES)).flatmap(lambda name: st.tuples(st.just(name), CHANGES[name])))
+def test_a_changed_parameter_changes_the_key(change: tuple[str, object]) -> None:
+    row = {"task": "text_to_image", "prompt": "a red seven"}
+    assert key(row | dict([change])) != key(row)
+
+
+@settings(deadline=None)
+@given(st.sampled_from(ROWS).flatmap(lambda row: st.permutations(list(row.items()))))
+def test_key_does_not_depend_on_key_order(items: list[tuple[str, object]]) -> None:
+    assert key(dict(items)) == key(dict(sorted(items)))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"seed": -1},
+        {"seed": 2**63},
+        {"seed": True},
+        {"seed": "7"},
+        {"seed": 1.5},
+        {"steps": 0},
+        {"stride": 1000},
+        {"steps": 10, "stride": 30},
+        {"guidance": float("nan")},
+        {"guidance": 101},
+        {"guidance": 10**400},
+        {"label": 3},
+        {"id": ""},
+        {"id": "a\nb"},
+        {"id": "x" * 201},
+        {"prompt": "\ud800"},
+        {"sampler": "plms"},
+        {"eta": 0.1},
+        {"image": "a.png"},
+    ],
+    ids=str,
+)
+def test_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        parse_task({"task": "text_to_image", "prompt": "a red seven"} | wrong)
+
+
+def test_start_and_strength() -> None:
+    row = {"task": "image_to_image", "image": "a.png"}
+    with pytest.raises(ValidationError, match="neither is given"):
+        parse_task(row)
+    with pytest.raises(ValidationError, match="both are given"):
+        parse_task(row | {"start": 1, "strength": 0.5})
+
+
+def test_tasks_are_frozen_and_hashable() -> None:
+    task = parse_task(HYBRID)
+    assert isinstance(task, Hybrid)
+    assert len({task, parse_task(HYBRID)}) == 1
+    with pytest.raises(ValidationError, match="frozen"):
+        task.seed = 3
+
+
+def test_a_task_comes_back_from_its_dump() -> None:
+    for row in ROWS:
+        task = parse_task(row)
+        assert parse_task(task.model_dump()) == task
+
+
+def holds(annotation: object, *wanted: type) -> bool:
+    return annotation in wanted or any(holds(part, *wanted) for part in get_args(annotation))
+
+
+def test_text_fields_of_a_csv_are_those_of_the_tasks() -> None:
+    fields = {name: field.annotation for task in TASKS.values() for name, field in task.model_fields.items()}
+    numbers = {name for name, annotation in fields.items() if holds(annotation, int, float)}
+    assert set(fields) - numbers - NESTED_FIELDS == TEXT_FIELDS

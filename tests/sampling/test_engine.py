@@ -1,0 +1,241 @@
+"""The engine against answers one can write down, and its two promises: full passes, and rows that mind only themselves."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from toys import CountingPredictor, make_row, tiny_unet
+
+from darkroom.sampling.engine import Engine
+from darkroom.sampling.diffusion import Diffusion
+from darkroom.sampling.flow import Flow
+from darkroom.sampling.plans import Inputs, Plan, Stage, condition_keys, make_plan
+
+SIZE = 24
+
+
+@pytest.fixture(scope="module")
+def unet():
+    return tiny_unet(SIZE)
+
+
+def plan_of(row: dict, process, *, size: int = SIZE, image=None, mask=None, given=None) -> Plan:
+    stage = Stage(1, size, 3, process)
+    conditions = {key: embedding(key) for key in condition_keys(row)}
+    return make_plan(row, stage, Inputs(conditions, image=image, mask=mask, given=given))
+
+
+def embedding(text: str) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(list(text.encode())).standard_normal((4, 32), np.float32))
+
+
+def picture(seed: int, size: int = SIZE) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).uniform(-1, 1, (3, size, size)).astype(np.float32))
+
+
+def half_mask(size: int = SIZE) -> torch.Tensor:
+    mask = torch.zeros(1, size, size, dtype=torch.bool)
+    mask[:, :, size // 2 :] = True
+    return mask
+
+
+def develop(predictor, plans: list[Plan], capacity: int = 8) -> dict[int, torch.Tensor]:
+    engine = Engine(predictor, capacity)
+    for tag, plan in enumerate(plans):
+        engine.add(plan, tag)
+    return {finished.tag: finished.image for finished in engine.run()}
+
+
+def mixed_rows() -> list[tuple[dict, dict]]:
+    """One of every kind, with what it needs."""
+    flip = [{"view": "identity", "prompt": "six"}, {"view": "rotate_180", "prompt": "nine"}]
+    bands = [{"component": "low_pass", "prompt": "near"}, {"component": "high_pass", "prompt": "far"}]
+    held = [{"component": "low_pass", "prompt": "near"}, {"component": "high_pass", "image": "x.png"}]
+    return [
+        (make_row("text_to_image", prompt="a", seed=1, steps=5), {}),
+        (make_row("text_to_image", prompt="a", seed=2, steps=3, guidance=1.0), {}),
+        (make_row("text_to_image", prompt="b", seed=3, steps=4, sampler="ddim", eta=0.5), {}),
+        (make_row("image_to_image", prompt="a", seed=4, steps=6, start=2), {"image": picture(1)}),
+        (make_row("inpaint", prompt="b", seed=5, steps=5, resample={"jump": 2, "times": 2}),
+         {"image": picture(2), "mask": half_mask()}),
+        (make_row("anagram", views=flip, seed=6, steps=4), {}),
+        (make_row("anagram", views=flip, seed=7, steps=4, reduction="alternate"), {}),
+        (make_row("hybrid", components=bands, seed=8, steps=5), {}),
+        (make_row("hybrid", components=held, seed=9, steps=4), {"given": picture(3)}),
+    ]  # fmt: skip
+
+
+def test_a_row_has_the_same_bits_alone_and_among_others(unet):
+    plans = [plan_of(row, unet.process, **inputs) for row, inputs in mixed_rows()]
+    together = develop(unet, plans)
+    for tag, plan in enumerate(plans):
+        alone = develop(unet, [plan])[0]
+        assert torch.equal(alone, together[tag]), f"row {tag} ({mixed_rows()[tag][0]['task']})"
+
+
+def test_the_order_of_rows_changes_no_bit(unet):
+    plans = [plan_of(row, unet.process, **inputs) for row, inputs in mixed_rows()]
+    forwards, backwards = develop(unet, plans), develop(unet, plans[::-1])
+    assert all(torch.equal(forwards[i], backwards[len(plans) - 1 - i]) for i in range(len(plans)))
+
+
+def test_rows_of_one_seed_start_from_the_same_noise_and_other_seeds_do_not():
+    process = Diffusion.cosine(clip=1.0)
+    zero = CountingPredictor(process, lambda x, t, c: torch.zeros_like(x))
+    rows = [make_row("text_to_image", prompt=p, seed=s, steps=2) for p, s in (("a", 1), ("b", 1), ("a", 2))]
+    first, same, other = (develop(zero, [plan_of(row, process)])[0] for row in rows)
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+
+
+def test_every_pass_is_full_while_rows_remain():
+    process = Diffusion.cosine(clip=1.0)
+    predictor = CountingPredictor(process, lambda x, t, c: torch.zeros_like(x))
+    engine = Engine(predictor, capacity=7)  # fits neither pairs nor fours
+    for seed in range(40):
+        steps = 2 + seed % 5
+        engine.add(plan_of(make_row("text_to_image", prompt="a", seed=seed, steps=steps), process))
+    engine.run()
+    evaluations = sum(2 * (2 + seed % 5) for seed in range(40))
+    assert engine.statistics.evaluations == evaluations
+    assert set(predictor.shapes) == {(7, 3, SIZE, SIZE)}
+    # only the drain at the end may leave places empty: the last rows have at most 6 steps
+    assert engine.statistics.passes <= evaluations // 7 + 7
+
+
+def test_equal_questions_are_asked_once():
+    process = Diffusion.cosine(clip=1.0)
+    bands = [{"component": "low_pass", "prompt": "a"}, {"component": "high_pass", "prompt": "b"}]
+    hybrid = plan_of(make_row("hybrid", components=bands, steps=4), process)
+    assert hybrid.evaluations == 4 * 3  # two prompts and one shared unconditional
+    same_view = [{"view": "identity", "prompt": "a"}, {"view": "flip_vertical", "prompt": "a"}]
+    assert plan_of(make_row("anagram", views=same_view, steps=4), process).evaluations == 4 * 4
+    assert plan_of(make_row("text_to_image", prompt="a", steps=4, guidance=1.0), process).evaluations == 4
+    alternating = plan_of(make_row("anagram", views=same_view, steps=4, reduction="alternate"), process)
+    assert alternating.evaluations == 4 * 2
+
+
+def test_guidance_is_unconditional_plus_gamma_times_the_difference():
+    process = Diffusion.linear(10, clip=None)
+    answers = {"c": 0.5, "": -0.25}
+    predictor = CountingPredictor(process, lambda x, t, c: torch.ones_like(x) * c[:, :1, :1, None])
+    row = make_row("text_to_image", prompt="c", steps=1, guidance=3.0, sampler="ddim")
+    conditions = {key: torch.full((4, 32), value) for key, value in answers.items()}
+    plan = make_plan(row, Stage(1, SIZE, 3, process), Inputs(conditions))
+    start = develop(predictor, [dataclasses.replace(plan, moves=())])[0]
+    got = develop(predictor, [plan])[0]
+    epsilon = -0.25 + 3.0 * (0.5 - -0.25)
+    alpha_bar = process.alphas_cumprod[plan.moves[0].t].item()
+    assert torch.allclose(got, (start - (1 - alpha_bar) ** 0.5 * epsilon) / alpha_bar**0.5, atol=1e-5)
+
+
+def test_sdedit_at_no_noise_returns_its_input(unet):
+    for more in ({"strength": 0.0}, {"start": 6}):
+        plan = plan_of(make_row("image_to_image", prompt="a", steps=6, **more), unet.process, image=picture(1))
+        assert plan.evaluations == 0
+        assert torch.equal(develop(unet, [plan])[0], picture(1))
+
+
+def test_sdedit_starts_from_the_noised_picture():
+    process = Diffusion.cosine(clip=None)
+    exact = CountingPredictor(process, None, truth=picture(1))
+    plan = plan_of(make_row("image_to_image", prompt="a", seed=3, steps=10, start=4), process, image=picture(1))
+    assert plan.moves[0].t == 500
+    assert torch.allclose(develop(exact, [plan])[0], picture(1), atol=1e-4)
+
+
+@pytest.mark.parametrize("process", [Diffusion.cosine(clip=1.0), Flow()], ids=["diffusion", "flow"])
+@pytest.mark.parametrize("more", [{}, {"resample": {"jump": 2, "times": 3}}, {"strength": 0.5}], ids=str)
+def test_inpainting_keeps_known_pixels_exactly(process, more):
+    predictor = CountingPredictor(process, lambda x, t, c: torch.tanh(x))
+    row = make_row("inpaint", prompt="a", steps=8, **more)
+    plan = plan_of(row, process, image=picture(2), mask=half_mask())
+    image = develop(predictor, [plan])[0]
+    assert torch.equal(image[:, :, : SIZE // 2], picture(2)[:, :, : SIZE // 2])
+    assert not torch.allclose(image[:, :, SIZE // 2 :], picture(2)[:, :, SIZE // 2 :], atol=0.1)
+
+
+def test_an_anagram_of_one_identity_view_is_plain_sampling(unet):
+    plain = plan_of(make_row("text_to_image", prompt="a", seed=4, steps=4), unet.process)
+    views = [{"view": "identity", "prompt": "a"}]
+    anagram = plan_of(make_row("anagram", views=views, seed=4, steps=4), unet.process)
+    assert torch.equal(develop(unet, [plain])[0], develop(unet, [anagram])[0])
+
+
+@pytest.mark.parametrize(
+    "names", [("low_pass", "high_pass"), ("low_band", "middle_band", "high_band"), ("grayscale", "color"),
+              ("motion", "motion_residual")]
+)  # fmt: skip
+def test_components_of_one_prompt_are_plain_sampling(unet, names):
+    plain = plan_of(make_row("text_to_image", prompt="a", seed=4, steps=4), unet.process)
+    parts = [{"component": name, "prompt": "a"} for name in names]
+    hybrid = plan_of(make_row("hybrid", components=parts, seed=4, steps=4), unet.process)
+    assert torch.allclose(develop(unet, [plain])[0], develop(unet, [hybrid])[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("view", ["flip_vertical", "rotate_90", "negate", "jigsaw"])
+def test_an_anagram_whose_model_knows_both_pictures_agrees_with_itself(view):
+    """A model that sees, through each view, the view of one and the same picture must develop that picture."""
+    from darkroom.sampling.views import make_view
+
+    process = Diffusion.cosine(clip=None)
+    truth = picture(5)
+    seen = {"upright": truth, "seen": make_view(view).apply(truth[None])[0]}
+    marks = {"upright": 0.0, "seen": 1.0, "": 0.5}
+
+    def predict(x, t, condition):
+        which = condition[:, 0, 0]
+        target = torch.stack([seen["seen"] if mark == 1.0 else seen["upright"] for mark in which.tolist()])
+        signal, spread = process._signal_and_noise(t, x.device)
+        return (x - signal * target) / spread
+
+    views = [{"view": "identity", "prompt": "upright"}, {"view": view, "prompt": "seen"}]
+    row = make_row("anagram", views=views, steps=10, guidance=1.0)
+    conditions = {name: torch.full((4, 32), mark) for name, mark in marks.items()}
+    plan = make_plan(row, Stage(1, SIZE, 3, process), Inputs(conditions))
+    image = develop(CountingPredictor(process, predict), [plan])[0]
+    assert torch.allclose(image, truth, atol=1e-3)
+
+
+def test_a_held_component_is_the_given_pictures_own():
+    from darkroom.sampling.components import make_component
+
+    process = Diffusion.cosine(clip=1.0)
+    parts = [{"component": "color", "prompt": "a"}, {"component": "grayscale", "image": "x.png"}]
+    plan = plan_of(make_row("hybrid", components=parts, steps=8), process, given=picture(7))
+    image = develop(CountingPredictor(process, lambda x, t, c: torch.tanh(x)), [plan])[0][None]
+    grayscale, color = make_component("grayscale"), make_component("color")
+    assert torch.allclose(grayscale(image), grayscale(picture(7)[None]), atol=1e-6)
+    assert not torch.allclose(color(image), color(picture(7)[None]), atol=0.1)
+
+
+@pytest.mark.parametrize("sampler", ["euler", "heun", "midpoint"])
+def test_flow_reaches_the_picture_its_velocity_points_to(sampler):
+    process = Flow()
+    exact = CountingPredictor(process, None, truth=picture(8))
+    plan = plan_of(make_row("text_to_image", prompt="a", steps=6, sampler=sampler, guidance=1.0), process)
+    if sampler == "heun":  # its last question stands at t = 1, where a one-picture velocity has no value
+        plan = dataclasses.replace(plan, moves=plan.moves[:-2])
+        image = develop(exact, [plan])[0]
+        start = develop(exact, [dataclasses.replace(plan, moves=())])[0]
+        t = plan.moves[-1].t_next
+        assert torch.allclose(image, t * picture(8) + (1 - t) * start, atol=1e-4)
+        return
+    assert torch.allclose(develop(exact, [plan])[0], picture(8), atol=1e-4)
+
+
+def test_states_are_kept_on_request(unet):
+    plan = plan_of(make_row("text_to_image", prompt="a", steps=5), unet.process)
+    engine = Engine(unet, 8)
+    engine.add(dataclasses.replace(plan, keep=frozenset({1, 4})))
+    (finished,) = engine.run()
+    assert sorted(finished.states) == [1, 4]
+    assert torch.equal(finished.states[4], finished.image)
+
+
+def test_a_start_beyond_the_schedule_is_the_rows_own_error(unet):
+    with pytest.raises(ValueError, match="start 9 lies beyond the schedule, which has 6 steps"):
+        plan_of(make_row("image_to_image", prompt="a", steps=6, start=9), unet.process, image=picture(1))

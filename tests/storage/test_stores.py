@@ -1,0 +1,325 @@
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+import socketserver
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from darkroom.storage import NotFound, StorageError, join, open_store, read_uri
+
+
+def test_write_read_replace(store_uri: str) -> None:
+    store = open_store(store_uri)
+    store.write("a/b.bin", b"one")
+    store.write("a/b.bin", b"two")
+    assert store.read("a/b.bin") == b"two"
+    store.write("empty", b"")
+    assert store.read("empty") == b""
+
+
+def test_absence_is_told_apart_from_failure(store_uri: str) -> None:
+    store = open_store(store_uri)
+    assert not store.exists("nothing/here")
+    with pytest.raises(NotFound, match=r"could not read .*nothing/here: nothing is there"):
+        store.read("nothing/here")
+    assert list(store.list()) == []
+    store.delete("nothing/here", "nor/there")
+    store.delete()
+
+
+def test_create_only_once(store_uri: str) -> None:
+    store = open_store(store_uri)
+    assert store.create("commits/x.json", b"first")
+    assert not store.create("commits/x.json", b"second")
+    assert store.read("commits/x.json") == b"first"
+    assert list(store.list()) == ["commits/x.json"]
+
+
+def test_create_has_exactly_one_winner(store_uri: str) -> None:
+    store = open_store(store_uri)
+    with ThreadPoolExecutor(8) as pool:
+        for race in range(4):  # each lost put may cost a second with this server
+            start = threading.Barrier(8)
+
+            def attempt(writer: int, key: str = f"race-{race}", start: threading.Barrier = start) -> bool:
+                start.wait()
+                return store.create(key, b"writer %d" % writer)
+
+            won = list(pool.map(attempt, range(8)))
+            assert won.count(True) == 1
+            assert store.read(f"race-{race}") == b"writer %d" % won.index(True)
+
+
+def test_list_is_sorted_recursive_and_by_string_prefix(store_uri: str) -> None:
+    keys = ["a.json", "a/1", "a/b/2", "ab", "b/c d+e%.txt", "b/é.png", "c/z/z/z"]
+    store = open_store(store_uri)
+    for key in keys:
+        store.write(key, b"x")
+    assert list(store.list()) == keys
+    assert list(store.list("a")) == ["a.json", "a/1", "a/b/2", "ab"]
+    assert list(store.list("a/")) == ["a/1", "a/b/2"]
+    assert list(store.list("c/z/")) == ["c/z/z/z"]
+    assert list(store.list("nowhere/")) == []
+    store.delete("a/1", "b/é.png", "never/was")
+    assert list(store.list()) == ["a.json", "a/b/2", "ab", "b/c d+e%.txt", "c/z/z/z"]
+
+
+def test_list_pages_through_more_than_a_thousand(s3_env: str) -> None:
+    store = open_store(s3_env)
+    keys = [f"many/{number:04d}" for number in range(1005)]
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda key: store.write(key, b""), keys))
+    assert list(store.list("many/")) == keys
+    store.delete(*keys)
+    assert list(store.list()) == []
+
+
+def test_move_replaces_and_can_be_repeated(store_uri: str) -> None:
+    store = open_store(store_uri)
+    store.write("staging/x", b"new")
+    store.write("metadata/x", b"old")
+    store.move("staging/x", "metadata/x")
+    store.move("staging/x", "metadata/x")
+    assert list(store.list()) == ["metadata/x"]
+    assert store.read("metadata/x") == b"new"
+    with pytest.raises(NotFound, match="staging/y"):
+        store.move("staging/y", "metadata/y")
+
+
+def test_a_store_pickles_as_its_uri(store_uri: str) -> None:
+    store = open_store(store_uri)
+    store.write("k", b"v")
+    payload = pickle.dumps(store)
+    assert len(payload) < 200
+    assert pickle.loads(payload).read("k") == b"v"
+
+
+def test_uri_is_what_read_uri_takes(store_uri: str) -> None:
+    store = open_store(store_uri + "/")
+    store.write("images/a b.png", b"v")
+    assert store.uri("images/a b.png") == f"{store_uri}/images/a b.png"
+    assert read_uri(store.uri("images/a b.png")) == b"v"
+
+
+def test_a_bucket_without_prefix_is_a_store(s3_env: str) -> None:
+    bucket = s3_env.rsplit("/", 1)[0]
+    store = open_store(bucket)
+    store.write("at-the-root", b"v")
+    assert store.uri("at-the-root") == f"{bucket}/at-the-root"
+    assert read_uri(f"{bucket}/at-the-root") == b"v"
+
+
+def test_a_file_uri_is_a_path(tmp_path: Path) -> None:
+    (tmp_path / "a b").write_bytes(b"v")
+    assert read_uri(f"file://{tmp_path}/a%20b") == b"v"
+    assert open_store(f"file://localhost{tmp_path}").read("a b") == b"v"
+
+
+def test_a_relative_path_is_fixed_when_the_store_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = open_store("runs/demo")
+    monkeypatch.chdir("/")
+    store.write("k", b"v")
+    assert (tmp_path / "runs/demo/k").read_bytes() == b"v"
+
+
+@pytest.mark.parametrize("uri", ["gs://bucket/x", "s3://", "s3:///key", "s3://no spaces/x", "", "file://host/x"])
+def test_an_unusable_uri_is_the_users_error(uri: str) -> None:
+    with pytest.raises(ValueError, match=r"wanted .*(s3://bucket|file:///path)"):
+        open_store(uri)
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket", "s3://bucket/", "s3://bucket/x/..", "/"])
+def test_a_uri_that_names_no_object_is_the_users_error(uri: str) -> None:
+    with pytest.raises(ValueError, match="names no file"):
+        read_uri(uri)
+
+
+@pytest.mark.parametrize(
+    ("base", "relative", "meant"),
+    [
+        ("/data/m", "inputs/x.png", "/data/m/inputs/x.png"),
+        ("/data/m", "../x.png", "/data/x.png"),
+        ("file:///data/m%20n", "x.png", "/data/m n/x.png"),
+        ("/data/m", "/abs/x.png", "/abs/x.png"),
+        ("/data/m", "s3://b/x.png", "s3://b/x.png"),
+        ("s3://b/m/n", "x.png", "s3://b/m/n/x.png"),
+        ("s3://b/m/n/", "../x.png", "s3://b/m/x.png"),
+        ("s3://b", "x.png", "s3://b/x.png"),
+        ("s3://b/m", "/abs/x.png", "/abs/x.png"),
+    ],
+)
+def test_join(base: str, relative: str, meant: str) -> None:
+    assert join(base, relative) == meant
+
+
+def test_join_does_not_leave_the_bucket() -> None:
+    with pytest.raises(ValueError, match="climbs out of the bucket"):
+        join("s3://b/m", "../../other/x.png")
+
+
+@pytest.mark.parametrize("key", ["", "/a", "a/", "a//b", "../a", "a/./b"])
+def test_a_malformed_key_is_our_own_bug(store_uri: str, key: str) -> None:
+    with pytest.raises(AssertionError, match="not a storage key"):
+        open_store(store_uri).write(key, b"")
+
+
+# ---- local trouble
+
+
+def test_unfinished_local_writes_are_not_listed(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    store.write("metadata/a.parquet", b"v")
+    (tmp_path / "metadata" / ".tmp-0123456789abcdef").write_bytes(b"half")
+    assert list(store.list()) == ["metadata/a.parquet"]
+    assert sorted(os.listdir(tmp_path / "metadata"))[1:] == ["a.parquet"]
+
+
+def test_a_path_that_cannot_be_a_file_is_an_absence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"v")
+    for path, reason in [(tmp_path, "directory"), (tmp_path / "file/x", "directory"), (tmp_path / ("n" * 300), "long")]:
+        with pytest.raises(NotFound, match=f"could not read .*{reason}"):
+            read_uri(str(path))
+
+
+def test_a_folder_in_the_way_is_named(tmp_path: Path) -> None:
+    (tmp_path / "out").write_bytes(b"a file where the run should lie")
+    with pytest.raises(StorageError, match=f"could not write {tmp_path}/out/k"):
+        open_store(str(tmp_path / "out")).write("k", b"v")
+
+
+def test_a_full_disk_says_so(tmp_path: Path) -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("no /dev/full here")
+    from darkroom.storage.errors import from_os
+
+    with pytest.raises(OSError) as caught, full.open("wb", buffering=0) as device:
+        device.write(b"x")
+    error = from_os(caught.value, "write", "/runs/demo/metadata/x")
+    assert type(error) is StorageError
+    assert str(error).startswith("could not write /runs/demo/metadata/x: the disk is full; free some space")
+
+
+# ---- S3 trouble
+
+VERBS = [
+    lambda store: store.read("k"),
+    lambda store: store.write("k", b"v"),
+    lambda store: store.create("k", b"v"),
+    lambda store: store.exists("k"),
+    lambda store: list(store.list()),
+    lambda store: store.delete("k"),
+    lambda store: store.move("k", "l"),
+]
+each_verb = pytest.mark.parametrize("verb", VERBS, ids=["read", "write", "create", "exists", "list", "delete", "move"])
+
+
+def check_sentence(error: StorageError, uri: str, *hints: str) -> None:
+    assert not isinstance(error, NotFound)
+    assert str(error).startswith("could not ") and uri in str(error)
+    assert any(hint in str(error) for hint in hints), str(error)
+
+
+@each_verb
+def test_a_wrong_secret(s3_env: str, monkeypatch: pytest.MonkeyPatch, verb) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    monkeypatch.setenv("DARKROOM_S3_ATTEMPTS", "1")
+    with pytest.raises(StorageError) as caught:
+        verb(open_store(s3_env))
+    check_sentence(caught.value, s3_env, "check AWS_SECRET_ACCESS_KEY", "check the keys")
+
+
+@each_verb
+def test_an_unknown_key(s3_env: str, monkeypatch: pytest.MonkeyPatch, verb) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
+    monkeypatch.setenv("DARKROOM_S3_ATTEMPTS", "1")
+    with pytest.raises(StorageError) as caught:
+        verb(open_store(s3_env))
+    check_sentence(caught.value, s3_env, "check AWS_ACCESS_KEY_ID", "check the keys")
+
+
+@each_verb
+def test_a_missing_bucket(s3_env: str, monkeypatch: pytest.MonkeyPatch, verb) -> None:
+    monkeypatch.setenv("DARKROOM_S3_ATTEMPTS", "1")
+    with pytest.raises(StorageError) as caught:
+        verb(open_store("s3://no-such-bucket/run"))
+    check_sentence(caught.value, "s3://no-such-bucket", "the bucket does not exist")
+
+
+@each_verb
+def test_an_endpoint_that_does_not_answer(s3_env: str, monkeypatch: pytest.MonkeyPatch, verb) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # bound and not listening: a connection is refused
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{nobody.getsockname()[1]}")
+        monkeypatch.setenv("DARKROOM_S3_ATTEMPTS", "1")
+        with pytest.raises(StorageError) as caught:
+            verb(open_store(s3_env))
+    check_sentence(caught.value, s3_env, "the endpoint cannot be reached; check AWS_ENDPOINT_URL_S3")
+
+
+def test_no_keys_at_all(s3_env: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    with pytest.raises(StorageError, match="no keys were found; set AWS_ACCESS_KEY_ID"):
+        open_store(s3_env).read("k")
+
+
+def test_an_endpoint_that_is_no_url(s3_env: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "not a url")
+    with pytest.raises(StorageError, match="AWS_ENDPOINT_URL_S3"):
+        open_store(s3_env).read("k")
+
+
+class _Relay(socketserver.BaseRequestHandler):
+    """Hands a connection through to the real server, and swallows the answers of the first few."""
+
+    def handle(self) -> None:
+        server: _FlakyProxy = self.server  # type: ignore[assignment]
+        with socket.create_connection(server.upstream) as upstream:
+            forward = threading.Thread(target=_pump, args=(self.request, upstream), daemon=True)
+            forward.start()
+            while data := upstream.recv(65536):
+                if server.answers_to_lose > 0 and b"100 Continue" not in data:
+                    server.answers_to_lose -= 1
+                    return
+                self.request.sendall(data)
+
+
+class _FlakyProxy(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+    upstream: tuple[str, int]
+    answers_to_lose = 1
+
+
+def _pump(source: socket.socket, target: socket.socket) -> None:
+    try:
+        while data := source.recv(65536):
+            target.sendall(data)
+    except OSError:
+        pass  # the other side was closed: what this proxy is for
+
+
+def test_a_create_whose_answer_was_lost_has_still_won(s3_env: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The SDK sends the put again and is told 412, by the very object that it wrote."""
+    upstream = os.environ["AWS_ENDPOINT_URL_S3"].removeprefix("http://").split(":")
+    with _FlakyProxy(("127.0.0.1", 0), _Relay) as proxy:
+        proxy.upstream = (upstream[0], int(upstream[1]))
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{proxy.server_address[1]}")
+        store = open_store(s3_env)
+        assert store.create("commits/x.json", b"mine")
+        assert proxy.answers_to_lose == 0
+        assert not store.create("commits/x.json", b"another's")
+        proxy.shutdown()
+
+
+def test_a_bad_number_of_attempts_is_the_users_error(s3_env: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DARKROOM_S3_ATTEMPTS", "many")
+    with pytest.raises(ValueError, match="DARKROOM_S3_ATTEMPTS is 'many'"):
+        open_store(s3_env).read("k")

@@ -1,0 +1,67 @@
+"""Small real things for tests: a UNet of IF's classes with random weights, and predictors whose answer is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor
+
+from darkroom.models.cascade import UNetPredictor
+from darkroom.sampling.diffusion import Diffusion
+from darkroom.sampling.processes import Process
+
+
+def make_row(task: str, **more: Any) -> dict[str, Any]:
+    """A row in canonical form, as the plans take it."""
+    return {"task": task, "seed": 0, "guidance": 7.0, "negative_prompt": "", **more}
+
+
+def tiny_unet(size: int, *, channels: int = 3, super_resolution: bool = False, seed: int = 0) -> UNetPredictor:
+    """IF's block types at toy width; text embeddings are [4, 32]."""
+    torch.manual_seed(seed)
+    unet = UNet2DConditionModel(
+        sample_size=size,
+        in_channels=2 * channels if super_resolution else channels,
+        out_channels=2 * channels,
+        layers_per_block=1,
+        block_out_channels=(8, 16),
+        down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+        act_fn="gelu",
+        norm_num_groups=4,
+        attention_head_dim=8,
+        cross_attention_dim=32,
+        cross_attention_norm="group_norm",
+        resnet_time_scale_shift="scale_shift",
+        encoder_hid_dim=32,
+        encoder_hid_dim_type="text_proj",
+        addition_embed_type="text",
+        addition_embed_type_num_heads=2,
+        class_embed_type="timestep" if super_resolution else None,
+    )
+    process = Diffusion.cosine(learned_variance=True, threshold=(0.95, 1.5))
+    return UNetPredictor(unet.eval().requires_grad_(False), process, torch.device("cpu"))
+
+
+class CountingPredictor:
+    """A predictor from a function of (x, t, condition), or one that always knows the picture `truth`."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, process: Process, predict: Callable[..., Tensor] | None, truth: Tensor | None = None) -> None:
+        self.process, self.predict, self.truth = process, predict or self._exact, truth
+        self.shapes: list[tuple[int, ...]] = []
+
+    def __call__(self, x: Tensor, timestep: Tensor, condition: Tensor, noise_level: Tensor) -> Tensor:
+        self.shapes.append(tuple(x.shape))
+        return self.predict(x, timestep, condition)
+
+    def _exact(self, x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+        if self.process.kind == "flow":
+            return (self.truth - x) / (1 - t[:, None, None, None]).clamp(min=1e-6)
+        signal, spread = self.process._signal_and_noise(t, x.device)
+        return (x - signal * self.truth) / spread
