@@ -1,4 +1,4 @@
-"""The engine against answers one can write down, and its two promises: full passes, and rows that mind only themselves."""
+"""The engine against answers one can write down, and its promises: full passes, rows that mind only themselves."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from toys import CountingPredictor, make_row, tiny_unet
 
-from darkroom.sampling.engine import Engine
 from darkroom.sampling.diffusion import Diffusion
+from darkroom.sampling.engine import Engine
 from darkroom.sampling.flow import Flow
 from darkroom.sampling.plans import Inputs, Plan, Stage, condition_keys, make_plan
+from toys import CountingPredictor, make_row, tiny_unet
 
 SIZE = 24
 

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from darkroom.batch.work import read_lines
-from darkroom.storage import CommitRecord, Ledger, NotFound, Store, from_parquet, image_key, open_store
+from darkroom.storage import CommitRecord, Ledger, NotFound, Store, open_store
 
 LISTED = 20
 READERS = 16

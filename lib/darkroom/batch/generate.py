@@ -1,4 +1,4 @@
-"""The main job: a manifest and a model become a run of pictures. Run again, it makes only what is missing or changed."""
+"""The main job: a manifest and a model become a run of pictures. Again, it makes only what is missing or changed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from darkroom.batch.work import Work, cut
 from darkroom.manifest import Abilities, Manifest, open_manifest
 from darkroom.models.cascade import Cascade, open_model
 from darkroom.sampling.plans import SAMPLER_VERSION
-from darkroom.storage import Ledger, Store, StorageError, open_store
+from darkroom.storage import Ledger, Store, open_store
 
 PACKAGES = ("ray", "torch", "diffusers", "transformers", "pyarrow", "numpy")
 TEMPORARY = ("work/", "twins/")

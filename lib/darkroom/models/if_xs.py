@@ -33,7 +33,7 @@ def build_unet(stage: int) -> UNet2DConditionModel:
                 plain,
                 plain,
                 crossed,
-            ),  # attention only at 12 x 12, as IF-II has it only at its lowest sizes
+            ),  # IF-II too attends at its lowest sizes only
             up_block_types=(crossed_up, plain_up, plain_up),
             class_embed_type="timestep",  # the noise level of the low-resolution picture
         ),

@@ -2,7 +2,7 @@
 
     prediction = sum over branches k of   w_k C_k( V_k^-1( u_k + gamma (c_k - u_k) ) )
 
-vectorised over all branches of all rows of a pass: the loops here run over distinct views and components, never over rows.
+vectorised over all branches of all rows of a pass: loops run over distinct views and components, never over rows.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from darkroom.sampling.views import View
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """One row's move: its active branches, the questions asked and, in the same order, the model's answers [C or 2C, H, W]."""
+    """One row's move: its active branches, and the questions asked with the model's answers, [C or 2C, H, W] each."""
 
     branches: tuple[Branch, ...]
     questions: tuple[tuple[View, str], ...]
@@ -66,8 +66,8 @@ def combine(rows: list[Answers], process: Process) -> tuple[Tensor, Tensor | Non
 def constrain(x: Tensor, constraints: list[Constraint], levels: Tensor, drawn: Tensor) -> Tensor:
     """States [R, C, H, W] with the held parts replaced by their references, noised to where the states stand.
 
-    levels: float32 [R, 2], (a, b) of x_t = a x_0 + b noise at the rows' times (RePaint, arXiv 2201.09865, eq. 8); at the
-    clean end that is (1, 0), so the known pixels are the picture's own, exactly.
+    levels: float32 [R, 2], (a, b) of x_t = a x_0 + b noise at the rows' times (RePaint, arXiv 2201.09865, eq. 8); at
+    the clean end that is (1, 0), so the known pixels are the picture's own, exactly.
     """
     reference = torch.stack([constraint.reference for constraint in constraints]).to(x.device)
     signal, spread = levels[:, :, None, None, None].unbind(1)

@@ -1,6 +1,7 @@
-"""Trains the embedded cascade `if-xs`: stage I together with its text encoder, then stage II on the finished encoder.
+"""Trains the embedded cascade `if-xs`, in three phases: stage I together with its text encoder; stage I again, the text
+encoder frozen, with more weight on the noisy times at which a digit's shape is settled; stage II.
 
-Everything random (digits, colours, prompts, times, noise) comes from generators keyed by (seed, stage, step), so a
+Everything random (digits, colours, prompts, times, noise) comes from generators keyed by (seed, phase, step), so a
 training that was interrupted goes on as if it had not been.
 """
 
@@ -28,10 +29,13 @@ from darkroom.training.painted_digits import Painting, paint, vocabulary
 
 @dataclass(frozen=True)
 class Recipe:
-    """Steps are per stage; `noise_levels` is the range of the noise put on stage II's low-resolution picture."""
+    """Steps are per phase. shape_weight: the most that a noisy time counts in the second phase; noise_levels: the range
+    of the noise put on stage II's low-resolution picture."""
 
     stage1_steps: int = 5600
-    stage2_steps: int = 2600
+    shape_steps: int = 3000
+    stage2_steps: int = 1800
+    shape_weight: float = 20.0
     batch: int = 64
     learning_rate: float = 1.5e-3
     warmup: int = 200
@@ -39,6 +43,16 @@ class Recipe:
     noise_levels: int = 500
     seed: int = 7
     checkpoint_every: int = 200
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One run of the loop. `key` seeds its random numbers beside the recipe's seed; no two phases share one."""
+
+    name: str
+    key: int
+    steps: int
+    shape_weight: float = 1.0
 
 
 @dataclass
@@ -57,7 +71,12 @@ class Stage(nn.Module):
         self.number, self.tokenizer = number, tokenizer
         self.unet: UNet2DConditionModel = if_xs.build_unet(number)
         self.text_encoder = if_xs.build_text_encoder(len(tokenizer)) if text_encoder is None else text_encoder
-        self.text_encoder.requires_grad_(text_encoder is None)
+        if text_encoder is not None:
+            self.freeze_text_encoder()
+
+    def freeze_text_encoder(self) -> None:
+        """From here on it gives what it will give when sampling: no gradient, no dropout."""
+        self.text_encoder.eval().requires_grad_(False)
 
     def embed(self, prompts: list[str]) -> Tensor:
         """B sentences -> [B, 12, 64]."""
@@ -66,17 +85,16 @@ class Stage(nn.Module):
         )
         return self.text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
 
-    def loss(
-        self, painting: Painting, objective: LearnedRangeDiffusion, noise_levels: int, rng: torch.Generator
-    ) -> Tensor:
+    def loss(self, painting: Painting, objective: LearnedRangeDiffusion, noise_levels: int) -> Tensor:
+        """The stage's loss on one batch, at times and noise from torch's global generator."""
         x0 = painting.small if self.number == 1 else painting.large
-        t = torch.randint(1000, (len(x0),), generator=rng)
-        epsilon = torch.randn(x0.shape, generator=rng)
+        t = torch.randint(1000, (len(x0),))
+        epsilon = torch.randn(x0.shape)
         x, more = objective.noise(x0, t, epsilon), {}
         if self.number == 2:
-            level = torch.randint(noise_levels, (len(x0),), generator=rng)
+            level = torch.randint(noise_levels, (len(x0),))
             upscaled = F.interpolate(painting.small, size=x0.shape[-2:], mode="bilinear", align_corners=True)
-            x = torch.cat([x, objective.noise(upscaled, level, torch.randn(x0.shape, generator=rng))], dim=1)
+            x = torch.cat([x, objective.noise(upscaled, level, torch.randn(x0.shape))], dim=1)
             more = {"class_labels": level}
         x = x.contiguous(memory_format=torch.channels_last)
         output = self.unet(x, t, encoder_hidden_states=self.embed(painting.prompts), **more).sample
@@ -88,9 +106,11 @@ def train(digits: Digits, out: Path, recipe: Recipe, log: Callable[[str], None] 
     tokenizer = if_xs.build_tokenizer(vocabulary())
     torch.manual_seed(recipe.seed)
     first = Stage(1, tokenizer, None)
-    _train_stage(first, recipe.stage1_steps, digits, out, recipe, log)
+    _train_phase(Phase("stage1", 1, recipe.stage1_steps), first, digits, out, recipe, log)
+    first.freeze_text_encoder()
+    _train_phase(Phase("shape", 3, recipe.shape_steps, recipe.shape_weight), first, digits, out, recipe, log)
     second = Stage(2, tokenizer, first.text_encoder)
-    _train_stage(second, recipe.stage2_steps, digits, out, recipe, log)
+    _train_phase(Phase("stage2", 2, recipe.stage2_steps), second, digits, out, recipe, log)
     save_cascade(first, second, out)
 
 
@@ -105,41 +125,39 @@ def save_cascade(first: Stage, second: Stage, out: Path) -> None:
     first.tokenizer.save_pretrained(out / "tokenizer")
 
 
-def _train_stage(
-    stage: Stage, steps: int, digits: Digits, out: Path, recipe: Recipe, log: Callable[[str], None]
+def _train_phase(
+    phase: Phase, stage: Stage, digits: Digits, out: Path, recipe: Recipe, log: Callable[[str], None]
 ) -> None:
-    """One stage to its end, from its checkpoint if there is one; leaves the averaged weights in `stage`."""
-    folder = out / "checkpoints" / f"stage{stage.number}"
+    """One phase to its end, from its checkpoint if there is one; leaves the averaged weights in `stage`."""
+    folder, steps = out / "checkpoints" / phase.name, phase.steps
     learned = {name: p for name, p in stage.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(learned.values(), lr=recipe.learning_rate, weight_decay=0.01)
     average = {name: p.detach().clone() for name, p in learned.items()}
     step = _resume(folder, learned, average, optimizer)
     stage.unet.to(memory_format=torch.channels_last)
-    objective = LearnedRangeDiffusion(if_xs.build_scheduler().alphas_cumprod)
+    objective = LearnedRangeDiffusion(if_xs.build_scheduler().alphas_cumprod, phase.shape_weight)
     losses, since = [], time.monotonic()
     while step < steps:
-        rng = np.random.default_rng([recipe.seed, stage.number, step])
+        rng = np.random.default_rng([recipe.seed, phase.key, step])
         chosen = rng.integers(len(digits.images), size=recipe.batch)
         painting = paint(digits.images[chosen], digits.labels[chosen], rng)
-        loss = stage.loss(
-            painting, objective, recipe.noise_levels, torch.Generator().manual_seed(int(rng.integers(2**62)))
-        )
+        torch.manual_seed(int(rng.integers(2**62)))
+        loss = stage.loss(painting, objective, recipe.noise_levels)
         if not math.isfinite(loss.item()):
             raise FloatingPointError(
-                f"stage {stage.number}, step {step}: the loss is {loss.item()}; last good checkpoint in {folder}"
+                f"phase {phase.name}, step {step}: the loss is {loss.item()}; last good checkpoint in {folder}"
             )
         _update(optimizer, loss, learned, average, _learning_rate(step, steps, recipe), recipe.ema)
         losses.append(loss.item())
         step += 1
         if step % recipe.checkpoint_every == 0 or step == steps:
             rate = recipe.batch * len(losses) / (time.monotonic() - since)
-            log(f"stage {stage.number}  step {step}/{steps}  loss {np.mean(losses):.4f}  {rate:.0f} images/s")
+            log(f"{phase.name}  step {step}/{steps}  loss {np.mean(losses):.4f}  {rate:.0f} images/s")
             _checkpoint(folder, step, learned, average, optimizer, losses)
             losses, since = [], time.monotonic()
     with torch.no_grad():
         for name, parameter in learned.items():
             parameter.copy_(average[name])
-    stage.requires_grad_(False)
 
 
 def _learning_rate(step: int, steps: int, recipe: Recipe) -> float:

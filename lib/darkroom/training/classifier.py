@@ -1,0 +1,167 @@
+"""A small MNIST classifier: the judge of generated digits. It comes with the package, trained by `train_classifier`.
+
+    mnist_classifier/config.json (what it is, recipe, data digest, test accuracy)  +  model.safetensors
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from darkroom.training.data import Images
+
+EMBEDDED = Path(__file__).parent / "mnist_classifier"
+SIDE, CLASSES, FEATURES = 28, 10, 128
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Cross-entropy with AdamW on a one-cycle learning rate; each digit is shifted by up to `shift` pixels each way."""
+
+    epochs: int = 4
+    batch: int = 128
+    learning_rate: float = 4e-3
+    shift: int = 2
+    label_smoothing: float = 0.05
+    seed: int = 11
+
+
+class Classifier(nn.Module):
+    """Digits float32 [N, 1, 28, 28], ink 1 on 0 -> features [N, 128] -> logits [N, 10]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            *_layer(1, 16, kernel=5, stride=2),  # 14 x 14
+            *_layer(16, 32),
+            *_layer(32, 64, stride=2),  # 7 x 7
+            *_layer(64, 64),
+            *_layer(64, FEATURES, stride=2),  # 4 x 4
+        )
+        self.head = nn.Linear(FEATURES, CLASSES)
+
+    def features(self, digits: Tensor) -> Tensor:
+        """The last layer's mean over the picture, [N, 128]: a space to measure distances between sets of digits in."""
+        assert digits.shape[1:] == (1, SIDE, SIDE), f"wanted [N, 1, 28, 28], got {list(digits.shape)}"
+        return self.body(digits).mean(dim=(2, 3))
+
+    def forward(self, digits: Tensor) -> Tensor:
+        return self.head(self.features(digits))
+
+
+def load_classifier(folder: Path = EMBEDDED) -> Classifier:
+    """The trained classifier, ready to judge. ValueError if the folder holds none."""
+    path = folder / "model.safetensors"
+    try:
+        weights = load_file(path)
+    except FileNotFoundError:
+        raise ValueError(f"no classifier in {folder}: it has no model.safetensors") from None
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    model = Classifier()
+    model.load_state_dict(weights)
+    return model.eval().requires_grad_(False)
+
+
+def classify(images: Tensor) -> Tensor:
+    """Digits float32 [N, 1, 28, 28], ink 1 on 0 as in MNIST -> logits [N, 10], by the embedded classifier."""
+    return _in_parts(_embedded(), images)
+
+
+def features(images: Tensor) -> Tensor:
+    """Digits float32 [N, 1, 28, 28] -> features [N, 128] of the embedded classifier."""
+    return _in_parts(_embedded().features, images)
+
+
+def train_classifier(
+    train: Images, test: Images, out: Path, recipe: Recipe, log: Callable[[str], None] = print
+) -> float:
+    """Trains on MNIST's form of digits ([N, 28, 28, 1], labels 0..9), writes the model directory, returns the accuracy."""
+    for images in (train, test):
+        if images.images.shape[1:] != (SIDE, SIDE, 1) or images.labels.max() >= CLASSES:
+            raise ValueError(f"the classifier is made for grey 28 x 28 pictures of 10 classes, not {images.images.shape[1:]}")
+    torch.manual_seed(recipe.seed)
+    model = Classifier().to(memory_format=torch.channels_last)
+    _fit(model, train, recipe, log)
+    accuracy = _accuracy(model, test)
+    log(f"test accuracy {accuracy:.4f}")
+    config = {
+        "name": "mnist-classifier",
+        "kind": "classifier",
+        "input": "float32 [N, 1, 28, 28], ink 1 on 0",
+        "classes": CLASSES,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "recipe": asdict(recipe),
+        "data": {"train": train.digest, "test": test.digest},
+        "metrics": {"test_accuracy": accuracy, "test_images": len(test.labels)},
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    save_file({name: p.contiguous() for name, p in model.state_dict().items()}, out / "model.safetensors")
+    (out / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+    return accuracy
+
+
+def _layer(before: int, after: int, kernel: int = 3, stride: int = 1) -> tuple[nn.Module, ...]:
+    convolution = nn.Conv2d(before, after, kernel, stride, padding=kernel // 2, bias=False)
+    return convolution, nn.BatchNorm2d(after), nn.GELU()
+
+
+def _fit(model: Classifier, train: Images, recipe: Recipe, log: Callable[[str], None]) -> None:
+    rng = np.random.default_rng(recipe.seed)
+    digits, labels = to_digits(train.images), torch.from_numpy(train.labels)
+    per_epoch = len(digits) // recipe.batch
+    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, recipe.epochs * per_epoch)
+    model.train()
+    for epoch in range(1, recipe.epochs + 1):
+        losses = []
+        for chosen in rng.permutation(len(digits))[: per_epoch * recipe.batch].reshape(per_epoch, recipe.batch):
+            shifted = _shifted(digits[chosen], recipe.shift, rng).contiguous(memory_format=torch.channels_last)
+            loss = F.cross_entropy(model(shifted), labels[chosen], label_smoothing=recipe.label_smoothing)
+            if not math.isfinite(loss.item()):
+                raise FloatingPointError(f"classifier, epoch {epoch}: the loss is {loss.item()}")
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.item())
+        log(f"epoch {epoch}/{recipe.epochs}  loss {np.mean(losses):.4f}")
+    model.eval().requires_grad_(False)
+
+
+def to_digits(images: np.ndarray) -> Tensor:
+    """uint8 [N, 28, 28, 1] -> float32 [N, 1, 28, 28] in 0..1."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+
+
+def _shifted(digits: Tensor, most: int, rng: np.random.Generator) -> Tensor:
+    """Each moved by its own whole number of pixels, paper coming in at the edges."""
+    padded = F.pad(digits, (most,) * 4)
+    places = rng.integers(2 * most + 1, size=(len(digits), 2))
+    return torch.stack([p[:, y : y + SIDE, x : x + SIDE] for p, (y, x) in zip(padded, places.tolist(), strict=True)])
+
+
+def _accuracy(model: Classifier, images: Images) -> float:
+    found = _in_parts(model, to_digits(images.images)).argmax(dim=1)
+    return (found == torch.from_numpy(images.labels)).float().mean().item()
+
+
+@torch.inference_mode()
+def _in_parts(ask: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    return torch.cat([ask(part) for part in images.split(500)])
+
+
+@cache
+def _embedded() -> Classifier:
+    return load_classifier()
