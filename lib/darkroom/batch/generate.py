@@ -83,9 +83,7 @@ def run(options: Options, say: Callable[[str], None] = lambda line: print(line, 
     ledger = Ledger(store)
     ledger.recover()
     work = _cut(options, model, manifest, ledger, store)
-    say(
-        f"{work.rows:,} rows: {work.done:,} done, {work.to_make:,} to make, {work.twins:,} twins, {work.changed:,} changed"
-    )
+    say(work.summary())
     busy: dict[str, float] = {}
     receipts = Counter[str]()
     if work.units:
@@ -226,9 +224,7 @@ def describe(outcome: Outcome, out: str) -> str:
 
 def describe_work(work: Work, estimated: Estimate) -> str:
     """What a dry run prints."""
-    lines = [
-        f"{work.rows:,} rows: {work.done:,} done, {work.to_make:,} to make, {work.twins:,} twins, {work.changed:,} changed"
-    ]
+    lines = [work.summary()]
     lines += [f"  {task:<16}{count:>10,} to make" for task, count in sorted(work.todo.items())]
     for number, evaluations in estimated.evaluations.items():
         if evaluations:

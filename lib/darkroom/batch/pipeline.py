@@ -76,8 +76,8 @@ def size_pool(stages: int, workers: int | None) -> Pool:
     each = int(75 * cpus / (count * stages)) / 100
     if each < ACTOR_CPUS:
         raise ClusterError(
-            f"{count} workers for each of {stages} stages want at least a quarter of a processor each and as much again "
-            f"for reading and storing; the cluster has {cpus:g}: ask for fewer --workers"
+            f"{count} workers for each of {stages} stages want at least a quarter of a processor each, and some more is "
+            f"wanted for reading and storing; the cluster has {cpus:g}: ask for fewer --workers"
         )
     return Pool(count, each, 0.0)
 

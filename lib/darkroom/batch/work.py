@@ -43,6 +43,11 @@ class Work:
     def to_make(self) -> int:
         return self.todo.total()
 
+    def summary(self) -> str:
+        """E.g. `64 rows: 10 done, 52 to make, 2 twins, 3 changed`."""
+        counts = f"{self.done:,} done, {self.to_make:,} to make, {self.twins:,} twins, {self.changed:,} changed"
+        return f"{self.rows:,} rows: {counts}"
+
 
 def cut(
     manifest: Manifest,

@@ -16,7 +16,7 @@ STAGE_SIZES = (24, 48)
 
 
 def build_unet(stage: int) -> UNet2DConditionModel:
-    """A stage's UNet with random weights. Stage I: [B, 3, 24, 24] -> [B, 6, 24, 24]; stage II takes 6 channels at 48."""
+    """A stage's UNet with random weights. I: [B, 3, 24, 24] -> [B, 6, 24, 24]; II: [B, 6, 48, 48] -> [B, 6, 48, 48]."""
     plain, crossed = "ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"
     plain_up, crossed_up = "ResnetUpsampleBlock2D", "SimpleCrossAttnUpBlock2D"
     shape = {

@@ -142,7 +142,7 @@ def make_plan(row: Row, stage: Stage, inputs: Inputs) -> Plan:
     walk = _walk(row, stage) if follows_row else _evenly(stage, stage.steps, row.get("sampler"))
     begin = _BEGINNINGS[row["task"]](row, stage, inputs, len(walk)) if follows_row else _Beginning()
     plan_moves = walk[begin.index :]
-    if (resample := row.get("resample")) is not None and plan_moves:
+    if (resample := row.get("resample")) is not None and follows_row:
         plan_moves = with_jumps(plan_moves, resample["jump"], resample["times"])
     sampler = row.get("sampler") or stage.process.default_sampler
     return Plan(

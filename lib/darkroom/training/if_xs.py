@@ -33,7 +33,7 @@ class Recipe:
     of the noise put on stage II's low-resolution picture."""
 
     stage1_steps: int = 5600
-    shape_steps: int = 3000
+    shape_steps: int = 4000
     stage2_steps: int = 1800
     shape_weight: float = 20.0
     batch: int = 64

@@ -1,0 +1,37 @@
+"""Bring a data set into darkroom's form: Parquet files of pictures and labels, and a dataset.json.
+
+    darkroom ingest mnist --out data/mnist
+    darkroom ingest mnist downloads/mnist --out s3://bucket/mnist
+    darkroom ingest idx downloads/fashion-mnist --out data/fashion
+    python jobs/ingest.py mnist --out data/mnist
+
+Exit codes: 0 done; 2 the data is wrong; 3 storage failed or nothing could be downloaded.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from darkroom import cli
+
+
+def main(
+    kind: Annotated[str, typer.Argument(help="mnist, or idx for any folder of IDX files")],
+    source: Annotated[str | None, typer.Argument(help="folder or s3:// uri of the files; mnist can do without")] = None,
+    *,
+    out: Annotated[str, typer.Option(help="where the data set goes, a folder or s3://bucket/prefix")],
+    per_class: Annotated[int | None, typer.Option(min=1, help="only the first so many of each class")] = None,
+) -> None:
+    """Bring a data set into darkroom's form."""
+    with cli.exit_codes():
+        from darkroom.training.ingest import ingest
+
+        record = ingest(kind, source, out, per_class)
+        counts = ", ".join(f"{split['rows']:,} {name}" for name, split in record["splits"].items())
+        print(f"{record['name']}: {counts} pictures of {len(record['classes'])} classes in {out}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
