@@ -23,7 +23,7 @@ def main(
     recipe: Annotated[str, typer.Argument(help="what to train: if-xs, mnist-classifier")],
     data: Annotated[str, typer.Option(help="an ingested data set, a folder or s3:// uri")],
     out: Annotated[str, typer.Option(help="the model's folder")],
-    settings: Annotated[list[str] | None, typer.Option("--set", help="key=value, changes a field of the recipe")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="key=value, a field of the recipe")] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="show tracebacks")] = False,
 ) -> None:
     """Train a model from an ingested data set."""

@@ -1,4 +1,5 @@
-"""A real S3 server for the tests that want one: SeaweedFS, one process on loopback, thrown away at the end."""
+"""What tests share because it is slow to start: an S3 server (SeaweedFS, thrown away at the end), a local Ray cluster,
+and a toy cascade in a folder."""
 
 from __future__ import annotations
 
@@ -16,8 +17,10 @@ from pathlib import Path
 
 import boto3
 import pytest
+import ray
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from toys import save_toy_cascade
 
 BUCKET = "test-bucket"
 
@@ -70,6 +73,31 @@ def s3_env(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
     for name, value in s3.env.items():
         monkeypatch.setenv(name, value)
     return s3.uri(secrets.token_hex(8))
+
+
+@pytest.fixture(scope="session")
+def toy_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a cascade of 8 and 16 pixels with random weights."""
+    return str(save_toy_cascade(tmp_path_factory.mktemp("toy")))
+
+
+@pytest.fixture(scope="session")
+def shared_ray(s3: S3Server) -> Iterator[None]:
+    """One Ray of two processors for all tests that can share it. Its workers have the S3 server's variables, which they
+    inherit from this process at the start; local runs do not look at them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**s3.env, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}.items():
+            patch.setenv(name, value)
+        ray.init(
+            "local",
+            num_cpus=2,
+            include_dashboard=False,
+            object_store_memory=300 * 2**20,
+            logging_level="error",
+            log_to_driver=False,
+        )
+    yield
+    ray.shutdown()
 
 
 @pytest.fixture(params=["local", "s3"])

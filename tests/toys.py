@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
+from transformers import T5Config, T5EncoderModel
 
 from darkroom.models.cascade import UNetPredictor
+from darkroom.models.if_xs import build_scheduler, build_tokenizer
 from darkroom.sampling.diffusion import Diffusion
 from darkroom.sampling.processes import Process
 
@@ -45,6 +49,23 @@ def tiny_unet(size: int, *, channels: int = 3, super_resolution: bool = False, s
     )
     process = Diffusion.cosine(learned_variance=True, threshold=(0.95, 1.5))
     return UNetPredictor(unet.eval().requires_grad_(False), process, torch.device("cpu"))
+
+
+def save_toy_cascade(folder: Path, sizes: tuple[int, int] = (8, 16)) -> Path:
+    """A cascade of two toy stages with random weights and a text encoder to go with them, in a folder."""
+    for number, size in enumerate(sizes, start=1):
+        unet = tiny_unet(size, super_resolution=number > 1, seed=number).unet
+        unet.save_pretrained(folder / f"stage{number}/unet")
+        build_scheduler().save_pretrained(folder / f"stage{number}/scheduler")
+    build_scheduler().save_pretrained(folder / "stage2/image_noising_scheduler")
+    tokenizer = build_tokenizer("a red blue green one two three on white black".split())
+    shape = {"d_model": 32, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2, "feed_forward_proj": "gated-gelu"}
+    torch.manual_seed(0)
+    T5EncoderModel(T5Config(vocab_size=len(tokenizer), **shape)).save_pretrained(folder / "text_encoder")
+    tokenizer.save_pretrained(folder / "tokenizer")
+    stages = [{}, {"steps": 4, "guidance": 4.0, "noise_level": 100}]
+    (folder / "config.json").write_text(json.dumps({"name": "toy", "stages": stages}))
+    return folder
 
 
 class CountingPredictor:

@@ -47,10 +47,17 @@ def quiet(verbose: bool) -> None:
 
 def main() -> None:
     """Entry point of the console command."""
-    from darkroom.jobs import audit, generate, report
+    from darkroom.jobs import audit, evaluate, generate, ingest, report, train
 
     app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
-    jobs: dict[str, Callable[..., None]] = {"generate": generate.main, "audit": audit.main, "report": report.main}
+    jobs: dict[str, Callable[..., None]] = {
+        "generate": generate.main,
+        "audit": audit.main,
+        "report": report.main,
+        "ingest": ingest.main,
+        "train": train.main,
+        "evaluate": evaluate.main,
+    }
     for name, job in jobs.items():
         app.command(name)(job)
     app()

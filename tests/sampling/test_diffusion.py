@@ -129,7 +129,11 @@ def test_ddim_equals_diffusers(eta, thresholding, prediction):
     in_double(scheduler, process)
     for i, t in enumerate(times):
         state, output, drawn = (part[i : i + 1].double() for part in (x, predicted, noise))
-        expected.append(scheduler.step(output, t, state, eta=eta, variance_noise=drawn, return_dict=False)[0])
+        expected.append(
+            scheduler.step(
+                output, t, state, eta=eta, use_clipped_model_output=True, variance_noise=drawn, return_dict=False
+            )[0]
+        )
     actual = ours(process, times, x, predicted, None, noise, "ddim", eta)
     torch.testing.assert_close(actual, torch.cat(expected).float(), rtol=0, atol=1e-5)
 

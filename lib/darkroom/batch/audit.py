@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 from darkroom.batch.work import read_lines
-from darkroom.storage import CommitRecord, Ledger, NotFound, Store, open_store
+from darkroom.storage import CommitRecord, Ledger, NotFound, Store, image_key, open_store
 
 LISTED = 20
 READERS = 16
@@ -42,65 +42,82 @@ class Audit:
         return "\n".join(lines + ([f"... and {hidden:,} more"] if hidden else []))
 
 
+@dataclass
+class _Results:
+    """What the shards hold, by id: how often, the key and status of the last, what is wrong with it."""
+
+    times: Counter[str] = field(default_factory=Counter)
+    keys: dict[str, str] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
+    broken: set[str] = field(default_factory=set)
+
+
 def audit(uri: str) -> Audit:
     """Reads the ledger, every shard and every picture of a run. NotFound if there is no run at `uri`."""
     store = open_store(uri)
-    plan = json.loads(store.read("run.json"))["plan"]
-    result = Audit()
-    rows = Counter[str]()
-    statuses: dict[str, str] = {}
-    keys: dict[str, str] = {}
+    run = json.loads(store.read("run.json"))
+    result, found = Audit(), _Results()
     ledger = Ledger(store)
     published = {key.removeprefix("metadata/") for key in store.list("metadata/")}
     for record in ledger.records():
-        if record.shard not in published:
+        if record.shard in published:
+            published.discard(record.shard)
+        else:
             result.report("unpublished", f"{record.shard} is committed but not in metadata/: run the job again")
-        published.discard(record.shard)
-        for row_id, key, status in record.entries:
-            rows[row_id] += 1
-            keys[row_id], statuses[row_id] = key, status
-        for sentence in _broken_pictures(store, ledger, record):
-            result.report("picture", sentence)
+        _read_shard(store, ledger, record, found, result)
     for shard in sorted(published):
         result.report("stray", f"metadata/{shard} belongs to no commit: its rows do not count")
-    _against_manifest(store, plan, rows, keys, statuses, result)
-    result.good = max(0, result.good - result.counts["picture"])
+    _against_manifest(store, run, found, result)
     return result
 
 
-def _against_manifest(
-    store: Store, plan: str, rows: Counter[str], keys: dict[str, str], statuses: dict[str, str], result: Audit
-) -> None:
-    for line in read_lines(store, f"manifest/{plan}"):
+def _read_shard(store: Store, ledger: Ledger, record: CommitRecord, found: _Results, result: Audit) -> None:
+    for row_id, key, _ in record.entries:
+        found.times[row_id] += 1
+        found.keys[row_id] = key
+    try:
+        table = ledger.table(record)
+    except NotFound:
+        result.report("lost", f"{record.shard}, committed with {record.rows:,} rows, is gone")
+        found.broken |= {row_id for row_id, _, _ in record.entries}
+        return
+    rows = table.select(["id", "key", "status", "error", "sha256", "image", "image_uri"]).to_pylist()
+    found.errors |= {row["id"]: row["error"] for row in rows if row["status"] != "ok"}
+    with ThreadPoolExecutor(READERS) as pool:
+        for row_id, sentence in pool.map(lambda row: (row["id"], _wrong_with_picture(store, row)), rows):
+            if sentence:
+                result.report("picture", sentence)
+                found.broken.add(row_id)
+
+
+def _against_manifest(store: Store, run: dict[str, Any], found: _Results, result: Audit) -> None:
+    for line in read_lines(store, f"manifest/{run['plan']}"):
         row_id, result.rows = line["id"], result.rows + 1
-        found = rows.pop(row_id, 0)
-        if found != 1:
-            result.report("missing" if not found else "double", f"row {row_id} has {found} results, wanted 1")
-        elif keys[row_id] != line["key"]:
+        times = found.times.pop(row_id, 0)
+        if times != 1:
+            result.report("double" if times else "missing", f"row {row_id} has {times} results, wanted 1")
+        elif found.keys[row_id] != line["key"]:
             result.report("outdated", f"row {row_id} has the picture of an earlier manifest")
-        elif statuses[row_id] != "ok":
-            result.report("failed", f"row {row_id} failed")
-        else:
+        elif row_id in found.errors:
+            result.report("failed", f"row {row_id} failed: {found.errors[row_id]}")
+        elif row_id not in found.broken:
             result.good += 1
-    for row_id in rows:
+    if run["options"]["limit"] is not None:
+        return  # the job was asked to look at the manifest's first rows only; others may well be there
+    for row_id in found.times:
         result.report("foreign", f"the result {row_id} is no row of the manifest")
 
 
-def _broken_pictures(store: Store, ledger: Ledger, record: CommitRecord) -> Iterator[str]:
-    rows = ledger.table(record).select(["id", "key", "status", "sha256", "image", "image_uri"]).to_pylist()
-    with ThreadPoolExecutor(READERS) as pool:
-        found = pool.map(lambda row: _broken(store, row), [row for row in rows if row["status"] == "ok"])
-        yield from (sentence for sentence in found if sentence)
-
-
-def _broken(store: Store, row: dict) -> str:
-    data = row["image"]["bytes"]
-    where = f"the picture of row {row['id']}"
+def _wrong_with_picture(store: Store, row: dict[str, Any]) -> str:
+    if row["status"] != "ok":
+        return ""
+    data, where = row["image"]["bytes"], f"the picture of row {row['id']}"
     if row["image_uri"]:
-        key = row["image"]["path"].removeprefix(store.uri("x")[:-1])
+        # Not the uri of the row: a run that was moved or copied as a whole is still whole.
+        key = image_key(row["id"], row["key"])
+        where += f", {store.uri(key)},"
         try:
             data = store.read(key)
         except NotFound:
-            return f"{where} is gone: {row['image_uri']}"
-        where += f", {row['image_uri']},"
+            return f"{where} is gone"
     return "" if hashlib.sha256(data).hexdigest() == row["sha256"] else f"{where} is damaged: its SHA-256 is another"

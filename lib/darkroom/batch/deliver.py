@@ -14,7 +14,7 @@ import numpy as np
 from darkroom.batch import parcel
 from darkroom.batch.work import unit_name
 from darkroom.sampling.plans import condition_keys
-from darkroom.storage import Ledger, encode_png, image_key, open_store, to_table
+from darkroom.storage import Ledger, StorageError, Store, encode_png, image_key, open_store, to_table
 
 UPLOADS = 16  # at once in one task
 
@@ -52,12 +52,20 @@ def deliver(parcels: list[dict[str, Any]], how: Delivery) -> Receipt:
     with ThreadPoolExecutor(UPLOADS) as pool:
         rows = list(pool.map(lambda made: _store_row(made, how, store), parcels))
     unit = units.pop()
+    _check_still_ours(store, how.plan)
     fresh = Ledger(store).commit(unit_name(how.plan, unit), to_table(rows))
     failed = sum(row["status"] == "failed" for row in rows)
     return Receipt(unit, len(rows) - failed, failed, sum(row["evaluations"] for row in rows), fresh)
 
 
-def _store_row(made: dict[str, Any], how: Delivery, store) -> dict[str, Any]:
+def _check_still_ours(store: Store, plan: str) -> None:
+    """A worker may outlive its job; if the same command runs again by then, both would commit the same rows."""
+    current = json.loads(store.read("run.json"))["plan"]
+    if current != plan:
+        raise StorageError(f"another job ({current}) has taken over {store.root}; this one ({plan}) makes way for it")
+
+
+def _store_row(made: dict[str, Any], how: Delivery, store: Store) -> dict[str, Any]:
     line = json.loads(made["row"])
     result = result_row(made, line, how)
     if made["error"]:

@@ -16,6 +16,7 @@ from darkroom.batch.embeddings import EmbeddingStore
 from darkroom.models.cascade import open_model
 from darkroom.sampling.engine import Engine, Finished
 from darkroom.sampling.plans import Inputs, Plan, Stage, condition_keys, make_plan
+from darkroom.storage import StorageError
 
 
 class Developer:
@@ -87,6 +88,8 @@ class Developer:
         """The one broad `except` of the project: whatever is wrong with a row must cost only that row."""
         try:
             return plan(made)
+        except StorageError:
+            raise  # an outage is not the row's fault
         except Exception as error:
             made["error"] = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
             return None

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 import torch
 from safetensors.torch import load, save
 
-from darkroom.storage import Store, open_store
+from darkroom.storage import NotFound, Store, open_store
 
 
 class EmbeddingStore:
@@ -48,11 +48,18 @@ class EmbeddingStore:
         store.write(f"{self._folder}/{name}.json", json.dumps(index, ensure_ascii=False).encode())
 
     def get(self, prompt: str) -> torch.Tensor:
-        """One prompt's embedding, [length, width]."""
+        """One prompt's embedding, [length, width]. NotFound if it was never put, which no row is to blame for."""
         digest = _digest(prompt)
         if digest not in self._tensors:
-            self._tensors |= load(self._store().read(f"{self._folder}/{self._index()[digest]}.safetensors"))
+            self._tensors |= load(self._store().read(f"{self._folder}/{self._shard(digest, prompt)}.safetensors"))
         return self._tensors[digest]
+
+    def _shard(self, digest: str, prompt: str) -> str:
+        if digest not in self._index():
+            self._shards = None  # put since the index was read
+        if digest not in self._index():
+            raise NotFound(f"no embedding of {prompt!r} in {self._store().uri(self._folder)}")
+        return self._index()[digest]
 
     @property
     def _folder(self) -> str:

@@ -12,8 +12,6 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-import ray
-
 from darkroom import __version__
 from darkroom.batch import pipeline
 from darkroom.batch.deliver import Delivery, Images
@@ -30,6 +28,7 @@ from darkroom.storage import Ledger, Store, open_store
 
 PACKAGES = ("ray", "torch", "diffusers", "transformers", "pyarrow", "numpy")
 TEMPORARY = ("work/", "twins/")
+FOLDERS = ("manifest/", *TEMPORARY)
 
 
 class WrongRun(ValueError):
@@ -73,6 +72,7 @@ def dry_run(options: Options) -> tuple[Work, Estimate]:
     """What a run would do, without writing anything or starting Ray."""
     model, manifest, store = _open(options)
     work = cut(manifest, Ledger(store), model.revision, model.default_size, 1, options.limit, None)
+    _refuse_strangers(options, work)
     return work, estimate(work, model, options.capacity)
 
 
@@ -80,8 +80,7 @@ def run(options: Options, say: Callable[[str], None] = lambda line: print(line, 
     """The whole job. Raises ManifestError or ValueError for the user's part; StorageError, ClusterError, Stalled."""
     began = time.monotonic()
     model, manifest, store = _open(options)
-    ledger = Ledger(store)
-    ledger.recover()
+    ledger = _ledger(options, store)
     work = _cut(options, model, manifest, ledger, store)
     say(work.summary())
     busy: dict[str, float] = {}
@@ -90,6 +89,8 @@ def run(options: Options, say: Callable[[str], None] = lambda line: print(line, 
         busy, receipts = _develop(options, model, manifest, store, work, say)
     commit_twins(store, ledger, work.plan)
     outcome = _outcome(ledger, store, work, receipts, busy, time.monotonic() - began)
+    if outcome.rows < work.rows:
+        raise pipeline.ClusterError(f"every stage has ended, but only {outcome.rows:,} of {work.rows:,} rows are there")
     store.write("summary.json", _json(asdict(outcome)))
     store.delete(*(key for folder in TEMPORARY for key in store.list(folder)))
     return outcome
@@ -114,17 +115,35 @@ def abilities(model: Cascade) -> Abilities:
     )
 
 
+def _ledger(options: Options, store: Store) -> Ledger:
+    """The run's ledger, mended after a crash. Not where there is no run: mending deletes the shards it does not know."""
+    ledger = Ledger(store)
+    if store.exists("run.json"):
+        ledger.recover()
+    elif any(True for folder in ("metadata/", "commits/") for _ in store.list(folder)):
+        raise WrongRun(f"{options.out} holds a metadata or commits folder but no run.json; choose another --out")
+    return ledger
+
+
 def _cut(options: Options, model: Cascade, manifest: Manifest, ledger: Ledger, store: Store) -> Work:
     rows = manifest.rows if options.limit is None else min(manifest.rows, options.limit)
     unit_rows = options.unit_rows or unit_size(rows)
     work = cut(manifest, ledger, model.revision, model.default_size, unit_rows, options.limit, store)
-    if work.retired and work.done + work.changed + work.twins == 0:
-        store.delete(*store.list(f"manifest/{work.plan}/"), *store.list(f"work/{work.plan}/"))
-        raise WrongRun(f"{options.out} holds {len(work.retired):,} rows, none of this manifest; choose another --out")
+    try:
+        _refuse_strangers(options, work)
+    except WrongRun:
+        store.delete(*(key for folder in FOLDERS for key in store.list(f"{folder}{work.plan}/")))
+        raise
     ledger.retire(work.retired)
     store.write("run.json", _json(_run_record(options, model, manifest, work)))
     store.delete(*(key for key in store.list("manifest/") if not key.startswith(f"manifest/{work.plan}/")))
     return work
+
+
+def _refuse_strangers(options: Options, work: Work) -> None:
+    """A typing error in --out must not retire another manifest's rows."""
+    if work.before and work.done + work.changed == 0:
+        raise WrongRun(f"{options.out} holds {work.before:,} rows, none of them of this manifest; choose another --out")
 
 
 def unit_size(rows: int) -> int:
@@ -141,7 +160,7 @@ def _develop(
     stages = _stages(model, work)
     pool = pipeline.size_pool(len(stages), options.workers)
     embeddings = EmbeddingStore(store.root, model.revision)
-    pipeline.embed(list(work.prompts), options.model, embeddings)
+    pipeline.embed(list(work.prompts), options.model, embeddings, _watchdog(options))
     say(f"{len(work.prompts):,} prompts embedded; {pool.workers} worker(s) for each of stages {list(stages)}")
     job = pipeline.Job(
         model=options.model,
@@ -157,11 +176,15 @@ def _develop(
     counter = pipeline.start_counter(stages)
     progress = Progress(work.to_make)
     receipts = Counter[str]()
-    for receipt in pipeline.run(job, pool, counter, Watchdog(options.stall_seconds, 2 * options.stall_seconds)):
+    for receipt in pipeline.run(job, pool, counter, _watchdog(options)):
         progress.add(receipt.ok, receipt.failed)
         receipts.update(ok=receipt.ok, failed=receipt.failed, evaluations=receipt.evaluations)
     receipts["rate_milli"] = int(progress.rate() * 1000)
-    return ray.get(counter.busy.remote()), receipts
+    return pipeline.busy_seconds(counter), receipts
+
+
+def _watchdog(options: Options) -> Watchdog:
+    return Watchdog(options.stall_seconds, 2 * options.stall_seconds)
 
 
 def _stages(model: Cascade, work: Work) -> tuple[int, ...]:

@@ -19,7 +19,8 @@ from darkroom.batch.develop import Developer
 from darkroom.batch.embeddings import EmbeddingStore
 from darkroom.batch.prepare import Preparation, prepare
 from darkroom.batch.watch import Counter, Stalled, Watchdog
-from darkroom.models.cascade import open_model
+from darkroom.models.cascade import ModelError, open_model
+from darkroom.storage import StorageError
 
 UNITS_IN_FLIGHT = 6  # per engine actor: enough that it never runs dry between units, few enough that memory stays flat
 # Preparing and delivering mostly wait on storage. Not what any actor asks for: Ray would fuse a task into an actor that
@@ -48,6 +49,10 @@ class Pool:
 
 def connect(address: str | None, verbose: bool) -> None:
     """Joins the cluster at `address`, or starts one on this machine, quiet and with no dashboard."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = context.print_on_execution_start = verbose
+    context.retried_io_errors = []  # our own storage layer retries, and knows what it is retrying
+    context.raise_original_map_exception = True  # Ray's wrapper loses what it wraps on its way between processes
     if ray.is_initialized():
         return
     level = "info" if verbose else "error"
@@ -56,9 +61,6 @@ def connect(address: str | None, verbose: bool) -> None:
         ray.init(address=address or "local", logging_level=level, log_to_driver=verbose, **local)
     except (ConnectionError, RuntimeError) as error:
         raise ClusterError(f"no Ray cluster at {address or 'this machine'}: {error}") from error
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = context.print_on_execution_start = verbose
-    context.retried_io_errors = []  # our own storage layer retries, and knows what it is retrying
 
 
 def size_pool(stages: int, workers: int | None) -> Pool:
@@ -100,21 +102,44 @@ def stage_names(stages: tuple[int, ...]) -> list[str]:
 
 
 def run(job: Job, pool: Pool, counter: Any, watchdog: Watchdog) -> Iterator[Receipt]:
-    """Receipts of committed units as they come; Stalled when none comes for too long. `counter`: a `Counter` actor."""
-    receipts: queue.Queue[Receipt] = queue.Queue()
-    # A thread of its own, because waiting for Ray cannot be given up from outside; a ThreadPool's are daemons, which an
-    # exit does not wait for.
-    consumer = ThreadPool(1).apply_async(_consume, (build(job, pool, counter), receipts))
-    while not (consumer.ready() and receipts.empty()):
+    """Receipts of committed units as they come; Stalled when none comes for too long. `counter`: a `Counter` actor.
+
+    Raises StorageError for an outage that a worker met, ClusterError when Ray itself gave up.
+    """
+    for row in _watched(build(job, pool, counter), watchdog, "unit was committed", counter):
+        yield Receipt(**row)
+
+
+def _watched(dataset: Dataset, watchdog: Watchdog, what: str, counter: Any | None = None) -> Iterator[dict[str, Any]]:
+    """The dataset's rows as they come. Waiting for Ray cannot be given up from outside, so a thread of its own does it;
+    a ThreadPool's are daemons, which an exit does not wait for."""
+    rows: queue.Queue[dict[str, Any]] = queue.Queue()
+    consumer = ThreadPool(1).apply_async(_consume, (dataset, rows))
+    while not (consumer.ready() and rows.empty()):
         try:
-            receipt = receipts.get(timeout=0.5)
+            row = rows.get(timeout=0.5)
         except queue.Empty:
             if watchdog.expired:
-                raise Stalled(_silence(watchdog, counter)) from None
+                raise Stalled(_silence(watchdog, what, counter)) from None
             continue
         watchdog.beat()
-        yield receipt
-    consumer.get()
+        yield row
+    try:
+        consumer.get()
+    except ray.exceptions.RayError as error:
+        raise _plain(error) from error
+
+
+def _plain(error: ray.exceptions.RayError) -> Exception:
+    """What a worker's error was before Ray wrapped it; an error of Ray's own as a ClusterError; else as it is."""
+    cause: BaseException = error
+    while isinstance(cause, ray.exceptions.RayTaskError):
+        cause = cause.cause
+    if isinstance(cause, (StorageError, ModelError)):
+        return cause
+    if isinstance(cause, ray.exceptions.RayError):
+        return ClusterError(f"Ray gave up: {type(cause).__name__}: {cause}")
+    return error
 
 
 def build(job: Job, pool: Pool, counter: Any) -> Dataset:
@@ -149,22 +174,33 @@ def start_counter(stages: tuple[int, ...]) -> Any:
     return ray.remote(num_cpus=0)(Counter).remote(stage_names(stages))
 
 
-def embed(prompts: list[str], model: str, store: EmbeddingStore) -> None:
-    """Encodes the prompts that the store lacks. The text encoder's actor is gone when this returns."""
+def busy_seconds(counter: Any) -> dict[str, float]:
+    """Seconds of work by stage; nothing if the counter was lost with its node, which is no reason to fail a job."""
+    try:
+        return ray.get(counter.busy.remote(), timeout=10)
+    except (ray.exceptions.RayError, TimeoutError):
+        return {}
+
+
+def embed(prompts: list[str], model: str, store: EmbeddingStore, watchdog: Watchdog) -> None:
+    """Encodes the prompts that the store lacks. The text encoder's actor is gone when this returns. Raises as `run`."""
     missing = store.missing(prompts)
     if not missing:
         return
     chunks = [missing[at : at + PROMPTS_PER_TASK] for at in range(0, len(missing), PROMPTS_PER_TASK)]
     gpus = min(1.0, ray.cluster_resources().get("GPU", 0.0)) or None
-    ray.data.from_items([{"prompts": chunk} for chunk in chunks], override_num_blocks=len(chunks)).map_batches(
+    # Blocks of our own, as in `build`.
+    dataset = ray.data.from_blocks([pa.table({"prompts": [chunk]}) for chunk in chunks]).map_batches(
         _Encoder,
         fn_constructor_args=(model, store),
         compute=ActorPoolStrategy(size=1),
         batch_size=None,
         batch_format="pyarrow",
-        num_cpus=0.5,
+        num_cpus=ACTOR_CPUS,
         num_gpus=gpus,
-    ).materialize()
+    )
+    for _ in _watched(dataset, watchdog, "prompt was embedded"):
+        pass
 
 
 def _prepare(numbers: pa.Table, how: Preparation, counter: Any) -> pa.Table:
@@ -223,18 +259,18 @@ class _counted:  # noqa: N801 (a context manager, used like a function)
         self.counter.leave.remote(self.stage, time.monotonic() - self.began)
 
 
-def _consume(dataset: Dataset, receipts: queue.Queue[Receipt]) -> None:
+def _consume(dataset: Dataset, rows: queue.Queue[dict[str, Any]]) -> None:
     for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         for row in block.to_pylist():
-            receipts.put(Receipt(**row))
+            rows.put(row)
 
 
-def _silence(watchdog: Watchdog, counter: Any) -> str:
+def _silence(watchdog: Watchdog, what: str, counter: Any | None) -> str:
+    lines = [f"no {what} for {watchdog.silence:.0f} s, the limit is {watchdog.limit:.0f} s"]
     try:
-        lines = ray.get(counter.lines.remote(), timeout=10)
+        lines += ray.get(counter.lines.remote(), timeout=10) if counter else []
     except (ray.exceptions.RayError, TimeoutError) as error:
-        lines = [f"the stages' counter does not answer ({type(error).__name__})"]
+        lines.append(f"the stages' counter does not answer ({type(error).__name__})")
     have, free = ray.cluster_resources(), ray.available_resources()
     room = ", ".join(f"{free.get(kind, 0):g} of {have[kind]:g} {kind}" for kind in ("CPU", "GPU") if kind in have)
-    silence = f"no unit was committed for {watchdog.silence:.0f} s, the limit is {watchdog.limit:.0f} s"
-    return "\n  ".join([silence, *lines, f"free in the cluster: {room}", "run the same command again to go on"])
+    return "\n  ".join([*lines, f"free in the cluster: {room}"])

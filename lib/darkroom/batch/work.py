@@ -25,9 +25,10 @@ MANIFEST_PART = 5_000  # rows
 
 @dataclass
 class Work:
-    """One start of a job. `changed` counts rows whose id had another picture or none that is good."""
+    """One start of a job. before: rows the ledger held; changed: those whose id had another picture, or no good one."""
 
     plan: str
+    before: int = 0
     units: int = 0
     rows: int = 0
     todo: Counter[str] = field(default_factory=Counter)
@@ -63,8 +64,10 @@ def cut(
     Memory holds the ids of finished rows and the keys of the manifest, never rows.
     """
     work = Work(plan=secrets.token_hex(4))
-    finished = {row_id: key if status == "ok" else "" for row_id, key, status, _ in ledger.entries()}
-    finished_keys = set(finished.values()) - {""}
+    finished = _finished(ledger)
+    work.before = len(finished)
+    # Pictures a twin may copy: those that stay and those to be made. One whose row leaves the ledger is not among them.
+    elders: set[str] = set()
     parts = _Lines(store, f"manifest/{work.plan}", MANIFEST_PART)
     units = _Lines(store, f"work/{work.plan}", unit_rows)
     twins = _Lines(store, f"twins/{work.plan}", unit_rows)
@@ -80,15 +83,16 @@ def cut(
         work.rows += 1
         if finished.get(row_id) == key:
             work.done += 1
+            elders.add(key)
             continue
         if row_id in finished:
             work.changed += 1
             work.retired.add(row_id)
-        if key in finished_keys:
+        if key in elders:
             work.twins += 1
             twins.add(line)
             continue
-        finished_keys.add(key)
+        elders.add(key)
         _count(work, task.task, line["row"], default_size)
         units.add(line)
     for lines in (parts, units, twins):
@@ -97,6 +101,15 @@ def cut(
     if limit is None:
         work.retired |= finished.keys() - seen
     return work
+
+
+def _finished(ledger: Ledger) -> dict[str, str]:
+    """Key of each id in the ledger; "" where the row is to be made again, because it failed or because two jobs that
+    ran at once have both committed it."""
+    finished: dict[str, str] = {}
+    for row_id, key, status, _ in ledger.entries():
+        finished[row_id] = key if status == "ok" and row_id not in finished else ""
+    return finished
 
 
 def read_lines(store: Store, folder: str) -> Iterator[dict[str, Any]]:

@@ -65,7 +65,7 @@ def build_scheduler() -> DDPMScheduler:
         variance_type="learned_range",
         thresholding=True,
         dynamic_thresholding_ratio=0.95,
-        sample_max_value=1.5,
+        sample_max_value=1.0,  # IF has 1.5, which greys a world whose paper is pure black or white
     )
 
 

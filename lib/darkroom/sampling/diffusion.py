@@ -162,7 +162,7 @@ class Diffusion:
         """
         c = per_sample(coefficients)
         estimate = self.bounded(c[Column.ESTIMATE_STATE] * x + c[Column.ESTIMATE_PREDICTION] * prediction)
-        mean = c[Column.ESTIMATE] * estimate + c[Column.STATE] * x + c[Column.PREDICTION] * prediction
+        mean = c[Column.ESTIMATE] * estimate + c[Column.STATE] * x
         if not self.learned_variance:
             return mean + c[Column.NOISE] * noise, anchor
         assert variance is not None, "this process learns its variance, and got none"
@@ -224,14 +224,17 @@ class Diffusion:
         return {Column.NOISE: math.exp(0.25 * (high + low)), Column.SPREAD: 0.25 * (high - low)}
 
     def _ddim(self, a: float, a_next: float, eta: float) -> dict[Column, float]:
-        """DDIM, equations 12 and 16. The noise is the model's own, not one re-derived from the bounded estimate."""
+        """DDIM, equations 12 and 16, with the noise that the bounded estimate leaves (use_clipped_model_output).
+
+        The model's own noise, diffusers' default, contradicts an estimate that was bounded: at guidance 7 the two drift
+        apart from step to step and the picture ends as noise.
+        """
         sigma = eta * math.sqrt((1 - a_next) / (1 - a) * (1 - a / a_next))
         direction = math.sqrt(max(1 - a_next - sigma**2, 0.0))
-        state, prediction = self._noise_estimate(a)
+        per_noise = direction / math.sqrt(1 - a)
         return {
-            Column.ESTIMATE: math.sqrt(a_next),
-            Column.STATE: direction * state,
-            Column.PREDICTION: direction * prediction,
+            Column.ESTIMATE: math.sqrt(a_next) - per_noise * math.sqrt(a),
+            Column.STATE: per_noise,
             Column.NOISE: sigma,
         }
 
@@ -239,11 +242,6 @@ class Diffusion:
         """x0 as (factor of x, factor of prediction)."""
         signal, noise = math.sqrt(a), math.sqrt(1 - a)
         return {"epsilon": (1 / signal, -noise / signal), "x0": (0.0, 1.0), "v": (signal, -noise)}[self.prediction]
-
-    def _noise_estimate(self, a: float) -> tuple[float, float]:
-        """The noise as (factor of x, factor of prediction)."""
-        signal, noise = math.sqrt(a), math.sqrt(1 - a)
-        return {"epsilon": (0.0, 1.0), "x0": (1 / noise, -signal / noise), "v": (noise, signal)}[self.prediction]
 
 
 def _explicit(alphas_cumprod: Sequence[float], **how: Any) -> Diffusion:

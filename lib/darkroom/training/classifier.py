@@ -1,6 +1,6 @@
 """A small MNIST classifier: the judge of generated digits. It comes with the package, trained by `train_classifier`.
 
-    mnist_classifier/config.json (what it is, recipe, data digest, test accuracy)  +  model.safetensors
+The folder mnist_classifier/ holds config.json (what it is, recipe, data digest, test accuracy) and model.safetensors.
 """
 
 from __future__ import annotations
@@ -87,10 +87,10 @@ def features(images: Tensor) -> Tensor:
 def train_classifier(
     train: Images, test: Images, out: Path, recipe: Recipe, log: Callable[[str], None] = print
 ) -> float:
-    """Trains on MNIST's form of digits ([N, 28, 28, 1], labels 0..9), writes the model directory, returns the accuracy."""
+    """Trains on digits in MNIST's form ([N, 28, 28, 1]), writes the model directory; returns its accuracy."""
     for images in (train, test):
         if images.images.shape[1:] != (SIDE, SIDE, 1) or images.labels.max() >= CLASSES:
-            raise ValueError(f"the classifier is made for grey 28 x 28 pictures of 10 classes, not {images.images.shape[1:]}")
+            raise ValueError(f"the classifier takes grey 28 x 28 pictures of 10 classes, not {images.images.shape[1:]}")
     torch.manual_seed(recipe.seed)
     model = Classifier().to(memory_format=torch.channels_last)
     _fit(model, train, recipe, log)

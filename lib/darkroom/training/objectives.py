@@ -20,9 +20,7 @@ class LearnedRangeDiffusion:
         previous = torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
         beta = 1 - alpha_bar / previous
         posterior = beta * (1 - previous) / (1 - alpha_bar)
-        posterior[0] = posterior[
-            1
-        ]  # beta~_0 is 0, whose logarithm is not; the first one above it stands in, as in the paper's code
+        posterior[0] = posterior[1]  # beta~_0 is 0 and has no logarithm; the next stands in, as in the paper's code
         self.alpha_bar = alpha_bar.float()
         self.log_beta, self.log_posterior = beta.log().float(), posterior.log().float()
         self.x0_weight = (beta * previous.sqrt() / (1 - alpha_bar)).float()

@@ -1,4 +1,4 @@
-"""Is the asked digit on the picture, in the asked colour? Judged by the embedded classifier and by the nearest colour."""
+"""Is the asked digit on the picture, in the asked colour? The embedded classifier and the nearest colour tell."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def judge(pictures: Tensor, digits: Sequence[int], colours: Sequence[str]) -> Qu
         colour_accuracy=sum(right_colour) / len(right_colour),
         per_digit=per_digit,
         per_colour=per_colour,
-        worst={"digit": min(per_digit, key=per_digit.__getitem__), "colour": min(per_colour, key=per_colour.__getitem__)},
+        worst={"digit": min(per_digit, key=per_digit.get), "colour": min(per_colour, key=per_colour.get)},
     )
 
 
@@ -71,7 +71,7 @@ def recognise(pictures: Tensor) -> Seen:
 
 
 def as_digits(map_of_ink: Tensor) -> Tensor:
-    """A map of ink [N, 1, 24 or 48, same] in 0..1 in MNIST's frame, [N, 1, 28, 28]: `paint` left its margin of 2 away."""
+    """A map of ink [N, 1, S, S], S 24 or 48, in MNIST's frame, [N, 1, 28, 28]: `paint` left its margin of 2 away."""
     size = map_of_ink.shape[-1]
     if map_of_ink.shape[-2:] not in ((24, 24), (48, 48)):
         raise ValueError(f"pictures of 24 x 24 or 48 x 48 can be judged, not of {map_of_ink.shape[-2]} x {size}")

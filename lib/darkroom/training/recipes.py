@@ -28,7 +28,7 @@ def train(name: str, data: str, out: str, settings: Sequence[str] = (), log: Cal
     if name not in RECIPES:
         raise unknown("recipe", name, RECIPES)
     if "://" in out and not out.startswith("file://"):
-        raise ValueError(f"--out {out}: training writes to a local folder only, for now; give a path and copy the model")
+        raise ValueError(f"--out {out}: training writes to a local folder only, for now; copy the model afterwards")
     RECIPES[name](data, Path(out.removeprefix("file://")).expanduser(), settings, log)
 
 
@@ -55,7 +55,7 @@ def _if_xs(data: str, out: Path, settings: Sequence[str], log: Callable[[str], N
 
     recipe, images = with_settings(if_xs.Recipe(), settings), load_images(data, "train")
     if images.images.shape[1:] != (28, 28, 1) or images.labels.max() > 9:
-        raise ValueError(f"if-xs paints grey 28 x 28 pictures of ten digits; those in {data} are {images.images.shape[1:]}")
+        raise ValueError(f"if-xs paints grey 28 x 28 pictures of ten digits; {data} has {images.images.shape[1:]}")
     digits = if_xs.Digits(np.ascontiguousarray(images.images[..., 0]), images.labels.astype(np.uint8))
     if_xs.train(digits, out, recipe, log)
     config = {

@@ -1,0 +1,195 @@
+"""The actor without its Ray: several units in flight in one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from runs import png
+
+from darkroom.batch import parcel
+from darkroom.batch.develop import Developer
+from darkroom.batch.embeddings import EmbeddingStore
+from darkroom.batch.prepare import Preparation, prepare
+from darkroom.models.cascade import open_model
+from darkroom.sampling.plans import condition_keys
+from darkroom.storage import StorageError, open_store
+
+TEXT = {"task": "text_to_image", "prompt": "a red one", "negative_prompt": "", "guidance": 7, "seed": 0, "steps": 3}
+EDIT = {**TEXT, "task": "image_to_image", "image": "one.png", "start": 1}
+VIEWS = [{"view": "identity", "prompt": "a one"}, {"view": "rotate_90", "prompt": "a two"}]
+ANAGRAM = {**TEXT, "task": "anagram", "prompt": None, "views": VIEWS}
+UPSCALE = {**TEXT, "task": "upscale", "image": "one.png", "size": 16}
+
+
+class Darkroom:
+    """A folder with a unit's rows, their inputs and embeddings, and developers to hand them to."""
+
+    def __init__(self, folder: Path, model: str) -> None:
+        self.folder, self.model, self.units = str(folder), model, 0
+        self.store = open_store(self.folder)
+        self.store.write("one.png", png(16))
+        self.embeddings = EmbeddingStore(self.folder, "rev")
+        self.encoder = open_model(model).text_encoder(torch.device("cpu"))
+
+    def unit(self, *rows: dict[str, Any]) -> list[dict[str, Any]]:
+        number, self.units = self.units, self.units + 1
+        lines = [{"id": f"{number}-{n}", "key": f"{n:032x}", "row": row} for n, row in enumerate(rows)]
+        self.store.write(f"work/p/{number:06d}.jsonl", "\n".join(map(json.dumps, lines)).encode())
+        prompts = self.embeddings.missing({key for row in rows for key in condition_keys(row)})
+        if prompts:
+            self.embeddings.put(prompts, self.encoder.encode(prompts))
+            self.embeddings = EmbeddingStore(self.folder, "rev")
+        return prepare(number, Preparation(self.folder, "p", self.folder, (8, 16), 3))
+
+    def developer(self, number: int = 1, capacity: int = 8) -> Developer:
+        return Developer(self.model, number, capacity, 1, self.embeddings)
+
+
+@pytest.fixture
+def darkroom(tmp_path: Path, toy_model: str) -> Darkroom:
+    return Darkroom(tmp_path, toy_model)
+
+
+def develop(developer: Developer, *units: list[dict[str, Any]]) -> list[Any]:
+    """All units at once; what each gave back, or its error."""
+
+    async def all_of_them() -> list[Any]:
+        return await asyncio.gather(*map(developer.develop, units), return_exceptions=True)
+
+    return asyncio.run(all_of_them())
+
+
+def picture(made: dict[str, Any]) -> np.ndarray:
+    return parcel.unpack(made["picture"])["picture"]
+
+
+def test_a_unit_comes_back_with_its_pictures_in_order(darkroom: Darkroom) -> None:
+    unit = darkroom.unit(TEXT, EDIT, ANAGRAM)
+    (made,) = develop(darkroom.developer(), unit)
+    assert [json.loads(one["row"])["id"] for one in made] == ["0-0", "0-1", "0-2"]
+    assert [(one["evaluations"], one["steps"]) for one in made] == [(6, 3), (4, 2), (12, 3)]
+    assert {one["error"] for one in made} == {""}
+    assert all(picture(one).shape == (3, 8, 8) and picture(one).dtype == np.float32 for one in made)
+    assert made[0]["worker"].endswith(":cpu") and made[1]["start_timestep"] < made[0]["start_timestep"]
+    assert parcel.to_block(made).num_rows == 3
+
+
+def test_several_units_in_flight_keep_every_pass_full(darkroom: Darkroom) -> None:
+    units = [darkroom.unit(*({**TEXT, "seed": 4 * n + k} for k in range(4))) for n in range(6)]
+    developer = darkroom.developer(capacity=8)
+    develop(developer, *units)
+    statistics = developer.engine.statistics
+    assert statistics.evaluations == 24 * 6 and statistics.passes == 18
+    assert statistics.slot_use == 1.0
+
+
+def test_a_picture_does_not_depend_on_its_company(darkroom: Darkroom) -> None:
+    (alone,) = develop(darkroom.developer(), darkroom.unit(ANAGRAM))
+    together = develop(darkroom.developer(), darkroom.unit(TEXT, EDIT), darkroom.unit({**TEXT, "seed": 3}, ANAGRAM))
+    assert np.array_equal(picture(alone[0]), picture(together[1][1]))
+
+
+def test_units_one_after_the_other(darkroom: Darkroom) -> None:
+    developer = darkroom.developer()
+
+    async def in_turn() -> list[Any]:
+        return [await developer.develop(darkroom.unit(TEXT)) for _ in range(3)]
+
+    made = asyncio.run(in_turn())
+    assert len({picture(unit[0]).tobytes() for unit in made}) == 1
+
+
+def test_the_second_stage_goes_on_from_the_firsts_picture(darkroom: Darkroom) -> None:
+    large = {**TEXT, "size": 16}
+    (small,) = develop(darkroom.developer(1), darkroom.unit(large, TEXT, UPSCALE))
+    first = picture(small[1])
+    assert small[2]["picture"] == b"" and small[2]["evaluations"] == 0, "stage I has no part in upscaling"
+    (made,) = develop(darkroom.developer(2), small)
+    assert [picture(one).shape[-1] for one in made] == [16, 8, 16]
+    assert np.array_equal(picture(made[1]), first), "a row of 8 pixels passes stage II by"
+    assert [one["evaluations"] for one in made] == [6 + 8, 6, 8]
+    assert [one["steps"] for one in made] == [3, 3, 4]
+
+
+def test_a_row_that_cannot_be_planned_costs_only_itself(darkroom: Darkroom) -> None:
+    beyond = {**EDIT, "start": 9}
+    unit = darkroom.unit(TEXT, beyond, {**TEXT, "seed": 2})
+    (made,) = develop(darkroom.developer(), unit)
+    assert made[1]["error"] == "start 9 lies beyond the schedule, which has 3 steps" and not made[1]["picture"]
+    assert [one["error"] for one in (made[0], made[2])] == ["", ""] and made[2]["picture"]
+
+
+def test_a_bug_in_planning_is_named_and_costs_only_its_row(darkroom: Darkroom) -> None:
+    unit = darkroom.unit({**TEXT, "seed": 1}, TEXT)
+    unit[0]["row"] = json.dumps({"id": "x", "key": "y", "row": {**TEXT, "task": "unheard of"}})
+    (made,) = develop(darkroom.developer(), unit)
+    assert made[0]["error"] == "KeyError: 'unheard of'" and made[1]["picture"]
+
+
+def test_a_row_that_failed_before_passes_through(darkroom: Darkroom) -> None:
+    unit = darkroom.unit({**EDIT, "image": "none.png"}, TEXT)
+    error = unit[0]["error"]
+    (made,) = develop(darkroom.developer(), unit)
+    assert error.startswith("there is no file") and made[0]["error"] == error
+    assert made[0]["evaluations"] == 0 and made[1]["evaluations"] == 6
+
+
+def test_a_storage_outage_is_no_failed_row(darkroom: Darkroom) -> None:
+    unit = darkroom.unit(TEXT)
+    developer = darkroom.developer()
+    darkroom.store.delete(*darkroom.store.list("embeddings/"))
+    (error,) = develop(developer, unit)
+    assert isinstance(error, StorageError), error
+
+
+def break_predictor(developer: Developer, monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:
+    original = developer.engine.predictor
+
+    class Broken:
+        process, device = original.process, original.device
+
+        def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
+            return answer(original(*inputs))
+
+    monkeypatch.setattr(developer.engine, "predictor", Broken())
+
+
+def test_values_that_are_not_numbers_fail_their_row(darkroom: Darkroom, monkeypatch: pytest.MonkeyPatch) -> None:
+    developer = darkroom.developer(capacity=2)  # one row a pass
+
+    def spoil_first(output: torch.Tensor, seen: list[int] = []) -> torch.Tensor:  # noqa: B006 (it counts the calls)
+        seen.append(1)
+        return output * float("nan") if len(seen) <= 3 else output
+
+    break_predictor(developer, monkeypatch, spoil_first)
+    (made,) = develop(developer, darkroom.unit(TEXT, {**TEXT, "seed": 1}))
+    assert made[0]["error"] == "stage 1 gave values that are not finite numbers" and not made[0]["picture"]
+    assert made[1]["error"] == "" and made[1]["picture"]
+
+
+def test_an_engine_that_dies_ends_the_wait_of_all(darkroom: Darkroom, monkeypatch: pytest.MonkeyPatch) -> None:
+    developer = darkroom.developer()
+
+    def die(output: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("out of memory")
+
+    break_predictor(developer, monkeypatch, die)
+    units = [darkroom.unit(TEXT), darkroom.unit(EDIT), darkroom.unit(ANAGRAM)]
+
+    async def with_limit() -> list[Any]:
+        waiting = asyncio.gather(*map(developer.develop, units), return_exceptions=True)
+        return await asyncio.wait_for(waiting, timeout=60)
+
+    errors = asyncio.run(with_limit())
+    assert [str(error) for error in errors] == ["out of memory"] * 3
+
+
+def test_a_unit_of_nothing_but_failures_returns_at_once(darkroom: Darkroom) -> None:
+    (made,) = develop(darkroom.developer(), darkroom.unit({**EDIT, "image": "none.png"}))
+    assert made[0]["error"].startswith("there is no file")

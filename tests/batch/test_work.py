@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from runs import RED, result, write_manifest
+
+from darkroom.batch.generate import abilities
+from darkroom.batch.work import Work, cut, read_lines, unit_key
+from darkroom.manifest import open_manifest
+from darkroom.models.cascade import open_model
+from darkroom.storage import Ledger, Store, open_store, to_table
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(str(tmp_path / "run"))
+
+
+@pytest.fixture
+def plan_work(tmp_path: Path, toy_model: str, store: Store):
+    """Cuts a list of manifest rows against the run's ledger."""
+    model = open_model(toy_model)
+
+    def plan(rows: list[dict[str, Any]], unit_rows: int = 2, limit: int | None = None, dry: bool = False) -> Work:
+        manifest = open_manifest(write_manifest(tmp_path, rows), abilities(model))
+        where = None if dry else store
+        return cut(manifest, Ledger(store), model.revision, model.default_size, unit_rows, limit, where)
+
+    return plan
+
+
+def rows(count: int, **more: Any) -> list[dict[str, Any]]:
+    return [{**RED, "id": f"r{n}", "seed": n, **more} for n in range(count)]
+
+
+def finish(store: Store, work: Work, statuses: dict[str, str] | None = None) -> None:
+    """Commits a result row for every row of the work, as `deliver` would."""
+    lines = list(read_lines(store, f"work/{work.plan}"))
+    table = to_table([result(line, (statuses or {}).get(line["id"], "ok")) for line in lines])
+    assert Ledger(store).commit(f"{work.plan}-all", table)
+
+
+def test_rows_are_cut_into_units_of_so_many(plan_work, store: Store) -> None:
+    work = plan_work(rows(5), unit_rows=2)
+    assert (work.rows, work.to_make, work.units, work.done, work.twins) == (5, 5, 3, 0, 0)
+    assert [len(store.read(unit_key(work.plan, n)).splitlines()) for n in range(3)] == [2, 2, 1]
+    assert [line["id"] for line in read_lines(store, f"manifest/{work.plan}")] == ["r0", "r1", "r2", "r3", "r4"]
+    assert work.todo == {"text_to_image": 5} and work.sizes == {8}
+    assert list(work.prompts) == ["a red one", ""]
+
+
+def test_a_dry_run_counts_the_same_and_writes_nothing(plan_work, store: Store) -> None:
+    work = plan_work(rows(5), dry=True)
+    assert (work.rows, work.to_make, work.units) == (5, 5, 3)
+    assert list(store.list()) == []
+
+
+def test_unchanged_rows_are_done(plan_work, store: Store) -> None:
+    finish(store, plan_work(rows(4)))
+    work = plan_work(rows(4))
+    assert (work.done, work.to_make, work.units, work.changed, work.retired) == (4, 0, 0, 0, set())
+
+
+def test_changed_and_failed_rows_are_made_anew(plan_work, store: Store) -> None:
+    finish(store, plan_work(rows(4)), {"r3": "failed"})
+    wanted = rows(4)
+    wanted[1]["guidance"] = 3
+    work = plan_work(wanted)
+    assert (work.done, work.to_make, work.changed, work.retired) == (2, 2, 2, {"r1", "r3"})
+
+
+def test_a_default_that_is_written_out_changes_nothing(plan_work, store: Store) -> None:
+    finish(store, plan_work(rows(2)))
+    assert plan_work(rows(2, guidance=7, negative_prompt="")).done == 2
+
+
+def test_rows_that_left_the_manifest_are_retired_but_not_by_a_limit(plan_work, store: Store) -> None:
+    finish(store, plan_work(rows(4)))
+    assert plan_work(rows(3)).retired == {"r3"}
+    assert plan_work(rows(4), limit=2).retired == set()
+
+
+def test_a_row_without_an_id_is_called_by_its_key_and_counts_once(plan_work, store: Store) -> None:
+    work = plan_work([RED, RED, {**RED, "seed": 1}])
+    lines = list(read_lines(store, f"manifest/{work.plan}"))
+    assert work.rows == 2 and all(line["id"] == line["key"] for line in lines)
+
+
+def test_twins_are_made_once(plan_work, store: Store) -> None:
+    work = plan_work([{**RED, "id": name} for name in "abc"])
+    assert (work.rows, work.to_make, work.twins) == (3, 1, 2)
+    assert [line["id"] for line in read_lines(store, f"twins/{work.plan}")] == ["b", "c"]
+
+
+def test_a_twin_of_a_finished_row_is_not_made(plan_work, store: Store) -> None:
+    finish(store, plan_work([{**RED, "id": "a"}]))
+    work = plan_work([{**RED, "id": "a"}, {**RED, "id": "b"}])
+    assert (work.done, work.to_make, work.twins) == (1, 0, 1)
+
+
+def test_a_picture_whose_row_leaves_the_ledger_has_no_twins(plan_work, store: Store) -> None:
+    """Its row is retired before twins are copied: a twin of it would find nothing to copy."""
+    finish(store, plan_work(rows(2)))
+    swapped = [{**RED, "id": "r0", "seed": 1}, {**RED, "id": "r1", "seed": 0}]
+    work = plan_work(swapped)
+    assert (work.to_make, work.twins, work.retired) == (2, 0, {"r0", "r1"})
+    renamed = plan_work([{**RED, "id": "other", "seed": 0}])
+    assert (renamed.to_make, renamed.twins, renamed.retired) == (1, 0, {"r0", "r1"})
+
+
+def test_a_row_that_two_jobs_committed_is_made_anew(plan_work, store: Store) -> None:
+    first, second = plan_work(rows(2)), plan_work(rows(2))
+    finish(store, first)
+    finish(store, second)
+    work = plan_work(rows(2))
+    assert (work.done, work.to_make, work.retired) == (0, 2, {"r0", "r1"})
+    assert Ledger(store).retire(work.retired) == 4
+
+
+def test_a_new_model_or_sampler_makes_everything_anew(tmp_path: Path, toy_model: str, store: Store, plan_work) -> None:
+    finish(store, plan_work(rows(2)))
+    manifest = open_manifest(write_manifest(tmp_path, rows(2)), abilities(open_model(toy_model)))
+    assert cut(manifest, Ledger(store), "another revision", 8, 2, None, None).changed == 2

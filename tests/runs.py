@@ -1,0 +1,65 @@
+"""Manifests and runs for tests: writing small ones, and reading back what a job left."""
+
+from __future__ import annotations
+
+import io
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from darkroom.storage import SCHEMA, Ledger, open_store
+
+RED = {"task": "text_to_image", "prompt": "a red one", "steps": 2}
+
+
+def write_manifest(folder: Path, rows: list[dict[str, Any]], name: str = "jobs.jsonl") -> str:
+    """The rows as JSONL; its uri."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(folder / name)
+
+
+def png(size: int, seed: int = 0, mode: str = "RGB") -> bytes:
+    """A square picture of noise, as a PNG file; with mode "L" a mask whose left half is white."""
+    array = np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    if mode == "L":
+        array = np.zeros((size, size), dtype=np.uint8)
+        array[:, : size // 2] = 255
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def result(line: dict[str, Any], status: str = "ok", **more: Any) -> dict[str, Any]:
+    """A result row for a line of work (id, key, row) that has no picture."""
+    blank = {name: "" if SCHEMA.field(name).type == "string" else None for name in SCHEMA.names}
+    own = {"id": line["id"], "key": line["key"], "task": line["row"]["task"], "status": status, "prompts": []}
+    return {**blank, **own, "created_at": datetime.now(UTC), **more}
+
+
+def results(uri: str) -> dict[str, dict[str, Any]]:
+    """The rows that count, by id; an id that is there twice fails."""
+    ledger = Ledger(open_store(uri))
+    rows = [row for record in ledger.records() for row in ledger.table(record).to_pylist()]
+    found = {row["id"]: row for row in rows}
+    assert len(found) == len(rows), f"ids twice: {sorted(row['id'] for row in rows)}"
+    return found
+
+
+def pictures(uri: str) -> dict[str, bytes]:
+    """The PNG bytes of every good row, by id."""
+    store = open_store(uri)
+    return {
+        row_id: store.read(row["image_uri"].removeprefix(store.uri("x")[:-1]))
+        for row_id, row in results(uri).items()
+        if row["status"] == "ok"
+    }
+
+
+def tree(folder: Path) -> list[str]:
+    """Every file in a folder, by its relative path."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())

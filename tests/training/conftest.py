@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from darkroom.models import if_xs
+from darkroom.training.if_xs import Stage, save_cascade
+from darkroom.training.painted_digits import vocabulary
+from darkroom.training.recipes import STAGE2
+
+
+@pytest.fixture(scope="session")
+def untrained_cascade(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of if-xs' architecture with random weights; two steps at stage II."""
+    folder = tmp_path_factory.mktemp("cascade")
+    tokenizer = if_xs.build_tokenizer(vocabulary())
+    torch.manual_seed(0)
+    first = Stage(1, tokenizer, None)
+    save_cascade(first, Stage(2, tokenizer, first.text_encoder), folder)
+    (folder / "config.json").write_text(json.dumps({"name": "untrained", "stages": [{}, {**STAGE2, "steps": 2}]}))
+    return folder
