@@ -20,6 +20,7 @@ import pytest
 import ray
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+
 from toys import save_toy_cascade
 
 BUCKET = "test-bucket"

@@ -58,7 +58,7 @@ def save_toy_cascade(folder: Path, sizes: tuple[int, int] = (8, 16)) -> Path:
         unet.save_pretrained(folder / f"stage{number}/unet")
         build_scheduler().save_pretrained(folder / f"stage{number}/scheduler")
     build_scheduler().save_pretrained(folder / "stage2/image_noising_scheduler")
-    tokenizer = build_tokenizer("a red blue green one two three on white black".split())
+    tokenizer = build_tokenizer(["a", "red", "blue", "green", "one", "two", "three", "on", "white", "black"])
     shape = {"d_model": 32, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2, "feed_forward_proj": "gated-gelu"}
     torch.manual_seed(0)
     T5EncoderModel(T5Config(vocab_size=len(tokenizer), **shape)).save_pretrained(folder / "text_encoder")

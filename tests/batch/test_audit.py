@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import png, result
 
 from darkroom.batch.audit import LISTED, audit
 from darkroom.storage import Ledger, NotFound, Store, image_key, open_store, to_table
+from runs import png, result
 
 IDS = ("a", "b", "c")
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from runs import results
 
 from darkroom.batch import parcel
 from darkroom.batch.deliver import Delivery, deliver, to_pixels
 from darkroom.storage import Ledger, StorageError, image_key, open_store
+from runs import results
 
 ROW = {"task": "text_to_image", "prompt": "a one", "negative_prompt": "a two", "seed": 5, "guidance": 7, "stride": 30}
 PICTURE = np.linspace(-1.2, 1.2, 3 * 8 * 8, dtype=np.float32).reshape(3, 8, 8)

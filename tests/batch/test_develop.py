@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from runs import png
 
 from darkroom.batch import parcel
 from darkroom.batch.develop import Developer
@@ -19,6 +18,7 @@ from darkroom.batch.prepare import Preparation, prepare
 from darkroom.models.cascade import open_model
 from darkroom.sampling.plans import condition_keys
 from darkroom.storage import StorageError, open_store
+from runs import png
 
 TEXT = {"task": "text_to_image", "prompt": "a red one", "negative_prompt": "", "guidance": 7, "seed": 0, "steps": 3}
 EDIT = {**TEXT, "task": "image_to_image", "image": "one.png", "start": 1}

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import RED, write_manifest
 
 from darkroom.batch.estimate import Estimate, estimate
 from darkroom.batch.generate import abilities
@@ -12,6 +11,7 @@ from darkroom.batch.work import cut
 from darkroom.manifest import open_manifest
 from darkroom.models.cascade import open_model
 from darkroom.storage import Ledger, open_store
+from runs import RED, write_manifest
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from runs import png
 
 from darkroom.batch import parcel
 from darkroom.batch.prepare import Preparation, prepare
 from darkroom.storage import NotFound, StorageError, open_store
+from runs import png
 
 TEXT = {"task": "text_to_image", "prompt": "a one"}
 EDIT = {"task": "image_to_image", "prompt": "a one", "image": "in/one.png"}

@@ -4,10 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from runs import result, results
-
 from darkroom.batch.twins import ROWS_PER_COMMIT, commit_twins
 from darkroom.storage import Ledger, open_store, to_table
+from runs import result, results
 
 
 def line(name: str, key: str = "k" * 32) -> dict[str, Any]:

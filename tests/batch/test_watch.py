@@ -108,7 +108,8 @@ def test_on_a_terminal_it_is_a_bar_that_ends_its_line(clock: Clock) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "said"),
-    [(0, "0 s"), (59.4, "59 s"), (59.6, "1 min 0 s"), (3599.6, "1 h 0 min"), (3725, "1 h 2 min"), (3.6e7, "10,000 h 0 min")],
+    [(0, "0 s"), (59.4, "59 s"), (59.6, "1 min 0 s"), (3599.6, "1 h 0 min"), (3725, "1 h 2 min"),
+     (3.6e7, "10,000 h 0 min")],
 )  # fmt: skip
 def test_durations_as_one_says_them(seconds: float, said: str) -> None:
     assert duration(seconds) == said

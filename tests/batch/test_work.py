@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import RED, result, write_manifest
 
 from darkroom.batch.generate import abilities
 from darkroom.batch.work import Work, cut, read_lines, unit_key
 from darkroom.manifest import open_manifest
 from darkroom.models.cascade import open_model
 from darkroom.storage import Ledger, Store, open_store, to_table
+from runs import RED, result, write_manifest
 
 
 @pytest.fixture

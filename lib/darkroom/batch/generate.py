@@ -116,7 +116,7 @@ def abilities(model: Cascade) -> Abilities:
 
 
 def _ledger(options: Options, store: Store) -> Ledger:
-    """The run's ledger, mended after a crash. Not where there is no run: mending deletes the shards it does not know."""
+    """The run's ledger, mended after a crash. Not where there is no run: mending deletes shards it does not know."""
     ledger = Ledger(store)
     if store.exists("run.json"):
         ledger.recover()

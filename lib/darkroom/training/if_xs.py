@@ -1,6 +1,7 @@
-"""Trains the embedded cascade `if-xs`, in four phases: stage I together with its text encoder; stage I again, the text
+"""Trains the embedded cascade `if-xs`, phase by phase: stage I together with its text encoder; stage I again, the text
 encoder frozen, with more weight on the noisy times at which a digit's shape is settled; both once more, so that words
-which looked alike (three and five, black and white) come apart; stage II.
+which looked alike (three and five) come apart; both with still more weight on the noisiest times, which settle what
+is ink and what is paper ("a white six" against "a black six"); stage II.
 
 Everything random (digits, colours, prompts, times, noise) comes from generators keyed by (seed, phase, step), so a
 training that was interrupted goes on as if it had not been.
@@ -31,14 +32,16 @@ from darkroom.training.painted_digits import Painting, paint, vocabulary
 
 @dataclass(frozen=True)
 class Recipe:
-    """Steps are per phase. shape_weight: the most that a noisy time counts in the middle phases; noise_levels: the range
-    of the noise put on stage II's low-resolution picture."""
+    """Steps are per phase. shape_weight, roles_weight: the most that a noisy time counts in the phases shape and words,
+    and in roles; noise_levels: the range of the noise put on stage II's low-resolution picture."""
 
     stage1_steps: int = 5600
     shape_steps: int = 2200
-    words_steps: int = 2600
+    words_steps: int = 1200
+    roles_steps: int = 1800
     stage2_steps: int = 1800
     shape_weight: float = 20.0
+    roles_weight: float = 300.0
     batch: int = 64
     learning_rate: float = 1.5e-3
     warmup: int = 200
@@ -114,6 +117,7 @@ def train(digits: Digits, out: Path, recipe: Recipe, log: Callable[[str], None] 
     _train_phase(Phase("shape", 3, recipe.shape_steps, recipe.shape_weight), first, digits, out, recipe, log)
     first.text_encoder.requires_grad_(True)
     _train_phase(Phase("words", 4, recipe.words_steps, recipe.shape_weight), first, digits, out, recipe, log)
+    _train_phase(Phase("roles", 5, recipe.roles_steps, recipe.roles_weight), first, digits, out, recipe, log)
     second = Stage(2, tokenizer, first.text_encoder)
     _train_phase(Phase("stage2", 2, recipe.stage2_steps), second, digits, out, recipe, log)
     save_cascade(first, second, out)

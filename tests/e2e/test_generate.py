@@ -1,0 +1,223 @@
+"""The whole job on a toy cascade, through a real Ray: what it leaves, what it makes again, what it survives."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.dataset as ds
+import pytest
+from datasets import load_dataset
+from PIL import Image
+from runs import RED, pictures, png, results, tree, write_manifest
+
+from darkroom.batch.audit import audit
+from darkroom.batch.generate import Options, Outcome, WrongRun, run
+from darkroom.manifest import ManifestError
+from darkroom.storage import open_store, read_uri
+
+VIEWS = [{"view": "identity", "prompt": "a red one"}, {"view": "flip_vertical", "prompt": "a blue two"}]
+BANDS = [{"component": "low_pass", "prompt": "a one"}, {"component": "high_pass", "prompt": "a two"}]
+HELD = [{"component": "low_pass", "image": "in/one.png"}, {"component": "high_pass", "prompt": "a two"}]
+EDIT = {"task": "image_to_image", "prompt": "a blue one", "image": "in/one.png", "start": 1, "steps": 3}
+PAINT = {"task": "inpaint", "prompt": "a two", "image": "in/one.png", "mask": "in/mask.png", "steps": 2}
+
+GOOD: list[dict[str, Any]] = [
+    {**RED, "id": "text"},
+    {**RED, "id": "large", "size": 16},
+    {**RED, "id": "twin", "size": 16},
+    {**EDIT, "id": "edit"},
+    {**PAINT, "id": "paint"},
+    {"id": "anagram", "task": "anagram", "views": VIEWS, "steps": 2},
+    {"id": "hybrid", "task": "hybrid", "components": BANDS, "steps": 2},
+    {"id": "held", "task": "hybrid", "components": HELD, "steps": 2},
+    {"id": "upscale", "task": "upscale", "prompt": "a one", "image": "in/one.png", "size": 16},
+]
+BAD: list[dict[str, Any]] = [
+    {**EDIT, "id": "missing", "image": "in/none.png"},
+    {**EDIT, "id": "corrupt", "image": "in/torn.png"},
+    {**PAINT, "id": "mask-size", "mask": "in/small.png"},
+    {**EDIT, "id": "twin-of-missing", "image": "in/none.png"},
+]
+
+
+class Job:
+    """A folder with a manifest and its inputs, and the command that develops it."""
+
+    def __init__(self, folder: Path, out: str, model: str) -> None:
+        self.folder, self.out, self.model = folder, out, model
+        self.said: list[str] = []
+
+    def put(self, name: str, data: bytes) -> None:
+        open_store(str(self.folder)).write(f"in/{name}", data)
+
+    def run(self, rows: list[dict[str, Any]], **options: Any) -> Outcome:
+        manifest = write_manifest(self.folder, rows)
+        given = {"capacity": 8, "unit_rows": 4, **options}
+        return run(Options(manifest=manifest, out=self.out, model=self.model, **given), self.said.append)
+
+
+def job_in(folder: Path, out: str, model: str) -> Job:
+    job = Job(folder, out, model)
+    inputs = {"one": png(16), "torn": png(16)[:80], "mask": png(16, mode="L"), "small": png(8, mode="L")}
+    for name, data in inputs.items():
+        job.put(f"{name}.png", data)
+    return job
+
+
+@pytest.fixture
+def job(tmp_path: Path, toy_model: str, shared_ray: None) -> Job:
+    return job_in(tmp_path, str(tmp_path / "run"), toy_model)
+
+
+def test_a_mixed_manifest(tmp_path: Path, store_uri: str, toy_model: str, shared_ray: None) -> None:
+    job = job_in(tmp_path / "manifest", store_uri, toy_model)
+    outcome = job.run(GOOD + BAD)
+    assert (outcome.rows, outcome.failed, outcome.done_before) == (13, 4, 0)
+    assert outcome.counts["text_to_image"] == {"ok": 3} and outcome.counts["inpaint"] == {"ok": 1, "failed": 1}
+    found = results(store_uri)
+    assert found.keys() == {row["id"] for row in GOOD + BAD}
+    assert {name for name, row in found.items() if row["status"] == "failed"} == {row["id"] for row in BAD}
+    assert found["missing"]["error"] == found["twin-of-missing"]["error"] != ""
+    assert found["missing"]["error"] == f"there is no file {tmp_path}/manifest/in/none.png"
+    assert found["corrupt"]["error"].startswith("in/torn.png: the image is cut short or damaged")
+    assert "is 8 x 8, its image in/one.png is 16 x 16" in found["mask-size"]["error"]
+    assert found["twin"]["sha256"] == found["large"]["sha256"] and found["twin"]["evaluations"] == 0
+    assert (found["large"]["width"], found["upscale"]["width"], found["text"]["width"]) == (16, 16, 8)
+    assert (found["large"]["evaluations"], found["upscale"]["evaluations"], found["hybrid"]["evaluations"]) == (12, 8, 6)
+    assert outcome.evaluations == sum(row["evaluations"] for row in found.values())
+    check_audit(store_uri)
+    check_files(store_uri)
+
+
+def check_audit(uri: str) -> None:
+    """The audit says exactly which rows failed, and nothing else."""
+    found = audit(uri)
+    assert (found.rows, found.good, dict(found.counts)) == (13, 9, {"failed": 4})
+    assert {sentence.split()[1] for sentence in found.problems} == {row["id"] for row in BAD}
+
+
+def check_files(uri: str) -> None:
+    """Nothing temporary is left; the records say what was asked for."""
+    store = open_store(uri)
+    folders = {key.split("/")[0] for key in store.list()}
+    assert folders == {"run.json", "summary.json", "metadata", "images", "commits", "manifest", "embeddings"}
+    record = json.loads(store.read("run.json"))
+    assert record["model"]["name"] == "toy" and record["manifest"]["rows"] == 13
+    assert json.loads(store.read("summary.json"))["failed"] == 4
+
+
+def test_run_again_nothing_is_made_but_what_failed_and_repaired_it_is_whole(job: Job) -> None:
+    rows = [GOOD[0], GOOD[1], GOOD[2], GOOD[3], BAD[0], BAD[3]]
+    first = job.run(rows)
+    assert (first.rows, first.failed) == (6, 2)
+    before = results(job.out)
+    again = job.run(rows)
+    assert (again.made, again.evaluations, again.failed, again.done_before) == (0, 0, 2, 4)
+    assert "6 rows: 4 done, 1 to make, 1 twins, 2 changed" in job.said
+    job.put("none.png", png(16, seed=3))
+    mended = job.run(rows)
+    assert (mended.made, mended.failed, mended.done_before) == (1, 0, 4)
+    after = results(job.out)
+    assert all(after[row["id"]] == before[row["id"]] for row in rows[:4])
+    assert after["missing"]["sha256"] == after["twin-of-missing"]["sha256"]
+    assert audit(job.out).passed
+    done = job.run(rows)
+    assert (done.made, done.evaluations, done.done_before) == (0, 0, 6)
+    assert results(job.out) == after
+
+
+def test_two_rows_changed_are_two_rows_made(job: Job) -> None:
+    rows = [{**RED, "id": f"r{n}", "seed": n} for n in range(8)]
+    job.run(rows)
+    before, old = results(job.out), pictures(job.out)
+    for n in (2, 5):
+        rows[n]["guidance"] = 2.5
+    outcome = job.run(rows)
+    assert (outcome.made, outcome.done_before, outcome.evaluations) == (2, 6, 8)
+    after, new = results(job.out), pictures(job.out)
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == {"r2", "r5"} == {name for name in old if old[name] != new[name]}
+    in_folder = ds.dataset(str(Path(job.out, "metadata"))).to_table(columns=["id", "guidance"]).to_pylist()
+    assert sorted((row["id"], row["guidance"]) for row in in_folder) == [
+        (f"r{n}", 2.5 if n in (2, 5) else 7.0) for n in range(8)
+    ]
+    assert audit(job.out).passed
+
+
+def test_names_that_change_places(job: Job) -> None:
+    job.run([{**RED, "id": "a", "seed": 1}, {**RED, "id": "b", "seed": 2}])
+    before = pictures(job.out)
+    outcome = job.run([{**RED, "id": "b", "seed": 1}, {**RED, "id": "a", "seed": 2}])
+    after = pictures(job.out)
+    assert outcome.rows == 2 and (after["a"], after["b"]) == (before["b"], before["a"])
+    assert audit(job.out).passed
+
+
+def test_a_picture_does_not_depend_on_its_company(job: Job, tmp_path: Path) -> None:
+    row = {"id": "mine", "task": "anagram", "views": VIEWS, "steps": 3, "size": 16, "seed": 9}
+    job.run([row], unit_rows=1)
+    alone = pictures(job.out)["mine"]
+    job.out = str(tmp_path / "other")
+    others = [{**RED, "id": f"r{n}", "seed": n, "steps": 1 + n % 4} for n in range(9)]
+    job.run([*others[:4], {**EDIT, "id": "edit"}, row, *others[4:], {**PAINT, "id": "paint"}], unit_rows=3)
+    assert pictures(job.out)["mine"] == alone
+
+
+@pytest.mark.parametrize("images", ["objects", "inline"])
+def test_the_metadata_opens_as_a_data_set_of_images(job: Job, tmp_path: Path, images: Any) -> None:
+    job.run([GOOD[0], GOOD[1], BAD[0]], images=images)
+    files = f"{job.out}/metadata/*.parquet"
+    data = load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
+    shown = {row["id"]: row["image"] for row in data}
+    assert shown["missing"] is None
+    assert isinstance(shown["text"], Image.Image)
+    assert (shown["text"].size, shown["large"].size) == ((8, 8), (16, 16))
+    assert bool([key for key in tree(Path(job.out)) if key.startswith("images/")]) == (images == "objects")
+
+
+def test_a_manifest_with_mistakes_writes_nothing(job: Job) -> None:
+    with pytest.raises(ManifestError, match=r"line 2: .*did you mean 'prompt'"):
+        job.run([RED, {**RED, "promt": "x"}, {**RED, "size": 99}])
+    assert not Path(job.out).exists()
+
+
+def test_a_folder_with_another_manifests_rows_is_refused(job: Job) -> None:
+    job.run([{**RED, "id": "a"}])
+    before = tree(Path(job.out))
+    for limit in (None, 1):
+        with pytest.raises(WrongRun, match="holds 1 rows, none of them of this manifest"):
+            job.run([{**RED, "id": "b"}], limit=limit)
+    assert tree(Path(job.out)) == before and audit(job.out).passed
+
+
+def test_a_folder_that_is_no_run_is_not_touched(job: Job) -> None:
+    strange = Path(job.out, "metadata", "somebodys.parquet")
+    strange.parent.mkdir(parents=True)
+    strange.write_bytes(b"precious")
+    with pytest.raises(WrongRun, match=r"no run\.json"):
+        job.run([RED])
+    assert tree(Path(job.out)) == ["metadata/somebodys.parquet"]
+
+
+def test_a_limit_takes_the_first_rows_and_more_can_follow(job: Job) -> None:
+    rows = [{**RED, "id": f"r{n}", "seed": n} for n in range(5)]
+    assert job.run(rows, limit=2).rows == 2
+    assert audit(job.out).passed
+    assert job.run(rows).done_before == 2
+    assert job.run(rows, limit=1).rows == 5, "rows beyond the limit stay"
+    assert audit(job.out).passed
+
+
+def test_a_manifest_and_its_pictures_on_s3(s3_env: str, toy_model: str, shared_ray: None) -> None:
+    store = open_store(s3_env)
+    store.write("jobs/in/one.png", png(16))
+    store.write("jobs/m.jsonl", "\n".join(json.dumps(row) for row in (GOOD[0], GOOD[3])).encode())
+    out = f"{s3_env}/out"
+    outcome = run(Options(manifest=f"{s3_env}/jobs/m.jsonl", out=out, model=toy_model, capacity=8), lambda line: None)
+    assert (outcome.rows, outcome.failed) == (2, 0)
+    row = results(out)["edit"]
+    assert row["source_uri"] == f"{s3_env}/jobs/in/one.png" and row["image_uri"].startswith(f"{out}/images/")
+    assert read_uri(row["image_uri"]) == pictures(out)["edit"]
+    assert audit(out).passed
