@@ -47,16 +47,17 @@ def make_run(uri: str, folder: Path, rows: list[dict[str, Any]], **delivery: Any
         (folder / f"in/{name}.png").write_bytes(encode_png(picture(ord(name))))
     how = Delivery(uri, "plan", "if-xs", "rev-1", "ddpm", **delivery)
     made = [_made(number, row, folder, how) for number, row in enumerate(rows)]
-    half = len(made) // 2
-    for unit, parcels in enumerate((made[:half], made[half:])):
-        deliver([{**parcel, "unit": unit} for parcel in parcels], how)
     store = open_store(uri)
     run = {
         "created_at": "2026-03-04T05:06:07+00:00",
+        "plan": how.plan,
         "manifest": {"uri": "/somewhere/<demo>.yaml"},
         "model": {"name": "if-xs", "revision": "rev-1"},
     }
     store.write("run.json", json.dumps(run).encode())
+    half = len(made) // 2
+    for unit, parcels in enumerate((made[:half], made[half:])):
+        deliver([{**parcel, "unit": unit} for parcel in parcels], how)
     return store
 
 
