@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from darkroom.batch.work import read_lines
-from darkroom.storage import CommitRecord, Ledger, NotFound, Store, image_key, open_store
+from darkroom.storage import CommitRecord, Ledger, NotFound, Store, open_store
 
 LISTED = 20
 READERS = 16
@@ -113,8 +113,8 @@ def _wrong_with_picture(store: Store, row: dict[str, Any]) -> str:
         return ""
     data, where = row["image"]["bytes"], f"the picture of row {row['id']}"
     if row["image_uri"]:
-        # Not the uri of the row: a run that was moved or copied as a whole is still whole.
-        key = image_key(row["id"], row["key"])
+        # The key alone, wherever the run lay when the row was written: moved or copied as a whole, it is still whole.
+        key = "images/" + row["image_uri"].rpartition("/images/")[2]
         where += f", {store.uri(key)},"
         try:
             data = store.read(key)

@@ -1,7 +1,7 @@
 """Trains the embedded cascade `if-xs`, phase by phase: stage I together with its text encoder; stage I again, the text
 encoder frozen, with more weight on the noisy times at which a digit's shape is settled; both once more, so that words
-which looked alike (three and five) come apart; both with still more weight on the noisiest times, which settle what
-is ink and what is paper ("a white six" against "a black six"); stage II.
+which looked alike (three and five) come apart; both with still more weight on noisy times; stage I alone, half of it at
+the noisiest times, which settle what is ink and what is paper ("a white six" against "a black six"); stage II.
 
 Everything random (digits, colours, prompts, times, noise) comes from generators keyed by (seed, phase, step), so a
 training that was interrupted goes on as if it had not been.
@@ -32,16 +32,18 @@ from darkroom.training.painted_digits import Painting, paint, vocabulary
 
 @dataclass(frozen=True)
 class Recipe:
-    """Steps are per phase. shape_weight, roles_weight: the most that a noisy time counts in the phases shape and words,
-    and in roles; noise_levels: the range of the noise put on stage II's low-resolution picture."""
+    """Steps and weights are per phase (words has shape_weight too); a weight is the most that a noisy time counts.
+    noise_levels: the range of the noise put on stage II's low-resolution picture."""
 
     stage1_steps: int = 5600
     shape_steps: int = 2200
     words_steps: int = 1200
     roles_steps: int = 1800
-    stage2_steps: int = 1800
+    paper_steps: int = 900
+    stage2_steps: int = 2200
     shape_weight: float = 20.0
     roles_weight: float = 300.0
+    paper_weight: float = 3000.0
     batch: int = 64
     learning_rate: float = 1.5e-3
     warmup: int = 200
@@ -53,12 +55,14 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Phase:
-    """One run of the loop. `key` seeds its random numbers beside the recipe's seed; no two phases share one."""
+    """One run of the loop. `key` seeds its random numbers beside the recipe's seed; no two phases share one.
+    noisiest: the share of each batch that is drawn from the noisiest tenth of the times."""
 
     name: str
     key: int
     steps: int
     shape_weight: float = 1.0
+    noisiest: float = 0.0
 
 
 @dataclass
@@ -91,10 +95,14 @@ class Stage(nn.Module):
         )
         return self.text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
 
-    def loss(self, painting: Painting, objective: LearnedRangeDiffusion, noise_levels: int) -> Tensor:
+    def loss(
+        self, painting: Painting, objective: LearnedRangeDiffusion, noise_levels: int, noisiest: float = 0.0
+    ) -> Tensor:
         """The stage's loss on one batch, at times and noise from torch's global generator."""
         x0 = painting.small if self.number == 1 else painting.large
         t = torch.randint(1000, (len(x0),))
+        few = round(noisiest * len(x0))
+        t[:few] = 900 + t[:few] // 10
         epsilon = torch.randn(x0.shape)
         x, more = objective.noise(x0, t, epsilon), {}
         if self.number == 2:
@@ -118,6 +126,9 @@ def train(digits: Digits, out: Path, recipe: Recipe, log: Callable[[str], None] 
     first.text_encoder.requires_grad_(True)
     _train_phase(Phase("words", 4, recipe.words_steps, recipe.shape_weight), first, digits, out, recipe, log)
     _train_phase(Phase("roles", 5, recipe.roles_steps, recipe.roles_weight), first, digits, out, recipe, log)
+    first.freeze_text_encoder()
+    paper = Phase("paper", 6, recipe.paper_steps, recipe.paper_weight, noisiest=0.5)
+    _train_phase(paper, first, digits, out, recipe, log)
     second = Stage(2, tokenizer, first.text_encoder)
     _train_phase(Phase("stage2", 2, recipe.stage2_steps), second, digits, out, recipe, log)
     save_cascade(first, second, out)
@@ -151,7 +162,7 @@ def _train_phase(
         chosen = rng.integers(len(digits.images), size=recipe.batch)
         painting = paint(digits.images[chosen], digits.labels[chosen], rng)
         torch.manual_seed(int(rng.integers(2**62)))
-        loss = stage.loss(painting, objective, recipe.noise_levels)
+        loss = stage.loss(painting, objective, recipe.noise_levels, phase.noisiest)
         if not math.isfinite(loss.item()):
             raise FloatingPointError(
                 f"phase {phase.name}, step {step}: the loss is {loss.item()}; last good checkpoint in {folder}"
