@@ -1,7 +1,7 @@
 """The mixed manifest that all benchmarks share, the same rows for the same seed.
 
-40% text-to-image, 25% SDEdit over the starts 1, 3, 5, 7, 10, 20, 15% inpainting, 10% anagrams of two views, 10% hybrids of
-two components; 34 steps (stride 30), guidance 7, in random order.
+40% text-to-image, 25% SDEdit over the starts 1, 3, 5, 7, 10, 20, 15% inpainting, 10% anagrams of two views, 10% hybrids
+of two components; 34 steps (stride 30), guidance 7, in random order.
 """
 
 from __future__ import annotations

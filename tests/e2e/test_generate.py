@@ -10,12 +10,12 @@ import pyarrow.dataset as ds
 import pytest
 from datasets import load_dataset
 from PIL import Image
-from runs import RED, pictures, png, results, tree, write_manifest
 
 from darkroom.batch.audit import audit
 from darkroom.batch.generate import Options, Outcome, WrongRun, run
 from darkroom.manifest import ManifestError
 from darkroom.storage import open_store, read_uri
+from runs import RED, pictures, png, results, tree, write_manifest
 
 VIEWS = [{"view": "identity", "prompt": "a red one"}, {"view": "flip_vertical", "prompt": "a blue two"}]
 BANDS = [{"component": "low_pass", "prompt": "a one"}, {"component": "high_pass", "prompt": "a two"}]
@@ -85,7 +85,11 @@ def test_a_mixed_manifest(tmp_path: Path, store_uri: str, toy_model: str, shared
     assert "is 8 x 8, its image in/one.png is 16 x 16" in found["mask-size"]["error"]
     assert found["twin"]["sha256"] == found["large"]["sha256"] and found["twin"]["evaluations"] == 0
     assert (found["large"]["width"], found["upscale"]["width"], found["text"]["width"]) == (16, 16, 8)
-    assert (found["large"]["evaluations"], found["upscale"]["evaluations"], found["hybrid"]["evaluations"]) == (12, 8, 6)
+    assert (found["large"]["evaluations"], found["upscale"]["evaluations"], found["hybrid"]["evaluations"]) == (
+        12,
+        8,
+        6,
+    )
     assert outcome.evaluations == sum(row["evaluations"] for row in found.values())
     check_audit(store_uri)
     check_files(store_uri)
@@ -178,8 +182,9 @@ def test_the_metadata_opens_as_a_data_set_of_images(job: Job, tmp_path: Path, im
 
 
 def test_a_manifest_with_mistakes_writes_nothing(job: Job) -> None:
-    with pytest.raises(ManifestError, match=r"line 2: .*did you mean 'prompt'"):
-        job.run([RED, {**RED, "promt": "x"}, {**RED, "size": 99}])
+    with pytest.raises(ManifestError, match=r"line 2: unknown key .promt., did you mean .prompt.") as caught:
+        job.run([RED, {"task": "text_to_image", "promt": "x"}, {**RED, "size": 99}])
+    assert len(caught.value.problems) == 2 and "line 3" in caught.value.problems[1]
     assert not Path(job.out).exists()
 
 

@@ -1,8 +1,8 @@
 """The engine against diffusers' own IF pipelines, and against the equations of two papers written out as plain loops.
 
-Same UNet (IF's classes, random weights), same injected noise: the pictures agree to 1e-4, though here the model is asked
-in passes of eight and there in pairs. Most of what is left is diffusers' table of alpha_bar, a product of a thousand
-factors in float32; with the table in float64, as ours is, the pictures agree to 2e-5.
+Same UNet (IF's classes, random weights), same injected noise: the pictures agree to 1e-4, though here the model is
+asked in passes of eight and there in pairs. Most of what is left is diffusers' table of alpha_bar, a product of a
+thousand factors in float32; with the table in float64, as ours is, the pictures agree to 2e-5.
 """
 
 from __future__ import annotations

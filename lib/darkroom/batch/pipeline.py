@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from multiprocessing.pool import ThreadPool
 from typing import Any
@@ -78,8 +79,8 @@ def size_pool(stages: int, workers: int | None) -> Pool:
     each = int(75 * cpus / (count * stages)) / 100
     if each < ACTOR_CPUS:
         raise ClusterError(
-            f"{count} workers for each of {stages} stages want at least a quarter of a processor each, and some more is "
-            f"wanted for reading and storing; the cluster has {cpus:g}: ask for fewer --workers"
+            f"{count} workers for each of {stages} stages want at least a quarter of a processor each, and reading and "
+            f"storing want some too; the cluster has {cpus:g}: ask for fewer --workers"
         )
     return Pool(count, each, 0.0)
 
@@ -247,16 +248,13 @@ def _deliver(block: pa.Table, how: Delivery, counter: Any) -> pa.Table:
         return pa.Table.from_pylist([asdict(deliver(block.to_pylist(), how))])
 
 
-class _counted:  # noqa: N801 (a context manager, used like a function)
-    def __init__(self, counter: Any, stage: str) -> None:
-        self.counter, self.stage = counter, stage
-
-    def __enter__(self) -> None:
-        self.began = time.monotonic()
-        self.counter.enter.remote(self.stage)
-
-    def __exit__(self, *_: object) -> None:
-        self.counter.leave.remote(self.stage, time.monotonic() - self.began)
+@contextmanager
+def _counted(counter: Any, stage: str) -> Iterator[None]:
+    """Tells the counter of a unit's time in a stage that is a plain task."""
+    began = time.monotonic()
+    counter.enter.remote(stage)
+    yield
+    counter.leave.remote(stage, time.monotonic() - began)
 
 
 def _consume(dataset: Dataset, rows: queue.Queue[dict[str, Any]]) -> None:

@@ -1,0 +1,204 @@
+"""What a job survives: its own death, the death of its engine, storage that fails, a cluster that has no room."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from darkroom.batch.audit import audit
+from darkroom.batch.embeddings import EmbeddingStore
+from darkroom.batch.generate import Options, run
+from darkroom.batch.pipeline import ClusterError
+from darkroom.models.cascade import open_model
+from darkroom.storage import StorageError
+from runs import RED, results, write_manifest
+
+ROOT = Path(__file__).parents[2]
+ROWS = 24
+SLOW = {**RED, "steps": 60}  # with two evaluations a pass, a unit takes a second or so
+
+
+def job(tmp_path: Path, toy_model: str, **more: Any) -> Options:
+    manifest = write_manifest(tmp_path, [{**SLOW, "id": f"r{n}", "seed": n} for n in range(ROWS)])
+    given = {"capacity": 2, "unit_rows": 2, **more}
+    return Options(manifest=manifest, out=str(tmp_path / "run"), model=toy_model, **given)
+
+
+def silent(line: str) -> None:
+    """Where a job's words go."""
+
+
+def commits(out: str) -> int:
+    folder = Path(out, "commits")
+    return len(list(folder.glob("*.json"))) if folder.is_dir() else 0
+
+
+def descendants(pid: int) -> dict[int, str]:
+    """Processes below `pid`, with their command lines."""
+    parents, lines = {}, {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            lines[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    found: dict[int, str] = {}
+    front = {pid}
+    while front:
+        front = {child for child, parent in parents.items() if parent in front}
+        found |= {child: lines[child] for child in front}
+    return found
+
+
+def wait_for(condition: Any, seconds: float, what: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds} s in vain for {what}"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def start() -> Iterator[Any]:
+    """Starts a Python program in a session of its own; whatever is left of it at the end is ended."""
+    started: list[tuple[subprocess.Popen[str], set[int]]] = []
+
+    def start(*arguments: str) -> tuple[subprocess.Popen[str], set[int]]:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT / "lib"), "OMP_NUM_THREADS": "1"}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        process = subprocess.Popen(
+            [sys.executable, *arguments], cwd=ROOT, env=environment, start_new_session=True, **pipes
+        )
+        started.append((process, set()))
+        return started[-1]
+
+    yield start
+    for process, seen in started:
+        seen |= descendants(process.pid).keys()
+        for pid in (process.pid, *seen):
+            if process.poll() is None or Path(f"/proc/{pid}").exists():
+                kill(pid)
+        process.wait()
+
+
+def kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_killed_half_way_the_same_command_completes_it(
+    tmp_path: Path, toy_model: str, shared_ray: None, start: Any
+) -> None:
+    options = job(tmp_path, toy_model)
+    arguments = ["--out", options.out, "--model", options.model, "--capacity", "2", "--unit-rows", "2"]
+    process, seen = start("jobs/generate.py", options.manifest, *arguments)
+    wait_for(lambda: commits(options.out) >= 3 or process.poll() is not None, 180, "the first commits")
+    seen |= descendants(process.pid).keys()
+    kill(process.pid)
+    process.wait()
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in seen), 60, "its Ray to end with it")
+    before = results(options.out)
+    assert 0 < len(before) < ROWS, "it was killed half way"
+    outcome = run(options, silent)
+    after = results(options.out)
+    assert (outcome.rows, outcome.failed, outcome.done_before) == (ROWS, 0, len(before))
+    assert outcome.made == ROWS - len(before)
+    assert {name: after[name] for name in before} == before, "not made twice"
+    assert audit(options.out).passed
+
+
+def test_an_engine_that_is_killed_costs_no_row(tmp_path: Path, toy_model: str, shared_ray: None) -> None:
+    options = job(tmp_path, toy_model)
+    killed: list[int] = []
+
+    def kill_the_engine() -> None:
+        wait_for(lambda: commits(options.out) >= 1, 180, "the first commit")
+        engines = [pid for pid, line in descendants(os.getpid()).items() if "_StageActor" in line]
+        killed.extend(engines)
+        for pid in engines:
+            kill(pid)
+
+    assassin = threading.Thread(target=kill_the_engine)
+    assassin.start()
+    outcome = run(options, silent)
+    assassin.join()
+    assert len(killed) == 1
+    assert (outcome.rows, outcome.failed, outcome.done_before) == (ROWS, 0, 0)
+    assert audit(options.out).passed
+
+
+def test_storage_that_fails_in_a_worker_is_a_storage_error(
+    tmp_path: Path, toy_model: str, s3_env: str, shared_ray: None
+) -> None:
+    edit = {"task": "image_to_image", "prompt": "a one", "start": 0, "steps": 1}
+    manifest = write_manifest(tmp_path, [RED, {**edit, "image": "s3://no-such-bucket/one.png"}])
+    options = Options(manifest=manifest, out=str(tmp_path / "run"), model=toy_model, unit_rows=1)
+    with pytest.raises(StorageError, match="the bucket does not exist") as caught:
+        run(options, silent)
+    assert "Traceback" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_pictures_that_cannot_be_stored_stop_the_job_and_it_can_go_on(
+    tmp_path: Path, toy_model: str, shared_ray: None
+) -> None:
+    options = Options(
+        manifest=write_manifest(tmp_path, [{**RED, "id": "a"}]), out=str(tmp_path / "run"), model=toy_model
+    )
+    Path(options.out).mkdir()
+    blocked = Path(options.out, "images")
+    blocked.write_bytes(b"a file where a folder should be")
+    with pytest.raises(StorageError, match="could not write .*/images/"):
+        run(options, silent)
+    blocked.unlink()
+    assert run(options, silent).made == 1
+    assert audit(options.out).passed
+
+
+def test_more_workers_than_the_cluster_has_room_for(tmp_path: Path, toy_model: str, shared_ray: None) -> None:
+    with pytest.raises(ClusterError, match="ask for fewer --workers"):
+        run(job(tmp_path, toy_model, workers=50), silent)
+
+
+STARVED = """
+import runpy, sys
+import ray
+
+manifest, out, model = sys.argv[1:]
+quiet = {"include_dashboard": False, "logging_level": "error", "log_to_driver": False}
+ray.init("local", num_cpus=2, object_store_memory=10**8, **quiet)
+hog = ray.remote(num_cpus=2)(type("Hog", (), {"ready": lambda self: True})).remote()
+ray.get(hog.ready.remote())
+sys.argv = ["generate", manifest, "--out", out, "--model", model, "--stall-seconds", "3"]
+runpy.run_path("jobs/generate.py", run_name="__main__")
+"""
+
+
+def test_a_cluster_without_room_is_said_and_ends(tmp_path: Path, toy_model: str, start: Any) -> None:
+    """Prompts are there already, so that it is the pipeline that starves."""
+    options = job(tmp_path, toy_model)
+    model = open_model(toy_model)
+    prompts = ["", "a red one"]
+    EmbeddingStore(options.out, model.revision).put(prompts, model.text_encoder(torch.device("cpu")).encode(prompts))
+    process, _ = start("-c", STARVED, options.manifest, options.out, toy_model)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 3, said
+    assert "no unit was committed for" in said and "free in the cluster: 0 of 2 CPU" in said
+    assert "prepare: took 0 units, gave back 0" in said and "deliver: took 0 units" in said
+    assert "run the same command again" in said and "Traceback" not in said
+
+
+def test_prompts_that_find_no_room_are_said_too(tmp_path: Path, toy_model: str, start: Any) -> None:
+    options = job(tmp_path, toy_model)
+    process, _ = start("-c", STARVED, options.manifest, options.out, toy_model)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 3 and "no prompt was embedded for" in said, said

@@ -1,0 +1,108 @@
+"""Commands as a user types them: what is printed, and the exit code. What needs Ray is in e2e/."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from darkroom import cli
+from darkroom.batch.pipeline import ClusterError
+from darkroom.batch.watch import Stalled
+from darkroom.storage import StorageError
+from runs import RED, png, tree, write_manifest
+
+ROOT = Path(__file__).parent.parent
+
+
+def darkroom(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs `darkroom ...` in a process of its own."""
+    command = [sys.executable, "-c", "from darkroom.cli import main; main()", *arguments]
+    given = {**os.environ, "PYTHONPATH": str(ROOT / "lib"), "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.run(command, env=given, capture_output=True, text=True, timeout=300, cwd=ROOT)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (StorageError("the disk is full"), 3),
+        (ClusterError("no Ray"), 3),
+        (Stalled("nothing was committed"), 3),
+        (ValueError("the manifest is wrong"), 2),
+    ],
+)
+def test_errors_are_a_sentence_and_a_code(error: Exception, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit) as stopped, cli.exit_codes():
+        raise error
+    said = capsys.readouterr().err
+    assert stopped.value.exit_code == code
+    assert said.startswith(f"darkroom: {error}") and "Traceback" not in said
+    assert ("run the same command again" in said) == (code == 3)
+
+
+def test_a_bug_of_ours_keeps_its_traceback() -> None:
+    with pytest.raises(AssertionError, match="a bug"), cli.exit_codes():
+        raise AssertionError("a bug")
+
+
+def test_the_commands_and_their_help() -> None:
+    shown = darkroom("--help")
+    assert shown.returncode == 0
+    for name in ("generate", "audit", "report"):
+        assert name in shown.stdout
+    options = darkroom("generate", "--help", COLUMNS="200").stdout
+    for option in ("--out", "--model", "--workers", "--capacity", "--dry-run", "--limit"):
+        assert option in options
+
+
+def test_every_problem_of_a_manifest_in_one_message(tmp_path: Path, toy_model: str) -> None:
+    manifest = write_manifest(tmp_path, [RED, {"task": "text_to_image", "promt": "x"}, {**RED, "size": 99}])
+    out = tmp_path / "run"
+    ended = darkroom("generate", manifest, "--out", str(out), "--model", toy_model)
+    assert ended.returncode == 2 and ended.stdout == ""
+    lines = ended.stderr.splitlines()
+    assert lines[0] == "darkroom: the manifest has 2 problems:"
+    assert lines[1] == "  jobs.jsonl line 2: unknown key 'promt', did you mean 'prompt'?"
+    assert lines[2].startswith("  jobs.jsonl line 3: the size 99 is not one the model 'toy' makes")
+    assert not out.exists()
+
+
+def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path: Path, toy_model: str) -> None:
+    rows = [{**RED, "id": "a"}, {**RED, "id": "b", "size": 16}, {**RED, "id": "c", "size": 16}]
+    edit = {"id": "d", "task": "image_to_image", "prompt": "a one", "image": "x.png", "start": 1, "steps": 3}
+    (tmp_path / "x.png").write_bytes(png(8))
+    manifest, out = write_manifest(tmp_path, [*rows, edit]), tmp_path / "run"
+    ended = darkroom("generate", manifest, "--out", str(out), "--model", toy_model, "--dry-run")
+    assert ended.returncode == 0, ended.stderr
+    lines = ended.stdout.splitlines()
+    assert lines[0] == "4 rows: 0 done, 3 to make, 1 twins, 0 changed"
+    assert [line.split() for line in lines[1:3]] == [
+        ["image_to_image", "1", "to", "make"],
+        ["text_to_image", "2", "to", "make"],
+    ]
+    assert lines[3].startswith("stage 1: 12 model evaluations, about ") and lines[4].startswith("stage 2: 8 model")
+    assert not out.exists() and tree(tmp_path) == ["jobs.jsonl", "x.png"]
+
+
+def test_a_model_that_is_not_there(tmp_path: Path) -> None:
+    ended = darkroom("generate", write_manifest(tmp_path, [RED]), "--out", str(tmp_path / "run"), "--model", "if-xxl")
+    assert ended.returncode == 2 and "no model 'if-xxl'" in ended.stderr and "if-xs" in ended.stderr
+
+
+def test_storage_that_is_down_is_a_sentence_and_code_3(tmp_path: Path, toy_model: str) -> None:
+    keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"}
+    down = {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9", "DARKROOM_S3_ATTEMPTS": "1", **keys}
+    manifest = write_manifest(tmp_path, [RED])
+    ended = darkroom("generate", manifest, "--out", "s3://bucket/run", "--model", toy_model, **down)
+    assert ended.returncode == 3, ended.stderr
+    assert "the endpoint cannot be reached; check AWS_ENDPOINT_URL_S3" in ended.stderr
+    assert "run the same command again" in ended.stderr and "Traceback" not in ended.stderr
+
+
+def test_an_audit_where_there_is_no_run(tmp_path: Path) -> None:
+    ended = darkroom("audit", str(tmp_path))
+    assert ended.returncode == 3 and "run.json" in ended.stderr and "Traceback" not in ended.stderr
