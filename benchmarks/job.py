@@ -1,12 +1,12 @@
-"""What the job adds to the engine: the same rows through Ray and through the bare engine, and a model that costs nothing.
+"""What the job costs beside the engine: the same rows through Ray and without it, and a model that costs nothing.
 
     python benchmarks/job.py
     python benchmarks/job.py --rows 64 --rounds 1 --free 1000 --json out.json
 
 First table: the mixed manifest at stage I, `darkroom generate` in a process of its own against one engine in this one;
 rows per second once running count from the first unit committed (for the engine: from as many rows done) to the last.
-Second table: `darkroom generate` on rows of one step of a UNet of one tiny block at 24 px, so that nearly all of the time
-is reading, cutting, Ray, PNG, storing and committing; memory is the driver's peak.
+Second table: `darkroom generate` on rows of one step of a UNet of one tiny block at 24 px, so that nearly all of the
+time is reading, cutting, Ray, PNG, storing and committing; memory is the driver's peak.
 """
 
 from __future__ import annotations

@@ -11,8 +11,7 @@ import pytest
 import typer
 
 from darkroom import cli
-from darkroom.batch.pipeline import ClusterError
-from darkroom.batch.watch import Stalled
+from darkroom.batch.errors import ClusterError, Stalled
 from darkroom.storage import StorageError
 from runs import RED, png, tree, write_manifest
 

@@ -16,8 +16,7 @@ DONE, FAILED, WRONG_INPUT, ENVIRONMENT = 0, 1, 2, 3
 @contextmanager
 def exit_codes(verbose: bool = False) -> Iterator[None]:
     """Turns errors into a message on stderr and an exit code: 2 for the user's input, 3 for the environment."""
-    from darkroom.batch.pipeline import ClusterError
-    from darkroom.batch.watch import Stalled
+    from darkroom.batch.errors import ClusterError, Stalled
     from darkroom.storage import StorageError
 
     quiet(verbose)

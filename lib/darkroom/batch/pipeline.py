@@ -1,4 +1,8 @@
-"""Ray Data, all of it: how units of work flow through tasks and actors, and how prompts are embedded before that."""
+"""Ray Data, all of it: how units of work flow through tasks and actors, and how prompts are embedded before that.
+
+Models are imported in the actors that hold them: every worker process imports this module, and diffusers would cost
+each of them four seconds.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +20,10 @@ from ray.data import ActorPoolStrategy, Dataset
 
 from darkroom.batch import parcel
 from darkroom.batch.deliver import Delivery, Receipt, deliver
-from darkroom.batch.develop import Developer
 from darkroom.batch.embeddings import EmbeddingStore
+from darkroom.batch.errors import ClusterError, Stalled
 from darkroom.batch.prepare import Preparation, prepare
-from darkroom.batch.watch import Counter, Stalled, Watchdog
-from darkroom.models.cascade import ModelError, open_model
+from darkroom.batch.watch import Counter, Watchdog
 from darkroom.storage import StorageError
 
 UNITS_IN_FLIGHT = 6  # per engine actor: enough that it never runs dry between units, few enough that memory stays flat
@@ -29,10 +32,6 @@ UNITS_IN_FLIGHT = 6  # per engine actor: enough that it never runs dry between u
 TASK_CPUS = 0.2
 ACTOR_CPUS = 0.25  # at least
 PROMPTS_PER_TASK = 256
-
-
-class ClusterError(RuntimeError):
-    """The cluster cannot do what was asked, or broke while doing it."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +132,8 @@ def _watched(dataset: Dataset, watchdog: Watchdog, what: str, counter: Any | Non
 
 def _plain(error: ray.exceptions.RayError) -> Exception:
     """What a worker's error was before Ray wrapped it; an error of Ray's own as a ClusterError; else as it is."""
+    from darkroom.models.cascade import ModelError
+
     cause: BaseException = error
     while isinstance(cause, ray.exceptions.RayTaskError):
         cause = cause.cause
@@ -217,6 +218,8 @@ class _StageActor:
     def __init__(
         self, model: str, number: int, capacity: int, threads: int, embeddings: EmbeddingStore, counter: Any
     ) -> None:
+        from darkroom.batch.develop import Developer
+
         self.developer = Developer(model, number, capacity, threads, embeddings)
         self.name, self.counter = f"stage {number}", counter
         self.reported = 0.0
@@ -233,6 +236,8 @@ class _StageActor:
 class _Encoder:
     def __init__(self, model: str, store: EmbeddingStore) -> None:
         import torch
+
+        from darkroom.models.cascade import open_model
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.encoder, self.store = open_model(model).text_encoder(device), store

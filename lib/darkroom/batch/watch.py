@@ -16,10 +16,6 @@ from typing import TextIO
 SECONDS_BETWEEN_LINES = 10  # where no terminal redraws a bar
 
 
-class Stalled(RuntimeError):
-    """Nothing was committed for a long multiple of the expected time; says which stage waits for what."""
-
-
 @dataclass
 class StageCount:
     """Units that went into and came out of a stage, and the seconds its workers were busy, summed."""

@@ -41,13 +41,13 @@ class Recipe:
     roles_steps: int = 1800
     paper_steps: int = 900
     stage2_steps: int = 2200
+    copy_steps: int = 700
     shape_weight: float = 20.0
     roles_weight: float = 300.0
     paper_weight: float = 3000.0
     batch: int = 64
     learning_rate: float = 1.5e-3
     warmup: int = 200
-    ema: float = 0.999
     noise_levels: int = 500
     seed: int = 7
     checkpoint_every: int = 200
@@ -63,6 +63,8 @@ class Phase:
     steps: int
     shape_weight: float = 1.0
     noisiest: float = 0.0
+    gamma: float = 5.0
+    ema: float = 0.999
 
 
 @dataclass
@@ -131,6 +133,8 @@ def train(digits: Digits, out: Path, recipe: Recipe, log: Callable[[str], None] 
     _train_phase(paper, first, digits, out, recipe, log)
     second = Stage(2, tokenizer, first.text_encoder)
     _train_phase(Phase("stage2", 2, recipe.stage2_steps), second, digits, out, recipe, log)
+    copy = Phase("copy", 7, recipe.copy_steps, recipe.roles_weight, gamma=math.inf, ema=0.99)
+    _train_phase(copy, second, digits, out, recipe, log)
     save_cascade(first, second, out)
 
 
@@ -155,7 +159,7 @@ def _train_phase(
     average = {name: p.detach().clone() for name, p in learned.items()}
     step = _resume(folder, learned, average, optimizer)
     stage.unet.to(memory_format=torch.channels_last)
-    objective = LearnedRangeDiffusion(if_xs.build_scheduler().alphas_cumprod, phase.shape_weight)
+    objective = LearnedRangeDiffusion(if_xs.build_scheduler().alphas_cumprod, phase.shape_weight, phase.gamma)
     losses, since = [], time.monotonic()
     while step < steps:
         rng = np.random.default_rng([recipe.seed, phase.key, step])
@@ -167,7 +171,7 @@ def _train_phase(
             raise FloatingPointError(
                 f"phase {phase.name}, step {step}: the loss is {loss.item()}; last good checkpoint in {folder}"
             )
-        _update(optimizer, loss, learned, average, _learning_rate(step, steps, recipe), recipe.ema)
+        _update(optimizer, loss, learned, average, _learning_rate(step, steps, recipe), phase.ema)
         losses.append(loss.item())
         step += 1
         if step % recipe.checkpoint_every == 0 or step == steps:

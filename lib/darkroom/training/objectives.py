@@ -14,8 +14,9 @@ class LearnedRangeDiffusion:
     The variance's term sees the mean as a constant (stop-gradient), so it never pulls on epsilon.
     """
 
-    def __init__(self, alphas_cumprod: Tensor, shape_weight: float = 1.0) -> None:
-        """alphas_cumprod: float [T]. shape_weight: how much more noisy times may count than others, at most."""
+    def __init__(self, alphas_cumprod: Tensor, shape_weight: float = 1.0, gamma: float = 5.0) -> None:
+        """alphas_cumprod: float [T]. shape_weight: how much more noisy times may count than others, at most.
+        gamma: the signal-to-noise ratio from which on cleaner times count less; inf: they do not."""
         alpha_bar = alphas_cumprod.double()
         previous = torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
         beta = 1 - alpha_bar / previous
@@ -24,11 +25,11 @@ class LearnedRangeDiffusion:
         self.alpha_bar = alpha_bar.float()
         self.log_beta, self.log_posterior = beta.log().float(), posterior.log().float()
         self.x0_weight = (beta * previous.sqrt() / (1 - alpha_bar)).float()
-        # min-SNR weights (arXiv 2303.09556, gamma 5): nearly clean images are easy and would drown out colour and
+        # min-SNR weights (arXiv 2303.09556): nearly clean images are easy and would drown out colour and
         # shape. 1 / alpha_bar turns the error of epsilon into that of v (arXiv 2202.00512): at noisy times, where it is
         # settled which digit it will be, epsilon is easy to guess and says little about the picture.
         snr = alpha_bar / (1 - alpha_bar)
-        self.weight = (snr.clamp(max=5) / snr * (1 / alpha_bar).clamp(max=shape_weight)).float()
+        self.weight = (snr.clamp(max=gamma) / snr * (1 / alpha_bar).clamp(max=shape_weight)).float()
 
     def noise(self, x0: Tensor, t: Tensor, epsilon: Tensor) -> Tensor:
         """q(x_t | x_0): x0, epsilon [B, C, H, W], t int64 [B]."""
