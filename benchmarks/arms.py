@@ -39,7 +39,7 @@ class Made:
     evaluations: int = 0
     seconds: float = 0.0
     inside: float = 0.0
-    steady: float | None = None  # slot use as long as batches wait
+    steady: float = float("nan")  # slot use as long as batches wait
 
 
 class Arms:
@@ -75,7 +75,7 @@ class Arms:
                 batch = waiting.popleft()
                 number = len(waiting)
                 left[number] = len(batch)
-                made.steady = engine.statistics.slot_use
+                made.steady = engine.statistics.slot_use or made.steady
                 for row in batch:
                     engine.add(self.studio.plan(row), (number, row["id"]))
             for finished in engine.advance():

@@ -141,13 +141,8 @@ def main() -> int:
     rounds = timed(arms, rows, given.rounds, counts, per_row)
     table = report(whole, rounds, given.capacity)
     if given.json:
-        record = {
-            "rows": len(rows),
-            "capacity": given.capacity,
-            "threads": given.threads,
-            "machine": platform.machine(),
-        }
-        record |= {"differences": differences, "rounds": rounds, "table": table}
+        record = {"rows": len(rows), "capacity": given.capacity, "threads": given.threads, "timed": counts}
+        record |= {"machine": platform.machine(), "differences": differences, "rounds": rounds, "table": table}
         given.json.write_text(json.dumps(record, indent=2))
     return 0
 

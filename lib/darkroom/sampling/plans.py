@@ -32,6 +32,7 @@ class Stage:
     """One model of a cascade, as far as a plan must know it.
 
     `steps`, `guidance` and `noise_level` are the stage's own where it does not follow the row's (stages II and III).
+    `start`: it begins from the enlarged low-resolution picture, noised to the time of that index; 0: from pure noise.
     """
 
     number: int
@@ -41,6 +42,7 @@ class Stage:
     steps: int | None = None
     guidance: float | None = None
     noise_level: int | None = None
+    start: int = 0
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ def make_plan(row: Row, stage: Stage, inputs: Inputs) -> Plan:
     """
     follows_row = stage.steps is None
     walk = _walk(row, stage) if follows_row else _evenly(stage, stage.steps, row.get("sampler"))
-    begin = _BEGINNINGS[row["task"]](row, stage, inputs, len(walk)) if follows_row else _Beginning()
+    begin = _BEGINNINGS[row["task"]](row, stage, inputs, len(walk)) if follows_row else _from_low_res(stage, inputs)
     plan_moves = walk[begin.index :]
     if (resample := row.get("resample")) is not None and follows_row:
         plan_moves = with_jumps(plan_moves, resample["jump"], resample["times"])
@@ -185,6 +187,10 @@ def _from_image(row: Row, stage: Stage, inputs: Inputs, length: int) -> _Beginni
     if index > intervals:
         raise ValueError(f"start {index} lies beyond the schedule, which has {intervals} steps")
     return _Beginning(index * per_interval, inputs.image)
+
+
+def _from_low_res(stage: Stage, inputs: Inputs) -> _Beginning:
+    return _Beginning(stage.start, _enlarged(stage, inputs)) if stage.start else _Beginning()
 
 
 _BEGINNINGS: dict[str, Callable[[Row, Stage, Inputs, int], _Beginning]] = {
@@ -274,9 +280,13 @@ def _noised_low_res(row: Row, stage: Stage, inputs: Inputs) -> Tensor | None:
     """The low-resolution picture enlarged to the stage's size and noised to its noise level, as IF's pipelines do."""
     if stage.noise_level is None:
         return None
-    assert inputs.low_res is not None
-    size = (stage.size, stage.size)
-    enlarged = F.interpolate(inputs.low_res[None], size=size, mode="bilinear", align_corners=True)
+    enlarged = _enlarged(stage, inputs)[None]
     drawn = noise.normal(row["seed"], stage.number, noise.LOWRES, 0, tuple(enlarged.shape[1:]))
     level = torch.tensor([stage.noise_level])
     return stage.process.noise(enlarged, level, torch.from_numpy(drawn)[None])[0]
+
+
+def _enlarged(stage: Stage, inputs: Inputs) -> Tensor:
+    assert inputs.low_res is not None
+    size = (stage.size, stage.size)
+    return F.interpolate(inputs.low_res[None], size=size, mode="bilinear", align_corners=True)[0]

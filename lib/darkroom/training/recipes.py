@@ -16,7 +16,7 @@ from darkroom.training.data import load_images
 
 Settings = TypeVar("Settings")
 
-STAGE2 = {"steps": 34, "guidance": 4.0, "noise_level": 100}  # stage II follows these and not a row's own, as IF's does
+STAGE2 = {"steps": 34, "guidance": 1.0, "noise_level": 100, "start": 9}  # stage II follows these, not a row's own
 
 
 def train(name: str, data: str, out: str, settings: Sequence[str] = (), log: Callable[[str], None] = print) -> None:
