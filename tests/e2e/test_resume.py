@@ -28,6 +28,9 @@ ROOT = Path(__file__).parents[2]
 ROWS = 24
 SLOW = {**RED, "steps": 60}  # with two evaluations a pass, a unit takes a second or so
 
+# Killing and starving real clusters takes minutes and a quiet machine: `make test-slow`.
+pytestmark = pytest.mark.slow
+
 
 def job(tmp_path: Path, toy_model: str, **more: Any) -> Options:
     manifest = write_manifest(tmp_path, [{**SLOW, "id": f"r{n}", "seed": n} for n in range(ROWS)])
@@ -181,6 +184,8 @@ def test_more_workers_than_the_cluster_has_room_for(tmp_path: Path, toy_model: s
 
 STARVED = """
 import runpy, sys
+from darkroom import cli
+cli.quiet(False)
 import ray
 
 manifest, out, model = sys.argv[1:]
@@ -204,7 +209,7 @@ def test_a_cluster_without_room_is_said_and_ends(tmp_path: Path, toy_model: str,
     assert process.returncode == 3, said
     assert "no unit was committed for" in said and "free in the cluster: 0 of 2 CPU" in said
     assert "prepare: took 0 units, gave back 0" in said and "deliver: took 0 units" in said
-    assert "run the same command again" in said and "Traceback" not in said
+    assert "run the same command again" in said and "Traceback" not in said, said
 
 
 def test_prompts_that_find_no_room_are_said_too(tmp_path: Path, toy_model: str, start: Any) -> None:
