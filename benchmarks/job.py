@@ -188,7 +188,7 @@ def main() -> int:
         rounds = against_engine(given, Path(name)) if given.rounds else []
         if rounds:
             report_engine(rounds, given.rows)
-        table = without_model(given, Path(name))
+        table = without_model(given, Path(name)) if given.free else []
     if given.json:
         given.json.write_text(json.dumps({"rows": given.rows, "rounds": rounds, "free": table}, indent=2))
     return 0

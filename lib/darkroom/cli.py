@@ -34,6 +34,7 @@ def quiet(verbose: bool) -> None:
     """Keeps libraries from talking, unless asked; and no usage statistics leave the machine."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # a thread left over at the exit would start another Ray
     if verbose:
         return
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")

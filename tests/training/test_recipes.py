@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from darkroom.training.if_xs import Recipe
 from darkroom.training.recipes import STAGE2, train, with_settings
 
 ROOT = Path(__file__).parents[2]
-TINY = [f"{name}=1" for name in ("stage1_steps", "shape_steps", "stage2_steps", "batch")]
+TINY = [f"{field.name}=1" for field in fields(Recipe) if field.name.endswith("_steps")] + ["batch=1"]
 
 
 def test_settings_change_the_fields_they_name() -> None:
@@ -25,11 +26,11 @@ def test_settings_change_the_fields_they_name() -> None:
 
 def test_every_wrong_setting_is_told_at_once() -> None:
     with pytest.raises(ValueError, match="unknown setting 'bacth'; did you mean 'batch'") as caught:
-        with_settings(Recipe(), ["bacth=8", "seed=1.5", "learning_rate=fast", "ema"])
+        with_settings(Recipe(), ["bacth=8", "seed=1.5", "learning_rate=fast", "warmup"])
     assert caught.value.args[0].splitlines()[1:] == [
         "--set seed=1.5: seed takes a whole number",
         "--set learning_rate=fast: learning_rate takes a number",
-        "--set ema: ema takes a number",
+        "--set warmup: warmup takes a whole number",
     ]
 
 

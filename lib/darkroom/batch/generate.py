@@ -13,9 +13,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from darkroom import __version__
-from darkroom.batch import pipeline
+from darkroom.batch import cluster, pipeline
 from darkroom.batch.deliver import Delivery, Images
 from darkroom.batch.embeddings import EmbeddingStore
+from darkroom.batch.errors import ClusterError
 from darkroom.batch.estimate import Estimate, estimate
 from darkroom.batch.prepare import Preparation
 from darkroom.batch.twins import commit_twins
@@ -90,7 +91,7 @@ def run(options: Options, say: Callable[[str], None] = lambda line: print(line, 
     commit_twins(store, ledger, work.plan)
     outcome = _outcome(ledger, store, work, receipts, busy, time.monotonic() - began)
     if outcome.rows < work.rows:
-        raise pipeline.ClusterError(f"every stage has ended, but only {outcome.rows:,} of {work.rows:,} rows are there")
+        raise ClusterError(f"every stage has ended, but only {outcome.rows:,} of {work.rows:,} rows are there")
     store.write("summary.json", _json(asdict(outcome)))
     store.delete(*(key for folder in TEMPORARY for key in store.list(folder)))
     return outcome
@@ -156,9 +157,9 @@ def _develop(
     options: Options, model: Cascade, manifest: Manifest, store: Store, work: Work, say: Callable[[str], None]
 ) -> tuple[dict[str, float], Counter[str]]:
     say("starting Ray ...")
-    pipeline.connect(options.address, options.verbose)
+    cluster.connect(options.address, options.verbose)
     stages = _stages(model, work)
-    pool = pipeline.size_pool(len(stages), options.workers)
+    pool = cluster.size_pool(len(stages), options.workers)
     embeddings = EmbeddingStore(store.root, model.revision)
     pipeline.embed(list(work.prompts), options.model, embeddings, _watchdog(options))
     say(f"{len(work.prompts):,} prompts embedded; {pool.workers} worker(s) for each of stages {list(stages)}")

@@ -7,11 +7,11 @@ each of them four seconds.
 from __future__ import annotations
 
 import queue
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from multiprocessing.pool import ThreadPool
 from typing import Any
 
 import pyarrow as pa
@@ -19,6 +19,7 @@ import ray
 from ray.data import ActorPoolStrategy, Dataset
 
 from darkroom.batch import parcel
+from darkroom.batch.cluster import ACTOR_CPUS, Pool
 from darkroom.batch.deliver import Delivery, Receipt, deliver
 from darkroom.batch.embeddings import EmbeddingStore
 from darkroom.batch.errors import ClusterError, Stalled
@@ -30,58 +31,7 @@ UNITS_IN_FLIGHT = 6  # per engine actor: enough that it never runs dry between u
 # Preparing and delivering mostly wait on storage. Not what any actor asks for: Ray would fuse a task into an actor that
 # asks for the same, and the engine would wait for its pictures.
 TASK_CPUS = 0.2
-ACTOR_CPUS = 0.25  # at least
 PROMPTS_PER_TASK = 256
-
-
-@dataclass(frozen=True)
-class Pool:
-    """How the engine actors of each stage are sized; see `size_pool`."""
-
-    workers: int
-    cpus: float
-    gpus: float
-
-    @property
-    def threads(self) -> int:
-        return max(1, int(self.cpus))
-
-
-def connect(address: str | None, verbose: bool) -> None:
-    """Joins the cluster at `address`, or starts one on this machine, quiet and with no dashboard."""
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = context.print_on_execution_start = verbose
-    context.retried_io_errors = []  # our own storage layer retries, and knows what it is retrying
-    context.raise_original_map_exception = True  # Ray's wrapper loses what it wraps on its way between processes
-    if ray.is_initialized():
-        return
-    level = "info" if verbose else "error"
-    local = {} if address else {"include_dashboard": False, "object_store_memory": 512 * 2**20}
-    try:
-        ray.init(address=address or "local", logging_level=level, log_to_driver=verbose, **local)
-    except (ConnectionError, RuntimeError) as error:
-        raise ClusterError(f"no Ray cluster at {address or 'this machine'}: {error}") from error
-
-
-def size_pool(stages: int, workers: int | None) -> Pool:
-    """Engine actors per stage, from what the cluster has: one per GPU and stage, else one in all for its processors.
-
-    On processors the actors share three quarters of them, so that tasks always find room beside them. ClusterError if
-    the cluster is too small.
-    """
-    have = ray.cluster_resources()
-    gpus, cpus = have.get("GPU", 0.0), have.get("CPU", 0.0)
-    count = workers or max(1, int(gpus) // stages)
-    if gpus:
-        share = min(1.0, gpus / (count * stages))
-        return Pool(count, ACTOR_CPUS, share if share == 1.0 else int(share * 100) / 100)
-    each = int(75 * cpus / (count * stages)) / 100
-    if each < ACTOR_CPUS:
-        raise ClusterError(
-            f"{count} workers for each of {stages} stages want at least a quarter of a processor each, and reading and "
-            f"storing want some too; the cluster has {cpus:g}: ask for fewer --workers"
-        )
-    return Pool(count, each, 0.0)
 
 
 @dataclass(frozen=True)
@@ -110,24 +60,43 @@ def run(job: Job, pool: Pool, counter: Any, watchdog: Watchdog) -> Iterator[Rece
         yield Receipt(**row)
 
 
-def _watched(dataset: Dataset, watchdog: Watchdog, what: str, counter: Any | None = None) -> Iterator[dict[str, Any]]:
-    """The dataset's rows as they come. Waiting for Ray cannot be given up from outside, so a thread of its own does it;
-    a ThreadPool's are daemons, which an exit does not wait for."""
-    rows: queue.Queue[dict[str, Any]] = queue.Queue()
-    consumer = ThreadPool(1).apply_async(_consume, (dataset, rows))
-    while not (consumer.ready() and rows.empty()):
+class _Consumer(threading.Thread):
+    """Reads a dataset into a queue. A daemon, because waiting for Ray cannot be given up from outside: an exit does not
+    wait for it."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        super().__init__(name="consumer", daemon=True)
+        self.dataset, self.rows = dataset, queue.Queue[dict[str, Any]]()
+        self.error: ray.exceptions.RayError | None = None
+        self.complete = False
+
+    def run(self) -> None:
         try:
-            row = rows.get(timeout=0.5)
+            for block in self.dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+                for row in block.to_pylist():
+                    self.rows.put(row)
+            self.complete = True
+        except ray.exceptions.RayError as error:
+            self.error = error
+
+
+def _watched(dataset: Dataset, watchdog: Watchdog, what: str, counter: Any | None = None) -> Iterator[dict[str, Any]]:
+    """The dataset's rows as they come."""
+    consumer = _Consumer(dataset)
+    consumer.start()
+    while consumer.is_alive() or not consumer.rows.empty():
+        try:
+            row = consumer.rows.get(timeout=0.5)
         except queue.Empty:
             if watchdog.expired:
                 raise Stalled(_silence(watchdog, what, counter)) from None
             continue
         watchdog.beat()
         yield row
-    try:
-        consumer.get()
-    except ray.exceptions.RayError as error:
-        raise _plain(error) from error
+    if consumer.error is not None:
+        raise _plain(consumer.error) from consumer.error
+    if not consumer.complete:
+        raise ClusterError("Ray Data ended before its time; its error is above")
 
 
 def _plain(error: ray.exceptions.RayError) -> Exception:
@@ -260,12 +229,6 @@ def _counted(counter: Any, stage: str) -> Iterator[None]:
     counter.enter.remote(stage)
     yield
     counter.leave.remote(stage, time.monotonic() - began)
-
-
-def _consume(dataset: Dataset, rows: queue.Queue[dict[str, Any]]) -> None:
-    for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        for row in block.to_pylist():
-            rows.put(row)
 
 
 def _silence(watchdog: Watchdog, what: str, counter: Any | None) -> str:

@@ -131,6 +131,7 @@ def train(digits: Digits, out: Path, recipe: Recipe, log: Callable[[str], None] 
     first.freeze_text_encoder()
     paper = Phase("paper", 6, recipe.paper_steps, recipe.paper_weight, noisiest=0.5)
     _train_phase(paper, first, digits, out, recipe, log)
+    torch.manual_seed(recipe.seed)  # or it would begin otherwise when the phases before it were already done
     second = Stage(2, tokenizer, first.text_encoder)
     _train_phase(Phase("stage2", 2, recipe.stage2_steps), second, digits, out, recipe, log)
     copy = Phase("copy", 7, recipe.copy_steps, recipe.roles_weight, gamma=math.inf, ema=0.99)
