@@ -28,7 +28,7 @@ import torch
 from arms import ARMS, BATCH, IN_FLIGHT, Arms, Made, silenced
 from mix import SHARES, Row, Studio, canonical, make_rows
 
-from darkroom.models.cascade import open_model
+from darkroom.models.catalog import open_model
 
 COMPARED = 20  # rows: every task in its share
 SMALLEST = {"A": 20, "B": 2 * BATCH, "C": IN_FLIGHT * BATCH, "D": 2 * BATCH}  # samples that are still what the arm is

@@ -34,7 +34,7 @@ from darkroom.batch import generate
 from darkroom.batch.deliver import to_pixels
 from darkroom.batch.pipeline import Pool
 from darkroom.models import if_xs
-from darkroom.models.cascade import open_model
+from darkroom.models.catalog import open_model
 from darkroom.sampling.engine import Engine
 from darkroom.storage import Ledger, decode, image_key, open_store
 

@@ -22,7 +22,7 @@ from darkroom import cli
 def main(
     manifest: Annotated[str, typer.Argument(help="rows to make: .jsonl, .parquet, .csv or .yaml, a path or s3:// uri")],
     out: Annotated[str, typer.Option(help="the run's folder or s3://bucket/prefix")],
-    model: Annotated[str, typer.Option(help="an embedded model's name or a model's folder")] = "if-xs",
+    model: Annotated[str, typer.Option(help="an embedded model's name, a folder or s3:// uri")] = "if-xs",
     workers: Annotated[
         int | None, typer.Option(min=1, help="engine actors per stage; default: one per GPU, else 1")
     ] = None,

@@ -2,10 +2,14 @@
 
     darkroom ingest mnist --out data/mnist
     darkroom ingest mnist downloads/mnist --out s3://bucket/mnist
+    darkroom ingest cifar10 --out data/cifar10
+    darkroom ingest cifar10 downloads/cifar-10-python.tar.gz --out s3://bucket/cifar10
     darkroom ingest idx downloads/fashion-mnist --out data/fashion
+    darkroom ingest folder photos --out data/photos
     python jobs/ingest.py mnist --out data/mnist
 
-Exit codes: 0 done; 2 the data is wrong; 3 storage failed or nothing could be downloaded.
+idx: four files named as MNIST's. folder: train/CLASS/*.png and test/CLASS/*.png (or .jpg), or CLASS/*.png, of which a
+tenth becomes the test split. Exit codes: 0 done; 2 the data is wrong; 3 storage failed or nothing could be downloaded.
 """
 
 from __future__ import annotations
@@ -18,8 +22,10 @@ from darkroom import cli
 
 
 def main(
-    kind: Annotated[str, typer.Argument(help="mnist, or idx for any folder of IDX files")],
-    source: Annotated[str | None, typer.Argument(help="folder or s3:// uri of the files; mnist can do without")] = None,
+    kind: Annotated[str, typer.Argument(help="mnist, cifar10, idx (a folder of IDX files) or folder (of pictures)")],
+    source: Annotated[
+        str | None, typer.Argument(help="folder or s3:// uri of the files; mnist and cifar10 can do without")
+    ] = None,
     *,
     out: Annotated[str, typer.Option(help="where the data set goes, a folder or s3://bucket/prefix")],
     per_class: Annotated[int | None, typer.Option(min=1, help="only the first so many of each class")] = None,

@@ -1,13 +1,16 @@
-"""Draw a run's pictures: contact sheets and an index.html that opens from disk, in RUN/report.
+"""Draw what a run has made, or what a training has learned: an index.html that opens from disk, in RUN/report.
 
     darkroom report runs/demo
+    darkroom report models/mnist-flow-class
+    darkroom report models/ddpm-cosine --samples 500 --against models/ddpm-linear
     python jobs/report.py s3://bucket/run
 
-Exit codes: 0 done; 3 storage failed or there is no run.
+Exit codes: 0 done; 2 an option does not fit the run; 3 storage failed or there is no run.
 """
 
 from __future__ import annotations
 
+import json
 from typing import Annotated
 
 import typer
@@ -15,9 +18,23 @@ import typer
 from darkroom import cli
 
 
-def main(run: Annotated[str, typer.Argument(help="the run's folder or s3:// uri")]) -> None:
-    """Draw a run's contact sheets and its index.html."""
+def main(
+    run: Annotated[str, typer.Argument(help="the run's folder or s3:// uri")],
+    against: Annotated[str | None, typer.Option(help="another training run of a diffusion, to compare with")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="pictures to compare a diffusion's samplers by")] = None,
+) -> None:
+    """Draw the pictures of a run, or what a training run learned, and an index.html."""
     with cli.exit_codes():
+        from darkroom.storage import open_store
+
+        kind = json.loads(open_store(run).read("run.json")).get("kind", "generation")
+        if kind == "training":
+            from darkroom.report.training import write_training_report
+
+            print(write_training_report(run, against, samples))
+            return
+        if against is not None or samples is not None:
+            raise ValueError(f"--against and --samples are for training runs; {run} is a {kind} run")
         from darkroom.report.page import write_report
 
         print(write_report(run))

@@ -1,16 +1,18 @@
-"""Train a model from an ingested data set.
+"""Train a network from an ingested data set, by a recipe, on one worker or many.
 
-    darkroom train if-xs --data data/mnist --out models/if-xs
-    darkroom train if-xs --data data/mnist --out models/try --set stage1_steps=200 --set stage2_steps=100
-    darkroom train mnist-classifier --data data/mnist --out models/classifier
-    python jobs/train.py if-xs --data s3://bucket/mnist --out models/if-xs
+    darkroom train mnist-flow-class --data data/mnist --out models/flow
+    darkroom train mnist-flow-class --data data/mnist --out models/small --set hidden=32 --set epochs=5
+    darkroom train cifar10-ddpm --data s3://bucket/cifar10 --out s3://bucket/models/cifar10 --workers 8
+    darkroom train mnist-flow-class --data data/mnist --out models/flow --resume
+    python jobs/train.py mnist-ddpm --data data/mnist --out models/ddpm
 
-if-xs goes on from its last checkpoint when the same command is run again. Exit codes: 0 done; 1 the training diverged;
-2 the recipe, a setting or the data is wrong; 3 storage failed.
+Exit codes: 0 done; 1 the training diverged; 2 the recipe, a setting or the data is wrong; 3 storage or the cluster
+failed, and the same command with --resume goes on.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -18,24 +20,49 @@ import typer
 
 from darkroom import cli
 
+RECIPES = (
+    "mnist-denoiser, mnist-denoiser-pure-noise, mnist-flow-time, mnist-flow-class, mnist-flow-class-constant-lr, "
+    "mnist-ddpm, cifar10-ddpm, if-xs, mnist-classifier"
+)
+
 
 def main(
-    recipe: Annotated[str, typer.Argument(help="what to train: if-xs, mnist-classifier")],
+    recipe: Annotated[str, typer.Argument(help=f"what to train: {RECIPES}")],
     data: Annotated[str, typer.Option(help="an ingested data set, a folder or s3:// uri")],
-    out: Annotated[str, typer.Option(help="the model's folder")],
+    out: Annotated[str, typer.Option(help="the run and model's folder or s3://bucket/prefix")],
+    workers: Annotated[str, typer.Option(help="how many share each batch, or a range such as 2:8")] = "1",
+    resume: Annotated[bool, typer.Option("--resume", help="go on from the last checkpoint in --out")] = False,
     settings: Annotated[list[str] | None, typer.Option("--set", help="key=value, a field of the recipe")] = None,
-    verbose: Annotated[bool, typer.Option("--verbose", help="show tracebacks")] = False,
+    address: Annotated[
+        str | None, typer.Option(help="a Ray cluster's address; default RAY_ADDRESS, else this machine")
+    ] = None,
+    report: Annotated[bool, typer.Option(help="draw RUN/report at the end")] = True,
+    verbose: Annotated[bool, typer.Option("--verbose", help="let Ray talk; show tracebacks")] = False,
 ) -> None:
-    """Train a model from an ingested data set."""
+    """Train a network from an ingested data set."""
     with cli.exit_codes(verbose):
-        from darkroom.training.recipes import train
+        from darkroom.training.job import Options, train
 
+        options = Options(
+            recipe=recipe,
+            data=data,
+            out=out,
+            settings=tuple(settings or ()),
+            workers=workers,
+            resume=resume,
+            address=address or os.environ.get("RAY_ADDRESS"),
+            verbose=verbose,
+        )
         try:
-            train(recipe, data, out, settings or [])
+            train(options, lambda line: print(line, file=sys.stderr))
         except FloatingPointError as error:
             print(f"darkroom: {error}", file=sys.stderr)
             raise typer.Exit(cli.FAILED) from None
         print(f"the model lies in {out}")
+        if report:
+            from darkroom.report.training import write_training_report
+
+            print(write_training_report(out))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 """What tests share because it is slow to start: an S3 server (SeaweedFS, thrown away at the end), a local Ray cluster,
-and a toy cascade in a folder."""
+a toy cascade and a toy network in folders."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ import ray
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from toys import save_toy_cascade
+from toys import save_toy_cascade, save_toy_network
 
 BUCKET = "test-bucket"
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # looked at whenever a data set is run, not only when Ray starts
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,12 @@ def s3_env(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
 def toy_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The folder of a cascade of 8 and 16 pixels with random weights."""
     return str(save_toy_cascade(tmp_path_factory.mktemp("toy")))
+
+
+@pytest.fixture(scope="session")
+def toy_network(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a class-conditional flow of 28 grey pixels and ten classes, with random weights."""
+    return save_toy_network(str(tmp_path_factory.mktemp("toy-network")))
 
 
 @pytest.fixture(scope="session")

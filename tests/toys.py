@@ -1,4 +1,4 @@
-"""Small real things for tests: a UNet of IF's classes with random weights, and predictors whose answer is known."""
+"""Small real things for tests: networks and a cascade with random weights, and predictors whose answer is known."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from transformers import T5Config, T5EncoderModel
 
 from darkroom.models.cascade import UNetPredictor
 from darkroom.models.if_xs import build_scheduler, build_tokenizer
+from darkroom.models.network import build_network, save_network
 from darkroom.sampling.diffusion import Diffusion
+from darkroom.sampling.flow import Flow
 from darkroom.sampling.processes import Process
+from darkroom.storage import open_store
 
 
 def make_row(task: str, **more: Any) -> dict[str, Any]:
@@ -66,6 +69,28 @@ def save_toy_cascade(folder: Path, sizes: tuple[int, int] = (8, 16)) -> Path:
     stages = [{}, {"steps": 4, "guidance": 4.0, "noise_level": 100}]
     (folder / "config.json").write_text(json.dumps({"name": "toy", "stages": stages}))
     return folder
+
+
+def network_config(**network: Any) -> dict[str, Any]:
+    """The config.json of a course UNet of 4 features that is a class-conditional flow, unless told otherwise."""
+    course = {"architecture": "course-unet", "size": 28, "hidden": 4, "conditioning": "class", "num_classes": 10}
+    return {"name": "toy-network", "kind": "network", "network": course | network, "process": Flow().to_config()}
+
+
+def save_toy_network(uri: str, config: dict[str, Any] | None = None, seed: int = 0) -> str:
+    """A network with random weights, statistics of its normalisations included, in a folder or at an s3:// uri."""
+    config = config or network_config()
+    torch.manual_seed(seed)
+    network = build_network(config["network"])
+    for parameter in network.parameters():
+        if not parameter.any():  # a DDPM UNet begins with zeros, and would answer zero
+            torch.nn.init.normal_(parameter, std=0.1)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(std=0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    save_network(open_store(uri), network.state_dict(), config)
+    return uri
 
 
 class CountingPredictor:

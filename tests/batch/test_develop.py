@@ -15,10 +15,11 @@ from darkroom.batch import parcel
 from darkroom.batch.develop import Developer
 from darkroom.batch.embeddings import EmbeddingStore
 from darkroom.batch.prepare import Preparation, prepare
-from darkroom.models.cascade import open_model
+from darkroom.models.catalog import open_model
 from darkroom.sampling.plans import condition_keys
 from darkroom.storage import StorageError, open_store
 from runs import png
+from toys import network_config, save_toy_network
 
 TEXT = {"task": "text_to_image", "prompt": "a red one", "negative_prompt": "", "guidance": 7, "seed": 0, "steps": 3}
 EDIT = {**TEXT, "task": "image_to_image", "image": "one.png", "start": 1}
@@ -78,6 +79,23 @@ def test_a_unit_comes_back_with_its_pictures_in_order(darkroom: Darkroom) -> Non
     assert all(picture(one).shape == (3, 8, 8) and picture(one).dtype == np.float32 for one in made)
     assert made[0]["worker"].endswith(":cpu") and made[1]["start_timestep"] < made[0]["start_timestep"]
     assert parcel.to_block(made).num_rows == 3
+
+
+@pytest.mark.parametrize(("conditioning", "evaluations"), [("class", [6, 3, 9]), ("time", [3, 3, 3])])
+def test_a_network_knows_itself_what_labels_are(tmp_path: Path, conditioning: str, evaluations: list[int]) -> None:
+    """By label; or unconditional, where all questions of a step are one and guidance has no say."""
+    classes = 10 if conditioning == "class" else 0
+    model = save_toy_network(str(tmp_path), network_config(conditioning=conditioning, num_classes=classes))
+    label = (lambda n: {"label": n}) if classes else (lambda n: {})
+    plain = {key: value for key, value in TEXT.items() if key != "prompt"}
+    views = [{"view": "identity", **label(6)}, {"view": "identity", **label(9)}]
+    rows = [plain | label(7), plain | label(7) | {"guidance": 1}, plain | {"task": "anagram", "views": views}]
+    unit = [parcel.new_parcel(0, {"id": str(n), "key": "0", "row": row}) for n, row in enumerate(rows)]
+    (made,) = develop(Developer(model, 1, 8, 1), unit)
+    assert [one["error"] for one in made] == ["", "", ""]
+    assert [one["evaluations"] for one in made] == evaluations
+    assert picture(made[0]).shape == (1, 28, 28)
+    assert np.array_equal(picture(made[0]), picture(made[1])) is not bool(classes)
 
 
 def test_several_units_in_flight_keep_every_pass_full(darkroom: Darkroom) -> None:

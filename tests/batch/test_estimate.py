@@ -9,7 +9,7 @@ from darkroom.batch.estimate import Estimate, estimate
 from darkroom.batch.generate import abilities
 from darkroom.batch.work import cut
 from darkroom.manifest import open_manifest
-from darkroom.models.cascade import open_model
+from darkroom.models.catalog import open_model
 from darkroom.storage import Ledger, open_store
 from runs import RED, write_manifest
 
@@ -55,6 +55,15 @@ def test_a_long_manifest_is_counted_from_a_sample(count) -> None:
     found = count([{**RED, "seed": n} for n in range(1000)])
     assert found.evaluations == {1: 4000, 2: 0}
     assert found.seconds[1] > 0 and found.seconds[2] == 0
+
+
+def test_a_network_is_timed_without_a_text_encoder(tmp_path: Path, toy_network: str) -> None:
+    model = open_model(toy_network)
+    rows = [{"task": "text_to_image", "label": 3, "steps": 2}]
+    manifest = open_manifest(write_manifest(tmp_path, rows), abilities(model))
+    work = cut(manifest, Ledger(open_store(str(tmp_path))), model.revision, 28, 1, None, None)
+    found = estimate(work, model, capacity=2)
+    assert found.evaluations == {1: 4} and found.seconds[1] > 0
 
 
 def test_nothing_to_do_costs_nothing(count) -> None:

@@ -8,7 +8,7 @@ import pytest
 from darkroom.batch.generate import abilities
 from darkroom.batch.work import Work, cut, read_lines, unit_key
 from darkroom.manifest import open_manifest
-from darkroom.models.cascade import open_model
+from darkroom.models.catalog import open_model
 from darkroom.storage import Ledger, Store, open_store, to_table
 from runs import RED, result, write_manifest
 

@@ -20,7 +20,7 @@ from darkroom.batch.audit import audit
 from darkroom.batch.embeddings import EmbeddingStore
 from darkroom.batch.errors import ClusterError
 from darkroom.batch.generate import Options, run
-from darkroom.models.cascade import open_model
+from darkroom.models.catalog import open_model
 from darkroom.storage import StorageError
 from runs import RED, results, write_manifest
 
@@ -28,8 +28,8 @@ ROOT = Path(__file__).parents[2]
 ROWS = 24
 SLOW = {**RED, "steps": 60}  # with two evaluations a pass, a unit takes a second or so
 
-# Killing and starving real clusters takes minutes and a quiet machine: `make test-slow`.
-pytestmark = pytest.mark.slow
+# Killing and starving real clusters takes minutes and a quiet machine; one such test is always run.
+slow = pytest.mark.slow
 
 
 def job(tmp_path: Path, toy_model: str, **more: Any) -> Options:
@@ -130,6 +130,7 @@ def test_killed_half_way_the_same_command_completes_it(
     assert audit(options.out).passed
 
 
+@slow
 def test_an_engine_that_is_killed_costs_no_row(tmp_path: Path, toy_model: str, shared_ray: None) -> None:
     options = job(tmp_path, toy_model)
     killed: list[int] = []
@@ -150,6 +151,7 @@ def test_an_engine_that_is_killed_costs_no_row(tmp_path: Path, toy_model: str, s
     assert audit(options.out).passed
 
 
+@slow
 def test_storage_that_fails_in_a_worker_is_a_storage_error(
     tmp_path: Path, toy_model: str, s3_env: str, shared_ray: None
 ) -> None:
@@ -161,6 +163,7 @@ def test_storage_that_fails_in_a_worker_is_a_storage_error(
     assert "Traceback" not in str(caught.value) and "\n" not in str(caught.value)
 
 
+@slow
 def test_pictures_that_cannot_be_stored_stop_the_job_and_it_can_go_on(
     tmp_path: Path, toy_model: str, shared_ray: None
 ) -> None:
@@ -198,6 +201,7 @@ runpy.run_path("jobs/generate.py", run_name="__main__")
 """
 
 
+@slow
 def test_a_cluster_without_room_is_said_and_ends(tmp_path: Path, toy_model: str, start: Any) -> None:
     """Prompts are there already, so that it is the pipeline that starves."""
     options = job(tmp_path, toy_model)
@@ -212,6 +216,7 @@ def test_a_cluster_without_room_is_said_and_ends(tmp_path: Path, toy_model: str,
     assert "run the same command again" in said and "Traceback" not in said, said
 
 
+@slow
 def test_prompts_that_find_no_room_are_said_too(tmp_path: Path, toy_model: str, start: Any) -> None:
     options = job(tmp_path, toy_model)
     process, _ = start("-c", STARVED, options.manifest, options.out, toy_model)

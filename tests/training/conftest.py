@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from darkroom.models import if_xs
-from darkroom.training.if_xs import Stage, save_cascade
+from darkroom.storage import open_store
+from darkroom.training.if_xs import STAGE2, Stage, save_cascade
 from darkroom.training.painted_digits import vocabulary
-from darkroom.training.recipes import STAGE2
 
 
 @pytest.fixture(scope="session")
@@ -19,6 +19,6 @@ def untrained_cascade(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = if_xs.build_tokenizer(vocabulary())
     torch.manual_seed(0)
     first = Stage(1, tokenizer, None)
-    save_cascade(first, Stage(2, tokenizer, first.text_encoder), folder)
+    save_cascade(first, Stage(2, tokenizer, first.network["text_encoder"]), open_store(str(folder)))
     (folder / "config.json").write_text(json.dumps({"name": "untrained", "stages": [{}, {**STAGE2, "steps": 2}]}))
     return folder

@@ -6,17 +6,18 @@ from pathlib import Path
 import pytest
 import torch
 
+from darkroom.storage import open_store
 from darkroom.training import classifier
 from darkroom.training.classifier import (
     EMBEDDED,
-    Recipe,
     classify,
     features,
     load_classifier,
     to_digits,
     train_classifier,
 )
-from darkroom.training.data import Images, load_images, sample_uri
+from darkroom.training.data import Images, load_images, read_record, sample_uri
+from darkroom.training.recipes.classifier import MnistClassifier
 
 
 def first(split: str, count: int) -> Images:
@@ -33,7 +34,7 @@ def test_the_embedded_one_knows_the_digits() -> None:
 def test_it_says_what_it_is_and_is_small() -> None:
     config = json.loads((EMBEDDED / "config.json").read_text())
     assert config["metrics"]["test_accuracy"] >= 0.99 and config["metrics"]["test_images"] == 10_000
-    assert config["recipe"]["seed"] == Recipe().seed and len(config["data"]["train"]) == 64
+    assert config["recipe"]["seed"] == MnistClassifier().seed and len(config["data"]["train"]) == 64
     assert config["parameters"] == sum(p.numel() for p in load_classifier().parameters()) < 300_000
     assert sum(path.stat().st_size for path in EMBEDDED.iterdir()) < 1_300_000
 
@@ -47,11 +48,11 @@ def test_logits_come_from_the_features_and_from_each_picture_alone() -> None:
 
 
 def test_training_again_gives_the_same_weights(tmp_path: Path) -> None:
-    recipe = Recipe(epochs=2, batch=32)
+    recipe = MnistClassifier(epochs=2, batch=32)
     train, test = first("train", 128), first("test", 40)
     lines: list[str] = []
     for name in ("one", "two"):
-        accuracy = train_classifier(train, test, tmp_path / name, recipe, lines.append)
+        accuracy = train_classifier(train, test, open_store(str(tmp_path / name)), recipe, lines.append)
     one, two = (load_classifier(tmp_path / name).state_dict() for name in ("one", "two"))
     assert all(torch.equal(one[key], two[key]) for key in one)
     assert lines[:3] == lines[3:] and lines[0].startswith("epoch 1/2  loss ")
@@ -73,7 +74,6 @@ def test_what_cannot_be_loaded_or_learnt_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"nothing of the kind")
     with pytest.raises(ValueError, match=r"model.safetensors is damaged"):
         load_classifier(tmp_path)
-    small = first("train", 4)
-    small = Images(small.images[:, :20], small.labels, small.digest)
+    record = read_record(sample_uri())
     with pytest.raises(ValueError, match="takes grey 28 x 28 pictures"):
-        train_classifier(small, small, tmp_path, Recipe())
+        MnistClassifier().check({**record, "image": {"height": 28, "width": 20, "channels": 1}})

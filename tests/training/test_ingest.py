@@ -10,7 +10,8 @@ import pytest
 
 from darkroom.training.data import load_images
 from darkroom.training.idx import write_idx
-from darkroom.training.ingest import first_of_each, ingest, read_wheel_pickle
+from darkroom.training.ingest import first_of_each, ingest
+from darkroom.training.ingest_mnist import read_wheel_pickle
 
 RNG = np.random.default_rng(0)
 TRAIN, TEST = (RNG.integers(256, size=(count, 5, 4), dtype=np.uint8) for count in (12, 6))

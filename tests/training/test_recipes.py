@@ -3,56 +3,90 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import torch
 
-from darkroom.models.cascade import open_model
-from darkroom.training.data import load_images, sample_uri
-from darkroom.training.if_xs import Recipe
-from darkroom.training.recipes import STAGE2, train, with_settings
+from darkroom.models.network import build_network
+from darkroom.training.data import read_record, sample_uri
+from darkroom.training.recipes import RECIPES, find_recipe
+from darkroom.training.recipes.flow import FlowClass, FlowTime
+from darkroom.training.recipes.if_xs import IfXs
+from darkroom.training.recipes.network import NetworkRecipe
+from darkroom.training.recipes.recipe import with_settings
 
 ROOT = Path(__file__).parents[2]
-TINY = [f"{field.name}=1" for field in fields(Recipe) if field.name.endswith("_steps")] + ["batch=1"]
 
 
 def test_settings_change_the_fields_they_name() -> None:
-    changed = with_settings(Recipe(), ["batch=8", "learning_rate=2e-4"])
-    assert changed == Recipe(batch=8, learning_rate=2e-4)
+    changed = with_settings(FlowClass(), ["batch=8", "learning_rate=2e-4", "show=1,3", "bf16=off"])
+    assert changed == FlowClass(batch=8, learning_rate=2e-4, show=(1, 3), bf16="off")
     assert type(changed.batch) is int
-    assert with_settings(Recipe(), []) == Recipe()
+    assert with_settings(FlowClass(), []) == FlowClass()
 
 
 def test_every_wrong_setting_is_told_at_once() -> None:
     with pytest.raises(ValueError, match="unknown setting 'bacth'; did you mean 'batch'") as caught:
-        with_settings(Recipe(), ["bacth=8", "seed=1.5", "learning_rate=fast", "warmup"])
+        with_settings(IfXs(), ["bacth=8", "seed=1.5", "learning_rate=fast", "warmup", "compile=yes"])
     assert caught.value.args[0].splitlines()[1:] == [
         "--set seed=1.5: seed takes a whole number",
         "--set learning_rate=fast: learning_rate takes a number",
         "--set warmup: warmup takes a whole number",
+        "--set compile=yes: compile takes one of auto, on, off",
     ]
 
 
-def test_a_trained_cascade_opens_as_a_model_that_says_what_it_was_made_of(tmp_path: Path) -> None:
-    train("if-xs", sample_uri(), str(tmp_path), TINY, lambda line: None)
-    cascade = open_model(str(tmp_path))
-    assert (cascade.name, cascade.sizes, cascade.stages[1].steps) == ("if-xs", (24, 48), STAGE2["steps"])
-    assert cascade.config["training"]["recipe"]["stage1_steps"] == 1
-    assert cascade.config["training"]["data"]["train"] == load_images(sample_uri(), "train").digest
-
-
-def test_wrong_recipes_and_places_are_sentences() -> None:
+def test_what_cannot_be_is_refused() -> None:
+    with pytest.raises(ValueError, match="epochs must be at least 1, was 0"):
+        with_settings(FlowClass(), ["epochs=0"])
     with pytest.raises(ValueError, match="unknown recipe 'if-sx'; did you mean 'if-xs'"):
-        train("if-sx", sample_uri(), "out")
-    with pytest.raises(ValueError, match="local folder only"):
-        train("if-xs", sample_uri(), "s3://bucket/model")
+        find_recipe("if-sx")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_takes_digits_and_says_all_it_is(name: str) -> None:
+    recipe = find_recipe(name)()
+    record = read_record(sample_uri())
+    if name == "cifar10-ddpm":  # halves its pictures three times
+        record = {**record, "image": {"height": 32, "width": 32, "channels": 3}}
+    recipe.check(record)
+    assert recipe.record()["name"] == name and recipe.record()["batch"] == recipe.batch
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if issubclass(RECIPES[name], NetworkRecipe)])
+def test_a_recipe_takes_colour_pictures_of_another_size_too(name: str) -> None:
+    recipe = find_recipe(name)()
+    data = {"name": "clothes", "image": {"height": 32, "width": 32, "channels": 3}, "classes": list("abcdefg")}
+    made = recipe.network(data)
+    assert (made["channels"], made["size"]) == (3, 32) and made["num_classes"] in (0, 7)
+    with pytest.raises(ValueError, match="square"):
+        recipe.check({**data, "image": {"height": 32, "width": 28, "channels": 3}})
+
+
+def test_parameters_of_the_cifar_network() -> None:
+    recipe = find_recipe("cifar10-ddpm")()
+    data = {"name": "cifar10", "image": {"height": 32, "width": 32, "channels": 3}, "classes": list("0123456789")}
+    with torch.device("meta"):
+        network = build_network(recipe.network(data))
+    assert sum(p.numel() for p in network.parameters()) == pytest.approx(16.8e6, rel=0.01)
+
+
+def test_the_rate_falls_after_each_epoch_to_a_tenth_in_all() -> None:
+    recipe = FlowTime(epochs=10)
+    assert [recipe.rate(step, 100) for step in (0, 99)] == [1e-2, 1e-2]
+    assert recipe.rate(100, 100) == pytest.approx(1e-2 * 0.1**0.1)
+    assert recipe.rate(10 * 100, 100) == pytest.approx(1e-3)
+    assert find_recipe("mnist-flow-class-constant-lr")().rate(0, 100) == find_recipe(
+        "mnist-flow-class-constant-lr"
+    )().rate(5000, 100)
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
         (["train.py", "if-xs", "--data", sample_uri(), "--out", "model", "--set", "bach=3"], 2, "did you mean 'batch'"),
+        (["train.py", "mnist-ddpm", "--data", "nowhere", "--out", "model"], 2, "no data set in"),
         (["ingest.py", "idx", "nowhere", "--out", "data"], 2, "nowhere has no train-images-idx3-ubyte"),
     ],
 )

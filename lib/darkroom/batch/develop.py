@@ -13,25 +13,30 @@ import torch
 
 from darkroom.batch import parcel
 from darkroom.batch.embeddings import EmbeddingStore
-from darkroom.models.cascade import open_model
+from darkroom.models.catalog import open_model
 from darkroom.sampling.engine import Engine, Finished
 from darkroom.sampling.plans import Inputs, Plan, Stage, condition_keys, make_plan
 from darkroom.storage import StorageError
 
 
 class Developer:
-    """Stage `number` of the model on this worker's device. `develop` may be awaited for many units at once."""
+    """Stage `number` of the model on this worker's device. `develop` may be awaited for many units at once.
 
-    def __init__(self, model: str, number: int, capacity: int, threads: int, embeddings: EmbeddingStore) -> None:
+    embeddings: of the prompts, for a text model; any other model says itself what a label is to it.
+    """
+
+    def __init__(
+        self, model: str, number: int, capacity: int, threads: int, embeddings: EmbeddingStore | None = None
+    ) -> None:
         torch.set_num_threads(threads)
         # Asked here and nowhere else: the machine that submits a job need not be like those that do it.
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        cascade = open_model(model)
-        self.stage: Stage = cascade.stages[number - 1]
+        opened = open_model(model)
+        self.stage: Stage = opened.stages[number - 1]
         self.first = number == 1
-        self.default_size = cascade.default_size
-        self.engine = Engine(cascade.predictor(number, device), capacity)
-        self.embeddings = embeddings
+        self.default_size = opened.default_size
+        self.engine = Engine(opened.predictor(number, device), capacity)
+        self.condition: Callable[[str], torch.Tensor] = opened.condition if embeddings is None else embeddings.get
         name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
         self.worker = f"{platform.node()}:{name}"
         self._driver: asyncio.Task[None] | None = None
@@ -66,7 +71,7 @@ class Developer:
         if made["error"] or self.stage.size > wanted or (row["task"] == "upscale" and self.first):
             return None
         tensors = parcel.unpack(made["inputs"])
-        conditions = {key: self.embeddings.get(key) for key in condition_keys(row)}
+        conditions = {key: self.condition(key) for key in condition_keys(row)}
         low_res = None
         if not self.first:
             low_res = parcel.unpack(made["picture"]).get("picture")

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
 from darkroom.batch.work import Work
-from darkroom.models.cascade import Cascade
 from darkroom.sampling.plans import Inputs, condition_keys, make_plan
 
+if TYPE_CHECKING:
+    from darkroom.models.catalog import Model
+
 PASSES = 3  # timed, after one to warm up
+_HOST = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,7 @@ class Estimate:
     seconds: dict[int, float]
 
 
-def estimate(work: Work, model: Cascade, capacity: int) -> Estimate:
+def estimate(work: Work, model: Model, capacity: int) -> Estimate:
     """Counts a sample of the rows exactly, scales to all of them, and times a few passes of each stage."""
     evaluations, seconds = {}, {}
     for stage in model.stages:
@@ -33,7 +37,7 @@ def estimate(work: Work, model: Cascade, capacity: int) -> Estimate:
     return Estimate(evaluations, seconds)
 
 
-def _evaluations(row: dict, model: Cascade, number: int) -> int:
+def _evaluations(row: dict, model: Model, number: int) -> int:
     stage = model.stages[number - 1]
     if stage.size > row.get("size", model.default_size) or (row["task"] == "upscale" and number == 1):
         return 0
@@ -44,16 +48,18 @@ def _evaluations(row: dict, model: Cascade, number: int) -> int:
 
 
 @torch.inference_mode()
-def _seconds_per_pass(model: Cascade, number: int, capacity: int) -> float:
-    predictor = model.predictor(number, torch.device("cpu"))
+def _seconds_per_pass(model: Model, number: int, capacity: int) -> float:
+    predictor = model.predictor(number, _HOST)
     stage = model.stages[number - 1]
     channels = stage.channels * (2 if stage.noise_level is not None else 1)
-    embedding = model.text_encoder(torch.device("cpu")).encode([""])
     x = torch.zeros(capacity, channels, stage.size, stage.size)
-    times = torch.zeros(capacity, dtype=torch.int64)
-    condition = embedding.expand(capacity, -1, -1)
-    predictor(x, times, condition, times)
+    levels = torch.zeros(capacity, dtype=torch.int64)
+    times = levels.float() if stage.process.kind == "flow" else levels
+    # The empty prompt, or "no class": which condition it is makes no difference to the time.
+    nothing = model.text_encoder(_HOST).encode([""])[0] if model.conditioning == "text" else model.condition("")
+    inputs = (x, times, nothing.expand(capacity, *nothing.shape), levels)
+    predictor(*inputs)
     began = time.perf_counter()
     for _ in range(PASSES):
-        predictor(x, times, condition, times)
+        predictor(*inputs)
     return (time.perf_counter() - began) / PASSES

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from darkroom import __version__
 from darkroom.batch import cluster, pipeline
@@ -23,9 +23,12 @@ from darkroom.batch.twins import commit_twins
 from darkroom.batch.watch import Progress, Watchdog, duration
 from darkroom.batch.work import Work, cut
 from darkroom.manifest import Abilities, Manifest, open_manifest
-from darkroom.models.cascade import Cascade, open_model
+from darkroom.models.catalog import address, open_model
 from darkroom.sampling.plans import SAMPLER_VERSION
 from darkroom.storage import Ledger, Store, open_store
+
+if TYPE_CHECKING:
+    from darkroom.models.catalog import Model
 
 PACKAGES = ("ray", "torch", "diffusers", "transformers", "pyarrow", "numpy")
 TEMPORARY = ("work/", "twins/")
@@ -97,21 +100,22 @@ def run(options: Options, say: Callable[[str], None] = lambda line: print(line, 
     return outcome
 
 
-def _open(options: Options) -> tuple[Cascade, Manifest, Store]:
+def _open(options: Options) -> tuple[Model, Manifest, Store]:
     model = open_model(options.model)
     return model, open_manifest(options.manifest, abilities(model)), open_store(options.out)
 
 
-def abilities(model: Cascade) -> Abilities:
+def abilities(model: Model) -> Abilities:
     """What a manifest may ask of this model."""
     process = model.stages[0].process
     return Abilities(
         name=model.name,
         sizes=model.sizes,
         default_size=model.default_size,
-        conditioning="text",
+        conditioning=model.conditioning,
         process=process.kind,
         num_timesteps=process.num_timesteps,
+        num_classes=model.num_classes,
         upscale=len(model.stages) > 1,
     )
 
@@ -126,7 +130,7 @@ def _ledger(options: Options, store: Store) -> Ledger:
     return ledger
 
 
-def _cut(options: Options, model: Cascade, manifest: Manifest, ledger: Ledger, store: Store) -> Work:
+def _cut(options: Options, model: Model, manifest: Manifest, ledger: Ledger, store: Store) -> Work:
     rows = manifest.rows if options.limit is None else min(manifest.rows, options.limit)
     unit_rows = options.unit_rows or unit_size(rows)
     work = cut(manifest, ledger, model.revision, model.default_size, unit_rows, options.limit, store)
@@ -154,17 +158,16 @@ def unit_size(rows: int) -> int:
 
 
 def _develop(
-    options: Options, model: Cascade, manifest: Manifest, store: Store, work: Work, say: Callable[[str], None]
+    options: Options, model: Model, manifest: Manifest, store: Store, work: Work, say: Callable[[str], None]
 ) -> tuple[dict[str, float], Counter[str]]:
     say("starting Ray ...")
     cluster.connect(options.address, options.verbose)
     stages = _stages(model, work)
     pool = cluster.size_pool(len(stages), options.workers)
-    embeddings = EmbeddingStore(store.root, model.revision)
-    pipeline.embed(list(work.prompts), options.model, embeddings, _watchdog(options))
-    say(f"{len(work.prompts):,} prompts embedded; {pool.workers} worker(s) for each of stages {list(stages)}")
+    embeddings = _embed(options, model, store, work, say)
+    say(f"{pool.workers} worker(s) for each of stages {list(stages)}")
     job = pipeline.Job(
-        model=options.model,
+        model=address(options.model),
         stages=stages,
         capacity=options.capacity,
         units=work.units,
@@ -184,18 +187,30 @@ def _develop(
     return pipeline.busy_seconds(counter), receipts
 
 
+def _embed(
+    options: Options, model: Model, store: Store, work: Work, say: Callable[[str], None]
+) -> EmbeddingStore | None:
+    """The work's prompts as a text model takes them; None where labels, or nothing, stand in their place."""
+    if model.conditioning != "text":
+        return None
+    embeddings = EmbeddingStore(store.root, model.revision)
+    pipeline.embed(list(work.prompts), address(options.model), embeddings, _watchdog(options))
+    say(f"{len(work.prompts):,} prompts embedded")
+    return embeddings
+
+
 def _watchdog(options: Options) -> Watchdog:
     return Watchdog(options.stall_seconds, 2 * options.stall_seconds)
 
 
-def _stages(model: Cascade, work: Work) -> tuple[int, ...]:
+def _stages(model: Model, work: Work) -> tuple[int, ...]:
     """The stages some row of this work goes through."""
     wanted = max(work.sizes)
     only_upscale = set(work.todo) == {"upscale"}
     return tuple(s.number for s in model.stages if s.size <= wanted and not (only_upscale and s.number == 1))
 
 
-def _run_record(options: Options, model: Cascade, manifest: Manifest, work: Work) -> dict[str, Any]:
+def _run_record(options: Options, model: Model, manifest: Manifest, work: Work) -> dict[str, Any]:
     return {
         "created_at": datetime.now(UTC).isoformat(),
         "plan": work.plan,

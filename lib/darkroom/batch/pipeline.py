@@ -36,7 +36,10 @@ PROMPTS_PER_TASK = 256
 
 @dataclass(frozen=True)
 class Job:
-    """A job as its pipeline needs it: numbers of the stages to run, units to do, and what each part is told."""
+    """A job as its pipeline needs it: numbers of the stages to run, units to do, and what each part is told.
+
+    embeddings: of a text model's prompts; None for a model that takes none.
+    """
 
     model: str
     stages: tuple[int, ...]
@@ -44,7 +47,7 @@ class Job:
     units: int
     preparation: Preparation
     delivery: Delivery
-    embeddings: EmbeddingStore
+    embeddings: EmbeddingStore | None = None
 
 
 def stage_names(stages: tuple[int, ...]) -> list[str]:
@@ -101,12 +104,13 @@ def _watched(dataset: Dataset, watchdog: Watchdog, what: str, counter: Any | Non
 
 def _plain(error: ray.exceptions.RayError) -> Exception:
     """What a worker's error was before Ray wrapped it; an error of Ray's own as a ClusterError; else as it is."""
-    from darkroom.models.cascade import ModelError
+    from darkroom.models.errors import ModelError
 
     cause: BaseException = error
     while isinstance(cause, ray.exceptions.RayTaskError):
         cause = cause.cause
     if isinstance(cause, (StorageError, ModelError)):
+        cause.args = (str(cause).partition("\nFailed to ")[0],)  # Ray Data adds advice on its retries
         return cause
     if isinstance(cause, ray.exceptions.RayError):
         return ClusterError(f"Ray gave up: {type(cause).__name__}: {cause}")
@@ -185,7 +189,7 @@ class _StageActor:
     """`Developer` as Ray Data calls it: an async generator, so that several units are under way at once."""
 
     def __init__(
-        self, model: str, number: int, capacity: int, threads: int, embeddings: EmbeddingStore, counter: Any
+        self, model: str, number: int, capacity: int, threads: int, embeddings: EmbeddingStore | None, counter: Any
     ) -> None:
         from darkroom.batch.develop import Developer
 
@@ -206,7 +210,7 @@ class _Encoder:
     def __init__(self, model: str, store: EmbeddingStore) -> None:
         import torch
 
-        from darkroom.models.cascade import open_model
+        from darkroom.models.catalog import open_model
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.encoder, self.store = open_model(model).text_encoder(device), store

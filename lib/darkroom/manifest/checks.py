@@ -52,6 +52,7 @@ class Abilities:
 
     sizes: ascending output sizes in pixels; default_size: the one a row gets that names none.
     num_timesteps: noise levels of the process, what `stride` and `steps` divide.
+    num_classes: labels 0..num_classes - 1 may be asked for; None where the model takes none.
     upscale: whether it has upper stages that can be run alone.
     """
 

@@ -12,7 +12,7 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerFast, T5EncoderModel
 from transformers.utils import logging as transformers_logging
 
 from darkroom.models.diffusers_process import process_from_scheduler
+from darkroom.models.errors import ModelError
 from darkroom.sampling.plans import Stage
 from darkroom.sampling.processes import Process
 
@@ -28,11 +29,6 @@ _LOCAL = {
     "local_files_only": True,
     "low_cpu_mem_usage": False,
 }  # the latter wants another package, and saves nothing here
-EMBEDDED = {"if-xs": Path(__file__).parent / "if_xs"}
-
-
-class ModelError(ValueError):
-    """The model asked for is not there or not whole."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +36,9 @@ class Cascade:
     """What can be known of a cascade without loading a weight."""
 
     folder: Path
+    kind: ClassVar = "cascade"
+    conditioning: ClassVar = "text"
+    num_classes: ClassVar = None
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -129,15 +128,6 @@ class TextEncoder:
         tokens = self.tokenizer(prompt, padding="max_length", truncation=True, return_tensors="pt").to(self.device)
         states = self.encoder(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
         return states.float().cpu()
-
-
-def open_model(name: str) -> Cascade:
-    """The model called `name`, an embedded one or a folder. Raises ModelError."""
-    folder = EMBEDDED.get(name, Path(name))
-    if not (folder / "config.json").is_file():
-        known = ", ".join(EMBEDDED)
-        raise ModelError(f"no model {name!r}: neither an embedded one ({known}) nor a folder with a config.json")
-    return Cascade(folder)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

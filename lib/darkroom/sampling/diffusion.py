@@ -123,6 +123,15 @@ class Diffusion:
             return prediction, (x - signal * prediction) / noise
         return signal * x - noise * prediction, signal * prediction + noise * x
 
+    def target(self, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+        """What a model that knew x0 and eps [B, C, H, W] would predict at t (int64 [B]): one of them, or v."""
+        if self.prediction == "epsilon":
+            return eps
+        if self.prediction == "x0":
+            return x0
+        signal, noise = self._signal_and_noise(t, x0.device)
+        return signal * eps - noise * x0
+
     def bounded(self, x0: Tensor) -> Tensor:
         """x0 [B, C, H, W], thresholded or clipped as this process is told to."""
         if self.threshold is not None:

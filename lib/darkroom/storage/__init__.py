@@ -4,6 +4,7 @@ from darkroom.storage.errors import NotFound, StorageError
 from darkroom.storage.images import decode, encode_png, image_key, resize_square
 from darkroom.storage.ledger import CommitRecord, Ledger
 from darkroom.storage.results import SCHEMA, SCHEMA_VERSION, from_parquet, to_parquet, to_table
+from darkroom.storage.stored_file import StoredFile
 from darkroom.storage.stores import LocalStore, Store, join, open_store, read_uri
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "NotFound",
     "StorageError",
     "Store",
+    "StoredFile",
     "decode",
     "encode_png",
     "from_parquet",

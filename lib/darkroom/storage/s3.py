@@ -61,9 +61,21 @@ class S3Store:
         return S3Store, (self.root,)
 
     def read(self, key: str) -> bytes:
+        return self._get(key)
+
+    def size(self, key: str) -> int:
+        with _reporting("look for", self.uri(key)):
+            return self._client().head_object(**self._object(key))["ContentLength"]
+
+    def read_part(self, key: str, start: int, count: int) -> bytes:
+        # A range that begins behind the end is refused, with a code of its own on each kind of server.
+        count = min(count, self.size(key) - start)
+        return self._get(key, Range=f"bytes={start}-{start + count - 1}") if count > 0 else b""
+
+    def _get(self, key: str, **more: str) -> bytes:
         for last in _tries():
             with _reporting("read", self.uri(key)):
-                answer = self._client().get_object(**self._object(key))
+                answer = self._client().get_object(**self._object(key), **more)
                 try:
                     return answer["Body"].read()
                 except BotoCoreError:  # the SDK retries the request, but not a body that breaks off half-way

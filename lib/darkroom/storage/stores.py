@@ -29,6 +29,12 @@ class Store(Protocol):
     def read(self, key: str) -> bytes:
         """The bytes at `key`; NotFound if there are none."""
 
+    def size(self, key: str) -> int:
+        """How many bytes lie at `key`; NotFound if there are none."""
+
+    def read_part(self, key: str, start: int, count: int) -> bytes:
+        """`count` bytes from `start`, fewer where the object ends; NotFound if there is none."""
+
     def write(self, key: str, data: bytes) -> None:
         """Put or replace; a reader sees the old bytes or the new ones, never a part."""
 
@@ -121,6 +127,15 @@ class LocalStore:
     def read(self, key: str) -> bytes:
         with self._reporting("read", key):
             return self._path(key).read_bytes()
+
+    def size(self, key: str) -> int:
+        with self._reporting("look for", key):
+            return self._path(key).stat().st_size
+
+    def read_part(self, key: str, start: int, count: int) -> bytes:
+        with self._reporting("read", key), self._path(key).open("rb") as file:
+            file.seek(start)
+            return file.read(count)
 
     def write(self, key: str, data: bytes) -> None:
         with self._reporting("write", key), self._temporary(key, data) as temporary:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
@@ -16,25 +15,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from darkroom.storage import Store
 from darkroom.training.data import Images
+from darkroom.training.recipes.classifier import MnistClassifier
 
 EMBEDDED = Path(__file__).parent / "mnist_classifier"
 SIDE, CLASSES, FEATURES = 28, 10, 128
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Cross-entropy with AdamW on a one-cycle learning rate; each digit is shifted by up to `shift` pixels each way."""
-
-    epochs: int = 4
-    batch: int = 128
-    learning_rate: float = 4e-3
-    shift: int = 2
-    label_smoothing: float = 0.05
-    seed: int = 11
 
 
 class Classifier(nn.Module):
@@ -85,12 +74,9 @@ def features(images: Tensor) -> Tensor:
 
 
 def train_classifier(
-    train: Images, test: Images, out: Path, recipe: Recipe, log: Callable[[str], None] = print
+    train: Images, test: Images, store: Store, recipe: MnistClassifier, log: Callable[[str], None] = print
 ) -> float:
     """Trains on digits in MNIST's form ([N, 28, 28, 1]), writes the model directory; returns its accuracy."""
-    for images in (train, test):
-        if images.images.shape[1:] != (SIDE, SIDE, 1) or images.labels.max() >= CLASSES:
-            raise ValueError(f"the classifier takes grey 28 x 28 pictures of 10 classes, not {images.images.shape[1:]}")
     torch.manual_seed(recipe.seed)
     model = Classifier().to(memory_format=torch.channels_last)
     _fit(model, train, recipe, log)
@@ -102,13 +88,12 @@ def train_classifier(
         "input": "float32 [N, 1, 28, 28], ink 1 on 0",
         "classes": CLASSES,
         "parameters": sum(p.numel() for p in model.parameters()),
-        "recipe": asdict(recipe),
+        "recipe": recipe.record(),
         "data": {"train": train.digest, "test": test.digest},
         "metrics": {"test_accuracy": accuracy, "test_images": len(test.labels)},
     }
-    out.mkdir(parents=True, exist_ok=True)
-    save_file({name: p.contiguous() for name, p in model.state_dict().items()}, out / "model.safetensors")
-    (out / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+    store.write("model.safetensors", save({name: p.contiguous() for name, p in model.state_dict().items()}))
+    store.write("config.json", json.dumps(config, indent=1).encode() + b"\n")
     return accuracy
 
 
@@ -117,7 +102,7 @@ def _layer(before: int, after: int, kernel: int = 3, stride: int = 1) -> tuple[n
     return convolution, nn.BatchNorm2d(after), nn.GELU()
 
 
-def _fit(model: Classifier, train: Images, recipe: Recipe, log: Callable[[str], None]) -> None:
+def _fit(model: Classifier, train: Images, recipe: MnistClassifier, log: Callable[[str], None]) -> None:
     rng = np.random.default_rng(recipe.seed)
     digits, labels = to_digits(train.images), torch.from_numpy(train.labels)
     per_epoch = len(digits) // recipe.batch

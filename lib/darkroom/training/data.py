@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from darkroom.storage import NotFound, Store, decode, open_store
+from darkroom.storage import NotFound, Store, StoredFile, decode, open_store
 
 SAMPLE = Path(__file__).parent / "sample"  # of MNIST: 200 training and 100 test digits of each kind
 RECORD = "dataset.json"
@@ -125,6 +126,24 @@ def load_images(uri: str, split: str) -> Images:
     return Images(images, labels, digest)
 
 
+def read_groups(uri: str, file: str, groups: Sequence[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(images uint8 [n, H, W, C], labels int64 [n]) of some row groups of a file; only their bytes are read.
+
+    Raises ValueError and StorageError as `load_images` does.
+    """
+    record, store = read_record(uri), open_store(uri)
+    shape = tuple(record["image"][axis] for axis in ("height", "width", "channels"))
+    with _readable(store, file, lambda: pa.PythonFile(StoredFile(store, file))) as parquet:
+        for group in groups:
+            table = parquet.read_row_group(group)
+            where = f"{store.uri(file)}, row group {group}, record "
+            pictures = pa.compute.struct_field(table["image"], "bytes").to_pylist()
+            images = [_checked_picture(data, f"{where}{at}", shape) for at, data in enumerate(pictures)]
+            labels = table["label"].to_pylist()
+            kinds = [_checked_label(label, f"{where}{at}", len(record["classes"])) for at, label in enumerate(labels)]
+            yield np.stack(images), np.array(kinds, np.int64)
+
+
 def _write_split(store: Store, split: str, images: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     assert images.dtype == np.uint8 and len(images) == len(labels)
     files = []
@@ -154,20 +173,27 @@ def _png(image: np.ndarray) -> bytes:
 
 def _records(store: Store, name: str) -> Iterator[tuple[str, bytes | None, int | None]]:
     """(where, image bytes, label) of each record of a file, a row group at a time."""
-    uri = store.uri(name)
-    try:
-        file = pq.ParquetFile(pa.BufferReader(store.read(name)))
-        if not file.schema_arrow.equals(SCHEMA):
-            raise ValueError(
-                f"{uri}: its columns are {file.schema_arrow.names}, wanted image (bytes, path) and label (int32)"
-            )
-        count = 0
+    uri, count = store.uri(name), 0
+    with _readable(store, name, lambda: pa.BufferReader(store.read(name))) as file:
         for group in range(file.num_row_groups):
             table = file.read_row_group(group)
             pictures = pa.compute.struct_field(table["image"], "bytes").to_pylist()
             for data, label in zip(pictures, table["label"].to_pylist(), strict=True):
                 yield f"{uri}, record {count}", data, label
                 count += 1
+
+
+@contextmanager
+def _readable(store: Store, name: str, opened: Callable[[], pa.NativeFile]) -> Iterator[pq.ParquetFile]:
+    """A file of the data set. What is wrong with it, also while it is read, is a ValueError that names it."""
+    uri = store.uri(name)
+    try:
+        with pq.ParquetFile(opened()) as file:
+            if not file.schema_arrow.equals(SCHEMA):
+                raise ValueError(
+                    f"{uri}: its columns are {file.schema_arrow.names}, wanted image (bytes, path) and label (int32)"
+                )
+            yield file
     except NotFound:
         raise ValueError(f"{uri} is missing, though {RECORD} names it; ingest the data again") from None
     except (pa.ArrowException, OSError) as error:

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from darkroom.models.cascade import Cascade, open_model
+from darkroom.models.cascade import Cascade
+from darkroom.models.catalog import open_model
 from darkroom.sampling.engine import Engine
 from darkroom.sampling.plans import Inputs, condition_keys, make_plan
 from darkroom.storage import encode_png, open_store

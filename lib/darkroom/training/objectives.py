@@ -5,7 +5,12 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from darkroom.sampling.diffusion import Diffusion
+from darkroom.training.feeds import Batch
+from darkroom.training.loop import Objective
 
 
 class LearnedRangeDiffusion:
@@ -58,3 +63,58 @@ class LearnedRangeDiffusion:
             -1 + log_variance - true_log + (true_log - log_variance).exp() + mean_error.square() * (-log_variance).exp()
         )
         return kl.mean(dim=(1, 2, 3)) / math.log(2)
+
+
+class Denoising(Objective):
+    """Clean pictures from noisy ones in one step: |network(x + sigma epsilon) - x|^2, pictures in [0, 1].
+
+    pure_noise: the network is shown epsilon alone, and cannot know which picture was meant.
+    """
+
+    def __init__(self, network: nn.Module, sigma: float, pure_noise: bool) -> None:
+        super().__init__(network)
+        self.sigma, self.pure_noise = sigma, pure_noise
+
+    def forward(self, batch: Batch) -> Tensor:
+        x = (batch.images + 1) / 2
+        epsilon = batch.draw.normal(x.shape[1:])
+        noisy = epsilon if self.pure_noise else x + self.sigma * epsilon
+        return F.mse_loss(self.network(noisy).float(), x)
+
+
+class FlowMatching(Objective):
+    """Velocity of the straight path from noise to picture, |network(x_t, t) - (x_1 - x_0)|^2, x_t = (1-t) x_0 + t x_1,
+    t uniform (arXiv 2210.02747). drop: how often the class is withheld, for guidance (arXiv 2207.12598)."""
+
+    def __init__(self, network: nn.Module, drop: float) -> None:
+        super().__init__(network)
+        self.drop = drop
+
+    def forward(self, batch: Batch) -> Tensor:
+        t, noise = batch.draw.uniform(), batch.draw.normal(batch.images.shape[1:])
+        share = t[:, None, None, None]
+        x_t = (1 - share) * noise + share * batch.images
+        velocity = self.network(x_t, t, shown_labels(self.network, batch, self.drop)).float()
+        return F.mse_loss(velocity, batch.images - noise)
+
+
+class DenoisingDiffusion(Objective):
+    """What the process predicts (epsilon, x0 or v) at a uniform timestep, L2 (DDPM, arXiv 2006.11239, equation 14)."""
+
+    def __init__(self, network: nn.Module, process: Diffusion, drop: float) -> None:
+        super().__init__(network)
+        self.process, self.drop = process, drop
+
+    def forward(self, batch: Batch) -> Tensor:
+        t = batch.draw.integers(self.process.num_timesteps)
+        epsilon = batch.draw.normal(batch.images.shape[1:])
+        x_t = self.process.noise(batch.images, t, epsilon)
+        answer = self.network(x_t, t, shown_labels(self.network, batch, self.drop)).float()
+        return F.mse_loss(answer, self.process.target(batch.images, t, epsilon))
+
+
+def shown_labels(network: nn.Module, batch: Batch, drop: float) -> Tensor | None:
+    """The labels a network of classes is shown, a share of them withheld; None for one without."""
+    if not network.num_classes:
+        return None
+    return torch.where(batch.draw.uniform() < drop, network.num_classes, batch.labels)

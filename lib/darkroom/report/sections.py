@@ -1,0 +1,49 @@
+"""What a page about a training run is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from darkroom.storage import StorageError
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A PNG of `grids.DENSITY` beside the page. name: its file's, without .png; alt: what one would see."""
+
+    name: str
+    png: bytes
+    alt: str
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of words, the first of each says what the row is about; `marked`: a row that stands out."""
+
+    head: list[str]
+    rows: list[list[str]]
+    marked: int | None = None
+
+
+@dataclass(frozen=True)
+class Section:
+    """numbers: what the section measured, for figures.json; problem: why something is not shown."""
+
+    id: str
+    title: str
+    about: list[str] = field(default_factory=list)
+    drawings: list[Drawing] = field(default_factory=list)
+    table: Table | None = None
+    numbers: dict[str, Any] = field(default_factory=dict)
+    problem: str = ""
+
+
+def attempt(id: str, title: str, draw: Callable[[], Section]) -> Section:
+    """The section, or one that says why it cannot be drawn: data that is gone takes nothing else off the page."""
+    try:
+        return draw()
+    except (ValueError, StorageError) as error:
+        return Section(id, title, problem=str(error))

@@ -1,0 +1,149 @@
+"""Ray Train, all of it: workers that share every batch, restarted from the last checkpoint when one of them dies."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import ray.train
+import torch
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from darkroom.batch.errors import ClusterError
+from darkroom.storage import StorageError, open_store
+from darkroom.training.feeds import Worker
+from darkroom.training.recipes.recipe import Recipe
+
+RESTARTS = 3  # after deaths of workers; what the user's input or the numbers cause is never tried again
+_KINDS: dict[str, type[Exception]] = {kind.__name__: kind for kind in (ValueError, FloatingPointError, StorageError)}
+
+
+@dataclass(frozen=True)
+class Workers:
+    """How many workers: a fixed number, or as many from `least` to `most` as the cluster has room for."""
+
+    least: int
+    most: int
+
+    @classmethod
+    def parse(cls, text: str) -> Workers:
+        """ "2", or "2:8". ValueError for anything else."""
+        least, colon, most = text.partition(":")
+        try:
+            workers = cls(int(least), int(most if colon else least))
+        except ValueError:
+            raise ValueError(f"--workers {text}: wanted a number, or a range such as 2:8") from None
+        if not 1 <= workers.least <= workers.most:
+            raise ValueError(f"--workers {text}: wanted at least 1, and the smaller number first")
+        return workers
+
+    @property
+    def scaling(self) -> int | tuple[int, int]:
+        return self.least if self.least == self.most else (self.least, self.most)
+
+
+def train_distributed(recipe: Recipe, data: str, out: str, workers: Workers, say: Callable[[str], None]) -> None:
+    """Trains on the connected Ray cluster, a GPU for each worker if it has any; returns when the model is there.
+
+    Raises what a worker met: ValueError, FloatingPointError, StorageError; ClusterError when the workers keep dying.
+    """
+    journal = ray.remote(num_cpus=0)(_Journal).remote()
+    trainer = TorchTrainer(
+        _train_on_worker,
+        train_loop_config={"recipe": recipe, "data": data, "out": out, "journal": journal},
+        scaling_config=_scaling(workers),
+        run_config=RunConfig(
+            name=f"darkroom-{uuid.uuid4().hex[:12]}",
+            # Of Ray's own notes; our checkpoints go to the run, with whatever storage it has.
+            storage_path=os.path.join(tempfile.gettempdir(), "darkroom-train"),
+            failure_config=FailureConfig(max_failures=RESTARTS),
+        ),
+    )
+    error = _relay(trainer, journal, say)
+    outcome = ray.get(journal.outcome.remote())
+    if outcome is not None and outcome[0] in _KINDS:
+        raise _KINDS[outcome[0]](outcome[1])
+    if error is not None:
+        raise ClusterError(f"the training's workers died more than {RESTARTS} times; the last time: {_shortly(error)}")
+
+
+def _scaling(workers: Workers) -> ScalingConfig:
+    have = ray.cluster_resources()
+    if have.get("GPU", 0):
+        return ScalingConfig(num_workers=workers.scaling, use_gpu=True)
+    # A quarter of the processors stays free: streamed data is read by tasks that need some.
+    share = max(0.5, int(0.75 * have.get("CPU", 1) / workers.most * 4) / 4)
+    return ScalingConfig(num_workers=workers.scaling, resources_per_worker={"CPU": share})
+
+
+def _relay(trainer: TorchTrainer, journal: Any, say: Callable[[str], None]) -> Exception | None:
+    """Runs the trainer and says what its workers say; what it ended with."""
+    ended: list[Exception | None] = []
+
+    def run() -> None:
+        try:
+            trainer.fit()
+            ended.append(None)
+        except Exception as error:  # told by the caller, together with what the workers said
+            ended.append(error)
+
+    thread = threading.Thread(target=run, name="trainer", daemon=True)
+    thread.start()
+    said = 0
+    while True:
+        alive = thread.is_alive()
+        for line in ray.get(journal.since.remote(said)):
+            say(line)
+            said += 1
+        if not alive:
+            return ended[0]
+        time.sleep(0.5)
+
+
+def _train_on_worker(given: dict[str, Any]) -> None:
+    """What every worker does. An error that another try would meet again is noted, and is not Ray's to retry."""
+    context = ray.train.get_context()
+    device = ray.train.torch.get_device()
+    if device.type == "cpu":
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size()))
+    worker = Worker(context.get_world_rank(), context.get_world_size(), device)
+    journal = given["journal"]
+    try:
+        say = lambda line: journal.say.remote(line)  # noqa: E731
+        given["recipe"].train(given["data"], open_store(given["out"]), worker, say)
+    except (ValueError, FloatingPointError, StorageError) as error:
+        kind = next(name for name, known in _KINDS.items() if isinstance(error, known))
+        ray.get(journal.fail.remote(kind, str(error)))
+
+
+class _Journal:
+    """An actor that the workers tell what the user should read."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+        self._outcome: tuple[str, str] | None = None
+
+    def say(self, line: str) -> None:
+        self._lines.append(line)
+
+    def since(self, count: int) -> list[str]:
+        return self._lines[count:]
+
+    def fail(self, kind: str, message: str) -> None:
+        self._outcome = self._outcome or (kind, message)
+
+    def outcome(self) -> tuple[str, str] | None:
+        return self._outcome
+
+
+def _shortly(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

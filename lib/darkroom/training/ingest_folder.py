@@ -1,0 +1,172 @@
+"""Any folder of pictures: SOURCE/{train,test}/CLASS/*.png|jpg, or SOURCE/CLASS/*, of which a tenth is the test split.
+
+Which tenth is told by the digest of a file's name: the same on every machine, and a file that is added later moves no
+other to the other side.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import posixpath
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from darkroom.storage import LocalStore, Store, decode, open_store
+
+Splits = dict[str, tuple[np.ndarray, np.ndarray]]
+
+ENDS = (".png", ".jpg", ".jpeg")
+SPLITS = ("train", "test")
+TEST_SHARE = 10  # one file in so many, where the folder has no train and test of its own
+LISTED_PROBLEMS = 20
+READ_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A file: its key in the store, its class, and the split it is for."""
+
+    key: str
+    name: str
+    split: str
+
+
+def read_folder(source: str | None) -> tuple[Splits, dict[str, Any]]:
+    """Pictures of one size, grey if every one of them is grey, else RGB; classes are folders, in order of their names.
+
+    Raises ValueError with every file that is wrong, at most 20 of them listed.
+    """
+    if source is None:
+        raise ValueError("ingest folder: wanted the folder of the pictures after the word folder")
+    store = open_store(source)
+    pictures, problems, own_splits = _find(store)
+    classes = sorted({picture.name for picture in pictures})
+    problems += _empty(pictures, classes, store, own_splits)
+    images, unreadable = _decoded(store, pictures)
+    if problems or unreadable:
+        raise ValueError(_listed(source, problems + unreadable))
+    images = _grey_if_all_are(images)
+    labels = np.array([classes.index(picture.name) for picture in pictures], np.int64)
+    splits = {}
+    for split in SPLITS:
+        chosen = np.array([picture.split == split for picture in pictures])
+        splits[split] = images[chosen], labels[chosen]
+    return splits, {
+        "name": posixpath.basename(source.rstrip("/")) or "folder",
+        "source": _said(source, own_splits),
+        "classes": classes,
+    }
+
+
+def in_test(name: str) -> bool:
+    """Whether the file CLASS/NAME belongs to the test split, for folders that do not say so themselves."""
+    return int(hashlib.sha256(name.encode()).hexdigest(), 16) % TEST_SHARE == 0
+
+
+def _said(source: str, own_splits: bool) -> str:
+    chosen = f"; the test split is one file in {TEST_SHARE}, chosen by the digest of its name"
+    return source if own_splits else source + chosen
+
+
+def _find(store: Store) -> tuple[list[Picture], list[str], bool]:
+    """Every picture, what lies where it should not, and whether the folder has train/ and test/ of its own."""
+    keys = [key for key in store.list() if not any(part.startswith(".") for part in key.split("/"))]
+    own_splits = any(key.startswith("train/") for key in keys) and all(_is_in(key, SPLITS) for key in keys)
+    depth = 3 if own_splits else 2
+    pictures, problems = [], []
+    for key in keys:
+        *folders, _ = key.split("/")
+        if not folders and not key.lower().endswith(ENDS):
+            continue  # a readme or a list of labels beside the folders
+        if len(folders) != depth - 1:
+            wanted = "train/CLASS/ or test/CLASS/" if own_splits else "CLASS/"
+            problems.append(f"{store.uri(key)}: wanted directly in {wanted}")
+        elif not key.lower().endswith(ENDS):
+            problems.append(f"{store.uri(key)}: wanted a name that ends in {', '.join(ENDS)}")
+        else:
+            split = folders[0] if own_splits else SPLITS[in_test(key)]
+            pictures.append(Picture(key, folders[-1], split))
+    return pictures, problems, own_splits
+
+
+def _is_in(key: str, folders: Iterable[str]) -> bool:
+    """A file at the top counts as being in any: it is no class."""
+    return "/" not in key or key.split("/")[0] in folders
+
+
+def _empty(pictures: list[Picture], classes: list[str], store: Store, own_splits: bool) -> list[str]:
+    """Classes without a picture, by split."""
+    if not pictures:
+        return [f"no picture ({', '.join(ENDS)}) in train/CLASS/ and test/CLASS/, nor in CLASS/"]
+    there = {(picture.split, picture.name) for picture in pictures}
+    if own_splits:
+        wanted = set(itertools.product(SPLITS, {*classes, *_folders(store, SPLITS[0]), *_folders(store, SPLITS[1])}))
+        return [f"{store.uri(posixpath.join(*place))}: the class has no picture" for place in sorted(wanted - there)]
+    problems = [f"{store.uri(name)}: the class has no picture" for name in sorted({*_folders(store, "")} - {*classes})]
+    for name in classes:
+        if ("train", name) not in there:
+            problems.append(f"{store.uri(name)}: all its pictures fall to the test split; add some")
+    if not any(picture.split == "test" for picture in pictures):
+        problems.append(f"of {len(pictures)} pictures none falls to the test split; add some, or make train/ and test/")
+    return problems
+
+
+def _folders(store: Store, place: str) -> list[str]:
+    """Folders, also those without a file, which a store's list does not show; S3 has no such folders."""
+    top = posixpath.join(store.root, place)
+    if not isinstance(store, LocalStore) or not os.path.isdir(top):
+        return []
+    return [entry.name for entry in os.scandir(top) if entry.is_dir() and not entry.name.startswith(".")]
+
+
+def _decoded(store: Store, pictures: list[Picture]) -> tuple[np.ndarray, list[str]]:
+    """uint8 [N, H, W, 3], and the files that cannot be read or have another size than the first that can."""
+    images, first, problems = np.empty(0, np.uint8), "", []
+    with ThreadPoolExecutor(READ_AT_ONCE, thread_name_prefix="ingest") as pool:
+        for start in range(0, len(pictures), READ_AT_ONCE):  # no more at once: none of them need be small
+            some = pictures[start : start + READ_AT_ONCE]
+            read = pool.map(lambda picture: _read(store, picture), some)
+            for number, (picture, found) in enumerate(zip(some, read, strict=True), start):
+                if isinstance(found, str):
+                    problems.append(found)
+                    continue
+                if not first:
+                    images, first = np.empty((len(pictures), *found.shape), np.uint8), picture.key
+                if found.shape == images.shape[1:]:
+                    images[number] = found
+                else:
+                    given, wanted = ("{} x {}".format(*shape[:2]) for shape in (found.shape, images.shape[1:]))
+                    problems.append(f"{store.uri(picture.key)}: {given} pixels (height x width), {first} has {wanted}")
+    return images, problems
+
+
+def _read(store: Store, picture: Picture) -> np.ndarray | str:
+    """The picture, uint8 [H, W, 3], or what is wrong with it."""
+    where = store.uri(picture.key)
+    try:
+        return decode(store.read(picture.key), where)
+    except ValueError as error:
+        return str(error)
+
+
+def _grey_if_all_are(images: np.ndarray) -> np.ndarray:
+    """[N, H, W, 1] where the three colours of every pixel are the same; a part at a time, to take no copy of all."""
+    for start in range(0, len(images), 1000):
+        part = images[start : start + 1000]
+        if not (part == part[..., :1]).all():
+            return images
+    return np.ascontiguousarray(images[..., :1])
+
+
+def _listed(source: str, problems: list[str]) -> str:
+    count = len(problems)
+    lines = [f"{source} has {count:,} problem{'s' if count > 1 else ''}:", *problems[:LISTED_PROBLEMS]]
+    if count > LISTED_PROBLEMS:
+        lines.append(f"and {count - LISTED_PROBLEMS:,} more")
+    return "\n  ".join(lines)

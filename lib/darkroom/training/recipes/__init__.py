@@ -1,0 +1,24 @@
+"""What `darkroom train` can train, by name; `--set key=value` changes any field of a recipe."""
+
+from __future__ import annotations
+
+from darkroom.sampling.schedules import unknown
+from darkroom.training.recipes.classifier import MnistClassifier
+from darkroom.training.recipes.ddpm import Cifar10DDPM, MnistDDPM
+from darkroom.training.recipes.denoiser import Denoiser, PureNoiseDenoiser
+from darkroom.training.recipes.flow import FlowClass, FlowClassConstantRate, FlowTime
+from darkroom.training.recipes.if_xs import IfXs
+from darkroom.training.recipes.recipe import Recipe
+
+_ALL: tuple[type[Recipe], ...] = (
+    Denoiser, PureNoiseDenoiser, FlowTime, FlowClass, FlowClassConstantRate, MnistDDPM, Cifar10DDPM, IfXs,
+    MnistClassifier,
+)  # fmt: skip
+RECIPES = {recipe.name: recipe for recipe in _ALL}
+
+
+def find_recipe(name: str) -> type[Recipe]:
+    """The recipe of that name. ValueError if there is none."""
+    if name not in RECIPES:
+        raise unknown("recipe", name, RECIPES)
+    return RECIPES[name]

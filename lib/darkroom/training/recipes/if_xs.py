@@ -1,0 +1,51 @@
+"""The embedded cascade: DeepFloyd IF's architecture, small, trained on digits painted in colours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from darkroom.storage import Store
+from darkroom.training.feeds import Worker
+from darkroom.training.loop import Say
+from darkroom.training.recipes.recipe import Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class IfXs(Recipe):
+    """Steps and weights are per phase, in the order they are trained in (words has shape_weight too); a weight is the
+    most that a noisy time counts. Steps are rounded up to whole checkpoints.
+    noise_levels: the range of the noise put on stage II's low-resolution picture."""
+
+    name = "if-xs"
+
+    stage1_steps: int = 5600
+    shape_steps: int = 2200
+    words_steps: int = 1200
+    roles_steps: int = 1800
+    paper_steps: int = 900
+    stage2_steps: int = 2200
+    copy_steps: int = 700
+    shape_weight: float = 20.0
+    roles_weight: float = 300.0
+    paper_weight: float = 3000.0
+    batch: int = 64
+    learning_rate: float = 1.5e-3
+    warmup: int = 200
+    noise_levels: int = 500
+    seed: int = 7
+    checkpoint_every: int = 100
+
+    def check(self, data: Mapping[str, Any]) -> None:
+        image = data["image"]
+        if (image["height"], image["width"], image["channels"]) != (28, 28, 1) or len(data["classes"]) > 10:
+            raise ValueError(
+                f"if-xs paints grey 28 x 28 pictures of ten digits; those of {data['name']} are {image['width']} x "
+                f"{image['height']} with {image['channels']} channels, in {len(data['classes'])} classes"
+            )
+
+    def train(self, data: str, store: Store, worker: Worker, say: Say) -> None:
+        from darkroom.training.if_xs import train_cascade  # diffusers and transformers: seconds to import
+
+        train_cascade(self, data, store, worker, say)

@@ -1,0 +1,97 @@
+"""What every recipe says, and how `--set key=value` changes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+import torch
+
+from darkroom.sampling.schedules import unknown
+from darkroom.storage import Store
+from darkroom.training.feeds import Worker
+from darkroom.training.loop import Say
+
+Switch = Literal["auto", "on", "off"]
+Settings = TypeVar("Settings")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Something that `darkroom train` trains. The last four fields name speed and change rounding only; "auto" is on
+    where the device gains by it."""
+
+    name: ClassVar[str]
+
+    batch: int
+    learning_rate: float
+    seed: int = 0
+    keep_last: int = 2
+    bf16: Switch = "auto"
+    compile: Switch = "auto"
+    channels_last: Switch = "auto"
+    fused: Switch = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "learning_rate", "keep_last"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be more than 0, was {getattr(self, name)}")
+
+    def check(self, data: Mapping[str, Any]) -> None:
+        """ValueError where it cannot take a data set with that dataset.json; before any worker is asked for."""
+        raise NotImplementedError
+
+    def train(self, data: str, store: Store, worker: Worker, say: Say) -> None:
+        """Trains as one of the workers, from the last checkpoint if there is one; rank 0 leaves the model in `store`.
+
+        Raises ValueError for the data, FloatingPointError when the loss is no longer finite, and StorageError.
+        """
+        raise NotImplementedError
+
+    def speed(self, device: torch.device) -> dict[str, bool]:
+        """The fields of `Optimization` that name speed, on that device."""
+        gpu = device.type == "cuda"
+        auto = {"bf16": gpu, "compile": gpu, "channels_last": True, "fused": True}
+        given = {name: getattr(self, name) for name in auto}
+        return {name: auto[name] if switch == "auto" else switch == "on" for name, switch in given.items()}
+
+    def record(self) -> dict[str, Any]:
+        """Name and fields, as run.json and config.json state them."""
+        return {"name": self.name, **asdict(self)}
+
+
+def with_settings(recipe: Settings, settings: Sequence[str]) -> Settings:
+    """The recipe with "key=value" settings applied. ValueError names every setting that is wrong."""
+    kinds = get_type_hints(type(recipe))
+    known, changes, wrong = [field.name for field in fields(recipe)], {}, []
+    for setting in settings:
+        key, _, value = setting.partition("=")
+        if key not in known:
+            wrong.append(str(unknown("setting", key, known)))
+            continue
+        read, wanted = _reader(kinds[key])
+        try:
+            changes[key] = read(value)
+        except ValueError:
+            wrong.append(f"--set {setting}: {key} takes {wanted}")
+    if wrong:
+        raise ValueError("\n".join(wrong))
+    return replace(recipe, **changes)
+
+
+def _reader(kind: Any) -> tuple[Callable[[str], Any], str]:
+    """How a value of that type is read from text, and what to call it."""
+    if get_origin(kind) is Literal:
+        return lambda text: _one_of(text, get_args(kind)), f"one of {', '.join(get_args(kind))}"
+    if get_origin(kind) is tuple:
+        return lambda text: tuple(int(part) for part in text.split(",") if part), "whole numbers with commas between"
+    if kind is bool:
+        return lambda text: {"true": True, "false": False}[_one_of(text, ("true", "false"))], "true or false"
+    return kind, "a whole number" if kind is int else "a number"
+
+
+def _one_of(text: str, choices: tuple[str, ...]) -> str:
+    if text not in choices:
+        raise ValueError(text)
+    return text

@@ -1,0 +1,54 @@
+"""The loss on held-out pictures, measured alike for every model: at fixed times, under fixed noise."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from darkroom.sampling.processes import Process
+
+BATCH = 250  # the noise is drawn by batches, so another number would draw other noise
+
+
+def validation_loss(
+    network: nn.Module, process: Process, images: Tensor, labels: Tensor, seed: int = 0, times: int = 10
+) -> float:
+    """Mean squared error of what the network predicts, over all pictures at each of `times` evenly spaced times.
+
+    images: float32 [N, C, S, S] in [-1, 1]; labels: int64 [N], told to a network that has `num_classes` and to no
+    other. What is predicted is the process's: velocity, epsilon, x0 or v. Every picture has its own noise at every
+    time, drawn on the host from `seed`, so that two networks are asked the same questions. The network is put into eval
+    mode meanwhile, on the device it is on.
+    """
+    device = next((p.device for p in network.parameters()), images.device)
+    generator, was_training = torch.Generator().manual_seed(seed), network.training
+    conditional = bool(getattr(network, "num_classes", 0))
+    total = torch.zeros((), dtype=torch.float64)
+    network.eval()
+    with torch.no_grad():
+        for time in time_grid(process, times):
+            for x0, label in zip(images.split(BATCH), labels.split(BATCH), strict=True):
+                noise = torch.randn(x0.shape, generator=generator).to(device)
+                x0, t = x0.to(device), time.expand(len(x0)).to(device)
+                x = process.noise(x0, t, noise)
+                answer = network(x, t, label.to(device)) if conditional else network(x, t)
+                error = answer[:, : x0.shape[1]].float() - target(process, x0, t, noise)  # [:, C:]: a learned variance
+                total += error.double().square().sum().cpu()
+    network.train(was_training)
+    return total.item() / (times * images.numel())
+
+
+def time_grid(process: Process, times: int) -> Tensor:
+    """The middles of `times` equal parts of the way: float32 in (0, 1) of a flow, int64 in 0 .. T-1 of a diffusion."""
+    middles = (torch.arange(times, dtype=torch.float64) + 0.5) / times
+    return middles.float() if process.kind == "flow" else (middles * process.num_timesteps).long()
+
+
+def target(process: Process, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    """What a perfect network would predict at the picture x0 noised by `noise` to t: all [B, C, S, S] but t [B]."""
+    if process.prediction == "velocity":
+        return x0 - noise
+    if process.prediction == "v":
+        # sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) x0 (arXiv 2202.00512), which is the noise noised by -x0
+        return process.noise(noise, t, -x0)
+    return {"epsilon": noise, "x0": x0}[process.prediction]
