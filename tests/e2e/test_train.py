@@ -1,0 +1,112 @@
+"""Trainings by real workers of a real Ray: the same curve for one and two, and what they survive."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from darkroom.models.catalog import open_model
+from darkroom.storage import open_store
+from darkroom.training.checkpoints import epochs_kept
+from darkroom.training.data import load_images, sample_uri, write_dataset
+from darkroom.training.distributed import Workers
+from darkroom.training.job import Options, train
+
+DDPM = ("width=8", "epochs=2", "batch=64", "validation_images=8", "dropout=0", "bf16=off", "average=0.9")
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A few digits: five steps an epoch."""
+    uri = str(tmp_path_factory.mktemp("digits"))
+    splits = {}
+    for split, count in (("train", 320), ("test", 20)):
+        images = load_images(sample_uri(), split)
+        chosen = np.random.default_rng(0).permutation(len(images.labels))[:count]
+        splits[split] = (images.images[chosen], images.labels[chosen])
+    write_dataset(uri, splits, {"name": "few", "source": "sample", "classes": [str(digit) for digit in range(10)]})
+    return uri
+
+
+def run(digits: str, out: str, *settings: str, recipe: str = "mnist-ddpm", **more) -> list[str]:
+    lines: list[str] = []
+    train(Options(recipe=recipe, data=digits, out=out, settings=settings, **more), lines.append)
+    return lines
+
+
+def losses(out: str) -> np.ndarray:
+    return pq.read_table(f"{out}/losses.parquet")["loss"].to_numpy()
+
+
+@pytest.mark.usefixtures("shared_ray")
+def test_one_and_two_workers_give_the_same_curve_and_the_model_opens(digits: str, tmp_path: Path) -> None:
+    one, two = str(tmp_path / "one"), str(tmp_path / "two")
+    run(digits, one, *DDPM)
+    lines = run(digits, two, *DDPM, workers="2")
+    assert sum(line.startswith("epoch") for line in lines) == 2
+    assert len(losses(one)) == 10
+    np.testing.assert_allclose(losses(one), losses(two), rtol=2e-4)
+    first, second = (open_model(out).load().state_dict() for out in (one, two))
+    for name, tensor in first.items():
+        torch.testing.assert_close(tensor, second[name], rtol=1e-2, atol=1e-3)
+    with pytest.raises(ValueError, match="go on with --resume, or choose another --out"):
+        run(digits, one, *DDPM)
+    assert run(digits, one, *DDPM, resume=True)[-1].endswith("is finished already")
+    with pytest.raises(ValueError, match="epochs was 2, now 3"):
+        run(digits, one, *DDPM, "epochs=3", resume=True)
+
+
+@pytest.mark.usefixtures("shared_ray")
+def test_a_training_on_s3_that_diverges_and_one_that_does_not(digits: str, s3_env: str) -> None:
+    flow = ("hidden=4", "epochs=1", "batch=64", "validation_images=8")
+    with pytest.raises(FloatingPointError, match="the loss is .* last good checkpoint: none"):
+        run(digits, f"{s3_env}/diverged", *flow, "learning_rate=1e30", recipe="mnist-flow-class")
+    run(digits, f"{s3_env}/model", *flow, recipe="mnist-flow-class")
+    model = open_model(f"{s3_env}/model")
+    assert (model.name, model.conditioning, model.num_classes) == ("mnist-flow-class", "label", 10)
+    assert epochs_kept(open_store(f"{s3_env}/model")) == [1]
+    assert json.loads(open_store(f"{s3_env}/model").read("run.json"))["kind"] == "training"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("shared_ray")
+def test_a_worker_that_is_killed_is_replaced_and_the_curve_is_the_unbroken_one(digits: str, tmp_path: Path) -> None:
+    whole, broken = str(tmp_path / "whole"), str(tmp_path / "broken")
+    settings = (*DDPM, "epochs=6")
+    run(digits, whole, *settings)
+    killed: list[int] = []
+
+    def kill_the_worker() -> None:
+        deadline = time.monotonic() + 120
+        while not epochs_kept(open_store(broken)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                if b"RayTrainWorker" in (folder / "cmdline").read_bytes():
+                    os.kill(int(folder.name), signal.SIGKILL)
+                    killed.append(int(folder.name))
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+
+    assassin = threading.Thread(target=kill_the_worker)
+    assassin.start()
+    run(digits, broken, *settings)
+    assassin.join()
+    assert len(killed) == 1
+    np.testing.assert_array_equal(losses(broken), losses(whole))
+
+
+def test_numbers_of_workers() -> None:
+    assert Workers.parse("3").scaling == 3 and Workers.parse("2:8").scaling == (2, 8)
+    for wrong in ("two", "0", "5:2", "2:"):
+        with pytest.raises(ValueError, match="--workers"):
+            Workers.parse(wrong)
