@@ -32,14 +32,14 @@ from mix import DIGITS, INKS, Row, Studio, canonical, make_rows, write
 
 from darkroom.batch import generate
 from darkroom.batch.deliver import to_pixels
-from darkroom.batch.pipeline import Pool
+from darkroom.batch.pool import Pool
 from darkroom.models import if_xs
 from darkroom.models.catalog import open_model
 from darkroom.sampling.engine import Engine
 from darkroom.storage import Ledger, decode, image_key, open_store
 
 SIZE = if_xs.STAGE_SIZES[0]
-ACTORS_SHARE = 0.75  # of the processors, see `pipeline.size_pool`
+ACTORS_SHARE = 0.75  # of the processors, see `pool.size_pool`
 
 
 def child(options: dict[str, Any]) -> int:

@@ -11,7 +11,8 @@ import pytest
 import typer
 
 from darkroom import cli
-from darkroom.batch.errors import ClusterError, Stalled
+from darkroom.batch.errors import Stalled
+from darkroom.cluster import ClusterError
 from darkroom.storage import StorageError
 from runs import RED, png, tree, write_manifest
 

@@ -16,7 +16,8 @@ DONE, FAILED, WRONG_INPUT, ENVIRONMENT = 0, 1, 2, 3
 @contextmanager
 def exit_codes(verbose: bool = False) -> Iterator[None]:
     """Turns errors into a message on stderr and an exit code: 2 for the user's input, 3 for the environment."""
-    from darkroom.batch.errors import ClusterError, Stalled
+    from darkroom.batch.errors import Stalled
+    from darkroom.cluster import ClusterError
     from darkroom.storage import StorageError
 
     quiet(verbose)

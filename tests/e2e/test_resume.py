@@ -18,8 +18,8 @@ import torch
 
 from darkroom.batch.audit import audit
 from darkroom.batch.embeddings import EmbeddingStore
-from darkroom.batch.errors import ClusterError
 from darkroom.batch.generate import Options, run
+from darkroom.cluster import ClusterError
 from darkroom.models.catalog import open_model
 from darkroom.storage import StorageError
 from runs import RED, results, write_manifest

@@ -13,7 +13,8 @@ from darkroom.training.checkpoints import Checkpoint, epochs_kept, load_checkpoi
 from darkroom.training.data import Images
 from darkroom.training.draws import Draw
 from darkroom.training.feeds import Batch, Resident, Worker
-from darkroom.training.loop import Objective, Optimization, fit
+from darkroom.training.loop import Optimization, fit
+from darkroom.training.objectives import Objective
 
 CPU = torch.device("cpu")
 ALONE = Worker(0, 1, CPU)

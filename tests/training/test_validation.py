@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from darkroom.sampling.processes import Diffusion, Flow
-from darkroom.training.validation import target, time_grid, validation_loss
+from darkroom.training.validation import time_grid, validation_loss
 
 PICTURE = torch.linspace(-1, 1, 16).reshape(1, 1, 4, 4)
 LABELS = torch.arange(600) % 3
@@ -26,7 +26,7 @@ class Exact(nn.Module):
         else:
             zero = torch.zeros_like(x)
             noise = (x - self.process.noise(PICTURE, t, zero)) / self.process.noise(zero, t, torch.ones_like(x))
-        return target(self.process, PICTURE, t, noise)
+        return self.process.target(PICTURE, t, noise)
 
 
 class Constant(nn.Module):

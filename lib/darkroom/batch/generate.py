@@ -13,15 +13,16 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from darkroom import __version__
-from darkroom.batch import cluster, pipeline
+from darkroom.batch import pipeline
 from darkroom.batch.deliver import Delivery, Images
 from darkroom.batch.embeddings import EmbeddingStore
-from darkroom.batch.errors import ClusterError
 from darkroom.batch.estimate import Estimate, estimate
+from darkroom.batch.pool import size_pool
 from darkroom.batch.prepare import Preparation
 from darkroom.batch.twins import commit_twins
 from darkroom.batch.watch import Progress, Watchdog, duration
 from darkroom.batch.work import Work, cut
+from darkroom.cluster import ClusterError, connect
 from darkroom.manifest import Abilities, Manifest, open_manifest
 from darkroom.models.catalog import address, open_model
 from darkroom.sampling.plans import SAMPLER_VERSION
@@ -161,9 +162,9 @@ def _develop(
     options: Options, model: Model, manifest: Manifest, store: Store, work: Work, say: Callable[[str], None]
 ) -> tuple[dict[str, float], Counter[str]]:
     say("starting Ray ...")
-    cluster.connect(options.address, options.verbose)
+    connect(options.address, options.verbose)
     stages = _stages(model, work)
-    pool = cluster.size_pool(len(stages), options.workers)
+    pool = size_pool(len(stages), options.workers)
     embeddings = _embed(options, model, store, work, say)
     say(f"{pool.workers} worker(s) for each of stages {list(stages)}")
     job = pipeline.Job(

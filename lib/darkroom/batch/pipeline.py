@@ -19,12 +19,13 @@ import ray
 from ray.data import ActorPoolStrategy, Dataset
 
 from darkroom.batch import parcel
-from darkroom.batch.cluster import ACTOR_CPUS, Pool
 from darkroom.batch.deliver import Delivery, Receipt, deliver
 from darkroom.batch.embeddings import EmbeddingStore
-from darkroom.batch.errors import ClusterError, Stalled
+from darkroom.batch.errors import Stalled
+from darkroom.batch.pool import ACTOR_CPUS, Pool
 from darkroom.batch.prepare import Preparation, prepare
 from darkroom.batch.watch import Counter, Watchdog
+from darkroom.cluster import ClusterError
 from darkroom.storage import StorageError
 
 UNITS_IN_FLIGHT = 6  # per engine actor: enough that it never runs dry between units, few enough that memory stays flat

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from darkroom.report.grids import draw_grid
 from darkroom.report.sections import Drawing, Section, Table
-from darkroom.report.trained import TrainingRun, device, named, one_of_each, to_unit
+from darkroom.report.trained import TrainingRun, after, device, one_of_each, to_unit
 from darkroom.training.denoising import SIGMAS, Denoise, noised, psnr, psnr_table
 
 MEASURED_EACH = 10  # pictures of each class that PSNR is measured on
@@ -40,7 +40,7 @@ def denoised(run: TrainingRun) -> Section:
     pictures, sigma = pictures[:COLUMNS], run.recipe["sigma"]
     noisy = noised(pictures, sigma)
     made = [denoiser(run.network(epoch))(noisy) for epoch in run.shown]
-    labels = ["original", f"noisy, {sigma:g}", *(f"after {named(epoch)}" for epoch in run.shown)]
+    labels = ["original", f"noisy, {sigma:g}", *(after(epoch) for epoch in run.shown)]
     quality = ", ".join(f"{psnr(out, pictures):.1f} dB {label}" for out, label in zip(made, labels[2:], strict=True))
     return Section(
         "denoised",
@@ -66,7 +66,7 @@ def out_of_distribution(run: TrainingRun) -> Section:
         "out-of-distribution",
         "Out of distribution",
         [
-            f"The network after {named(last)} under noise it was not trained on; {_trained_at(run)}. PSNR against the "
+            f"The network {after(last)} under noise it was not trained on; {_trained_at(run)}. PSNR against the "
             f"clean pictures over {len(pictures)} {which}s, for a data range of 1, nothing clipped."
         ],
         [Drawing("out-of-distribution", grid, "Digits, noisy above and denoised below, under every sigma")],

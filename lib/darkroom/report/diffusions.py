@@ -12,7 +12,7 @@ from torch import Tensor
 from darkroom.report.grids import draw_grid
 from darkroom.report.samples import COLUMNS, Painter, headings, labels, row
 from darkroom.report.sections import Drawing, Section, Table
-from darkroom.report.trained import TrainingRun, device, named, one_of_each, to_unit
+from darkroom.report.trained import TrainingRun, after, device, named, one_of_each, to_unit
 from darkroom.storage import NotFound, StorageError
 from darkroom.training.classifier import SIDE
 from darkroom.training.metrics import frechet_distance
@@ -38,29 +38,29 @@ def by_epoch(run: TrainingRun) -> Section:
         made.append(painter.pictures(_rows(painter, COLUMNS, "ddim", steps)))
     names = [named(epoch) for epoch in run.shown]
     about = f"{steps} DDIM steps, without guidance; every row starts from the same noise. {_schedule(run)}"
-    sheet = draw_grid(made, names, headings(run))
-    return Section("samples", "Samples", [about], [Drawing("samples", sheet, f"Samples after {', '.join(names)}")])
+    alt = f"A row of samples for each of {', '.join(names)}"
+    sheet = Drawing("samples", draw_grid(made, names, headings(run)), alt)
+    return Section("samples", "Samples", [about], [sheet])
 
 
 def samplers(run: TrainingRun, samples: int | None = None) -> Section:
-    """All steps of DDPM against a few of DDIM: the same noise to start from, pictures, time and Frechet distance."""
+    """All steps of DDPM against a few of DDIM: the same noise to start from, pictures, time and Fréchet distance."""
     painter, count = Painter(run, run.shown[-1]), samples or default_samples()
-    walks = {"ddpm": painter.stage.process.num_timesteps, "ddim": _ddim_steps(run)}
     reference, about_frechet = _reference(run, count)
-    drawings, table, numbers = [], [], []
-    for sampler, steps in walks.items():
-        began = time.monotonic()
-        made = painter.pictures(_rows(painter, count, sampler, steps))
-        seconds = (time.monotonic() - began) / count
-        distance = None if reference is None else frechet_distance(made, reference)
-        drawings.append(_sheet(run, sampler, steps, made))
-        said = "–" if distance is None else f"{distance:.3g}"
-        table.append([f"{NAMES[sampler]}, {steps:,} steps", f"{count:,}", f"{count * steps:,}", f"{seconds:.3g}", said])
-        numbers.append({"sampler": sampler, "steps": steps, "pictures": count, "frechet_distance": distance})
-    about = f"{count:,} pictures each, from the same noise, without guidance, after {named(painter.epoch)}. "
-    head = ["sampler", "pictures", "evaluations", "seconds per picture", "Fréchet distance"]
-    about = [about + _schedule(run), about_frechet]
-    return Section("samplers", "DDPM against DDIM", about, drawings, Table(head, table), {"results": numbers})
+    full, short = painter.stage.process.num_timesteps, _ddim_steps(run)
+    walks = [_walk(painter, count, *walk, reference) for walk in (("ddpm", full), ("ddim", short))]
+    about = f"{count:,} pictures each, from the same noise, without guidance, {after(painter.epoch)}. {_schedule(run)}"
+    return Section(
+        "samplers",
+        "DDPM against DDIM",
+        [about, about_frechet],
+        [drawing for drawing, _ in walks],
+        Table(
+            ["sampler", "pictures", "evaluations", "seconds per picture", "Fréchet distance"],
+            [_line(numbers) for _, numbers in walks],
+        ),
+        {"results": [numbers for _, numbers in walks]},
+    )
 
 
 def comparison(run: TrainingRun, numbers: dict[str, Any], against: str) -> Section:
@@ -110,11 +110,33 @@ def _rows(painter: Painter, count: int, sampler: str, steps: int) -> list[dict[s
     return [row(seed, asked[seed % len(asked)], GUIDANCE, steps, sampler) for seed in range(count)]
 
 
-def _sheet(run: TrainingRun, sampler: str, steps: int, made: Tensor) -> Drawing:
-    columns = len(labels(run.config["network"].get("num_classes", 0)))
-    png = draw_grid(made[:SHOWN].split(columns), columns=headings(run))
+def _walk(
+    painter: Painter, count: int, sampler: str, steps: int, reference: Tensor | None
+) -> tuple[Drawing, dict[str, Any]]:
+    """The first pictures that a sampler makes, and what was measured of all."""
+    began = time.monotonic()
+    made = painter.pictures(_rows(painter, count, sampler, steps))
+    numbers = {
+        "sampler": sampler,
+        "steps": steps,
+        "pictures": count,
+        "seconds_per_picture": (time.monotonic() - began) / count,
+        "frechet_distance": None if reference is None else frechet_distance(made, reference),
+    }
     what = f"{NAMES[sampler]}, {steps:,} steps"
-    return Drawing(sampler, png, f"Samples by {what}", what)
+    sheet = draw_grid(made[:SHOWN].split(len(labels(painter.num_classes))), columns=headings(painter.run))
+    return Drawing(sampler, sheet, f"Samples by {what}", what), numbers
+
+
+def _line(numbers: dict[str, Any]) -> list[str]:
+    steps, count, distance = numbers["steps"], numbers["pictures"], numbers["frechet_distance"]
+    return [
+        f"{NAMES[numbers['sampler']]}, {steps:,} steps",
+        f"{count:,}",
+        f"{count * steps:,}",
+        f"{numbers['seconds_per_picture']:.3g}",
+        "–" if distance is None else f"{distance:.3g}",
+    ]
 
 
 def _ddim_steps(run: TrainingRun) -> int:

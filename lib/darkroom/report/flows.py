@@ -10,7 +10,7 @@ from torch import Tensor
 from darkroom.report.grids import draw_grid
 from darkroom.report.samples import Painter, capacity, headings, labels, row
 from darkroom.report.sections import Drawing, Section
-from darkroom.report.trained import TrainingRun, named
+from darkroom.report.trained import TrainingRun, after, named
 from darkroom.sampling import noise
 from darkroom.sampling.engine import Engine
 from darkroom.sampling.plans import Inputs, condition_keys, make_plan
@@ -34,8 +34,8 @@ def by_epoch(run: TrainingRun) -> Section:
             for place, label in enumerate(columns)
         ]
         sheet = draw_grid(painter.pictures(rows).split(len(columns)), columns=headings(run))
-        alt = f"{len(rows)} samples after {named(epoch)}" + (", a class in each column" if headings(run) else "")
-        drawings.append(Drawing(f"samples-{named(epoch).replace(' ', '-')}", sheet, alt, f"after {named(epoch)}"))
+        alt = f"{len(rows)} samples {after(epoch)}" + (", a class in each column" if headings(run) else "")
+        drawings.append(Drawing(f"samples-{named(epoch).replace(' ', '-')}", sheet, alt, after(epoch)))
     return Section("samples", "Samples", [_how(run) + " Every sheet starts from the same noise."], drawings)
 
 
@@ -46,7 +46,7 @@ def guidance_sweep(run: TrainingRun) -> Section:
     rows = [row(seed, label, scale, STEPS) for scale in SWEEP for seed, label in enumerate(columns)]
     sheet = draw_grid(painter.pictures(rows).split(len(columns)), [f"{scale:g}" for scale in SWEEP], headings(run))
     about = (
-        f"After {named(run.shown[-1])}, {STEPS} Euler steps. A row is one guidance scale, a column one class and one "
+        f"{STEPS} Euler steps, {after(run.shown[-1])}. A row is one guidance scale, a column one class and one "
         "seed. 0 does not listen to the class at all, 1 is the class-conditional model itself, more moves away from "
         "what would be drawn without the class."
     )
@@ -62,7 +62,7 @@ def trajectories(run: TrainingRun) -> Section:
     asked = labels(painter.num_classes)[:FOLLOWED]
     ways = follow(painter, [row(seed, label, GUIDANCE, STEPS) for seed, label in enumerate(asked)], every)
     sheet = draw_grid([(way + 1) / 2 for way in ways], columns=columns, side=84)
-    about = f"What a sample is at t, on its way from noise to picture; after {named(run.shown[-1])}. {_how(run)}"
+    about = f"What a sample is at t, on its way from noise to picture; {after(run.shown[-1])}. {_how(run)}"
     alt = f"{len(ways)} samples at {len(columns)} times from 0 to 1"
     return Section("trajectories", "From noise to picture", [about], [Drawing("trajectories", sheet, alt)])
 

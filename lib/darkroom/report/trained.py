@@ -20,8 +20,6 @@ from darkroom.storage import NotFound, StorageError, Store, open_store
 from darkroom.training.checkpoints import epochs_kept, load_checkpoint
 from darkroom.training.data import Images, load_images, read_record
 
-FINISHED = "finished"
-
 
 @dataclass(frozen=True)
 class Epoch:
@@ -102,7 +100,7 @@ class TrainingRun:
         """The network as sampled after that epoch (averaged weights where there are any), or the finished one; on the
         host, in eval mode. ValueError if it is damaged."""
         if epoch is None:
-            return Network(self.store).load()
+            return Network.from_config(self.store, self.config).load()
         network = build_network(self.config["network"])
         try:
             network.load_state_dict(load_checkpoint(self.store, epoch).sampling_weights)
@@ -141,7 +139,12 @@ class TrainingRun:
 
 def named(epoch: int | None) -> str:
     """What a label says of a network of `shown`."""
-    return FINISHED if epoch is None else f"epoch {epoch}"
+    return "finished" if epoch is None else f"epoch {epoch}"
+
+
+def after(epoch: int | None) -> str:
+    """The same within a sentence."""
+    return "when finished" if epoch is None else f"after {named(epoch)}"
 
 
 def device() -> torch.device:

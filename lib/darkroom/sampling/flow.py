@@ -64,6 +64,10 @@ class Flow:
         t = t[:, None, None, None]
         return x + (1 - t) * prediction, x - t * prediction
 
+    def target(self, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+        """What a model that knew the picture x0 and the noise eps would predict, at any time: the velocity."""
+        return x0 - eps
+
     def bounded(self, x0: Tensor) -> Tensor:
         """x0 as it is: a velocity is followed, not corrected."""
         return x0

@@ -17,7 +17,7 @@ import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
-from darkroom.batch.errors import ClusterError
+from darkroom.cluster import ClusterError
 from darkroom.storage import StorageError, open_store
 from darkroom.training.feeds import Worker
 from darkroom.training.recipes.recipe import Recipe

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from darkroom.training.data import Images
 from darkroom.training.draws import Draw
+
+if TYPE_CHECKING:  # data needs PyArrow, which a GPU at hand may not have
+    from darkroom.training.data import Images
 
 RESIDENT_SHARE = 0.25  # of a GPU's free memory, or of the machine's, may hold the data set; more of it is streamed
 

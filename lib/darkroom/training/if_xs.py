@@ -28,8 +28,8 @@ from darkroom.storage import Store
 from darkroom.training.data import Images, load_images
 from darkroom.training.draws import Draw
 from darkroom.training.feeds import Worker
-from darkroom.training.loop import Objective, Optimization, Say, fit
-from darkroom.training.objectives import LearnedRangeDiffusion
+from darkroom.training.loop import Optimization, Say, fit
+from darkroom.training.objectives import LearnedRangeDiffusion, Objective
 from darkroom.training.painted_digits import paint, vocabulary
 from darkroom.training.recipes.if_xs import IfXs
 
@@ -105,10 +105,10 @@ class Stage(Objective):
         self.network["text_encoder"].train(mode and not self.frozen)
         return self
 
-    def accelerate(self, how: Optimization) -> None:
-        if how.channels_last:
+    def accelerate(self, channels_last: bool, compile: bool) -> None:
+        if channels_last:
             self.network["unet"].to(memory_format=torch.channels_last)
-        if how.compile:
+        if compile:
             self.network["unet"].compile()
 
     def embed(self, prompts: list[str], device: torch.device) -> Tensor:

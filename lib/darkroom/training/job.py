@@ -38,7 +38,7 @@ class Options:
 def train(options: Options, say: Callable[[str], None]) -> None:
     """The whole job. Raises ValueError for the user's part, FloatingPointError for a training that diverged,
     StorageError and ClusterError for the environment."""
-    from darkroom.batch import cluster
+    from darkroom import cluster
     from darkroom.training.distributed import Workers, train_distributed
 
     # Absolute, as workers stand in other folders.

@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from darkroom.storage import Store
 from darkroom.training.checkpoints import CURVES, Checkpoint, epochs_kept, load_checkpoint, prune, save_checkpoint
 from darkroom.training.feeds import Feed, Worker
+from darkroom.training.objectives import Objective
 
 LOOK_EVERY = 50  # steps between looks at the loss: each look makes the host wait for the device
 SAY_EVERY = 10.0  # seconds between lines within an epoch
@@ -40,21 +41,6 @@ class Optimization:
     compile: bool = False
     channels_last: bool = False
     fused: bool = False
-
-
-class Objective(nn.Module):
-    """A network and what it is trained to minimise: forward(batch) is the mean loss of a worker's share."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def accelerate(self, how: Optimization) -> None:
-        """Prepares the network, in place, for what `how` asks."""
-        if how.channels_last:
-            self.network.to(memory_format=torch.channels_last)
-        if how.compile:
-            self.network.compile()
 
 
 def fit(
@@ -105,7 +91,7 @@ class _Training:
         objective.to(worker.device).train()
         if worker.count > 1 and worker.device.type == "cuda":
             objective = nn.SyncBatchNorm.convert_sync_batchnorm(objective)
-        objective.accelerate(how)
+        objective.accelerate(how.channels_last, how.compile)
         self.network = objective.network
         self.learned = {name: p for name, p in self.network.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(

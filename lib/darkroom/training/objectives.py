@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from darkroom.sampling.diffusion import Diffusion
 from darkroom.training.feeds import Batch
-from darkroom.training.loop import Objective
 
 
 class LearnedRangeDiffusion:
@@ -63,6 +62,21 @@ class LearnedRangeDiffusion:
             -1 + log_variance - true_log + (true_log - log_variance).exp() + mean_error.square() * (-log_variance).exp()
         )
         return kl.mean(dim=(1, 2, 3)) / math.log(2)
+
+
+class Objective(nn.Module):
+    """A network and what it is trained to minimise: forward(batch) is the mean loss of a worker's share."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def accelerate(self, channels_last: bool, compile: bool) -> None:
+        """Prepares the network, in place: memory order as convolutions like it, kernels to measure."""
+        if channels_last:
+            self.network.to(memory_format=torch.channels_last)
+        if compile:
+            self.network.compile()
 
 
 class Denoising(Objective):

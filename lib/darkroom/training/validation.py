@@ -32,7 +32,7 @@ def validation_loss(
                 x0, t = x0.to(device), time.expand(len(x0)).to(device)
                 x = process.noise(x0, t, noise)
                 answer = network(x, t, label.to(device)) if conditional else network(x, t)
-                error = answer[:, : x0.shape[1]].float() - target(process, x0, t, noise)  # [:, C:]: a learned variance
+                error = answer[:, : x0.shape[1]].float() - process.target(x0, t, noise)  # [:, C:]: a learned variance
                 total += error.double().square().sum().cpu()
     network.train(was_training)
     return total.item() / (times * images.numel())
@@ -42,13 +42,3 @@ def time_grid(process: Process, times: int) -> Tensor:
     """The middles of `times` equal parts of the way: float32 in (0, 1) of a flow, int64 in 0 .. T-1 of a diffusion."""
     middles = (torch.arange(times, dtype=torch.float64) + 0.5) / times
     return middles.float() if process.kind == "flow" else (middles * process.num_timesteps).long()
-
-
-def target(process: Process, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-    """What a perfect network would predict at the picture x0 noised by `noise` to t: all [B, C, S, S] but t [B]."""
-    if process.prediction == "velocity":
-        return x0 - noise
-    if process.prediction == "v":
-        # sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) x0 (arXiv 2202.00512), which is the noise noised by -x0
-        return process.noise(noise, t, -x0)
-    return {"epsilon": noise, "x0": x0}[process.prediction]

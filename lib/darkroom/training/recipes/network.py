@@ -13,7 +13,8 @@ from darkroom.models.network import build_network
 from darkroom.sampling.processes import Process
 from darkroom.storage import Store
 from darkroom.training.feeds import Worker
-from darkroom.training.loop import Objective, Optimization, Say
+from darkroom.training.loop import Optimization, Say
+from darkroom.training.objectives import Objective
 from darkroom.training.recipes.recipe import Recipe
 
 

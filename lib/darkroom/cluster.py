@@ -1,4 +1,4 @@
-"""The Ray cluster a job runs on: joining or starting one, and how much of it the engine actors may have."""
+"""The Ray cluster that jobs run on: joined, or started on this machine."""
 
 from __future__ import annotations
 
@@ -6,31 +6,17 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-
-import ray
-import ray.data
-
-from darkroom.batch.errors import ClusterError
-
-ACTOR_CPUS = 0.25  # at least
 
 
-@dataclass(frozen=True)
-class Pool:
-    """How the engine actors of each stage are sized; see `size_pool`."""
-
-    workers: int
-    cpus: float
-    gpus: float
-
-    @property
-    def threads(self) -> int:
-        return max(1, int(self.cpus))
+class ClusterError(RuntimeError):
+    """The cluster cannot do what was asked, or broke while doing it."""
 
 
 def connect(address: str | None, verbose: bool) -> None:
     """Joins the cluster at `address`, or starts one on this machine, quiet and with no dashboard."""
+    import ray  # here: whoever only catches a ClusterError need not wait for it
+    import ray.data
+
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else Ray Data asks for a Prometheus to gather them from
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = verbose
@@ -67,24 +53,3 @@ def _closed_stderr() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
-
-
-def size_pool(stages: int, workers: int | None) -> Pool:
-    """Engine actors per stage, from what the cluster has: one per GPU and stage, else one in all for its processors.
-
-    On processors the actors share three quarters of them, so that tasks always find room beside them. ClusterError if
-    the cluster is too small.
-    """
-    have = ray.cluster_resources()
-    gpus, cpus = have.get("GPU", 0.0), have.get("CPU", 0.0)
-    count = workers or max(1, int(gpus) // stages)
-    if gpus:
-        share = min(1.0, gpus / (count * stages))
-        return Pool(count, ACTOR_CPUS, share if share == 1.0 else int(share * 100) / 100)
-    each = int(75 * cpus / (count * stages)) / 100
-    if each < ACTOR_CPUS:
-        raise ClusterError(
-            f"{count} workers for each of {stages} stages want at least a quarter of a processor each, and reading and "
-            f"storing want some too; the cluster has {cpus:g}: ask for fewer --workers"
-        )
-    return Pool(count, each, 0.0)
