@@ -17,6 +17,7 @@ from darkroom.manifest import ManifestError
 from darkroom.storage import open_store, read_uri
 from runs import RED, pictures, png, results, tree, write_manifest
 
+SEVEN = {"task": "text_to_image", "label": 7, "steps": 2}
 VIEWS = [{"view": "identity", "prompt": "a red one"}, {"view": "flip_vertical", "prompt": "a blue two"}]
 BANDS = [{"component": "low_pass", "prompt": "a one"}, {"component": "high_pass", "prompt": "a two"}]
 HELD = [{"component": "low_pass", "image": "in/one.png"}, {"component": "high_pass", "prompt": "a two"}]
@@ -69,6 +70,12 @@ def job_in(folder: Path, out: str, model: str) -> Job:
 @pytest.fixture
 def job(tmp_path: Path, toy_model: str, shared_ray: None) -> Job:
     return job_in(tmp_path, str(tmp_path / "run"), toy_model)
+
+
+@pytest.fixture
+def quick(tmp_path: Path, toy_network: str, shared_ray: None) -> Job:
+    """The same on a network that takes labels: one stage and no text encoder to start, for what depends on neither."""
+    return job_in(tmp_path, str(tmp_path / "run"), toy_network)
 
 
 def test_a_mixed_manifest(tmp_path: Path, store_uri: str, toy_model: str, shared_ray: None) -> None:
@@ -132,31 +139,31 @@ def test_run_again_nothing_is_made_but_what_failed_and_repaired_it_is_whole(job:
     assert results(job.out) == after
 
 
-def test_two_rows_changed_are_two_rows_made(job: Job) -> None:
-    rows = [{**RED, "id": f"r{n}", "seed": n} for n in range(8)]
-    job.run(rows)
-    before, old = results(job.out), pictures(job.out)
+def test_two_rows_changed_are_two_rows_made(quick: Job) -> None:
+    rows = [{**SEVEN, "id": f"r{n}", "seed": n} for n in range(8)]
+    quick.run(rows)
+    before, old = results(quick.out), pictures(quick.out)
     for n in (2, 5):
         rows[n]["guidance"] = 2.5
-    outcome = job.run(rows)
+    outcome = quick.run(rows)
     assert (outcome.made, outcome.done_before, outcome.evaluations) == (2, 6, 8)
-    after, new = results(job.out), pictures(job.out)
+    after, new = results(quick.out), pictures(quick.out)
     changed = {name for name in before if before[name] != after[name]}
     assert changed == {"r2", "r5"} == {name for name in old if old[name] != new[name]}
-    in_folder = ds.dataset(str(Path(job.out, "metadata"))).to_table(columns=["id", "guidance"]).to_pylist()
+    in_folder = ds.dataset(str(Path(quick.out, "metadata"))).to_table(columns=["id", "guidance"]).to_pylist()
     assert sorted((row["id"], row["guidance"]) for row in in_folder) == [
         (f"r{n}", 2.5 if n in (2, 5) else 7.0) for n in range(8)
     ]
-    assert audit(job.out).passed
+    assert audit(quick.out).passed
 
 
-def test_names_that_change_places(job: Job) -> None:
-    job.run([{**RED, "id": "a", "seed": 1}, {**RED, "id": "b", "seed": 2}])
-    before = pictures(job.out)
-    outcome = job.run([{**RED, "id": "b", "seed": 1}, {**RED, "id": "a", "seed": 2}])
-    after = pictures(job.out)
+def test_names_that_change_places(quick: Job) -> None:
+    quick.run([{**SEVEN, "id": "a", "seed": 1}, {**SEVEN, "id": "b", "seed": 2}])
+    before = pictures(quick.out)
+    outcome = quick.run([{**SEVEN, "id": "b", "seed": 1}, {**SEVEN, "id": "a", "seed": 2}])
+    after = pictures(quick.out)
     assert outcome.rows == 2 and (after["a"], after["b"]) == (before["b"], before["a"])
-    assert audit(job.out).passed
+    assert audit(quick.out).passed
 
 
 def test_a_picture_does_not_depend_on_its_company(job: Job, tmp_path: Path) -> None:
@@ -188,13 +195,13 @@ def test_a_manifest_with_mistakes_writes_nothing(job: Job) -> None:
     assert not Path(job.out).exists()
 
 
-def test_a_folder_with_another_manifests_rows_is_refused(job: Job) -> None:
-    job.run([{**RED, "id": "a"}])
-    before = tree(Path(job.out))
+def test_a_folder_with_another_manifests_rows_is_refused(quick: Job) -> None:
+    quick.run([{**SEVEN, "id": "a"}])
+    before = tree(Path(quick.out))
     for limit in (None, 1):
         with pytest.raises(WrongRun, match="holds 1 rows, none of them of this manifest"):
-            job.run([{**RED, "id": "b"}], limit=limit)
-    assert tree(Path(job.out)) == before and audit(job.out).passed
+            quick.run([{**SEVEN, "id": "b"}], limit=limit)
+    assert tree(Path(quick.out)) == before and audit(quick.out).passed
 
 
 def test_a_folder_that_is_no_run_is_not_touched(job: Job) -> None:
@@ -206,13 +213,13 @@ def test_a_folder_that_is_no_run_is_not_touched(job: Job) -> None:
     assert tree(Path(job.out)) == ["metadata/somebodys.parquet"]
 
 
-def test_a_limit_takes_the_first_rows_and_more_can_follow(job: Job) -> None:
-    rows = [{**RED, "id": f"r{n}", "seed": n} for n in range(5)]
-    assert job.run(rows, limit=2).rows == 2
-    assert audit(job.out).passed
-    assert job.run(rows).done_before == 2
-    assert job.run(rows, limit=1).rows == 5, "rows beyond the limit stay"
-    assert audit(job.out).passed
+def test_a_limit_takes_the_first_rows_and_more_can_follow(quick: Job) -> None:
+    rows = [{**SEVEN, "id": f"r{n}", "seed": n} for n in range(5)]
+    assert quick.run(rows, limit=2).rows == 2
+    assert audit(quick.out).passed
+    assert quick.run(rows).done_before == 2
+    assert quick.run(rows, limit=1).rows == 5, "rows beyond the limit stay"
+    assert audit(quick.out).passed
 
 
 def test_a_manifest_and_its_pictures_on_s3(s3_env: str, toy_model: str, shared_ray: None) -> None:
