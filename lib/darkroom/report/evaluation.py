@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import datetime
-from importlib.resources import files
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jinja2 import Environment, StrictUndefined
 from PIL import ImageColor
 from torch import Tensor
 
 from darkroom.report.grids import draw_grid, page_size
 from darkroom.report.sections import Drawing, Section, Table
 from darkroom.report.sheets import PAPER
+from darkroom.report.templates import render
 from darkroom.storage import open_store
 from darkroom.training.evaluate_network import Evaluation
 
@@ -159,9 +158,8 @@ def _framed(picture: Tensor, wrong: bool) -> Tensor:
 
 
 def _html(record: Mapping[str, Any], sections: list[Section]) -> str:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(files("darkroom.report").joinpath("evaluation.html").read_text("utf-8"))
-    return template.render(
+    return render(
+        "evaluation.html",
         name=record["model"],
         facts=_facts(record),
         notes=record["notes"],

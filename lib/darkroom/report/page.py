@@ -8,12 +8,10 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
-from importlib.resources import files
 from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
 from darkroom.report.captions import prompt_of, sentence, settings, usual
@@ -21,6 +19,7 @@ from darkroom.report.figures import Panel, panels
 from darkroom.report.pictures import Pictures
 from darkroom.report.rows import LISTED_FAILURES, PER_TASK, Selection, Shown, select
 from darkroom.report.sheets import Cell, caption_font, draw_sheet, edge, fitted, tile
+from darkroom.report.templates import render
 from darkroom.storage import Ledger, NotFound, Store, open_store
 
 LARGEST_TILE = 256  # pixels; larger pictures are shrunk, the page shows at most 128
@@ -189,10 +188,9 @@ def _summary(store: Store) -> dict[str, Any]:
 
 
 def _html(run: dict[str, Any], summary: dict[str, Any], selection: Selection, sections: list[dict[str, Any]]) -> str:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(files("darkroom.report").joinpath("page.html").read_text("utf-8"))
     manifest = run["manifest"]["uri"]
-    return template.render(
+    return render(
+        "page.html",
         manifest=PurePosixPath(manifest).name,
         facts=_facts(run, summary, selection),
         counts=[(title, selection.counts[task]) for task, (title, _) in TASKS.items() if task in selection.counts],

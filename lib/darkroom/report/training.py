@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from functools import partial
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 
 from darkroom.report import curves, denoiser, diffusions, flows, pure_noise
 from darkroom.report.grids import page_size
 from darkroom.report.sections import Drawing, Section, Table, attempt
+from darkroom.report.templates import render
 from darkroom.report.trained import TrainingRun
 from darkroom.storage import Store
 
@@ -129,9 +128,8 @@ def _write(store: Store, run: TrainingRun, sections: list[Section]) -> None:
 
 
 def _html(run: TrainingRun, sections: list[Section]) -> str:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(files("darkroom.report").joinpath("training.html").read_text("utf-8"))
-    return template.render(
+    return render(
+        "training.html",
         name=run.name,
         facts=[
             ("state", _state(run)),
@@ -173,7 +171,7 @@ def _effort(run: TrainingRun) -> list[tuple[str, str]]:
 
 def _circumstances(run: TrainingRun) -> list[tuple[str, str]]:
     """What run.json says of who worked, and with which versions."""
-    names = {"workers": "workers", "device": "device", "created_at": "begun", "versions": "versions"}
+    names = {"workers": "workers", "created_at": "begun", "packages": "packages"}
     return [(said, _value(run.record[name])) for name, said in names.items() if run.record.get(name)]
 
 
