@@ -58,7 +58,14 @@ def plain_loop(data: str, hidden: int, batch: int, epochs: int, threads: int) ->
 def ray_train(data: str, hidden: int, batch: int, epochs: int, workers: int) -> float:
     """Images per second of the epochs after the first, by `darkroom train`."""
     with tempfile.TemporaryDirectory() as out:
-        settings = {"hidden": hidden, "batch": batch, "epochs": epochs, "validation_images": 0, "keep_last": 1}
+        settings = {
+            "hidden": hidden,
+            "batch": batch,
+            "epochs": epochs,
+            "validation_images": 0,
+            "keep_last": 1,
+            "bf16": "off",
+        }
         given = [argument for key, value in settings.items() for argument in ("--set", f"{key}={value}")]
         command = [sys.executable, str(ROOT / "jobs/train.py"), "mnist-flow-class", "--data", data, "--out", out]
         subprocess.run([*command, "--workers", str(workers), "--no-report", *given], check=True, capture_output=True)

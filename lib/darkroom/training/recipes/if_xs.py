@@ -9,7 +9,7 @@ from typing import Any
 from darkroom.storage import Store
 from darkroom.training.feeds import Worker
 from darkroom.training.loop import Say
-from darkroom.training.recipes.recipe import Recipe
+from darkroom.training.recipes.recipe import Recipe, Switch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,7 @@ class IfXs(Recipe):
     noise_levels: int = 500
     seed: int = 7
     checkpoint_every: int = 100
+    bf16: Switch = "off"  # as the shipped weights were trained
 
     def check(self, data: Mapping[str, Any]) -> None:
         image = data["image"]
