@@ -4,7 +4,7 @@
     python benchmarks/train.py --data data/mnist --rounds 5 --hidden 64
 
 The arms take turns: a plain loop on all processors, one Ray Train worker, two workers that share them. Each trains some
-epochs; the first warms up and does not count. The plain loop uses nothing of darkroom but the network. The losses beside
+epochs; the first warms up and does not count. The plain loop uses nothing of darkroom but the network. The losses
 show what it costs that on processors the network's BatchNorm sees a worker's share of the batch only.
 """
 

@@ -1,0 +1,87 @@
+# One image for Ray's head, its workers and whoever submits. From the root of the repository:
+#
+#   docker build -t darkroom:0.1.0 --build-arg VERSION=0.1.0 --build-arg REVISION="$(git rev-parse HEAD)" .
+#
+# Without CUDA, for machines that have no GPU:
+#
+#   docker build -t darkroom:0.1.0 --build-arg TORCH_REQUIREMENTS="torch==2.14.1+cpu torchvision==0.29.1+cpu" \
+#     --build-arg TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu .
+
+# Any Debian with Python 3.11 and its venv module will do.
+ARG BASE_IMAGE=python:3.11.15-slim-bookworm
+
+FROM ${BASE_IMAGE} AS builder
+SHELL ["/bin/bash", "-o", "pipefail", "-c"]
+
+# These stand for torch and torchvision and for all of CUDA's packages, in place of what the lock says.
+ARG TORCH_REQUIREMENTS=""
+ARG TORCH_INDEX_URL=""
+# Packages beside the locked ones.
+ARG EXTRA_REQUIREMENTS=""
+
+RUN python3 -m venv /opt/darkroom
+ENV PATH=/opt/darkroom/bin:$PATH
+WORKDIR /build
+COPY pyproject.toml requirements.lock ./
+# What pyproject.toml names, at the lock's versions: the lock as a whole would bring the tests' packages too. In a layer
+# of its own, made again only when one of these two files changes. Setuptools builds the package below.
+RUN python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \
+        > wanted.txt \
+    && echo setuptools >> wanted.txt \
+    && if [ -n "$TORCH_REQUIREMENTS" ]; then \
+        sed -i -E '/^torch(vision)?==/d' wanted.txt requirements.lock \
+        && tr ' ' '\n' <<< "$TORCH_REQUIREMENTS" >> wanted.txt; \
+    fi \
+    && tr ' ' '\n' <<< "$EXTRA_REQUIREMENTS" >> wanted.txt \
+    && python -m pip install --no-cache-dir --disable-pip-version-check --only-binary :all: \
+        ${TORCH_INDEX_URL:+--extra-index-url "$TORCH_INDEX_URL"} -c requirements.lock -r wanted.txt
+
+COPY README.md LICENSE ./
+COPY lib lib
+COPY jobs jobs
+RUN python -m pip install --no-cache-dir --disable-pip-version-check --no-deps --no-build-isolation .
+
+# hadolint ignore=DL3006 -- the tag is in BASE_IMAGE
+FROM ${BASE_IMAGE} AS runtime
+# Libraries ask for the user's name, so the number must have one. /cache is there for the volume to take its owner from.
+RUN groupadd --gid 1000 darkroom \
+    && useradd --uid 1000 --gid 1000 --home-dir /tmp --no-create-home --shell /bin/bash darkroom \
+    && install --directory --owner 1000 --group 1000 --mode 0775 /cache
+# Owned by root, so that a job cannot change the code it runs.
+COPY --from=builder /opt/darkroom /opt/darkroom
+WORKDIR /app
+COPY jobs jobs
+COPY manifests manifests
+
+# HOME: with a read-only root file system only /tmp and /cache can be written to.
+# RAY_AUTH_MODE: a node that was given no token does not start, rather than starting open.
+# NVIDIA_*: what the container runtime hands in; CUDA's own libraries come with torch.
+ENV PATH=/opt/darkroom/bin:$PATH \
+    HOME=/tmp \
+    HF_HOME=/cache/huggingface \
+    XDG_CACHE_HOME=/cache \
+    MPLCONFIGDIR=/cache/matplotlib \
+    HF_HUB_OFFLINE=1 \
+    HF_HUB_DISABLE_TELEMETRY=1 \
+    RAY_AUTH_MODE=token \
+    RAY_USAGE_STATS_ENABLED=0 \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    PYTHONUNBUFFERED=1
+
+ARG VERSION=unknown
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="darkroom" \
+      org.opencontainers.image.description="Batch image generation and training with diffusion models, on Ray" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+
+# /tmp: Ray's session, and what it spills there.
+VOLUME ["/cache", "/tmp"]
+USER 1000:1000
+# For `docker run` and compose; Kubernetes asks Ray by probes that KubeRay writes.
+HEALTHCHECK --interval=60s --timeout=30s --start-period=60s --retries=3 \
+    CMD ["ray", "health-check", "--skip-version-check"]
+# No ENTRYPOINT: KubeRay, compose and Slurm each bring their own command.
+CMD ["darkroom", "--help"]
