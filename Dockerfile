@@ -30,9 +30,9 @@ RUN python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))
     && echo setuptools >> wanted.txt \
     && if [ -n "$TORCH_REQUIREMENTS" ]; then \
         sed -i -E '/^torch(vision)?==/d' wanted.txt requirements.lock \
-        && tr ' ' '\n' <<< "$TORCH_REQUIREMENTS" >> wanted.txt; \
+        && echo "$TORCH_REQUIREMENTS" | tr ' ' '\n' >> wanted.txt; \
     fi \
-    && tr ' ' '\n' <<< "$EXTRA_REQUIREMENTS" >> wanted.txt \
+    && echo "$EXTRA_REQUIREMENTS" | tr ' ' '\n' >> wanted.txt \
     && python -m pip install --no-cache-dir --disable-pip-version-check --only-binary :all: \
         ${TORCH_INDEX_URL:+--extra-index-url "$TORCH_INDEX_URL"} -c requirements.lock -r wanted.txt
 
@@ -41,7 +41,6 @@ COPY lib lib
 COPY jobs jobs
 RUN python -m pip install --no-cache-dir --disable-pip-version-check --no-deps --no-build-isolation .
 
-# hadolint ignore=DL3006 -- the tag is in BASE_IMAGE
 FROM ${BASE_IMAGE} AS runtime
 # Libraries ask for the user's name, so the number must have one. /cache is there for the volume to take its owner from.
 RUN groupadd --gid 1000 darkroom \

@@ -32,9 +32,9 @@ from darkroom.models.catalog import open_model
 
 COMPARED = 20  # rows: every task in its share
 SMALLEST = {"A": 20, "B": 2 * BATCH, "C": IN_FLIGHT * BATCH, "D": 2 * BATCH}  # samples that are still what the arm is
-# A quarter of one level of 8 bits, on average over a picture: with guidance 7, now and then 34 steps carry the rounding
-# of a pass to 0.02 in single pixels, where two prompts of an anagram quarrel.
-TOLERANCE = 2e-3
+# A quarter of one level of 8 bits, for the largest difference of any pixel. Rounding seldom goes so far in 34 steps at
+# guidance 7, but it does where two prompts of an anagram quarrel; a plan that is wrong is far off in every row.
+TOLERANCE, WITHIN = 2e-3, 0.9
 
 
 def sample(rows: list[Row], count: int, random: np.random.Generator) -> list[Row]:
@@ -55,26 +55,26 @@ def compare(arms: Arms, rows: list[Row]) -> dict[str, Made]:
     return made
 
 
-def furthest(made: dict[str, Made], rows: list[Row], one: str, other: str) -> dict[str, float]:
-    """How far apart two arms are, by task: the mean over the pixels of the row where that is largest."""
-    largest = dict.fromkeys(SHARES, 0.0)
+def differences(made: dict[str, Made], rows: list[Row], one: str, other: str) -> dict[str, list[float]]:
+    """The largest difference of any pixel between two arms, for every row, by task."""
+    found: dict[str, list[float]] = {task: [] for task in SHARES}
     for row in rows:
-        apart = (made[one].images[row["id"]] - made[other].images[row["id"]]).abs().mean().item()
-        largest[row["task"]] = max(largest[row["task"]], apart)
-    return largest
+        found[row["task"]].append((made[one].images[row["id"]] - made[other].images[row["id"]]).abs().max().item())
+    return found
 
 
-def report_pictures(made: dict[str, Made], rows: list[Row]) -> tuple[dict[str, dict[str, float]], bool]:
+def report_pictures(made: dict[str, Made], rows: list[Row]) -> tuple[dict[str, dict[str, list[float]]], bool]:
     """Prints how far apart the arms are; by pair of arms and task, and whether that is near enough."""
-    apart = {f"{other} from A": furthest(made, rows, "A", other) for other in "BC"}
-    print(
-        f"mean difference of a row's pixels, in -1..1, the largest of {len(rows)} rows; allowed {TOLERANCE:g}; D is C to the bit"
-    )
+    apart = {f"{other} from A": differences(made, rows, "A", other) for other in "BC"}
+    print(f"largest difference of any pixel, in -1..1, of {len(rows)} rows (median, most); D is C to the bit")
     for task in SHARES:
-        print(f"  {task:<16}" + ", ".join(f"{pair} {values[task]:.1e}" for pair, values in apart.items()))
+        told = (f"{pair} {statistics.median(far[task]):.1e}, {max(far[task]):.1e}" for pair, far in apart.items())
+        print(f"  {task:<16}" + "   ".join(told))
     print("  (inpainting is C's own: diffusers leaves the known pixels clean on the way, RePaint noises them)")
-    near = [value for pair in apart.values() for task, value in pair.items() if task != "inpaint"]
-    return apart, max(near) <= TOLERANCE
+    far = [value for pair in apart.values() for task, values in pair.items() if task != "inpaint" for value in values]
+    near = sum(value <= TOLERANCE for value in far) / len(far)
+    print(f"  within {TOLERANCE:g}: {near:.0%} of the others, at least {WITHIN:.0%} wanted")
+    return apart, near >= WITHIN
 
 
 def timed(arms: Arms, rows: list[Row], rounds: int, counts: dict[str, int], per_row: dict[str, float]) -> list[dict]:
@@ -133,7 +133,7 @@ def main() -> int:
     for name in ARMS:
         arms.run(name, few[:2])  # warms up
     made = compare(arms, few)
-    differences, near = report_pictures(made, few)
+    apart, near = report_pictures(made, few)
     if not near:
         print("the arms do not make the same pictures: nothing to time", file=sys.stderr)
         return 1
@@ -146,7 +146,7 @@ def main() -> int:
     table = report(whole, rounds, given.capacity)
     if given.json:
         record = {"rows": len(rows), "capacity": given.capacity, "threads": given.threads, "timed": counts}
-        record |= {"machine": platform.machine(), "differences": differences, "rounds": rounds, "table": table}
+        record |= {"machine": platform.machine(), "differences": apart, "rounds": rounds, "table": table}
         given.json.write_text(json.dumps(record, indent=2))
     return 0
 
