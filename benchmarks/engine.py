@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import sys
@@ -165,7 +166,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--capacity", type=int, default=32, help="evaluations per pass of the engine")
     parser.add_argument("--model", default="if-xs", help="an embedded model or a folder")
     parser.add_argument("--seconds", type=float, default=30, help="per arm and round, about; 0: every row")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of every arm")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write the figures")
     return parser.parse_args()
 

@@ -27,8 +27,8 @@ FOLDER = ROOT / "cluster" / "kubernetes"
 OVERLAYS = sorted(path.parent.name for path in FOLDER.glob("overlays/*/kustomization.yaml"))
 SCHEMAS = Path(os.environ.get("KUBERAY_SCHEMAS", ROOT.parent / "shared" / "schemas"))
 HOW_TO_GET_THEM = (
-    "no KubeRay schemas: set KUBERAY_SCHEMAS to a folder of *.json.gz, each {group, version, kind, openAPIV3Schema} of one "
-    "file in helm-chart/kuberay-operator/crds of github.com/ray-project/kuberay"
+    "no KubeRay schemas: set KUBERAY_SCHEMAS to a folder of *.json.gz, each {group, version, kind, openAPIV3Schema} of "
+    "one file in helm-chart/kuberay-operator/crds of github.com/ray-project/kuberay"
 )
 KUBERNETES = "1.33"
 # The longest names that leave room for what KubeRay appends; the API server has no rule on it.
@@ -172,7 +172,6 @@ def containers(node: Any) -> list[Object]:
 def test_new_fields_are_marked(path: Path) -> None:
     """A field that KubeRay 1.6 brought says so on its line; nothing newer is used."""
     for line in path.read_text().splitlines():
-        key = line.strip().partition(":")[0]
         if "preRunningDeadlineSeconds:" in line or "secretName: darkroom-ray-token" in line:
             assert "new in 1.6" in line
     for one in of_kuberay(read_yaml(path)):
