@@ -24,7 +24,7 @@ from kustomize import Object, apply, read_yaml, render
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "cluster" / "kubernetes"
-OVERLAYS = sorted(path.parent.name for path in FOLDER.glob("overlays/*/kustomization.yaml"))
+OVERLAYS = ["base", *sorted(f"overlays/{path.parent.name}" for path in FOLDER.glob("overlays/*/kustomization.yaml"))]
 SCHEMAS = Path(os.environ.get("KUBERAY_SCHEMAS", ROOT.parent / "shared" / "schemas"))
 HOW_TO_GET_THEM = (
     "no KubeRay schemas: set KUBERAY_SCHEMAS to a folder of *.json.gz, each {group, version, kind, openAPIV3Schema} of "
@@ -61,7 +61,7 @@ def cluster_spec(found: Object) -> Object:
 
 @pytest.fixture(scope="module")
 def rendered() -> dict[str, list[Object]]:
-    return {name: render(FOLDER / "overlays" / name) for name in OVERLAYS}
+    return {name: render(FOLDER / name) for name in OVERLAYS}
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +128,7 @@ def test_custom_resources_fit_kuberays_schemas(name: str, rendered: dict, valida
     ],
 )
 def test_a_mistake_is_found(path: str, value: Any, rendered: dict, validators: dict) -> None:
-    job = copy.deepcopy(next(one for one in rendered["gpu"] if one["kind"] == "RayJob"))
+    job = copy.deepcopy(next(one for one in rendered["overlays/gpu"] if one["kind"] == "RayJob"))
     apply(job, {"op": "add", "path": path, "value": value})
     assert len(problems(validators, job)) == 1
 
@@ -215,7 +215,7 @@ def test_every_object_belongs_to_a_part(name: str, rendered: dict) -> None:
 def test_kustomize_says_the_same(name: str, rendered: dict) -> None:
     if shutil.which("kubectl") is None:
         pytest.skip("no kubectl: the overlays were rendered by tests/kustomize.py alone")
-    command = ["kubectl", "kustomize", str(FOLDER / "overlays" / name)]
+    command = ["kubectl", "kustomize", str(FOLDER / name)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     printed = {identity(one): one for one in yaml.safe_load_all(done.stdout)}

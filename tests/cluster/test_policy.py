@@ -20,7 +20,7 @@ from kustomize import Object, read_yaml, render
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"
 KUBERNETES = CLUSTER / "kubernetes"
-OVERLAYS = sorted(path.parent.name for path in KUBERNETES.glob("overlays/*/kustomization.yaml"))
+OVERLAYS = [KUBERNETES / "base", *sorted(path.parent for path in KUBERNETES.glob("overlays/*/kustomization.yaml"))]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 LOCK = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "requirements.lock").read_text(), re.MULTILINE))
 IMAGE = f"darkroom:{darkroom.__version__}"
@@ -64,9 +64,9 @@ def pods(objects: list[Object]) -> list[tuple[str, Object]]:
     return found
 
 
-@pytest.fixture(params=OVERLAYS)
+@pytest.fixture(params=OVERLAYS, ids=lambda folder: folder.name)
 def objects(request: pytest.FixtureRequest) -> list[Object]:
-    return render(KUBERNETES / "overlays" / request.param)
+    return render(request.param)
 
 
 def compose() -> Object:
@@ -234,7 +234,7 @@ def test_every_variable_is_known() -> None:
     used = set(re.findall(r"^(?:ENV|   ) +([A-Z][A-Z0-9_]+)=", DOCKERFILE, re.MULTILINE))
     used |= {key for one in read_yaml(KUBERNETES / "secret.example.yaml") for key in one["stringData"]} - {"auth_token"}
     for overlay in OVERLAYS:
-        for _, pod in pods(render(KUBERNETES / "overlays" / overlay)):
+        for _, pod in pods(render(overlay)):
             used |= {variable["name"] for container in pod["containers"] for variable in container.get("env", ())}
     used |= {name for service in compose()["services"].values() for name in service["environment"]}
     sky = yaml.safe_load((CLUSTER / "vm" / "skypilot.yaml").read_text())
