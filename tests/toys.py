@@ -82,9 +82,11 @@ def save_toy_network(uri: str, config: dict[str, Any] | None = None, seed: int =
     config = config or network_config()
     torch.manual_seed(seed)
     network = build_network(config["network"])
-    for parameter in network.parameters():
+    for name, parameter in network.named_parameters():
         if not parameter.any():  # a DDPM UNet begins with zeros, and would answer zero
             torch.nn.init.normal_(parameter, std=0.1)
+        if name.startswith(("class", "unflatten", "up")):  # else a course UNet hardly hears its label
+            parameter.data *= 2
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_(std=0.1)

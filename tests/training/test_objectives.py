@@ -4,10 +4,20 @@ import math
 
 import pytest
 import torch
+from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
 from darkroom.models.if_xs import build_scheduler
-from darkroom.training.objectives import LearnedRangeDiffusion
+from darkroom.sampling.diffusion import Diffusion
+from darkroom.training.draws import Draw
+from darkroom.training.feeds import Batch
+from darkroom.training.objectives import (
+    Denoising,
+    DenoisingDiffusion,
+    FlowMatching,
+    LearnedRangeDiffusion,
+    shown_labels,
+)
 
 ALPHAS_CUMPROD = build_scheduler().alphas_cumprod
 OBJECTIVE = LearnedRangeDiffusion(ALPHAS_CUMPROD)
@@ -89,3 +99,96 @@ def test_the_bound_does_not_pull_on_epsilon() -> None:
     wanted = OBJECTIVE.weight[TIMES].view(-1, 1, 1, 1) * 2 * 0.2 / epsilon.numel()  # of the squared error alone
     torch.testing.assert_close(predicted, wanted.expand_as(predicted), rtol=1e-4, atol=1e-9)
     assert fraction.abs().max() > 0
+
+
+# The objectives of our own networks, on data whose best answer is known. Pictures of one pixel, many of them.
+
+MANY = 200_000
+CPU = torch.device("cpu")
+
+
+class Field(nn.Module):
+    """A "network" that is a formula, off by `error`."""
+
+    def __init__(self, formula, num_classes: int = 0) -> None:
+        super().__init__()
+        self.formula, self.num_classes, self.error = formula, num_classes, 0.0
+
+    def forward(self, x: Tensor, *more: Tensor) -> Tensor:
+        return self.formula(x, *more) + self.error
+
+
+def batch_of(pictures: Tensor, key: int = 0, labels: Tensor | None = None) -> Batch:
+    draw = Draw((key,), len(pictures), slice(0, len(pictures)), CPU)
+    labels = torch.zeros(len(pictures), dtype=torch.int64) if labels is None else labels
+    return Batch(pictures[:, None, None, None], labels, draw)
+
+
+def test_the_velocity_field_of_a_gaussian_has_the_least_loss_and_generates_it() -> None:
+    """x1 of mean m, deviation s: v(x, t) = m + (t s^2 - (1 - t)) / ((1 - t)^2 + t^2 s^2) (x - t m), and what is left is
+    the mean over t of s^2 / ((1 - t)^2 + t^2 s^2)."""
+    m, s = 0.3, 0.4
+
+    def velocity(x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        t = t[:, None, None, None]
+        return m + (t * s**2 - (1 - t)) / ((1 - t) ** 2 + t**2 * s**2) * (x - t * m)
+
+    pictures = m + s * torch.randn(MANY, generator=torch.Generator().manual_seed(0))
+    field = Field(velocity)
+    objective = FlowMatching(field, 0.0)
+    t = (torch.arange(1000) + 0.5) / 1000
+    least = (s**2 / ((1 - t) ** 2 + t**2 * s**2)).mean().item()
+    loss = objective(batch_of(pictures)).item()
+    assert loss == pytest.approx(least, rel=0.01)
+    field.error = 0.1
+    assert objective(batch_of(pictures)).item() == pytest.approx(loss + 0.01, rel=0.01)
+    field.error, x = 0.0, torch.randn(MANY, 1, 1, 1, generator=torch.Generator().manual_seed(1))
+    for step in range(200):
+        x = x + velocity(x, torch.full((MANY,), step / 200)) / 200
+    assert (x.mean().item(), x.std().item()) == pytest.approx((m, s), abs=0.01)
+
+
+def test_the_denoiser_of_two_points_has_the_least_loss() -> None:
+    """Pixels 0 or 1, equally likely: the best answer is the chance of a 1, a sigmoid of (y - 1/2) / sigma^2."""
+    sigma = 0.5
+
+    def chance(y: Tensor) -> Tensor:
+        return torch.sigmoid((y - 0.5) / sigma**2)
+
+    pictures = torch.randint(2, (MANY,), generator=torch.Generator().manual_seed(0)) * 2.0 - 1  # as feeds give them
+    y = torch.linspace(-4, 5, 9001, dtype=torch.float64)
+    density = sum(0.5 * torch.exp(-((y - x) ** 2) / (2 * sigma**2)) / math.sqrt(2 * math.pi * sigma**2) for x in (0, 1))
+    least = torch.trapezoid(chance(y) * (1 - chance(y)) * density, y).item()
+    field = Field(chance)
+    objective = Denoising(field, sigma, pure_noise=False)
+    loss = objective(batch_of(pictures)).item()
+    assert loss == pytest.approx(least, rel=0.01)
+    field.error = 0.1
+    assert objective(batch_of(pictures)).item() == pytest.approx(loss + 0.01, rel=0.02)
+
+
+def test_from_pure_noise_the_mean_is_the_best_answer() -> None:
+    pictures = torch.randint(2, (MANY,), generator=torch.Generator().manual_seed(0)) * 2.0 - 1
+    objective = Denoising(Field(lambda y: torch.full_like(y, 0.5)), 0.5, pure_noise=True)
+    assert objective(batch_of(pictures)).item() == pytest.approx(0.25, rel=0.01)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "x0", "v"])
+def test_a_diffusion_network_that_knows_the_picture_has_no_loss(prediction: str) -> None:
+    process = Diffusion.cosine(prediction=prediction)
+
+    def knowing(x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
+        picture = torch.full_like(x, 0.5)
+        signal, noise = process.noise(torch.ones_like(x), t, x * 0), process.noise(x * 0, t, torch.ones_like(x))
+        return process.target(picture, t, (x - signal * picture) / noise)
+
+    # At the cleanest times epsilon is a small difference, divided by little.
+    assert DenoisingDiffusion(Field(knowing), process, 0.0)(batch_of(torch.full((1000,), 0.5))).item() < 1e-6
+
+
+def test_classes_are_withheld_as_often_as_asked() -> None:
+    labels = torch.full((MANY,), 3)
+    shown = shown_labels(Field(None, num_classes=10), batch_of(torch.zeros(MANY), labels=labels), 0.1)
+    assert set(shown.tolist()) == {3, 10}
+    assert (shown == 10).float().mean().item() == pytest.approx(0.1, abs=0.005)
+    assert shown_labels(Field(None), batch_of(torch.zeros(4)), 0.1) is None

@@ -27,8 +27,8 @@ class Pool:
 def size_pool(stages: int, workers: int | None) -> Pool:
     """Engine actors per stage, from what the cluster has: one per GPU and stage, else one in all for its processors.
 
-    On processors the actors share three quarters of them, so that tasks always find room beside them. ClusterError if
-    the cluster is too small.
+    On processors the actors share three quarters of them, so that tasks always find room beside them, and none asks for
+    more than a node has. ClusterError if the cluster is too small.
     """
     have = ray.cluster_resources()
     gpus, cpus = have.get("GPU", 0.0), have.get("CPU", 0.0)
@@ -36,7 +36,8 @@ def size_pool(stages: int, workers: int | None) -> Pool:
     if gpus:
         share = min(1.0, gpus / (count * stages))
         return Pool(count, ACTOR_CPUS, share if share == 1.0 else int(share * 100) / 100)
-    each = int(75 * cpus / (count * stages)) / 100
+    largest = max((node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]), default=0.0)
+    each = int(75 * min(cpus / (count * stages), largest)) / 100
     if each < ACTOR_CPUS:
         raise ClusterError(
             f"{count} workers for each of {stages} stages want at least a quarter of a processor each, and reading and "
