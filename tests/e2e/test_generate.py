@@ -177,15 +177,15 @@ def test_a_picture_does_not_depend_on_its_company(job: Job, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("images", ["objects", "inline"])
-def test_the_metadata_opens_as_a_data_set_of_images(job: Job, tmp_path: Path, images: Any) -> None:
-    job.run([GOOD[0], GOOD[1], BAD[0]], images=images)
-    files = f"{job.out}/metadata/*.parquet"
+def test_the_metadata_opens_as_a_data_set_of_images(quick: Job, tmp_path: Path, images: Any) -> None:
+    missing = {**SEVEN, "task": "image_to_image", "image": "in/none.png", "start": 1, "id": "missing"}
+    quick.run([{**SEVEN, "id": "seven"}, missing], images=images)
+    files = f"{quick.out}/metadata/*.parquet"
     data = load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
     shown = {row["id"]: row["image"] for row in data}
     assert shown["missing"] is None
-    assert isinstance(shown["text"], Image.Image)
-    assert (shown["text"].size, shown["large"].size) == ((8, 8), (16, 16))
-    assert bool([key for key in tree(Path(job.out)) if key.startswith("images/")]) == (images == "objects")
+    assert isinstance(shown["seven"], Image.Image) and shown["seven"].size == (28, 28)
+    assert bool([key for key in tree(Path(quick.out)) if key.startswith("images/")]) == (images == "objects")
 
 
 def test_a_manifest_with_mistakes_writes_nothing(job: Job) -> None:
@@ -222,12 +222,13 @@ def test_a_limit_takes_the_first_rows_and_more_can_follow(quick: Job) -> None:
     assert audit(quick.out).passed
 
 
-def test_a_manifest_and_its_pictures_on_s3(s3_env: str, toy_model: str, shared_ray: None) -> None:
+def test_a_manifest_and_its_pictures_on_s3(s3_env: str, toy_network: str, shared_ray: None) -> None:
     store = open_store(s3_env)
     store.write("jobs/in/one.png", png(16))
-    store.write("jobs/m.jsonl", "\n".join(json.dumps(row) for row in (GOOD[0], GOOD[3])).encode())
+    edit = {**SEVEN, "id": "edit", "task": "image_to_image", "image": "in/one.png", "start": 1}
+    store.write("jobs/m.jsonl", "\n".join(json.dumps(row) for row in (SEVEN, edit)).encode())
     out = f"{s3_env}/out"
-    outcome = run(Options(manifest=f"{s3_env}/jobs/m.jsonl", out=out, model=toy_model, capacity=8), lambda line: None)
+    outcome = run(Options(manifest=f"{s3_env}/jobs/m.jsonl", out=out, model=toy_network, capacity=8), lambda line: None)
     assert (outcome.rows, outcome.failed) == (2, 0)
     row = results(out)["edit"]
     assert row["source_uri"] == f"{s3_env}/jobs/in/one.png" and row["image_uri"].startswith(f"{out}/images/")
