@@ -105,6 +105,20 @@ def test_a_worker_that_is_killed_is_replaced_and_the_curve_is_the_unbroken_one(d
     np.testing.assert_array_equal(losses(broken), losses(whole))
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("shared_ray")
+def test_resumed_it_goes_on_from_the_last_checkpoint_with_more_workers(digits: str, tmp_path: Path) -> None:
+    whole, broken = str(tmp_path / "whole"), str(tmp_path / "broken")
+    run(digits, whole, *DDPM)
+    run(digits, broken, *DDPM)
+    store = open_store(broken)
+    store.delete("config.json", "model.safetensors", "checkpoints/epoch-0002.safetensors")  # as if killed in epoch 2
+    lines = run(digits, broken, *DDPM, resume=True, workers="3")
+    assert [line for line in lines if line.startswith("epoch 1")] == []
+    np.testing.assert_array_equal(losses(broken)[:5], losses(whole)[:5])
+    np.testing.assert_allclose(losses(broken), losses(whole), rtol=2e-4)
+
+
 def test_numbers_of_workers() -> None:
     assert Workers.parse("3").scaling == 3 and Workers.parse("2:8").scaling == (2, 8)
     for wrong in ("two", "0", "5:2", "2:"):

@@ -141,8 +141,11 @@ def test_shares_of_a_batch_make_the_batch_whatever_their_number() -> None:
         for mine, *theirs in zip(one, left, right, strict=True):
             assert torch.equal(mine, torch.cat(theirs))
     assert not torch.equal(whole[0][1], whole[1][1]), "every epoch has an order of its own"
-    with pytest.raises(ValueError, match="a batch of 8 cannot be shared evenly by 3 workers"):
-        list(feed(Worker(0, 3, CPU)).epoch(1))
+    thirds = [next(first(Worker(rank, 3, CPU))) for rank in range(3)]
+    assert [len(labels) for _, labels, _ in thirds] == [2, 3, 3]
+    assert torch.equal(torch.cat([labels for _, labels, _ in thirds]), whole[0][1])
+    with pytest.raises(ValueError, match="a batch of 8 cannot be shared by 9 workers"):
+        list(feed(Worker(0, 9, CPU)).epoch(1))
 
 
 def test_draws_are_of_their_key_alone() -> None:

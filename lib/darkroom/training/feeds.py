@@ -28,11 +28,11 @@ class Worker:
     device: torch.device
 
     def share(self, batch: int) -> slice:
-        """The rows of a batch that are this worker's. ValueError if it cannot be shared evenly."""
-        if batch % self.count:
-            raise ValueError(f"a batch of {batch} cannot be shared evenly by {self.count} workers; --set batch=...")
-        each = batch // self.count
-        return slice(self.rank * each, (self.rank + 1) * each)
+        """The rows of a batch that are this worker's; shares differ by one row where it cannot be cut evenly.
+        ValueError if there are more workers than rows."""
+        if batch < self.count:
+            raise ValueError(f"a batch of {batch} cannot be shared by {self.count} workers; --set batch=...")
+        return slice(self.rank * batch // self.count, (self.rank + 1) * batch // self.count)
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,11 +43,16 @@ class Batch:
     labels: Tensor
     draw: Draw
 
+    @property
+    def rows(self) -> int:
+        return len(self.labels)
+
 
 class Feed(Protocol):
-    """An endless source of epochs, all of `steps` steps."""
+    """An endless source of epochs, all of `steps` steps of `batch` rows, which the workers share."""
 
     steps: int
+    batch: int
 
     def epoch(self, number: int) -> Iterator[Batch]:
         """The batches of epoch `number` (from 1), always the same ones."""
@@ -63,19 +68,19 @@ class Resident:
         pixels = np.ascontiguousarray(images.images.transpose(0, 3, 1, 2))
         self._pixels = torch.from_numpy(pixels).to(worker.device)
         self._labels = torch.from_numpy(images.labels).to(worker.device)
-        self._batch, self._seed, self._worker = batch, seed, worker
+        self.batch, self._seed, self._worker = batch, seed, worker
         self.steps = len(images.labels) // batch
 
     def epoch(self, number: int) -> Iterator[Batch]:
         order = np.random.default_rng([self._seed, number]).permutation(len(self._labels))
-        share = self._worker.share(self._batch)
-        steps = order[: self.steps * self._batch].reshape(self.steps, self._batch)[:, share]
+        share = self._worker.share(self.batch)
+        steps = order[: self.steps * self.batch].reshape(self.steps, self.batch)[:, share]
         for step, chosen in enumerate(torch.from_numpy(steps.copy()).to(self._worker.device)):
             key = (self._seed, number, step)
             yield Batch(
                 to_network(self._pixels[chosen]),
                 self._labels[chosen],
-                Draw(key, self._batch, share, self._worker.device),
+                Draw(key, self.batch, share, self._worker.device),
             )
 
 

@@ -60,13 +60,17 @@ class Painted:
     draw: Draw
     seed: int
 
+    @property
+    def rows(self) -> int:
+        return len(self.prompts)
+
 
 class PaintedDigits:
     """A feed of digits drawn at random and painted; an epoch ends where a checkpoint is due."""
 
     def __init__(self, digits: Images, recipe: IfXs, phase: Phase, worker: Worker) -> None:
         self._digits, self._recipe, self._phase, self._worker = digits, recipe, phase, worker
-        self.steps = min(recipe.checkpoint_every, phase.steps)
+        self.steps, self.batch = min(recipe.checkpoint_every, phase.steps), recipe.batch
 
     def epoch(self, number: int) -> Iterator[Painted]:
         for step in range((number - 1) * self.steps, number * self.steps):

@@ -110,7 +110,7 @@ class _Training:
         began = said = time.monotonic()
         waiting: list[Tensor] = []
         for batch in feed.epoch(self.epoch + 1):
-            waiting.append(self._take_step(batch))
+            waiting.append(self._take_step(batch, batch.rows * self.worker.count / feed.batch))
             if len(waiting) == LOOK_EVERY:
                 self._look(waiting)
                 if self.worker.rank == 0 and time.monotonic() - said > SAY_EVERY:
@@ -167,12 +167,13 @@ class _Training:
         loss = sum(self.losses[-steps:]) / steps
         return f"epoch {self.epoch}/{self.how.epochs}  loss {loss:.4f}{validation}  {self.seconds[-1]:.1f} s"
 
-    def _take_step(self, batch: Any) -> Tensor:
+    def _take_step(self, batch: Any, weight: float) -> Tensor:
+        """weight: how much this worker's mean counts in the mean over the workers; 1 where shares are equal."""
         rate = self.how.rate(self.step)
         self.optimizer.param_groups[0]["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.worker.device.type, torch.bfloat16, enabled=self.how.bf16):
-            loss = self.loss_of(batch)
+            loss = self.loss_of(batch) * weight
         loss.backward()
         if self.how.clip is not None:
             nn.utils.clip_grad_norm_(self.learned.values(), self.how.clip)

@@ -27,15 +27,14 @@ class Streamed:
     """A split of an ingested data set, a group of rows at a time. ValueError if it cannot be dealt out evenly."""
 
     def __init__(self, uri: str, split: str, batch: int, seed: int, worker: Worker) -> None:
-        self._uri, self._batch, self._seed, self._worker = uri, batch, seed, worker
+        self._uri, self.batch, self._seed, self._worker = uri, batch, seed, worker
         self._groups = whole_groups(read_record(uri)["splits"][split])
         self.lanes = LANES if len(self._groups) >= MANY_GROUPS else FEW_LANES
-        for number, what in ((batch, "batch"), (self.lanes, "number of lanes")):
-            if number % (self.lanes if what == "batch" else worker.count):
-                raise ValueError(
-                    f"a data set of this size is streamed in {self.lanes} lanes, which must divide the batch ({batch}) "
-                    f"and be shared evenly by the workers ({worker.count})"
-                )
+        if batch % self.lanes or worker.count > self.lanes:
+            raise ValueError(
+                f"a data set of this size is streamed in {self.lanes} lanes, which must divide the batch ({batch}) and "
+                f"be no fewer than the workers ({worker.count})"
+            )
         per_lane = len(self._groups) // self.lanes * ROW_GROUP
         self.steps = per_lane // (batch // self.lanes)
         if not self.steps:
@@ -43,16 +42,17 @@ class Streamed:
 
     def epoch(self, number: int) -> Iterator[Batch]:
         lanes = np.arange(self.lanes)[self._worker.share(self.lanes)]
-        share, device = self._worker.share(self._batch), self._worker.device
+        each, device = self.batch // self.lanes, self._worker.device
+        share = slice(int(lanes[0]) * each, (int(lanes[-1]) + 1) * each)
         rows = self._by_lane(number, lanes)
         for step in range(self.steps):
             images, labels = next(rows)
-            draw = Draw((self._seed, number, step), self._batch, share, device)
+            draw = Draw((self._seed, number, step), self.batch, share, device)
             yield Batch(to_network(images.to(device)), labels.to(device), draw)
 
     def _by_lane(self, number: int, lanes: np.ndarray) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """uint8 [b, C, H, W] and labels [b], step by step: from each lane its rows, lane after lane."""
-        each = self._batch // self.lanes
+        each = self.batch // self.lanes
         waiting: dict[int, list[Any]] = {int(lane): [] for lane in lanes}
         for lane, images, labels in self._read(number, lanes):
             waiting[lane].append((images, labels))
