@@ -159,9 +159,13 @@ def _framed(picture: Tensor, wrong: bool) -> Tensor:
 
 def _html(record: Mapping[str, Any], sections: list[Section]) -> str:
     return render(
-        "evaluation.html",
+        "sections.html",
+        title=f"{record['model']}, evaluated",
         name=record["model"],
-        facts=_facts(record),
+        kind="an evaluation",
+        numbers="evaluation.json",
+        files=[],
+        facts=[_facts(record)],
         notes=record["notes"],
         sections=sections,
         sizes={drawing.name: page_size(drawing.png) for section in sections for drawing in section.drawings},

@@ -128,17 +128,17 @@ def _write(store: Store, run: TrainingRun, sections: list[Section]) -> None:
 
 
 def _html(run: TrainingRun, sections: list[Section]) -> str:
+    about = _about_model(run) if run.drawable else []
+    facts = [("state", _state(run)), *about, *_effort(run), *_circumstances(run)]
+    recipe = [(key.replace("_", " "), _value(value)) for key, value in run.recipe.items() if key not in _IN_FACTS]
     return render(
-        "training.html",
+        "sections.html",
+        title=run.name,
         name=run.name,
-        facts=[
-            ("state", _state(run)),
-            *(_about_model(run) if run.drawable else []),
-            *_effort(run),
-            *_circumstances(run),
-        ],
-        recipe=[(key.replace("_", " "), _value(value)) for key, value in run.recipe.items() if key not in _IN_FACTS],
-        data_problem=run.data_problem if run.drawable else "",
+        kind="a report of a training run",
+        numbers="figures.json",
+        facts=[facts, recipe],
+        notes=[run.data_problem] if run.drawable and run.data_problem else [],
         sections=sections,
         sizes={drawing.name: page_size(drawing.png) for section in sections for drawing in section.drawings},
         files=[name for name in _LINKED if run.store.exists(name)],
