@@ -5,7 +5,7 @@
 # Without CUDA, for machines that have no GPU:
 #
 #   docker build -t darkroom:0.1.0 --build-arg TORCH_REQUIREMENTS="torch==2.14.1+cpu torchvision==0.29.1+cpu" \
-#     --build-arg TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu .
+#     --build-arg TORCH_INDEX_URL=WHERE_PYTORCH_KEEPS_ITS_CPU_BUILDS .
 
 # Any Debian with Python 3.11 and its venv module will do.
 ARG BASE_IMAGE=python:3.11.15-slim-bookworm

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import tempfile
-import threading
 import time
 import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,28 +84,19 @@ def _scaling(workers: Workers) -> ScalingConfig:
     return ScalingConfig(num_workers=workers.scaling, resources_per_worker={"CPU": share})
 
 
-def _relay(trainer: TorchTrainer, journal: Any, say: Callable[[str], None]) -> Exception | None:
+def _relay(trainer: TorchTrainer, journal: Any, say: Callable[[str], None]) -> BaseException | None:
     """Runs the trainer and says what its workers say; what it ended with."""
-    ended: list[Exception | None] = []
-
-    def run() -> None:
-        try:
-            trainer.fit()
-            ended.append(None)
-        except Exception as error:  # told by the caller, together with what the workers said
-            ended.append(error)
-
-    thread = threading.Thread(target=run, name="trainer", daemon=True)
-    thread.start()
     said = 0
-    while True:
-        alive = thread.is_alive()
-        for line in ray.get(journal.since.remote(said)):
-            say(line)
-            said += 1
-        if not alive:
-            return ended[0]
-        time.sleep(0.5)
+    with ThreadPoolExecutor(1, thread_name_prefix="trainer") as pool:
+        fitted = pool.submit(trainer.fit)
+        while True:
+            over = fitted.done()
+            for line in ray.get(journal.since.remote(said)):
+                say(line)
+                said += 1
+            if over:
+                return fitted.exception()
+            time.sleep(0.5)
 
 
 def _train_on_worker(given: dict[str, Any]) -> None:
@@ -144,6 +135,6 @@ class _Journal:
         return self._outcome
 
 
-def _shortly(error: Exception) -> str:
+def _shortly(error: BaseException) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

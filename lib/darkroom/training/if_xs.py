@@ -16,12 +16,12 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerFast, T5EncoderModel
 
 from darkroom.models import if_xs
 from darkroom.storage import Store
@@ -32,6 +32,9 @@ from darkroom.training.loop import Optimization, Say, fit
 from darkroom.training.objectives import LearnedRangeDiffusion, Objective
 from darkroom.training.painted_digits import paint, vocabulary
 from darkroom.training.recipes.if_xs import IfXs
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast, T5EncoderModel
 
 STAGE2 = {"steps": 34, "guidance": 1.0, "noise_level": 100, "start": 9}  # stage II follows these, not a row's own
 
