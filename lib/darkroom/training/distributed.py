@@ -7,8 +7,8 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from multiprocessing.pool import ThreadPool
 from typing import Any
 
 import ray
@@ -86,17 +86,17 @@ def _scaling(workers: Workers) -> ScalingConfig:
 
 def _relay(trainer: TorchTrainer, journal: Any, say: Callable[[str], None]) -> BaseException | None:
     """Runs the trainer and says what its workers say; what it ended with."""
-    said = 0
-    with ThreadPoolExecutor(1, thread_name_prefix="trainer") as pool:
-        fitted = pool.submit(trainer.fit)
-        while True:
-            over = fitted.done()
-            for line in ray.get(journal.since.remote(said)):
-                say(line)
-                said += 1
-            if over:
-                return fitted.exception()
-            time.sleep(0.5)
+    said, ended = 0, []
+    # A ThreadPool's threads are daemons: an interrupted job does not wait for the training's end.
+    fitted = ThreadPool(1).apply_async(trainer.fit, error_callback=ended.append)
+    while True:
+        over = fitted.ready()
+        for line in ray.get(journal.since.remote(said)):
+            say(line)
+            said += 1
+        if over:
+            return ended[0] if ended else None
+        time.sleep(0.5)
 
 
 def _train_on_worker(given: dict[str, Any]) -> None:
