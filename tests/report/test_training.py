@@ -16,10 +16,10 @@ from darkroom.jobs import report as report_job
 from PIL import Image
 from torch import Tensor, nn
 
-from darkroom.models.network import build_network, save_network
+from darkroom.models.network import build_network, sampling_row, save_network
 from darkroom.report import flows
 from darkroom.report.denoiser import SIGMAS
-from darkroom.report.samples import Painter, labels, row
+from darkroom.report.samples import Painter, labels
 from darkroom.report.trained import TrainingRun, one_of_each
 from darkroom.report.training import write_training_report
 from darkroom.sampling import noise
@@ -223,7 +223,7 @@ def test_the_mean_is_no_distance_from_the_mean(tmp_path: Path, digits: str, monk
 def test_a_trajectory_leads_from_the_noise_to_the_sample(tmp_path: Path, digits: str, kind: str) -> None:
     write_run(str(tmp_path / "run"), kind, digits)
     painter = Painter(TrainingRun(str(tmp_path / "run")), 5)
-    rows = [row(seed, label, 3.0, 10) for seed, label in enumerate(labels(painter.num_classes)[:3])]
+    rows = [sampling_row(seed, label, 3.0, 10) for seed, label in enumerate(labels(painter.num_classes)[:3])]
     ways = torch.stack(flows.follow(painter, rows, every=2))
     assert ways.shape == (3, 6, 1, 28, 28)
     for seed, way in enumerate(ways):

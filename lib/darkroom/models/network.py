@@ -102,6 +102,15 @@ def sample(predictor: NetworkPredictor, stage: Stage, rows: Sequence[Row], capac
     return torch.stack([images[number] for number in range(len(rows))]) if rows else torch.empty(0, *shape)
 
 
+def sampling_row(
+    seed: int, label: int | None, guidance: float, steps: int, sampler: str | None = None
+) -> dict[str, Any]:
+    """A canonical row for `sample`. label: None where the network takes no class, which knows no guidance either."""
+    asked = {"label": label, "guidance": guidance} if label is not None else {"prompt": "", "guidance": 1.0}
+    named = {"sampler": sampler} if sampler else {}
+    return {"task": "text_to_image", "negative_prompt": "", "seed": seed, "steps": steps, **asked, **named}
+
+
 def make_stage(config: Mapping[str, Any]) -> Stage:
     """The one stage of a network's config.json. ModelError where it generates nothing, or what it says cannot be."""
     name, network, process = (config.get(key) for key in ("name", "network", "process"))

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from darkroom.models.network import sampling_row
 from darkroom.report.grids import draw_grid
-from darkroom.report.samples import COLUMNS, Painter, headings, labels, row
+from darkroom.report.samples import COLUMNS, Painter, headings, labels
 from darkroom.report.sections import Drawing, Section, Table
 from darkroom.report.trained import TrainingRun, after, device, named, one_of_each, to_unit
 from darkroom.storage import NotFound, StorageError
@@ -107,7 +108,7 @@ def _compared(run: TrainingRun, numbers: dict[str, Any]) -> dict[str, str]:
 
 def _rows(painter: Painter, count: int, sampler: str, steps: int) -> list[dict[str, Any]]:
     asked = labels(painter.num_classes)
-    return [row(seed, asked[seed % len(asked)], GUIDANCE, steps, sampler) for seed in range(count)]
+    return [sampling_row(seed, asked[seed % len(asked)], GUIDANCE, steps, sampler) for seed in range(count)]
 
 
 def _walk(

@@ -7,8 +7,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from darkroom.models.network import sampling_row
 from darkroom.report.grids import draw_grid
-from darkroom.report.samples import Painter, capacity, headings, labels, row
+from darkroom.report.samples import Painter, capacity, headings, labels
 from darkroom.report.sections import Drawing, Section
 from darkroom.report.trained import TrainingRun, after, named
 from darkroom.sampling import noise
@@ -29,7 +30,7 @@ def by_epoch(run: TrainingRun) -> Section:
         painter = Painter(run, epoch)
         columns = labels(painter.num_classes)
         rows = [
-            row(seed * len(columns) + place, label, GUIDANCE, STEPS)
+            sampling_row(seed * len(columns) + place, label, GUIDANCE, STEPS)
             for seed in range(EACH)
             for place, label in enumerate(columns)
         ]
@@ -43,7 +44,7 @@ def guidance_sweep(run: TrainingRun) -> Section:
     """The same noise under more and more guidance; the last shown epoch."""
     painter = Painter(run, run.shown[-1])
     columns = labels(painter.num_classes)
-    rows = [row(seed, label, scale, STEPS) for scale in SWEEP for seed, label in enumerate(columns)]
+    rows = [sampling_row(seed, label, scale, STEPS) for scale in SWEEP for seed, label in enumerate(columns)]
     sheet = draw_grid(painter.pictures(rows).split(len(columns)), [f"{scale:g}" for scale in SWEEP], headings(run))
     about = (
         f"{STEPS} Euler steps, {after(run.shown[-1])}. A row is one guidance scale, a column one class and one "
@@ -60,7 +61,7 @@ def trajectories(run: TrainingRun) -> Section:
     every = STEPS // STOPS
     columns = [f"t = {number / STOPS:g}" for number in range(STOPS + 1)]
     asked = labels(painter.num_classes)[:FOLLOWED]
-    ways = follow(painter, [row(seed, label, GUIDANCE, STEPS) for seed, label in enumerate(asked)], every)
+    ways = follow(painter, [sampling_row(seed, label, GUIDANCE, STEPS) for seed, label in enumerate(asked)], every)
     sheet = draw_grid([(way + 1) / 2 for way in ways], columns=columns, side=84)
     about = f"What a sample is at t, on its way from noise to picture; {after(run.shown[-1])}. {_how(run)}"
     alt = f"{len(ways)} samples at {len(columns)} times from 0 to 1"

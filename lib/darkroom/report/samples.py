@@ -46,13 +46,6 @@ def capacity(rows: list[dict[str, Any]]) -> int:
     return min(CAPACITY[device().type], sum(1 if asked["guidance"] == 1.0 else 2 for asked in rows))
 
 
-def row(seed: int, label: int | None, guidance: float, steps: int, sampler: str | None = None) -> dict[str, Any]:
-    """A canonical row. label: None where the network takes no class, which knows no guidance either."""
-    asked = {"label": label, "guidance": guidance} if label is not None else {"prompt": "", "guidance": 1.0}
-    named = {"sampler": sampler} if sampler else {}
-    return {"task": "text_to_image", "negative_prompt": "", "seed": seed, "steps": steps, **asked, **named}
-
-
 def labels(num_classes: int) -> list[int | None]:
     """What the columns of a sheet ask for: the first classes, or nothing."""
     return list(range(min(num_classes, COLUMNS))) if num_classes else [None] * COLUMNS

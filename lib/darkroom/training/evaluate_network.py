@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from darkroom.models.network import Network, NetworkPredictor, sample
+from darkroom.models.network import Network, NetworkPredictor, sample, sampling_row
 from darkroom.sampling.plans import Stage
 from darkroom.training import evaluate_denoiser
 from darkroom.training import sample_measures as measures
@@ -152,10 +152,13 @@ def _samples(
     network: Network, predictor: NetworkPredictor, how: Sampling, say: Say
 ) -> tuple[list[Tensor], list[float]]:
     """For each seed: uint8 [N, C, S, S], what a file would hold, and the seconds that one picture took."""
-    made, seconds = [], []
+    made, seconds, classes = [], [], network.num_classes
     for seed in range(how.seed, how.seed + SEEDS * how.count, how.count):
         began = time.monotonic()
-        rows = [_row(network, how, seed + i, i) for i in range(how.count)]
+        rows = [
+            sampling_row(seed + i, i % classes if classes else None, how.guidance, how.steps, how.sampler)
+            for i in range(how.count)
+        ]
         found = sample(predictor, network.stages[0], rows, CAPACITY[predictor.device.type])
         if not bool(found.isfinite().all()):
             raise ValueError(f"the samples of {network.name!r} are no finite numbers: its training ran away")
@@ -163,15 +166,6 @@ def _samples(
         seconds.append((time.monotonic() - began) / how.count)
         say(f"{how.count:,} pictures from seed {seed:,}: {seconds[-1] * how.count:,.1f} seconds")
     return made, seconds
-
-
-def _row(network: Network, how: Sampling, seed: int, number: int) -> dict[str, Any]:
-    """A canonical row, the classes in turn; a network that takes none knows no guidance either."""
-    row = {"task": "text_to_image", "negative_prompt": "", "seed": seed, "steps": how.steps}
-    row |= {"sampler": how.sampler} if how.sampler else {}
-    if not network.num_classes:
-        return row | {"prompt": "", "guidance": 1.0}
-    return row | {"label": number % network.num_classes, "guidance": how.guidance}
 
 
 def _shown(count: int, turn: int, columns: int) -> Tensor:

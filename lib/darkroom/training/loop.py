@@ -123,8 +123,7 @@ class _Training:
 
     def validate(self, measure: Callable[[dict[str, Tensor]], float] | None) -> None:
         """Notes the validation loss of the weights one would sample with; not a number where none is measured."""
-        weights = {name: tensor.detach().cpu() for name, tensor in (self.weights | self.average).items()}
-        self.validation.append(math.nan if measure is None else measure(weights))
+        self.validation.append(math.nan if measure is None else measure(self.weights | self.average))
 
     def checkpoint(self) -> Checkpoint:
         moments = {
