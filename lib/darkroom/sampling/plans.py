@@ -33,6 +33,9 @@ class Stage:
 
     `steps`, `guidance` and `noise_level` are the stage's own where it does not follow the row's (stages II and III).
     `start`: it begins from the enlarged low-resolution picture, noised to the time of that index; 0: from pure noise.
+    `factor`: pixels of the picture per element of the state, along a side: more than 1 where a VAE decodes the state.
+    `sampler`: the stage's own, where it does not take the row's; `noising`: what noises the low-resolution picture, if
+    not `process`.
     """
 
     number: int
@@ -43,6 +46,9 @@ class Stage:
     guidance: float | None = None
     noise_level: int | None = None
     start: int = 0
+    factor: int = 1
+    sampler: str | None = None
+    noising: Process | None = None
 
 
 @dataclass(frozen=True)
