@@ -248,7 +248,7 @@ def _idx(folder: str, name: str) -> np.ndarray:
 
 def _judged(pictures: torch.Tensor) -> list[int]:
     """What the embedded classifier sees; its layers are rebuilt here, as its own module needs more than torch."""
-    weights = read_safetensors(ROOT / "lib/darkroom/training/mnist_classifier/model.safetensors")
+    weights = read_safetensors(ROOT / "lib/darkroom/models/mnist_classifier/model.safetensors")
     x, block = (pictures.clamp(-1, 1) + 1) / 2, 0
     while f"body.{block}.weight" in weights:  # convolution, batch norm, GELU
         kernel, norm = weights[f"body.{block}.weight"], f"body.{block + 1}"

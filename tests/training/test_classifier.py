@@ -6,16 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from darkroom.models.mnist_classifier import EMBEDDED, classify, features, load_classifier
 from darkroom.storage import open_store
 from darkroom.training import classifier
-from darkroom.training.classifier import (
-    EMBEDDED,
-    classify,
-    features,
-    load_classifier,
-    to_digits,
-    train_classifier,
-)
+from darkroom.training.classifier import to_digits, train_classifier
 from darkroom.training.data import Images, load_images, read_record, sample_uri
 from darkroom.training.recipes.classifier import MnistClassifier
 

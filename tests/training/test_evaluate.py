@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
+from darkroom.models.painted_ink import COLOURS
 from darkroom.training.evaluate import Asked, balanced, contact_sheet, evaluate, sample_and_judge
-from darkroom.training.painted_digits import COLOURS
 from darkroom.training.quality import Seen
 
 

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from darkroom.training.classifier import features, to_digits
+from darkroom.models.mnist_classifier import features
+from darkroom.training.classifier import to_digits
 from darkroom.training.data import load_images, sample_uri
 from darkroom.training.metrics import (
     bootstrap_interval,

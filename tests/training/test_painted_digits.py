@@ -4,8 +4,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from darkroom.models.painted_ink import COLOURS, DIGITS
 from darkroom.training.data import load_images, sample_uri
-from darkroom.training.painted_digits import BACKGROUNDS, COLOURS, DIGITS, paint, vocabulary
+from darkroom.training.painted_digits import BACKGROUNDS, paint, vocabulary
 
 
 def painted(count: int, fill: int | None = None) -> tuple[np.ndarray, object]:

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from darkroom.models.painted_ink import COLOURS, as_digits
 from darkroom.training.data import load_images, sample_uri
-from darkroom.training.painted_digits import COLOURS, paint
-from darkroom.training.quality import NOTHING, as_digits, judge, recognise
+from darkroom.training.painted_digits import paint
+from darkroom.training.quality import NOTHING, judge, recognise
 
 
 @pytest.fixture(scope="module")

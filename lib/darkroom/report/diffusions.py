@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from darkroom.models.mnist_classifier import SIDE
 from darkroom.models.network import sampling_row
 from darkroom.report.grids import draw_grid
 from darkroom.report.samples import COLUMNS, Painter, headings, labels
 from darkroom.report.sections import Drawing, Section, Table
 from darkroom.report.trained import TrainingRun, after, device, named, one_of_each, to_unit
 from darkroom.storage import NotFound, StorageError
-from darkroom.training.classifier import SIDE
 from darkroom.training.metrics import frechet_distance
 
 DDIM_STEPS = 50

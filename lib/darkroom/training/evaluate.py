@@ -14,10 +14,10 @@ from torch import Tensor
 
 from darkroom.models.cascade import Cascade
 from darkroom.models.catalog import open_model
+from darkroom.models.painted_ink import COLOURS, DIGITS
 from darkroom.sampling.engine import Engine
 from darkroom.sampling.plans import Inputs, condition_keys, make_plan
 from darkroom.storage import encode_png, open_store
-from darkroom.training.painted_digits import COLOURS, DIGITS
 from darkroom.training.quality import Quality, Seen, judge, recognise
 
 SHEET_COLUMNS, SHEET_PICTURES, SHEET_EDGE = 10, 80, 96

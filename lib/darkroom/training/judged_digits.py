@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from darkroom.training.classifier import CLASSES, SIDE, classify, to_digits
+from darkroom.models.mnist_classifier import CLASSES, SIDE, classify
+from darkroom.training.classifier import to_digits
 from darkroom.training.data import Images
 
 KNOWN = 0.9  # of the test labels it must get right; of Fashion-MNIST's, which have the same form, it gets a tenth

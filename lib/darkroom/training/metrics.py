@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from darkroom.training.classifier import features
+from darkroom.models.mnist_classifier import features
 
 NEIGHBOURS = 3
 RESAMPLES = 2000

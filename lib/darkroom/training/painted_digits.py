@@ -8,17 +8,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-COLOURS = {  # ink, RGB in 0..255; far enough apart that the nearest name is never in doubt
-    "red": (225, 35, 40),
-    "orange": (250, 145, 20),
-    "green": (35, 165, 65),
-    "cyan": (40, 205, 225),
-    "blue": (40, 70, 225),
-    "purple": (150, 50, 190),
-    "white": (255, 255, 255),
-    "black": (0, 0, 0),
-}
+from darkroom.models.painted_ink import COLOURS, DIGITS
+
 BACKGROUNDS = ("white", "black")
 TEMPLATES = (  # {c} colour, {d} digit, {b} background
     "a {c} {d}",

@@ -6,14 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from darkroom.training.classifier import classify
-from darkroom.training.painted_digits import COLOURS, DIGITS
+from darkroom.models.mnist_classifier import classify
+from darkroom.models.painted_ink import COLOURS, DIGITS, as_digits, ink
 
-INK_SHARE = 0.04  # of all pixels, the inkiest: even a thin "one" has more, and none of them is a blurred edge
-BLANK = 0.2  # ink closer to the paper than this (white to black is 3.46) is no ink
 NOTHING = -1  # the digit seen on a blank picture
 
 
@@ -58,7 +55,7 @@ def judge(pictures: Tensor, digits: Sequence[int], colours: Sequence[str]) -> Qu
 
 def recognise(pictures: Tensor) -> Seen:
     """pictures float32 [N, 3, S, S] in [-1, 1], S 24 or 48. ValueError for another size."""
-    ink_colour, map_of_ink = _ink(pictures.float().clamp(-1, 1))
+    ink_colour, map_of_ink = ink(pictures.float().clamp(-1, 1))
     names = list(COLOURS)
     palette = torch.tensor([COLOURS[name] for name in names]) / 127.5 - 1
     nearest = torch.cdist(ink_colour, palette).argmin(dim=1).tolist()
@@ -68,37 +65,6 @@ def recognise(pictures: Tensor) -> Seen:
         [NOTHING if empty else digit for digit, empty in zip(digits, blank, strict=True)],
         ["" if empty else names[i] for i, empty in zip(nearest, blank, strict=True)],
     )
-
-
-def as_digits(map_of_ink: Tensor) -> Tensor:
-    """A map of ink [N, 1, S, S], S 24 or 48, in MNIST's frame, [N, 1, 28, 28]: `paint` left its margin of 2 away."""
-    size = map_of_ink.shape[-1]
-    if map_of_ink.shape[-2:] not in ((24, 24), (48, 48)):
-        raise ValueError(f"pictures of 24 x 24 or 48 x 48 can be judged, not of {map_of_ink.shape[-2]} x {size}")
-    return F.pad(F.avg_pool2d(map_of_ink, size // 24), (2, 2, 2, 2))
-
-
-def _ink(pictures: Tensor) -> tuple[Tensor, Tensor]:
-    """The ink's colour [N, 3] and how much of it lies on each pixel, [N, 1, H, W] in 0..1 (all 0 on a blank picture).
-
-    Undoes `paint`, which mixes paper and ink in proportion. The share is measured along the line from paper to ink, and
-    not as a plain distance, so that noise of other hues does not count as ink.
-    """
-    paper = _border(pictures).median(dim=2).values[:, :, None, None]
-    away = pictures - paper
-    distance = away.square().sum(dim=1).sqrt().flatten(1)
-    inkiest = distance.topk(max(1, round(INK_SHARE * distance.shape[1])), dim=1).indices
-    direction = torch.gather(away.flatten(2), 2, inkiest[:, None].expand(-1, 3, -1)).mean(dim=2)
-    length = direction.square().sum(dim=1)
-    share = torch.einsum("nchw,nc->nhw", away, direction) / length.clamp(min=BLANK**2)[:, None, None]
-    share = torch.where(length[:, None, None] < BLANK**2, 0.0, share)
-    return paper[:, :, 0, 0] + direction, share.clamp(0, 1)[:, None]
-
-
-def _border(pictures: Tensor) -> Tensor:
-    """The outermost pixels, [N, 3, 4 (S - 1)]."""
-    sides = pictures[:, :, 0, :-1], pictures[:, :, -1, 1:], pictures[:, :, 1:, 0], pictures[:, :, :-1, -1]
-    return torch.cat(sides, dim=2)
 
 
 def _shares(asked: Sequence[str], right: Sequence[bool]) -> dict[str, float]:

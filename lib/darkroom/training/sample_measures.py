@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from darkroom.models.mnist_classifier import classify, features
 from darkroom.models.network import NetworkPredictor
 from darkroom.sampling.plans import Stage
-from darkroom.training.classifier import classify, features
 from darkroom.training.data import Images
 from darkroom.training.metrics import bootstrap_interval, frechet_of_features, nearest, precision_and_recall
 from darkroom.training.validation import validation_loss
