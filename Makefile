@@ -13,8 +13,12 @@ demo: setup  ## the main job on the embedded model: manifests/demo.yaml -> runs/
 	$(BIN)/darkroom audit runs/demo
 	$(BIN)/darkroom report runs/demo
 
+# A process each for two files of tests at a time, with a Ray and an S3 server of its own: more processors, more of them.
+TEST_PROCESSES ?= 2
+
+test: export OMP_NUM_THREADS := 1
 test: setup  ## all tests but the slow ones
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -m "not slow" -n $(TEST_PROCESSES) --dist loadfile
 
 test-slow: setup  ## the tests that take minutes
 	$(BIN)/python -m pytest -q -m slow
