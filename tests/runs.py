@@ -37,7 +37,7 @@ def png(size: int, seed: int = 0, mode: str = "RGB") -> bytes:
 def result(line: dict[str, Any], status: str = "ok", **more: Any) -> dict[str, Any]:
     """A result row for a line of work (id, key, row) that has no picture."""
     blank = {name: "" if SCHEMA.field(name).type == "string" else None for name in SCHEMA.names}
-    own = {"id": line["id"], "key": line["key"], "task": line["row"]["task"], "status": status, "prompts": []}
+    own = {"id": line["id"], "key": line["key"], "task": line["row"]["task"], "status": status, "prompts": [], "flags": []}
     return {**blank, **own, "created_at": datetime.now(UTC), **more}
 
 

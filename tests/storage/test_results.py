@@ -18,8 +18,10 @@ from darkroom.storage import SCHEMA, StorageError, encode_png, from_parquet, to_
 COLUMNS = [
     "id", "key", "task", "status", "error", "image", "image_uri", "sha256", "width", "height", "prompts",
     "negative_prompt", "seed", "steps", "guidance", "sampler", "start_timestep", "parameters", "source_uri",
-    "source_sha256", "model", "model_revision", "evaluations", "seconds", "worker", "created_at", "schema_version",
+    "source_sha256", "model", "model_revision", "evaluations", "seconds", "worker", "stages", "flags", "scores",
+    "alignment", "concealment", "created_at", "schema_version",
 ]  # fmt: skip
+NEW_IN_2 = ["stages", "flags", "scores", "alignment", "concealment"]
 
 
 def result(number: int = 0, **changes: Any) -> dict[str, Any]:
@@ -29,7 +31,8 @@ def result(number: int = 0, **changes: Any) -> dict[str, Any]:
         "image_uri": f"/run/images/{number}.png", "sha256": "", "width": 8, "height": 8, "prompts": ["a", "b ü"],
         "negative_prompt": "", "seed": number, "steps": 34, "guidance": 7.0, "sampler": "ddpm",
         "start_timestep": None, "parameters": "{}", "source_uri": "", "source_sha256": "", "model": "if-xs",
-        "model_revision": "r1", "evaluations": 68, "seconds": 0.25, "worker": "w0",
+        "model_revision": "r1", "evaluations": 68, "seconds": 0.25, "worker": "w0", "stages": "[]",
+        "flags": ["watermark"], "scores": "{}", "alignment": None, "concealment": 0.5,
         "created_at": datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC),
     }  # fmt: skip
     return {**row, **changes}
@@ -43,14 +46,27 @@ def test_the_schema_is_pinned() -> None:
     assert SCHEMA.names == COLUMNS
     assert SCHEMA.field("image").type == pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     assert SCHEMA.field("created_at").type == pa.timestamp("us", tz="UTC")
-    assert SCHEMA.metadata[b"schema_version"] == b"1"
+    assert SCHEMA.metadata[b"schema_version"] == b"2"
 
 
 def test_rows_come_back_from_parquet_as_they_were() -> None:
     rows = [result(0, image={"bytes": picture(3), "path": "0.png"}), result(1, status="failed", steps=None, width=None)]
     back = from_parquet(to_parquet(to_table(rows)))
     assert back.schema.equals(SCHEMA, check_metadata=True)
-    assert back.to_pylist() == [{**row, "schema_version": 1} for row in rows]
+    assert back.to_pylist() == [{**row, "schema_version": 2} for row in rows]
+
+
+def test_shards_of_version_1_are_still_read() -> None:
+    old = pa.schema([field for field in SCHEMA if field.name not in NEW_IN_2], metadata={"schema_version": "1"})
+    rows = [{name: value for name, value in result(n).items() if name not in NEW_IN_2} for n in range(2)]
+    table = pa.Table.from_pylist([{**row, "schema_version": 1} for row in rows], schema=old)
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    back = from_parquet(sink.getvalue())
+    assert back.schema.equals(SCHEMA, check_metadata=True)
+    blank = {"stages": "[]", "flags": [], "scores": "{}", "alignment": None, "concealment": None, "schema_version": 1}
+    assert back.to_pylist() == [{**row, **blank} for row in rows]
+    assert from_parquet(to_parquet(back)).equals(back), "retiring a row writes the others of its shard anew"
 
 
 def test_plain_pyarrow_reads_every_column_and_finds_zstd_in_small_groups() -> None:
@@ -74,6 +90,7 @@ def test_no_rows_are_a_table_too() -> None:
         ({"error": None}, r"text is wanted in \['error'\]"),
         ({"prompts": None}, "prompts must be a list"),
         ({"prompts": ["a", None]}, "prompts must be a list"),
+        ({"flags": None}, "flags must be a list"),
         ({"seed": "seven"}, "wrong type"),
         ({"steps": 2**40}, "wrong type"),
         ({"image": {"bytes": b"x"}}, "image must be None or"),
@@ -105,7 +122,7 @@ def test_damaged_and_foreign_files_are_told_apart() -> None:
             from_parquet(damaged)
     sink = io.BytesIO()
     pq.write_table(pa.table({"id": ["x"]}).replace_schema_metadata({"schema_version": "7"}), sink)
-    with pytest.raises(StorageError, match="schema version 7: this program reads version 1"):
+    with pytest.raises(StorageError, match="schema version 7: this program reads 1 and 2"):
         from_parquet(sink.getvalue())
 
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from darkroom.storage.errors import StorageError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 ROW_GROUP = 100  # rows; where image bytes are inline, a data set viewer reads a whole group to show one row
 
 _COLUMNS: list[tuple[str, pa.DataType]] = [
@@ -40,21 +40,29 @@ _COLUMNS: list[tuple[str, pa.DataType]] = [
     ("evaluations", pa.int32()),
     ("seconds", pa.float64()),
     ("worker", pa.string()),
+    ("stages", pa.string()),  # JSON: what each stage that touched the row was, in order
+    ("flags", pa.list_(pa.string())),
+    ("scores", pa.string()),  # JSON: {} without a scorer
+    ("alignment", pa.float64()),
+    ("concealment", pa.float64()),
     ("created_at", pa.timestamp("us", tz="UTC")),
     ("schema_version", pa.int32()),
 ]
+# What a row written before a column was there is read as.
+_SINCE_2 = {"stages": "[]", "flags": [], "scores": "{}", "alignment": None, "concealment": None}
 _TEXT = [name for name, kind in _COLUMNS if kind == pa.string()]
 _REPEATED = ["task", "status", "sampler", "model", "model_revision", "worker", "negative_prompt", "start_timestep"]
 _FEATURES = {"info": {"features": {"image": {"_type": "Image"}}}}
 
 SCHEMA = pa.schema(_COLUMNS, metadata={"schema_version": str(SCHEMA_VERSION), "huggingface": json.dumps(_FEATURES)})
+_VERSION_1 = pa.schema([(name, kind) for name, kind in _COLUMNS if name not in _SINCE_2])
 
 
 def to_table(rows: list[dict[str, Any]]) -> pa.Table:
     """Rows (one dict per result, every column but `schema_version`) as a table of SCHEMA.
 
-    `image` is {"bytes": bytes or None, "path": str}, or None where there is no picture. Text and the list of prompts
-    are never None; numbers may be. A row that does not fit is our own bug: AssertionError.
+    `image` is {"bytes": bytes or None, "path": str}, or None where there is no picture. Text and lists of text are never
+    None; numbers may be. A row that does not fit is our own bug: AssertionError.
     """
     for row in rows:
         _check(row)
@@ -75,15 +83,27 @@ def to_parquet(table: pa.Table) -> bytes:
 
 
 def from_parquet(data: bytes) -> pa.Table:
-    """The table in these bytes; StorageError if they are damaged or of another schema version."""
+    """The table in these bytes; StorageError if they are damaged or of an unknown schema version.
+
+    Rows of version 1 get what they lack: no stages, no flags, no scores. Their `schema_version` stays 1.
+    """
     try:
         table = pq.read_table(pa.BufferReader(data))
     except (pa.ArrowException, OSError) as error:
         raise StorageError(f"not a readable Parquet file: {error}") from error
     found = (table.schema.metadata or {}).get(b"schema_version", b"none").decode()
+    if table.schema.equals(_VERSION_1):
+        table = _from_version_1(table)
     if not table.schema.equals(SCHEMA):
-        raise StorageError(f"a results file of schema version {found}: this program reads version {SCHEMA_VERSION}")
+        raise StorageError(f"a results file of schema version {found}: this program reads 1 and {SCHEMA_VERSION}")
     return table.cast(SCHEMA)  # the reader adds field ids of its own to the schema
+
+
+def _from_version_1(table: pa.Table) -> pa.Table:
+    for name, value in _SINCE_2.items():
+        kind = SCHEMA.field(name).type
+        table = table.append_column(name, pa.array([value] * len(table), kind))
+    return table.select(SCHEMA.names)
 
 
 def _check(row: dict[str, Any]) -> None:
@@ -95,8 +115,9 @@ def _check(row: dict[str, Any]) -> None:
     not_text = [column for column in _TEXT if not isinstance(row[column], str)]
     if not_text:
         raise AssertionError(f"result row {name!r}: text is wanted in {not_text}, '' where there is none")
-    if row["prompts"] is None or not all(isinstance(prompt, str) for prompt in row["prompts"]):
-        raise AssertionError(f"result row {name!r}: prompts must be a list of text, not {row['prompts']!r}")
+    for column in ("prompts", "flags"):
+        if row[column] is None or not all(isinstance(text, str) for text in row[column]):
+            raise AssertionError(f"result row {name!r}: {column} must be a list of text, not {row[column]!r}")
     # A data set library opens whatever `path` says as soon as there are no bytes, so "" would break every reader.
     if row["image"] is not None and (set(row["image"]) != {"bytes", "path"} or not row["image"]["path"]):
         raise AssertionError(f"result row {name!r}: image must be None or have bytes (or None) and a path")
