@@ -21,7 +21,7 @@ import ray
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from toys import save_toy_cascade, save_toy_network
+from toys import save_toy_cascade, save_toy_deepfloyd, save_toy_network
 
 BUCKET = "test-bucket"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # looked at whenever a data set is run, not only when Ray starts
@@ -81,6 +81,13 @@ def s3_env(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
 def toy_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The folder of a cascade of 8 and 16 pixels with random weights."""
     return str(save_toy_cascade(tmp_path_factory.mktemp("toy")))
+
+
+@pytest.fixture(scope="session")
+def toy_deepfloyd(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder of stage1/, stage2/, stage3/: DeepFloyd IF and the x4 upscaler at 8, 16 and 64 pixels, as they are laid
+    out in the hub, with half precision files beside the full ones."""
+    return str(save_toy_deepfloyd(tmp_path_factory.mktemp("toy-deepfloyd"), fp16=True))
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ from darkroom.sampling.diffusion import Diffusion
 from darkroom.sampling.flow import Flow
 from darkroom.sampling.processes import Process
 from darkroom.storage import open_store
+from toy_deepfloyd import save_toy_deepfloyd as save_toy_deepfloyd  # DeepFloyd IF's and the upscaler's own layout
 
 
 def make_row(task: str, **more: Any) -> dict[str, Any]:
