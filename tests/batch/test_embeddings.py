@@ -5,8 +5,9 @@ import pickle
 import pytest
 import torch
 
+from darkroom.batch import embeddings as embeddings_module
 from darkroom.batch.embeddings import EmbeddingStore
-from darkroom.storage import NotFound, open_store
+from darkroom.storage import NotFound, StorageError, open_store
 
 
 def test_what_is_put_comes_back(store_uri: str) -> None:
@@ -20,7 +21,7 @@ def test_what_is_put_comes_back(store_uri: str) -> None:
 
 def test_missing_names_what_has_no_embedding_shortest_first(tmp_path) -> None:
     store = EmbeddingStore(str(tmp_path), "rev")
-    assert store.missing(["three", "", "one", "two"]) == ["", "one", "two", "three"]
+    assert store.missing(["three", "", "one", "one", "two"]) == ["", "one", "two", "three"]
     store.put(["one"], torch.zeros(1, 3, 4))
     assert EmbeddingStore(str(tmp_path), "rev").missing(["three", "one"]) == ["three"]
     assert EmbeddingStore(str(tmp_path), "another model").missing(["one"]) == ["one"]
@@ -54,3 +55,35 @@ def test_one_put_later_is_found_and_one_never_put_is_named(tmp_path) -> None:
         reader.get("one")
     writer.put(["one"], torch.ones(1, 3, 4))
     assert torch.equal(reader.get("one"), torch.ones(3, 4))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_it_is_kept_in_its_dtype_and_read_as_float32(tmp_path, dtype: torch.dtype) -> None:
+    embeddings = torch.randn(2, 3, 4).to(dtype)
+    EmbeddingStore(str(tmp_path), "rev").put(["one", "two"], embeddings)
+    (shard,) = tmp_path.rglob("*.safetensors")
+    assert shard.stat().st_size < 2 * 3 * 4 * 2 + 400
+    found = EmbeddingStore(str(tmp_path), "rev").get("two")
+    assert found.dtype == torch.float32 and torch.equal(found, embeddings[1].float())
+
+
+def test_only_so_many_are_kept_and_a_kept_one_is_the_same_object(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embeddings_module, "CACHE_BYTES", 3 * 48)
+    store = EmbeddingStore(str(tmp_path), "rev")
+    store.put([str(n) for n in range(10)], torch.arange(120.0).reshape(10, 3, 4))
+    first = store.get("0")
+    for n in (1, 2, 0, 3):
+        store.get(str(n))
+    assert store.get("0") is first, "used lately"
+    assert all(float(store.get(str(n))[0, 0]) == 12 * n for n in range(10))
+    assert store._tensors.total == sum(t.nbytes for t in store._tensors.items.values()) == 3 * 48
+
+
+def test_a_damaged_shard_is_named(tmp_path) -> None:
+    EmbeddingStore(str(tmp_path), "rev").put(["one"], torch.ones(1, 3, 4))
+    (shard,) = tmp_path.rglob("*.safetensors")
+    whole = shard.read_bytes()
+    for damaged in (whole[:-10], b"\xff" * 40):
+        shard.write_bytes(damaged)
+        with pytest.raises(StorageError, match=f"{shard} is damaged"):
+            EmbeddingStore(str(tmp_path), "rev").get("one")

@@ -1,7 +1,9 @@
-"""Prompt embeddings: each distinct prompt is encoded once and kept in the run, looked up by what it depends on.
+"""Prompt embeddings: each distinct prompt is encoded once and kept, looked up by what its embedding depends on.
 
-RUN/embeddings/REVISION/NAME.safetensors    tensors by the digest of their prompt
-RUN/embeddings/REVISION/NAME.json           {digest: prompt} of that shard, written last
+ROOT/embeddings/KEY/NAME.safetensors    tensors by the digest of their prompt
+ROOT/embeddings/KEY/NAME.json           {digest: prompt} of that shard, written last
+
+KEY is the encoder's (its revision, dtype, cleaning and length), ROOT a run or a place that several runs share.
 """
 
 from __future__ import annotations
@@ -9,37 +11,56 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Iterable
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
 
+import numpy as np
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import save
 
-from darkroom.storage import NotFound, Store, open_store
+from darkroom.storage import NotFound, StorageError, Store, open_store
+
+CACHE_BYTES = 256 * 2**20  # of tensors kept in a process; T5-XXL's take 1.3 MB a prompt
+_HEADERS = 64  # shards whose directory is kept
+_READERS = 16
+_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 
 class EmbeddingStore:
-    """The embeddings of one text encoder in one run; pickles as its address, reads shards as they are needed."""
+    """The embeddings of one text encoder; pickles as its address.
 
-    def __init__(self, run: str, revision: str) -> None:
-        self.run, self.revision = run, revision
-        self._shards: dict[str, str] | None = None
-        self._tensors: dict[str, torch.Tensor] = {}
+    In memory are 36 bytes a prompt for the index and at most CACHE_BYTES of tensors; a tensor is read alone, not with
+    its shard.
+    """
+
+    def __init__(self, root: str, key: str) -> None:
+        self.root, self.key = root, key
+        self._index: _Index | None = None
+        self._headers = _Recent(_HEADERS, lambda header: 1)
+        self._tensors = _Recent(CACHE_BYTES, lambda tensor: tensor.nbytes)
 
     def __getstate__(self) -> dict[str, str]:
-        return {"run": self.run, "revision": self.revision}
+        return {"root": self.root, "key": self.key}
 
     def __setstate__(self, state: dict[str, str]) -> None:
-        self.__init__(state["run"], state["revision"])
+        self.__init__(state["root"], state["key"])
+
+    @property
+    def uri(self) -> str:
+        """Where they lie."""
+        return self._store().uri(self._folder)
 
     def missing(self, prompts: Iterable[str]) -> list[str]:
-        """Those that have no embedding yet, shortest first."""
-        known = self._index()
-        return sorted(
-            (prompt for prompt in prompts if _digest(prompt) not in known), key=lambda text: (len(text), text)
-        )
+        """Those that have no embedding yet, shortest first: prompts of one length fill a batch without padding."""
+        distinct = sorted(set(prompts), key=lambda text: (len(text), text))
+        known = self._read_index().holds([_digest(prompt) for prompt in distinct])
+        return [prompt for prompt, there in zip(distinct, known, strict=True) if not there]
 
     def put(self, prompts: list[str], embeddings: torch.Tensor) -> None:
-        """Stores [N, length, width] for N prompts."""
+        """Stores [N, length, width] for N prompts, in the dtype they come in."""
         name = secrets.token_hex(8)
         tensors = {_digest(prompt): embedding.clone() for prompt, embedding in zip(prompts, embeddings, strict=True)}
         store = self._store()
@@ -48,34 +69,105 @@ class EmbeddingStore:
         store.write(f"{self._folder}/{name}.json", json.dumps(index, ensure_ascii=False).encode())
 
     def get(self, prompt: str) -> torch.Tensor:
-        """One prompt's embedding, [length, width]. NotFound if it was never put, which no row is to blame for."""
+        """One prompt's embedding, float32 [length, width], whatever dtype it was stored in; the same tensor as long as
+        it is kept. NotFound if it was never put, which no row is to blame for."""
         digest = _digest(prompt)
-        if digest not in self._tensors:
-            self._tensors |= load(self._store().read(f"{self._folder}/{self._shard(digest, prompt)}.safetensors"))
-        return self._tensors[digest]
+        return self._tensors.get(digest, partial(self._read, digest, prompt))
+
+    def _read(self, digest: str, prompt: str) -> torch.Tensor:
+        key = f"{self._folder}/{self._shard(digest, prompt)}.safetensors"
+        start, header = self._headers.get(key, partial(_read_header, self._store(), key))
+        try:
+            entry = header[digest]
+            begin, end = entry["data_offsets"]
+            data = self._store().read_part(key, start + begin, end - begin)
+            # A copy, because a tensor must not lie on bytes that nobody may write.
+            tensor = torch.frombuffer(bytearray(data), dtype=_DTYPES[entry["dtype"]])
+            return tensor.reshape(entry["shape"]).float()
+        except (KeyError, ValueError, RuntimeError, TypeError) as error:
+            raise _damaged(self._store(), key, error) from error
 
     def _shard(self, digest: str, prompt: str) -> str:
-        if digest not in self._index():
-            self._shards = None  # put since the index was read
-        if digest not in self._index():
-            raise NotFound(f"no embedding of {prompt!r} in {self._store().uri(self._folder)}")
-        return self._index()[digest]
+        found = self._read_index().find(digest)
+        if found is None:
+            self._index = None  # put since the index was read
+            found = self._read_index().find(digest)
+        if found is None:
+            raise NotFound(f"no embedding of {prompt!r} in {self.uri}")
+        return found
 
     @property
     def _folder(self) -> str:
-        return f"embeddings/{self.revision}"
+        return f"embeddings/{self.key}"
 
     def _store(self) -> Store:
-        return open_store(self.run)
+        return open_store(self.root)
 
-    def _index(self) -> dict[str, str]:
-        """Shard by digest."""
-        if self._shards is None:
-            store = self._store()
-            keys = [key for key in store.list(f"{self._folder}/") if key.endswith(".json")]
-            names = {key: key.rpartition("/")[2].removesuffix(".json") for key in keys}
-            self._shards = {digest: names[key] for key in keys for digest in json.loads(store.read(key))}
-        return self._shards
+    def _read_index(self) -> _Index:
+        if self._index is None:
+            self._index = _Index(self._store(), f"{self._folder}/")
+        return self._index
+
+
+class _Index:
+    """Which shard holds a digest: two arrays, because a dictionary of a million prompts takes 200 MB in each actor."""
+
+    def __init__(self, store: Store, folder: str) -> None:
+        keys = [key for key in store.list(folder) if key.endswith(".json")]
+        self.shards = [key.rpartition("/")[2].removesuffix(".json") for key in keys]
+        with ThreadPoolExecutor(_READERS, thread_name_prefix="embeddings") as pool:
+            parts = list(pool.map(lambda key: _to_digests(json.loads(store.read(key))), keys))
+        digests = np.concatenate([_to_digests([]), *parts])
+        places = np.repeat(np.arange(len(parts), dtype=np.int32), [len(part) for part in parts])
+        order = np.argsort(digests, kind="stable")
+        self.digests, self.places = digests[order], places[order]
+
+    def holds(self, digests: list[str]) -> Iterator[bool]:
+        return iter(np.isin(_to_digests(digests), self.digests))
+
+    def find(self, digest: str) -> str | None:
+        wanted = digest.encode()
+        place = int(np.searchsorted(self.digests, wanted))
+        if place == len(self.digests) or self.digests[place] != wanted:
+            return None
+        return self.shards[self.places[place]]
+
+
+class _Recent:
+    """What was used last, up to a limit of its summed weights; whatever is used stays the same object meanwhile."""
+
+    def __init__(self, limit: int, weigh: Any) -> None:
+        self.limit, self.weigh, self.total = limit, weigh, 0
+        self.items: OrderedDict[str, Any] = OrderedDict()
+
+    def get(self, key: str, make: Any) -> Any:
+        if key in self.items:
+            self.items.move_to_end(key)
+            return self.items[key]
+        made = self.items[key] = make()
+        self.total += self.weigh(made)
+        while self.total > self.limit and len(self.items) > 1:
+            self.total -= self.weigh(self.items.popitem(last=False)[1])
+        return made
+
+
+def _read_header(store: Store, key: str) -> tuple[int, dict[str, Any]]:
+    """Where the tensors' bytes begin in a safetensors file, and its directory (format: 8 bytes of length, then JSON)."""
+    try:
+        length = int.from_bytes(store.read_part(key, 0, 8), "little")
+        if length > store.size(key):
+            raise ValueError("its directory is longer than the file")
+        return 8 + length, json.loads(store.read_part(key, 8, length))
+    except ValueError as error:
+        raise _damaged(store, key, error) from error
+
+
+def _damaged(store: Store, key: str, error: Exception) -> StorageError:
+    return StorageError(f"{store.uri(key)} is damaged ({error}): delete it and the .json beside it to encode it anew")
+
+
+def _to_digests(digests: Iterable[str]) -> np.ndarray:
+    return np.array(list(digests), dtype="S32")
 
 
 def _digest(prompt: str) -> str:
