@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from darkroom.sampling import noise
-from darkroom.sampling.plans import Plan
+from darkroom.sampling.plans import Plan, start_state
 from darkroom.sampling.processes import Column, Process
 from darkroom.sampling.reduction import Answers, combine, constrain, group
 
@@ -166,12 +166,7 @@ class Engine:
 
     def _start(self, tag: Any, plan: Plan) -> _Walker:
         process, device = self.predictor.process, self.predictor.device
-        x = torch.from_numpy(noise.normal(plan.seed, plan.stage, noise.START, 0, plan.shape))
-        if plan.reference is not None:
-            x = plan.reference.clone()
-            if plan.moves:
-                drawn = torch.from_numpy(noise.normal(plan.seed, plan.stage, noise.START, 0, plan.shape))
-                x = process.noise(x[None], torch.tensor([plan.moves[0].t]), drawn[None])[0]
+        x = start_state(plan, process)
         coefficients = process.coefficients(plan.moves, plan.sampler, plan.eta)
         return _Walker(tag, plan, coefficients, x.to(device), torch.zeros_like(x, device=device), time.perf_counter())
 

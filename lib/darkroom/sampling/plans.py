@@ -5,19 +5,19 @@ A row arrives as a plain mapping (a task's canonical form). Every task is a few 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from darkroom.sampling import noise
 from darkroom.sampling.components import Component, make_component
 from darkroom.sampling.processes import Process
-from darkroom.sampling.schedules import Move, flow_moves, flow_times, moves, start_index, timesteps, with_jumps
+from darkroom.sampling.schedules import Move
 from darkroom.sampling.views import View, make_view
+from darkroom.sampling.walks import asks_nothing, enlarged, make_walk, sampler_of
 
 SAMPLER_VERSION = "1"  # part of every row's key: raise it whenever the same row would give another picture
 
@@ -34,6 +34,7 @@ class Stage:
     `steps`, `guidance` and `noise_level` are the stage's own where it does not follow the row's (stages II and III).
     `start`: it begins from the enlarged low-resolution picture, noised to the time of that index; 0: from pure noise.
     `factor`: pixels of the picture per element of the state, along a side: more than 1 where a VAE decodes the state.
+    Views, components and constraints speak of pixels, so such a stage asks with the row's first prompt alone.
     `sampler`: the stage's own, where it does not take the row's; `noising`: what noises the low-resolution picture, if
     not `process`.
     """
@@ -49,6 +50,11 @@ class Stage:
     factor: int = 1
     sampler: str | None = None
     noising: Process | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """[C, H, W] of the state."""
+        return (self.channels, self.size // self.factor, self.size // self.factor)
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,8 @@ class Constraint:
 class Plan:
     """All that the engine needs to walk one row through one stage.
 
-    reference: the picture noised to the first move's time, or None to start from pure noise
+    reference: the picture to start from, noised to `reference_time` (None: to the first move's time, and where there
+        is no move not at all), or None to start from pure noise; blur: what the start state is put through
     low_res: [C, H, W], the (noised) low-resolution picture as extra channels; noise_level goes with it
     keep: indices of the moves after which the state is kept for drawing the trajectory
     """
@@ -113,6 +120,8 @@ class Plan:
     low_res: Tensor | None = None
     noise_level: int = 0
     keep: frozenset[int] = field(default_factory=frozenset)
+    reference_time: int | float | None = None
+    blur: Component | None = None
 
     def active(self, move: int) -> tuple[Branch, ...]:
         """The branches that speak at this move: all, or with the alternating reduction one after the other."""
@@ -135,102 +144,86 @@ class Plan:
         return sum(len(self.questions(move)) for move in range(len(self.moves)))
 
 
-def condition_keys(row: Row) -> list[str]:
-    """Every prompt (or "label N") the model will be asked about, negatives included, each once, first use first."""
-    branches = _branches(row)
+def condition_keys(row: Row, stage: Stage | None = None) -> list[str]:
+    """Every prompt (or "label N") the model will be asked about, negatives included, each once, first use first.
+
+    With a stage, only those that it asks about.
+    """
+    branches = _branches(row) if stage is None else _branches_at(row, stage)
     return list(dict.fromkeys(key for branch in branches for key in (branch.prompt, branch.negative)))
+
+
+def goes_through(row: Row, stage: Stage, default_size: int) -> bool:
+    """Whether a row is worked on by a stage. `forward` and `denoise` are made by the first alone, whatever the model's
+    own size; `upscale` by all but the first."""
+    if row["task"] in ("forward", "denoise"):
+        return stage.number == 1
+    return stage.size <= row.get("size", default_size) and (row["task"] != "upscale" or stage.number > 1)
 
 
 def make_plan(row: Row, stage: Stage, inputs: Inputs) -> Plan:
     """The plan of one row at one stage.
 
-    Raises ValueError for what a row can get wrong only now: a start beyond this schedule's end, a mask of another size.
+    Raises ValueError for what a row can get wrong only now: a start beyond this schedule's end, a mask of another size,
+    a noise level for a stage that takes none.
     """
-    follows_row = stage.steps is None
-    walk = _walk(row, stage) if follows_row else _evenly(stage, stage.steps, row.get("sampler"))
-    begin = _BEGINNINGS[row["task"]](row, stage, inputs, len(walk)) if follows_row else _from_low_res(stage, inputs)
-    plan_moves = walk[begin.index :]
-    if (resample := row.get("resample")) is not None and follows_row:
-        plan_moves = with_jumps(plan_moves, resample["jump"], resample["times"])
-    sampler = row.get("sampler") or stage.process.default_sampler
+    stage = as_asked(row, stage)
+    walk = make_walk(row, stage, inputs)
+    latent = stage.factor > 1
     return Plan(
         seed=row["seed"],
         stage=stage.number,
-        shape=(stage.channels, stage.size, stage.size),
-        moves=plan_moves,
-        branches=_branches(row),
+        shape=stage.shape,
+        moves=walk.moves,
+        branches=_branches_at(row, stage),
         conditions=inputs.conditions,
-        guidance=row["guidance"] if stage.guidance is None else stage.guidance,
-        sampler=sampler,
-        eta=row.get("eta", 0.0),
-        alternate=row.get("reduction") == "alternate",
-        reference=begin.reference,
-        constraint=_constraint(row, inputs),
+        guidance=row.get("guidance", 1.0) if stage.guidance is None else stage.guidance,
+        sampler=sampler_of(row, stage),
+        eta=row.get("eta", 0.0) if stage.sampler is None else 0.0,
+        alternate=row.get("reduction") == "alternate" and not latent,
+        reference=walk.reference,
+        constraint=None if latent else _constraint(row, inputs),
         low_res=_noised_low_res(row, stage, inputs),
         noise_level=stage.noise_level or 0,
+        reference_time=walk.time,
+        blur=walk.blur,
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _Beginning:
-    """Where a walk begins: at which interval of the schedule, from which picture (None: pure noise)."""
-
-    index: int = 0
-    reference: Tensor | None = None
-
-
-def _from_noise(row: Row, stage: Stage, inputs: Inputs, length: int) -> _Beginning:
-    return _Beginning()
-
-
-def _from_image(row: Row, stage: Stage, inputs: Inputs, length: int) -> _Beginning:
-    """SDEdit (arXiv 2108.01073): the picture noised to the start time."""
-    per_interval = {"heun": 2, "midpoint": 2}.get(row.get("sampler") or "", 1)
-    intervals = length // per_interval
-    if row.get("start") is None and row.get("strength") is None:
-        return _Beginning()
-    index = start_index(intervals, row["strength"]) if row.get("start") is None else row["start"]
-    if index > intervals:
-        raise ValueError(f"start {index} lies beyond the schedule, which has {intervals} steps")
-    return _Beginning(index * per_interval, inputs.image)
+def as_asked(row: Row, stage: Stage) -> Stage:
+    """The stage with what the row's `stage2` or `stage3` says of its steps, guidance and noise level. ValueError."""
+    own = row.get(f"stage{stage.number}") or {}
+    if (level := own.get("noise_level")) is not None:
+        if stage.noise_level is None:
+            raise ValueError(f"'noise_level' is given for stage {stage.number}, which takes none")
+        most = (stage.noising or stage.process).num_timesteps
+        if level >= most:
+            raise ValueError(f"'noise_level' of stage {stage.number} must be below {most}; was {level}")
+    return replace(stage, **own)
 
 
-def _from_low_res(stage: Stage, inputs: Inputs) -> _Beginning:
-    return _Beginning(stage.start, _enlarged(stage, inputs)) if stage.start else _Beginning()
+def start_state(plan: Plan, process: Process) -> Tensor:
+    """The state a plan begins with, [C, H, W] on the host."""
+    drawn = torch.from_numpy(noise.normal(plan.seed, plan.stage, noise.START, 0, plan.shape))
+    first = plan.moves[0].t if plan.moves else None
+    time = first if plan.reference_time is None else plan.reference_time
+    if plan.reference is None:
+        x = drawn
+    elif time is None:
+        x = plan.reference.clone()
+    else:
+        x = process.noise(plan.reference[None], torch.tensor([time]), drawn[None])[0]
+    return x if plan.blur is None else plan.blur(x[None])[0]
 
 
-_BEGINNINGS: dict[str, Callable[[Row, Stage, Inputs, int], _Beginning]] = {
-    "text_to_image": _from_noise,
-    "image_to_image": _from_image,
-    "inpaint": _from_image,
-    "anagram": _from_noise,
-    "hybrid": _from_noise,
-    "upscale": _from_noise,
-}
-
-
-def _walk(row: Row, stage: Stage) -> tuple[Move, ...]:
-    if stage.process.kind == "flow":
-        return flow_moves(flow_times(_flow_steps(row)), row.get("sampler") or stage.process.default_sampler)
-    return moves(
-        timesteps(
-            stage.process.num_timesteps, steps=row.get("steps"), stride=row.get("stride"), name=row.get("timesteps")
-        )
-    )
-
-
-def _flow_steps(row: Row) -> int:
-    """Flow matching has no timesteps to stride over; a stride says how many of 1000 make one step."""
-    return row.get("steps") or len(timesteps(1000, stride=row.get("stride"), name=row.get("timesteps")))
-
-
-def _evenly(stage: Stage, steps: int, sampler: str | None) -> tuple[Move, ...]:
-    if stage.process.kind == "flow":
-        return flow_moves(flow_times(steps), sampler or stage.process.default_sampler)
-    return moves(timesteps(stage.process.num_timesteps, steps=steps))
+def _branches_at(row: Row, stage: Stage) -> tuple[Branch, ...]:
+    branches = _branches(row)
+    return (replace(branches[0], view=IDENTITY, component=WHOLE, weight=1.0),) if stage.factor > 1 else branches
 
 
 def _branches(row: Row) -> tuple[Branch, ...]:
+    if asks_nothing(row):
+        return ()
     negative = row.get("negative_prompt", "")
     if row["task"] == "anagram":
         weight = 1.0 if row.get("reduction") == "alternate" else 1.0 / len(row["views"])
@@ -286,13 +279,7 @@ def _noised_low_res(row: Row, stage: Stage, inputs: Inputs) -> Tensor | None:
     """The low-resolution picture enlarged to the stage's size and noised to its noise level, as IF's pipelines do."""
     if stage.noise_level is None:
         return None
-    enlarged = _enlarged(stage, inputs)[None]
-    drawn = noise.normal(row["seed"], stage.number, noise.LOWRES, 0, tuple(enlarged.shape[1:]))
+    picture = enlarged(stage, inputs)[None]
+    drawn = noise.normal(row["seed"], stage.number, noise.LOWRES, 0, tuple(picture.shape[1:]))
     level = torch.tensor([stage.noise_level])
-    return stage.process.noise(enlarged, level, torch.from_numpy(drawn)[None])[0]
-
-
-def _enlarged(stage: Stage, inputs: Inputs) -> Tensor:
-    assert inputs.low_res is not None
-    size = (stage.size, stage.size)
-    return F.interpolate(inputs.low_res[None], size=size, mode="bilinear", align_corners=True)[0]
+    return (stage.noising or stage.process).noise(picture, level, torch.from_numpy(drawn)[None])[0]

@@ -77,6 +77,21 @@ def flow_times(steps: int) -> list[float]:
     return [index / steps for index in range(steps + 1)]
 
 
+def descent(levels: Sequence[float], level: float, until: float | None = None) -> list[float]:
+    """`level`, then those of the descending `levels` below it, down to `until` or to the last.
+
+    Levels count thousandths of noise, for diffusion timesteps. ValueError where `until` is not among those below, to
+    half a tenth: a flow of 34 steps stands at 735.29...
+    """
+    below = [each for each in levels if each < level]
+    if until is None:
+        return [level, *below]
+    places = [place for place, each in enumerate(below) if abs(each - until) < 0.05]
+    if not places:
+        raise ValueError(_never_there(below, level, until))
+    return [level, *below[: places[0] + 1]]
+
+
 def start_index(n: int, strength: float) -> int:
     """Index of the first of n denoising moves for SDEdit's `strength`, as diffusers' `get_timesteps` counts.
 
@@ -145,6 +160,14 @@ def unknown(what: str, given: str, known: Iterable[str]) -> ValueError:
     near = difflib.get_close_matches(given, known, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return ValueError(f"unknown {what} {given!r}{hint} (known: {', '.join(known)})")
+
+
+def _never_there(below: Sequence[float], level: float, until: float) -> str:
+    where = f"'until' must be a time that the walk down from {level:g} stands at"
+    if not below:
+        return f"{where}, and it stands at none; was {until:g}"
+    near = sorted(sorted(below, key=lambda each: abs(each - until))[:2], reverse=True)
+    return f"{where}, the nearest: {' and '.join(f'{each:.5g}' for each in near)}; was {until:g}"
 
 
 def _named(name: str, num_timesteps: int) -> list[int]:
