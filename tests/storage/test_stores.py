@@ -55,6 +55,31 @@ def test_create_has_exactly_one_winner(store_uri: str) -> None:
             assert store.read(f"race-{race}") == b"writer %d" % won.index(True)
 
 
+def test_replace_wants_the_bytes_that_are_there(store_uri: str) -> None:
+    store = open_store(store_uri)
+    assert not store.replace("pointer", b"one", b"two") and not store.exists("pointer")
+    store.write("pointer", b"one")
+    assert not store.replace("pointer", b"other", b"two") and store.read("pointer") == b"one"
+    assert store.replace("pointer", b"one", b"two") and store.read("pointer") == b"two"
+    assert list(store.list()) == ["pointer"]
+
+
+def test_replace_has_exactly_one_winner(store_uri: str) -> None:
+    store = open_store(store_uri)
+    store.write("pointer", b"start 0")
+    with ThreadPoolExecutor(8) as pool:
+        for race in range(4):
+            start, old = threading.Barrier(8), store.read("pointer")
+
+            def attempt(writer: int, start: threading.Barrier = start, old: bytes = old, race: int = race) -> bool:
+                start.wait()
+                return store.replace("pointer", old, b"race %d, writer %d" % (race, writer))
+
+            won = list(pool.map(attempt, range(8)))
+            assert won.count(True) == 1
+            assert store.read("pointer") == b"race %d, writer %d" % (race, won.index(True))
+
+
 def test_list_is_sorted_recursive_and_by_string_prefix(store_uri: str) -> None:
     keys = ["a.json", "a/1", "a/b/2", "ab", "b/c d+e%.txt", "b/é.png", "c/z/z/z"]
     store = open_store(store_uri)

@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -39,8 +40,21 @@ _ADVICE = {
     "RequestTimeTooSkewed": "this machine's clock differs from the server's; set the clock",
     "PermanentRedirect": "the bucket lies in another region; check AWS_REGION",
     "SlowDown": "the server asks for fewer requests; run fewer workers or try again later",
-    "NotImplemented": "the server lacks this operation; conditional puts (If-None-Match) are needed",
+    "NotImplemented": "the server lacks this operation; conditional puts (If-None-Match, If-Match) are needed",
 }
+
+
+@dataclass(frozen=True)
+class ETag:
+    """Changes whenever an object does; without quotes."""
+
+    value: str
+    encrypted: bool  # with a key service's key
+
+    @property
+    def is_md5(self) -> bool:
+        """Whether it is the MD5 of the content: not where the object came in several parts or lies encrypted."""
+        return len(self.value) == 32 and not self.encrypted
 
 
 class S3Store:
@@ -88,14 +102,27 @@ class S3Store:
             self._client().put_object(**self._object(key), Body=data)
 
     def create(self, key: str, data: bytes) -> bool:
+        return self._put_if("create", key, data, IfNoneMatch="*")
+
+    def replace(self, key: str, old: bytes, new: bytes) -> bool:
+        try:
+            with _reporting("replace", self.uri(key)):
+                answer = self._client().get_object(**self._object(key))
+                if answer["Body"].read() != old:
+                    return False
+        except NotFound:
+            return False
+        return self._put_if("replace", key, new, IfMatch=answer["ETag"])
+
+    def _put_if(self, action: str, key: str, data: bytes, **condition: str) -> bool:
         for last in _tries():
-            with _reporting("create", self.uri(key)):
+            with _reporting(action, self.uri(key)):
                 try:
-                    self._client().put_object(**self._object(key), Body=data, IfNoneMatch="*")
+                    self._client().put_object(**self._object(key), Body=data, **condition)
                     return True
                 except ClientError as error:
                     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-                    if status == 412:
+                    if status == 412 or (status == 404 and "IfMatch" in condition):  # 404: deleted meanwhile
                         break
                     if status != 409 or last:  # 409: it met another put or a delete, and nobody has won yet
                         raise
@@ -115,12 +142,23 @@ class S3Store:
         return True
 
     def list(self, prefix: str = "") -> Iterator[str]:
+        # Sorted here: AWS answers in order of bytes, servers that stand on folders put "a/1" before "a.json".
+        yield from sorted(self.listing(prefix))
+
+    def listing(self, prefix: str = "") -> dict[str, tuple[int, str]]:
+        """Every key that begins with `prefix` -> its size in bytes and its ETag, without quotes."""
         start = f"{self.prefix}/" if self.prefix else ""
         pages = self._client().get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=start + prefix)
         with _reporting("list", self.uri(prefix)):
-            found = [item["Key"].removeprefix(start) for page in pages for item in page.get("Contents", ())]
-        # Sorted here: AWS answers in order of bytes, servers that stand on folders put "a/1" before "a.json".
-        yield from sorted(key for key in found if not key.endswith("/"))  # consoles put empty "folder" objects
+            found = [item for page in pages for item in page.get("Contents", ())]
+        facts = {item["Key"].removeprefix(start): (item["Size"], item["ETag"].strip('"')) for item in found}
+        return {key: fact for key, fact in facts.items() if not key.endswith("/")}  # consoles put empty "folder" objects
+
+    def etag(self, key: str) -> ETag:
+        """An object's ETag as it is now; NotFound if there is none."""
+        with _reporting("look for", self.uri(key)):
+            answer = self._client().head_object(**self._object(key))
+        return ETag(answer["ETag"].strip('"'), "kms" in answer.get("ServerSideEncryption", ""))
 
     def delete(self, *keys: str) -> None:
         for first in range(0, len(keys), _DELETE_BATCH):

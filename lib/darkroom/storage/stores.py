@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import posixpath
 import secrets
@@ -43,6 +44,12 @@ class Store(Protocol):
 
         Writers who race must bring different bytes (a nonce will do): on S3 a lost answer is told from a lost race by
         comparing what lies there with what was sent.
+        """
+
+    def replace(self, key: str, old: bytes, new: bytes) -> bool:
+        """Put `new` only if the bytes at `key` are `old`: of all who try so at once, exactly one is told True.
+
+        As with `create`, writers who race must bring different bytes, and none that were there before.
         """
 
     def exists(self, key: str) -> bool: ...
@@ -150,6 +157,17 @@ class LocalStore:
                 return False
             return True
 
+    def replace(self, key: str, old: bytes, new: bytes) -> bool:
+        path = self._path(key)
+        with self._reporting("replace", key), self._temporary(key, new) as temporary, _locked(path.parent):
+            try:
+                if path.read_bytes() != old:
+                    return False
+            except FileNotFoundError:
+                return False
+            os.replace(temporary, path)
+            return True
+
     def exists(self, key: str) -> bool:
         try:
             with self._reporting("look for", key):
@@ -210,6 +228,17 @@ class LocalStore:
             yield
         except OSError as error:
             raise from_os(error, action, self.uri(key)) from error
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Alone among the processes that lock this folder; the lock ends with its process. It leaves no file behind."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _raise_unless_absent(error: OSError) -> None:
