@@ -1,0 +1,99 @@
+"""Scores painted digits by the embedded MNIST classifier: the judge that fits `if-xs` and the MNIST networks."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from functools import cached_property
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from darkroom.models.errors import ModelError
+from darkroom.models.mnist_classifier import CLASSES, EMBEDDED, SIDE, Classifier, load_classifier
+from darkroom.models.painted_ink import COLOURS, DIGITS, as_digits, ink
+
+_NUMBERS = {word: number for number, word in enumerate(DIGITS)} | {str(n): n for n in range(10)}
+_COLOUR_SPREAD = 0.25  # of RGB in -1..1, per channel: names are 0.5 apart and more
+
+
+class DigitScorer:
+    """log P(digit) + log P(colour), each over the names that it knows; the colour only where the prompt names one.
+
+    P(digit) is the classifier's, of the map of ink (how far each pixel is from the paper's colour towards the ink's).
+    P(colour) is a softmax of the ink's squared distance to the named colours. So a score is the log of a likelihood,
+    at most 0; a blank picture has the same score for every prompt, log(1/10) for its digit.
+
+    It reads one digit on plain paper, 24 x 24, 48 x 48 or 28 x 28 pixels. It has learnt MNIST and nothing else: of a
+    picture that shows no digit it still says which it is most like, and it cannot tell a digit from its lookalike. The
+    paper ("on white") is not judged. A prompt must name exactly one digit, as a word or a numeral ("label 7" does).
+    """
+
+    name: ClassVar = "digits"
+    temperature: ClassVar = 1.0  # they are log likelihoods already
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    @cached_property
+    def revision(self) -> str:
+        """16 hex of SHA-256 over the weights and what the colours are."""
+        says = repr((COLOURS, _COLOUR_SPREAD)).encode()
+        return hashlib.sha256((EMBEDDED / "model.safetensors").read_bytes() + says).hexdigest()[:16]
+
+    def load(self) -> None:
+        _ = self._classifier
+
+    def complaint(self, prompt: str) -> str:
+        found = _digits(prompt)
+        if len(found) == 1:
+            return ""
+        told = " and ".join(DIGITS[digit] for digit in found) if found else "none"
+        return f"the scorer 'digits' wants a prompt that names one digit; {prompt!r} names {told}"
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor, prompts: list[str]) -> Tensor:
+        for complaint in filter(None, map(self.complaint, prompts)):
+            raise ModelError(complaint)
+        pictures = images.to(self.device, torch.float32).clamp(-1, 1)
+        colour, map_of_ink = ink(pictures.expand(-1, 3, -1, -1))
+        digits, colours = self._digit_likelihoods(map_of_ink), _colour_likelihoods(colour)
+        blank = map_of_ink.amax(dim=(1, 2, 3)) == 0
+        digits[blank], colours[blank] = -torch.tensor(float(CLASSES)).log(), -torch.tensor(float(len(COLOURS))).log()
+        return torch.stack([_score(prompt, digits, colours) for prompt in prompts], dim=1).float().cpu()
+
+    @cached_property
+    def _classifier(self) -> Classifier:
+        return load_classifier().to(self.device)
+
+    def _digit_likelihoods(self, map_of_ink: Tensor) -> Tensor:
+        """log P of each digit, [N, 10]."""
+        if map_of_ink.shape[-2:] != (SIDE, SIDE):  # which is MNIST's own frame
+            try:
+                map_of_ink = as_digits(map_of_ink)
+            except ValueError as error:
+                raise ModelError(f"the scorer 'digits': {error}") from None
+        return self._classifier(map_of_ink).log_softmax(dim=1)
+
+
+def _digits(prompt: str) -> list[int]:
+    """The digits that a prompt names, each once, in order of appearance; "12" names none."""
+    words = re.findall(r"[a-z]+|\d+", prompt.lower())
+    return list(dict.fromkeys(_NUMBERS[word] for word in words if word in _NUMBERS))
+
+
+def _colour_likelihoods(colour: Tensor) -> Tensor:
+    """Ink [N, 3] in -1..1 -> log P of each of COLOURS, [N, len(COLOURS)]."""
+    palette = torch.tensor(list(COLOURS.values()), device=colour.device) / 127.5 - 1
+    return (-torch.cdist(colour, palette).square() / (2 * _COLOUR_SPREAD**2)).log_softmax(dim=1)
+
+
+def _score(prompt: str, digits: Tensor, colours: Tensor) -> Tensor:
+    """[N]. The first colour that is named is the ink's: "a red six on white"."""
+    score = digits[:, _digits(prompt)[0]]
+    named = [word for word in re.findall(r"[a-z]+", prompt.lower()) if word in COLOURS]
+    paper = re.search(rf"\bon (?:{'|'.join(COLOURS)})\b", prompt.lower())
+    if not named or (paper and len(named) == 1):
+        return score
+    return score + colours[:, list(COLOURS).index(named[0])]
