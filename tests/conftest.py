@@ -110,6 +110,7 @@ def shared_ray(s3: S3Server) -> Iterator[None]:
             object_store_memory=300 * 2**20,
             logging_level="error",
             log_to_driver=False,
+            _system_config={"metrics_report_interval_ms": 1000},  # else whoever looks at them waits ten seconds
         )
     yield
     ray.shutdown()

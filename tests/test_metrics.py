@@ -1,0 +1,148 @@
+"""What a job tells Ray's Prometheus endpoint, read there over HTTP as Prometheus would."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from darkroom import metrics
+from darkroom.sampling.engine import Statistics
+
+DASHBOARD = Path(__file__).parents[1] / "cluster" / "grafana" / "darkroom.json"
+# Ray's own that the dashboard draws and that only machines with a GPU have; the rest is looked for on the endpoint.
+ONLY_WITH_A_GPU = {"ray_node_gpus_utilization", "ray_node_gram_used", "ray_node_gram_available"}
+
+
+class _Worker:
+    """A stage's worker between two of its units."""
+
+    def __init__(self, run: str) -> None:
+        self.metrics = metrics.StageMetrics(run, "stage 1")
+
+    def work(self) -> None:
+        self.metrics.enter(waiting=0)
+        self.metrics.enter(waiting=8)
+        self.metrics.leave(5, Statistics(passes=3, evaluations=40, slots=96, total_seconds=1.5))
+        self.metrics.enter(waiting=13)
+        self.metrics.leave(2, Statistics(passes=5, evaluations=100, slots=160, total_seconds=2.5))
+
+
+@pytest.fixture(scope="module")
+def endpoint(shared_ray: None) -> dict[str, dict[frozenset, float]]:
+    """The endpoint's answer once all is there: values by metric and its own labels."""
+    worker = ray.remote(num_cpus=0)(_Worker).remote("s3://b/run")
+    ray.get(worker.work.remote())
+    run = metrics.RunMetrics("s3://b/run", rows=20)
+    run.commit(8, {})
+    run.commit(5, {"input": 2, "numeric": 1})
+    metrics.embedded("s3://b/run", "text_encoder", 30)
+    metrics.trained("s3://b/model", 512, 0.25)
+    wanted = (_ours() | _used()) - ONLY_WITH_A_GPU
+    deadline = time.monotonic() + 30
+    while not wanted <= set(found := _scrape()) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return found
+
+
+def _scrape() -> dict[str, dict[frozenset, float]]:
+    (node,) = ray.nodes()
+    answer = urllib.request.urlopen(f"http://127.0.0.1:{node['MetricsExportPort']}/metrics", timeout=10).read().decode()
+    found: dict[str, dict[frozenset, float]] = {}
+    for name, labels, value in re.findall(r"^(ray_\w+){(.*)} (\S+)$", answer, re.MULTILINE):
+        ours = re.findall(r'\b(run|stage|cause|encoder)="([^"]*)"', labels)
+        found.setdefault(name, {})[frozenset(ours)] = float(value)
+    return found
+
+
+def _labels(**labels: str) -> frozenset:
+    return frozenset(labels.items())
+
+
+def test_rows(endpoint: dict) -> None:
+    run = _labels(run="s3://b/run")
+    assert endpoint["ray_darkroom_rows_committed_total"] == {run: 16}
+    assert endpoint["ray_darkroom_rows_left"] == {run: 4}
+    assert endpoint["ray_darkroom_rows_failed_total"] == {
+        _labels(run="s3://b/run", cause="input"): 2,
+        _labels(run="s3://b/run", cause="numeric"): 1,
+    }
+    assert endpoint["ray_darkroom_prompts_embedded_total"] == {_labels(run="s3://b/run", encoder="text_encoder"): 30}
+
+
+def test_a_stage(endpoint: dict) -> None:
+    """What an engine says it did since it began is counted once."""
+    stage = _labels(run="s3://b/run", stage="stage 1")
+    assert endpoint["ray_darkroom_evaluations_total"] == {stage: 100}
+    assert endpoint["ray_darkroom_slots_total"] == {stage: 160}
+    assert endpoint["ray_darkroom_busy_seconds_total"] == {stage: 2.5}
+    assert endpoint["ray_darkroom_units_in_flight"] == {stage: 1}
+    assert endpoint["ray_darkroom_rows_waiting"] == {stage: 2}
+
+
+def test_a_training(endpoint: dict) -> None:
+    assert endpoint["ray_darkroom_training_images_total"] == {_labels(run="s3://b/model"): 512}
+    assert endpoint["ray_darkroom_training_loss"] == {_labels(run="s3://b/model"): 0.25}
+
+
+def _ours() -> set[str]:
+    return {described.exported(name) for name, described in metrics.METRICS.items()}
+
+
+def _used() -> set[str]:
+    """The metrics that the dashboard asks for."""
+    return {name for panel in _drawn() for told in panel["targets"] for name in re.findall(r"\bray_\w+", told["expr"])}
+
+
+def _drawn() -> list[dict[str, Any]]:
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    return [panel for panel in panels if panel["type"] != "row"]
+
+
+def test_the_dashboard_draws_what_is_there(endpoint: dict) -> None:
+    """Every metric of ours is drawn, and every metric that is drawn exists: ours in METRICS, Ray's on the endpoint."""
+    assert _ours() <= _used()
+    assert _used() - ONLY_WITH_A_GPU <= set(endpoint)
+
+
+def test_the_dashboard_is_one_that_grafana_takes() -> None:
+    dashboard = json.loads(DASHBOARD.read_text())
+    assert dashboard["uid"] and dashboard["title"] and dashboard["schemaVersion"] >= 36 and "id" not in dashboard
+    numbers = [panel["id"] for panel in dashboard["panels"]]
+    assert len(numbers) == len(set(numbers))
+    variables = {variable["name"]: variable for variable in dashboard["templating"]["list"]}
+    assert variables["datasource"]["type"] == "datasource" and variables["datasource"]["query"] == "prometheus"
+    for panel in _drawn():
+        assert panel["datasource"]["uid"] == "${datasource}", panel["title"]
+        letters = [told["refId"] for told in panel["targets"]]
+        assert panel["targets"] and len(letters) == len(set(letters)), panel["title"]
+        for told in panel["targets"]:
+            assert set(re.findall(r"\$(\w+)", told["expr"])) <= {*variables, "__rate_interval"}, panel["title"]
+            assert _closed(told["expr"]), panel["title"]
+
+
+def test_panels_do_not_lie_on_each_other() -> None:
+    taken: set[tuple[int, int]] = set()
+    for panel in json.loads(DASHBOARD.read_text())["panels"]:
+        at = panel["gridPos"]
+        assert at["x"] + at["w"] <= 24, "a row has 24 columns"
+        squares = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
+        assert not squares & taken, panel["title"]
+        taken |= squares
+
+
+def _closed(expression: str) -> bool:
+    """Whether brackets pair up, outside of strings."""
+    waiting: list[str] = []
+    for sign in re.sub(r'"[^"]*"', "", expression):
+        if sign in "([{":
+            waiting.append({"(": ")", "[": "]", "{": "}"}[sign])
+        elif sign in ")]}" and (not waiting or waiting.pop() != sign):
+            return False
+    return not waiting
