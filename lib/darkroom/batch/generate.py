@@ -8,7 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +84,7 @@ def dry_run(options: Options) -> tuple[Work, Estimate]:
 def run(options: Options, say: Callable[[str], None] = lambda line: print(line, file=sys.stderr)) -> Outcome:
     """The whole job. Raises ManifestError or ValueError for the user's part; StorageError, ClusterError, Stalled."""
     began = time.monotonic()
+    options = replace(options, model=address(options.model))  # once: a champion may be replaced while the run lasts
     model, manifest, store = _open(options)
     ledger = _ledger(options, store)
     work = _cut(options, model, manifest, ledger, store)

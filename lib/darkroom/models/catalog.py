@@ -1,10 +1,11 @@
-"""Every model by its name or address: embedded ones, folders, s3:// uris."""
+"""Every model by its name or address: embedded ones, folders, s3:// uris, registry:// champions."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from darkroom.models import registry
 from darkroom.models.errors import ModelError
 from darkroom.models.network import Network, read_config
 from darkroom.storage import LocalStore, NotFound, open_store
@@ -18,17 +19,21 @@ EMBEDDED = {"if-xs": Path(__file__).parent / "if_xs"}
 
 
 def address(name_or_uri: str) -> str:
-    """What another process must open to get the same model: embedded names as they are, folders absolute."""
+    """What another process must open to get the same model: embedded names as they are, folders absolute, and of a
+    registry:// address the folder of the version that it means now."""
+    if name_or_uri.startswith(registry.SCHEME):
+        return registry.resolve(name_or_uri)
     return name_or_uri if name_or_uri in EMBEDDED else open_store(name_or_uri).root
 
 
 def open_model(name_or_uri: str) -> Model:
-    """The embedded model of that name, or the one in a folder or at an s3:// uri; no weight is loaded.
+    """The embedded model of that name, or the one in a folder or at an s3:// or registry:// uri; no weight is loaded.
 
     config.json says what it is: its "kind" is "network", else it is a cascade, which must lie in a local folder.
     Raises ModelError, or StorageError when storage fails.
     """
-    store = open_store(str(EMBEDDED.get(name_or_uri, name_or_uri)))
+    where = address(name_or_uri)
+    store = open_store(str(EMBEDDED.get(where, where)))
     try:
         config = read_config(store)
     except NotFound:
