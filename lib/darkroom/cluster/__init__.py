@@ -1,0 +1,5 @@
+"""The Ray cluster that jobs run on: joining one, starting one on this machine, sending jobs to one."""
+
+from darkroom.cluster.connection import ClusterError, connect
+
+__all__ = ["ClusterError", "connect"]
