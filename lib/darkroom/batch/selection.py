@@ -15,12 +15,10 @@ import torch
 from torch import Tensor
 
 from darkroom.models.scorers import Scorer
-from darkroom.sampling.components import make_component
-from darkroom.sampling.views import make_view
+from darkroom.sampling.components import Component
+from darkroom.sampling.plans import component_of, view_of
 
 Row = Mapping[str, Any]
-
-_OWN_KEYS = ("view", "component", "prompt", "label", "image")
 
 
 @dataclass(frozen=True)
@@ -121,15 +119,12 @@ def _prompt(part: Row) -> str:
 
 
 def _seen(part: Row, picture: Tensor) -> Tensor:
-    params = {key: value for key, value in part.items() if key not in _OWN_KEYS}
-    if part.get("component") is None:
-        return make_view(part.get("view") or "identity", **params).apply(picture)
-    return make_view(part.get("view") or "identity").apply(_shown(part["component"], params, picture))
+    return view_of(part).apply(_shown(component_of(part), picture))
 
 
-def _shown(component: str, params: dict[str, Any], picture: Tensor) -> Tensor:
-    if component in ("low_pass", "low_band", "grayscale", "motion"):
-        return make_component(component, **params)(picture)
-    if component == "middle_band":  # low and middle band together: the picture, finely blurred
-        return picture - make_component("high_band", **params)(picture)
+def _shown(component: Component, picture: Tensor) -> Tensor:
+    if component.name in ("low_pass", "low_band", "grayscale", "motion"):
+        return component(picture)
+    if component.name == "middle_band":  # low and middle band together: the picture, finely blurred
+        return picture - Component("high_band", component.params)(picture)
     return picture

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -15,13 +14,11 @@ from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
 from transformers.utils import logging as transformers_logging
 
 from darkroom.models.errors import ModelError
+from darkroom.models.sources import open_source, read_json
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _BATCH = 64  # pictures at a time
 _TEXTS = 4096  # prompts whose embeddings are kept
-# What has a say in a score; other files (README, weights of other frameworks) may come and go.
-_SAYS = ("config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json",
-         "merges.txt", "special_tokens_map.json", "*.safetensors")  # fmt: skip
 
 
 class ClipScorer:
@@ -33,32 +30,28 @@ class ClipScorer:
 
     name: ClassVar = "clip"
 
-    def __init__(self, uri: str, device: torch.device, dtype: str = "float32") -> None:
+    def __init__(self, address: str, device: torch.device, dtype: str = "float32") -> None:
         if dtype not in DTYPES:
             raise ModelError(f"the scorer's dtype is {dtype!r}, wanted {', '.join(DTYPES)}")
-        self.uri, self.device, self.dtype = uri, device, DTYPES[dtype]
-        kind = _read_config(self.folder).get("model_type")
+        self.source, self.device, self.dtype = open_source(address), device, DTYPES[dtype]
+        kind = read_json(self.source, "config.json").get("model_type")
         if kind != "clip":
-            raise ModelError(f"clip:{uri} is no CLIP: the model_type in its config.json is {kind!r}, wanted 'clip'")
-        for wanted in ("preprocessor_config.json", "tokenizer_config.json", "*.safetensors"):
-            if not any(self.folder.glob(wanted)):
-                raise ModelError(f"clip:{uri} has no file {wanted}, which a CLIP in transformers' layout has")
+            raise ModelError(f"{address} is no CLIP: the model_type in its config.json is {kind!r}, wanted 'clip'")
+        names = self.source.names()
+        for wanted in ("preprocessor_config.json", "tokenizer_config.json", "model.safetensors"):
+            if wanted not in names and f"{wanted}.index.json" not in names:
+                raise ModelError(f"{address} has no file {wanted}, which a CLIP in transformers' layout has")
         self._texts: dict[str, Tensor] = {}
 
     @cached_property
     def folder(self) -> Path:
-        return local_folder(self.uri)
+        """Where the files lie on this machine; a bucket's are fetched."""
+        return self.source.fetch(sorted(name for name in self.source.names() if _is_used(name)))
 
     @cached_property
     def revision(self) -> str:
-        """16 hex of SHA-256 over everything that has a say in a score."""
-        digest = hashlib.sha256()
-        for path in sorted(path for pattern in _SAYS for path in self.folder.glob(pattern)):
-            digest.update(path.name.encode())
-            with path.open("rb") as file:
-                while part := file.read(1 << 24):
-                    digest.update(part)
-        return digest.hexdigest()[:16]
+        """16 hex over everything in the folder."""
+        return self.source.digest([""])[:16]
 
     @cached_property
     def temperature(self) -> float:
@@ -108,7 +101,7 @@ class ClipScorer:
                 self.folder, local_files_only=True, use_safetensors=True, dtype=self.dtype
             )
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-            raise ModelError(f"the CLIP in {self.uri} cannot be loaded: {error}") from error
+            raise ModelError(f"the CLIP in {self.source.address} cannot be loaded: {error}") from error
         return model.eval().requires_grad_(False).to(self.device)
 
     @cached_property
@@ -120,23 +113,10 @@ class ClipScorer:
         return CLIPImageProcessor.from_pretrained(self.folder, local_files_only=True)
 
 
-def local_folder(uri: str) -> Path:
-    """The folder itself. ModelError if it is not there."""
-    if uri.startswith("s3://"):
-        raise ModelError(f"a CLIP is opened from a local folder only, got {uri}: copy it")
-    path = Path(uri.removeprefix("file://"))
-    if not path.is_dir():
-        raise ModelError(f"no CLIP in {uri}: it is no folder")
-    return path
-
-
-def _read_config(folder: Path) -> dict:
-    try:
-        return json.loads((folder / "config.json").read_text())
-    except FileNotFoundError:
-        raise ModelError(f"no CLIP in {folder}: it has no config.json") from None
-    except ValueError as error:
-        raise ModelError(f"{folder / 'config.json'} is not JSON: {error}") from None
+def _is_used(name: str) -> bool:
+    """Not what other frameworks read, and no pickles."""
+    weights = re.fullmatch(r"model(-\d+-of-\d+)?\.safetensors", name)
+    return bool(weights) or (name.endswith((".json", ".txt")) and "/" not in name)
 
 
 def _unit(features: Tensor) -> Tensor:

@@ -33,7 +33,8 @@ class Scorer(Protocol):
 
 
 def open_scorer(uri: str, device: torch.device | str = "cpu", dtype: str = "float32") -> Scorer:
-    """The scorer of that name: "clip:URI", a CLIP in a folder or at an s3:// uri, in transformers' layout; "digits".
+    """The scorer of that name: "digits", or "clip:ADDRESS", a CLIP of transformers' layout in a local folder, at an s3://
+    uri or at hf://owner/name.
 
     dtype: of CLIP's weights, "float32", "bfloat16" or "float16". ModelError for an unknown name, or where the folder
     holds no CLIP.
@@ -48,4 +49,4 @@ def open_scorer(uri: str, device: torch.device | str = "cpu", dtype: str = "floa
         from darkroom.models.clip_scorer import ClipScorer
 
         return ClipScorer(where, torch.device(device), dtype)
-    raise ModelError(f"no scorer {uri!r}: wanted clip:FOLDER, clip:s3://BUCKET/PREFIX or digits")
+    raise ModelError(f"no scorer {uri!r}: wanted digits, or clip: and a folder, s3://bucket/prefix or hf://owner/name")
