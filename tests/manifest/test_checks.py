@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from darkroom.manifest.checks import Abilities, ManifestError, check, misfits, open_manifest
+from darkroom.manifest import Abilities, ManifestError, check, open_manifest
+from darkroom.manifest.abilities import misfits
 from darkroom.manifest.tasks import TextToImage, parse_task
 
 TEXT = Abilities("if-xs", (24, 48), 48, "text", "diffusion", 1000, upscale=True)
 LABEL = Abilities("digits", (28,), 28, "label", "flow", 1000, num_classes=10)
 PLAIN = Abilities("plain", (28,), 28, "none", "diffusion", 200)
 
-ALL_TASKS = "text_to_image, image_to_image, inpaint, anagram, hybrid, upscale"
+ALL_TASKS = "text_to_image, image_to_image, inpaint, anagram, hybrid, upscale, forward, denoise"
 GOOD = {"task": "text_to_image", "prompt": "a red seven"}
 PAINT = {"task": "inpaint", "prompt": "a red seven", "image": "a.png", "mask": "m.png"}
 

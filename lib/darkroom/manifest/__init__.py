@@ -1,11 +1,15 @@
 """What is asked for: manifest files read as a stream, checked as a whole, and turned into one frozen task per row."""
 
-from darkroom.manifest.checks import Abilities, Manifest, ManifestError, check, open_manifest
+from darkroom.manifest.abilities import Abilities
+from darkroom.manifest.checks import Manifest, check, open_manifest
+from darkroom.manifest.problems import ManifestError
 from darkroom.manifest.readers import read_rows
 from darkroom.manifest.sweeps import Row
 from darkroom.manifest.tasks import (
     TASKS,
     Anagram,
+    Denoise,
+    Forward,
     Hybrid,
     ImageToImage,
     Inpaint,
@@ -20,6 +24,8 @@ __all__ = [
     "TASKS",
     "Abilities",
     "Anagram",
+    "Denoise",
+    "Forward",
     "Hybrid",
     "ImageToImage",
     "Inpaint",

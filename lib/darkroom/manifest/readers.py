@@ -21,9 +21,9 @@ from darkroom.storage import NotFound, read_uri
 
 # The only cells of a CSV that are taken as they stand; a prompt "7" stays text.
 TEXT_FIELDS = frozenset(
-    {"id", "task", "prompt", "negative_prompt", "timesteps", "sampler", "image", "mask", "reduction"}
+    {"id", "task", "prompt", "negative_prompt", "timesteps", "sampler", "image", "mask", "reduction", "method"}
 )
-NESTED_FIELDS = frozenset({"views", "components", "resample"})
+NESTED_FIELDS = frozenset({"views", "components", "resample", "stage2", "stage3"})
 PARQUET_BATCH_ROWS = 1024
 
 

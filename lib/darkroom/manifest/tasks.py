@@ -2,147 +2,39 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
-import unicodedata
-from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, Field, TypeAdapter, model_validator
 
+from darkroom.manifest.branches import Asks, ComponentBranch, Resample, UpperStage, ViewBranch
+from darkroom.manifest.fields import (
+    Candidates,
+    Fraction,
+    Frozen,
+    Guidance,
+    Id,
+    Level,
+    Path,
+    Sampler,
+    Seed,
+    Sigma,
+    Size,
+    Start,
+    Steps,
+    Stride,
+    Text,
+    Timestep,
+    not_empty,
+    plain,
+)
 from darkroom.sampling.components import check_sum, make_component
 from darkroom.sampling.schedules import DEFAULT_STRIDE
-from darkroom.sampling.views import make_view
-
-MAX_SEED = 2**63 - 1
+from darkroom.sampling.walks import BLUR_SIGMA
 
 
-def nearest(given: object, names: Iterable[str], cutoff: float = 0.6) -> str:
-    """ ", did you mean 'prompt'?" where one of the names is near, else ""."""
-    near = difflib.get_close_matches(str(given), sorted(names), n=1, cutoff=cutoff)
-    return f", did you mean '{near[0]}'?" if near else ""
-
-
-def _number(value: Any) -> Any:
-    # Pydantic's lax mode takes True for 1 and "7" for 7, its strict mode refuses the 7.0 that Parquet makes of a 7.
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise PydanticCustomError("number_type", "must be a number")
-    return value
-
-
-def _unicode(value: str) -> str:
-    # JSON can escape half a surrogate pair, which neither a tokenizer nor Parquet can hold.
-    if any("\ud800" <= character <= "\udfff" for character in value):
-        raise PydanticCustomError("not_unicode", "must be valid Unicode text")
-    return value
-
-
-def _printable(value: str) -> str:
-    if any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in value):
-        raise PydanticCustomError("control_character", "must not hold control characters")
-    return value
-
-
-def _not_empty(value: tuple[Any, ...]) -> tuple[Any, ...]:
-    # Field(min_length=1) would also complain of a list whose items were all refused.
-    if not value:
-        raise PydanticCustomError("no_items", "must not be empty")
-    return value
-
-
-_from_number = BeforeValidator(_number)
-Text = Annotated[str, AfterValidator(_unicode)]
-Id = Annotated[Text, Field(min_length=1, max_length=200), AfterValidator(_printable)]
-Path = Annotated[Text, Field(min_length=1)]
-Seed = Annotated[int, Field(ge=0, le=MAX_SEED), _from_number]
-Label = Annotated[int, Field(ge=0, le=2**31 - 1), _from_number]
-Size = Annotated[int, Field(ge=1, le=2**16), _from_number]
-Steps = Annotated[int, Field(ge=1, le=1000), _from_number]
-Stride = Annotated[int, Field(ge=1, le=999), _from_number]
-Start = Annotated[int, Field(ge=0), _from_number]
-Count = Annotated[int, Field(ge=1, le=1000), _from_number]
-Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), _from_number]
-Guidance = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False), _from_number]
-Sampler = Literal["ddpm", "ddim", "euler", "heun", "midpoint"]
-
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class _Asks(_Frozen):
-    """Anything that asks the model something: by a text, by a class label, or (unconditional models) by neither."""
-
-    prompt: Text | None = None
-    label: Label | None = None
-
-    @model_validator(mode="after")
-    def _one_question(self) -> _Asks:
-        if self.prompt is not None and self.label is not None:
-            raise ValueError("'prompt' and 'label' are both given, wanted one of them")
-        return self
-
-
-class ViewBranch(_Asks):
-    """One view of an anagram. The view's own parameters (seed, pieces) stand beside its name."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-    view: str
-
-    @model_validator(mode="after")
-    def _makes_a_view(self) -> ViewBranch:
-        _make(make_view, self.view, self)
-        return self
-
-    @property
-    def params(self) -> dict[str, Any]:
-        return dict(self.model_extra or {})
-
-    def canonical(self) -> dict[str, Any]:
-        named = self.model_dump(include={"view", "prompt", "label"}, exclude_none=True)
-        return named | dict(make_view(self.view, **self.params).params)
-
-
-class ComponentBranch(_Asks):
-    """One component of a hybrid, with its own parameters (sigma, weight) beside its name.
-
-    view: the component is seen through this view, so a hybrid can be an anagram too.
-    image: the component is held to this picture (an inverse hybrid); then nothing is asked for it.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-    component: str
-    view: str | None = None
-    image: Path | None = None
-
-    @model_validator(mode="after")
-    def _makes_a_component(self) -> ComponentBranch:
-        _make(make_component, self.component, self)
-        if self.view is not None:
-            make_view(self.view)
-        if self.image is not None and (self.prompt is not None or self.label is not None):
-            raise ValueError("a component held to an 'image' takes no prompt and no label")
-        return self
-
-    @property
-    def params(self) -> dict[str, Any]:
-        return dict(self.model_extra or {})
-
-    def canonical(self) -> dict[str, Any]:
-        named = self.model_dump(include=set(type(self).model_fields), exclude_none=True)
-        return named | dict(make_component(self.component, **self.params).params)
-
-
-class Resample(_Frozen):
-    """RePaint: every `jump` steps go back as many, until each stretch was walked `times` times (arXiv 2201.09865)."""
-
-    jump: Count
-    times: Count
-
-
-class _Task(_Frozen):
+class _Task(Frozen):
     """What all tasks share. At most one of steps, stride and timesteps; none means stride 30."""
 
     id: Id | None = None
@@ -166,9 +58,9 @@ class _Task(_Frozen):
             raise ValueError(f"'eta' is for the sampler 'ddim', this row {has}")
         return self
 
-    def branches(self) -> tuple[_Asks, ...]:
+    def branches(self) -> tuple[Asks, ...]:
         """What the model is asked, in order. A component held to an image asks nothing and is left out."""
-        assert isinstance(self, _Asks), f"{type(self).__name__} says itself what its branches are"
+        assert isinstance(self, Asks), f"{type(self).__name__} says itself what its branches are"
         return (self,)
 
     def prompts(self) -> list[str]:
@@ -185,22 +77,44 @@ class _Task(_Frozen):
         Without the id, which names a picture and does not change it. Paths stay as written, so that a moved folder
         keeps its keys. Whole numbers are ints, so that 7 and 7.0 are the same text.
         """
-        row = self.model_dump(exclude={"id", "views", "components"}, exclude_none=True)
-        if not {"steps", "stride", "timesteps"} & row.keys():
+        silent = self._silent()
+        row = self.model_dump(exclude={"id", "views", "components", *silent}, exclude_none=True)
+        if "stride" not in silent and not {"steps", "stride", "timesteps"} & row.keys():
             row["stride"] = DEFAULT_STRIDE
-        if self.sampler != "ddim":
-            del row["eta"]
         for name in ("views", "components"):
             if hasattr(self, name):
                 row[name] = [branch.canonical() for branch in getattr(self, name)]
-        return _plain(row)
+        return plain(row)
+
+    def _silent(self) -> set[str]:
+        """Parameters that have no say in this row's picture."""
+        return set() if self.sampler == "ddim" else {"eta"}
 
 
-class TextToImage(_Task, _Asks):
+class _Cascaded(_Task):
+    """What goes on to the upper stages, where the size asks for them. stage2, stage3: what is other than their own."""
+
+    stage2: UpperStage | None = None
+    stage3: UpperStage | None = None
+
+    def _silent(self) -> set[str]:
+        return super()._silent() | {name for name in ("stage2", "stage3") if getattr(self, name) == UpperStage()}
+
+
+class _Chosen(_Cascaded):
+    """best_of: so many candidates with seeds from `seed` on are made by the first stage, and the best goes on."""
+
+    best_of: Candidates = 1
+
+    def _silent(self) -> set[str]:
+        return super()._silent() | ({"best_of"} if self.best_of == 1 else set())
+
+
+class TextToImage(_Chosen, Asks):
     task: Literal["text_to_image"] = "text_to_image"
 
 
-class ImageToImage(_Task, _Asks):
+class ImageToImage(_Chosen, Asks):
     """SDEdit. start: index into the schedule; strength: 1 is the whole schedule, 0 none of it."""
 
     task: Literal["image_to_image"] = "image_to_image"
@@ -216,7 +130,7 @@ class ImageToImage(_Task, _Asks):
         return self
 
 
-class Inpaint(_Task, _Asks):
+class Inpaint(_Chosen, Asks):
     """White parts of the mask are painted. Without start or strength they begin as pure noise."""
 
     task: Literal["inpaint"] = "inpaint"
@@ -233,20 +147,20 @@ class Inpaint(_Task, _Asks):
         return self
 
 
-class Anagram(_Task):
+class Anagram(_Chosen):
     task: Literal["anagram"] = "anagram"
-    views: Annotated[tuple[ViewBranch, ...], AfterValidator(_not_empty)]
+    views: Annotated[tuple[ViewBranch, ...], AfterValidator(not_empty)]
     reduction: Literal["mean", "alternate"] = "mean"
 
-    def branches(self) -> tuple[_Asks, ...]:
+    def branches(self) -> tuple[Asks, ...]:
         return self.views
 
 
-class Hybrid(_Task):
+class Hybrid(_Chosen):
     """The components sum to the identity; at most one is held to a given image."""
 
     task: Literal["hybrid"] = "hybrid"
-    components: Annotated[tuple[ComponentBranch, ...], AfterValidator(_not_empty)]
+    components: Annotated[tuple[ComponentBranch, ...], AfterValidator(not_empty)]
 
     @model_validator(mode="after")
     def _whole(self) -> Hybrid:
@@ -258,21 +172,74 @@ class Hybrid(_Task):
         check_sum([make_component(branch.component, **branch.params) for branch in self.components])
         return self
 
-    def branches(self) -> tuple[_Asks, ...]:
+    def branches(self) -> tuple[Asks, ...]:
         return tuple(branch for branch in self.components if branch.image is None)
 
     def sources(self) -> list[str]:
         return [branch.image for branch in self.components if branch.image is not None]
 
 
-class Upscale(_Task, _Asks):
+class Upscale(_Cascaded, Asks):
     """The model's upper stages alone: the image takes the place of the small picture they begin with."""
 
     task: Literal["upscale"] = "upscale"
     image: Path
 
 
-Task = TextToImage | ImageToImage | Inpaint | Anagram | Hybrid | Upscale
+class Forward(_Task):
+    """The image noised to `timestep`, q(x_t | x_0), by no model; thousandths of noise where the process is a flow."""
+
+    task: Literal["forward"] = "forward"
+    image: Path
+    timestep: Timestep
+
+    def branches(self) -> tuple[Asks, ...]:
+        return ()
+
+    def _silent(self) -> set[str]:
+        return super()._silent() | _SCHEDULE | _GUIDANCE | {"sampler"}
+
+
+class Denoise(_Task, Asks):
+    """The image noised to `timestep`, and what can be had of it again.
+
+    blur: by a Gaussian of `sigma` pixels at 64 px, which is no model's work; one_step: by one move to the clean
+    picture; iterative: down the schedule, to the clean picture or `until` a time that the walk stands at.
+    """
+
+    task: Literal["denoise"] = "denoise"
+    image: Path
+    timestep: Timestep
+    method: Literal["blur", "one_step", "iterative"]
+    sigma: Sigma | None = None
+    until: Level | None = None
+
+    @model_validator(mode="after")
+    def _of_its_method(self) -> Denoise:
+        for name, method in (("sigma", "blur"), ("until", "iterative")):
+            if getattr(self, name) is not None and self.method != method:
+                raise ValueError(f"'{name}' is for the method '{method}', this row has '{self.method}'")
+        return self
+
+    def branches(self) -> tuple[Asks, ...]:
+        return () if self.method == "blur" else (self,)
+
+    def canonical(self) -> dict[str, Any]:
+        row = super().canonical()
+        return {"sigma": BLUR_SIGMA} | row if self.method == "blur" else row
+
+    def _silent(self) -> set[str]:
+        """A prompt beside a blur too, so that one sweep can go through all methods."""
+        if self.method == "iterative":
+            return super()._silent()
+        asked = _GUIDANCE | {"sampler", "prompt", "label"} if self.method == "blur" else set()
+        return super()._silent() | _SCHEDULE | asked
+
+
+_SCHEDULE = {"steps", "stride", "timesteps"}
+_GUIDANCE = {"guidance", "negative_prompt"}
+
+Task = TextToImage | ImageToImage | Inpaint | Anagram | Hybrid | Upscale | Forward | Denoise
 TASKS: dict[str, type[_Task]] = {
     "text_to_image": TextToImage,
     "image_to_image": ImageToImage,
@@ -280,6 +247,8 @@ TASKS: dict[str, type[_Task]] = {
     "anagram": Anagram,
     "hybrid": Hybrid,
     "upscale": Upscale,
+    "forward": Forward,
+    "denoise": Denoise,
 }
 _adapter: TypeAdapter[Task] = TypeAdapter(Annotated[Task, Field(discriminator="task")])
 
@@ -295,26 +264,3 @@ def row_key(task: Task, model_revision: str, sampler_version: str) -> str:
         [task.canonical(), model_revision, sampler_version], sort_keys=True, separators=(",", ":"), allow_nan=False
     )
     return hashlib.sha256(content.encode()).hexdigest()[:32]
-
-
-def _make(make: Callable[..., Any], name: str, branch: ViewBranch | ComponentBranch) -> Any:
-    """The view or component with its own parameters.
-
-    A misspelt 'prompt' would be taken for one of them, so where they are refused the branch's own keys are looked at.
-    """
-    try:
-        return make(name, **branch.params)
-    except ValueError:
-        for key in branch.params:
-            hint = nearest(key, type(branch).model_fields.keys() - branch.model_fields_set, cutoff=0.75)
-            if hint:
-                raise ValueError(f"unknown key '{key}'{hint}") from None
-        raise
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value

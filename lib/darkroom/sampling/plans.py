@@ -234,7 +234,7 @@ def _branches(row: Row) -> tuple[Branch, ...]:
         return (Branch(IDENTITY, WHOLE, _condition_key(row) or negative, negative),)
     fallback = next(key for key in (*map(_condition_key, parts), negative) if key is not None)
     return tuple(
-        Branch(_view(part), _component(part), _condition_key(part) or fallback, negative, weight) for part in parts
+        Branch(view_of(part), component_of(part), _condition_key(part) or fallback, negative, weight) for part in parts
     )
 
 
@@ -245,20 +245,27 @@ def _condition_key(part: Row) -> str | None:
     return part.get("prompt")
 
 
-_OWN_KEYS = {"view", "component", "prompt", "label", "image"}
-
-
-def _view(part: Row) -> View:
-    if part.get("view") is None:
+def view_of(part: Row) -> View:
+    """The view of an anagram's view, whose parameters stand beside it, or of a component: a name or a mapping."""
+    given = part.get("view")
+    if given is None:
         return IDENTITY
-    own = {} if part.get("component") else {key: value for key, value in part.items() if key not in _OWN_KEYS}
-    return make_view(part["view"], **own)
+    if isinstance(given, Mapping):
+        return make_view(given["view"], **_own(given))
+    return make_view(given, **({} if part.get("component") else _own(part)))
 
 
-def _component(part: Row) -> Component:
-    if part.get("component") is None:
-        return WHOLE
-    return make_component(part["component"], **{key: value for key, value in part.items() if key not in _OWN_KEYS})
+def component_of(part: Row) -> Component:
+    """The component of a hybrid's part; the whole picture for an anagram's view."""
+    return WHOLE if part.get("component") is None else make_component(part["component"], **_own(part))
+
+
+def _own(part: Row) -> dict[str, Any]:
+    """The parameters of a view or component itself, which stand beside its name."""
+    return {key: value for key, value in part.items() if key not in _OTHER_KEYS}
+
+
+_OTHER_KEYS = {"view", "component", "prompt", "label", "image"}
 
 
 def _constraint(row: Row, inputs: Inputs) -> Constraint | None:
@@ -272,7 +279,7 @@ def _constraint(row: Row, inputs: Inputs) -> Constraint | None:
     if not held:
         return None
     assert inputs.given is not None
-    return Constraint(inputs.given, component=_component(held[0]))
+    return Constraint(inputs.given, component=component_of(held[0]))
 
 
 def _noised_low_res(row: Row, stage: Stage, inputs: Inputs) -> Tensor | None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 UNASKING = frozenset({"forward", "blur"})
+BLUR_SIGMA = 2  # pixels at 64 px
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +111,7 @@ def _from_level(row: Row, stage: Stage, inputs: Inputs) -> Walk:
     if stage.process.kind == "diffusion" and level >= total:
         raise ValueError(f"'timestep' must be below {total}, the timesteps of the model; was {level}")
     method, until = row.get("method"), row.get("until")
-    blur = make_component("low_pass", sigma=row.get("sigma", 2.0)) if method == "blur" else None
+    blur = make_component("low_pass", sigma=row.get("sigma", BLUR_SIGMA)) if method == "blur" else None
     down: list[float] = []
     if method == "one_step":
         down = [level]

@@ -1,0 +1,79 @@
+"""The fields of a manifest row: what a number, a text or a path may be, and what is said of one that is not."""
+
+from __future__ import annotations
+
+import difflib
+import unicodedata
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+MAX_SEED = 2**63 - 1
+
+
+def nearest(given: object, names: Iterable[str], cutoff: float = 0.6) -> str:
+    """ ", did you mean 'prompt'?" where one of the names is near, else ""."""
+    near = difflib.get_close_matches(str(given), sorted(names), n=1, cutoff=cutoff)
+    return f", did you mean '{near[0]}'?" if near else ""
+
+
+def _number(value: Any) -> Any:
+    # Pydantic's lax mode takes True for 1 and "7" for 7, its strict mode refuses the 7.0 that Parquet makes of a 7.
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise PydanticCustomError("number_type", "must be a number")
+    return value
+
+
+def _unicode(value: str) -> str:
+    # JSON can escape half a surrogate pair, which neither a tokenizer nor Parquet can hold.
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise PydanticCustomError("not_unicode", "must be valid Unicode text")
+    return value
+
+
+def _printable(value: str) -> str:
+    if any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in value):
+        raise PydanticCustomError("control_character", "must not hold control characters")
+    return value
+
+
+def not_empty(value: tuple[Any, ...]) -> tuple[Any, ...]:
+    # Field(min_length=1) would also complain of a list whose items were all refused.
+    if not value:
+        raise PydanticCustomError("no_items", "must not be empty")
+    return value
+
+
+_from_number = BeforeValidator(_number)
+Text = Annotated[str, AfterValidator(_unicode)]
+Id = Annotated[Text, Field(min_length=1, max_length=200), AfterValidator(_printable)]
+Path = Annotated[Text, Field(min_length=1)]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED), _from_number]
+Label = Annotated[int, Field(ge=0, le=2**31 - 1), _from_number]
+Size = Annotated[int, Field(ge=1, le=2**16), _from_number]
+Steps = Annotated[int, Field(ge=1, le=1000), _from_number]
+Stride = Annotated[int, Field(ge=1, le=999), _from_number]
+Start = Annotated[int, Field(ge=0), _from_number]
+Count = Annotated[int, Field(ge=1, le=1000), _from_number]
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), _from_number]
+Guidance = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False), _from_number]
+Sampler = Literal["ddpm", "ddim", "euler", "heun", "midpoint"]
+Timestep = Annotated[int, Field(ge=0, le=999), _from_number]
+Level = Annotated[float, Field(ge=0, lt=1000, allow_inf_nan=False), _from_number]
+Sigma = Annotated[float, Field(ge=0.1, le=64, allow_inf_nan=False), _from_number]
+Candidates = Annotated[int, Field(ge=1, le=64), _from_number]
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def plain(value: Any) -> Any:
+    """JSON values, whole numbers as ints."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value

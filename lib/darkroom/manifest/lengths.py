@@ -1,0 +1,51 @@
+"""Prompts that are longer than the text encoder reads: a warning by row, because the rest merely has no say."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+from darkroom.manifest.problems import Problems
+from darkroom.manifest.tasks import Task
+
+REMEMBERED = 2**20  # prompts whose length is remembered, by their hashes
+
+
+class Lengths:
+    """Counts the tokens of every prompt, each distinct one once. tokens: of a prompt, end mark included; most: as many
+    as the encoder reads. Without them nothing is ever too long."""
+
+    def __init__(self, tokens: Callable[[str], int] | None = None, most: int | None = None) -> None:
+        self._tokens, self._most = tokens, most
+        self._counted: dict[int, int] = {}
+        self._warnings = Problems("warnings")
+
+    def add(self, number: int, where: str, task: Task) -> None:
+        if self._tokens is None or self._most is None:
+            return
+        prompts = task.prompts()
+        if prompts:  # else nothing is asked, and a negative prompt has no say either
+            prompts.append(task.negative_prompt)
+        for prompt in dict.fromkeys(prompts):
+            count = self._count(prompt)
+            if count > self._most:
+                shown = prompt if len(prompt) <= 60 else f"{prompt[:57]}..."
+                text = f"the prompt {shown!r} has {count} tokens, of which the model reads the first {self._most}"
+                self._warnings.add(number, where, text)
+
+    def lines(self) -> tuple[str, ...]:
+        return tuple(self._warnings.lines())
+
+    def _count(self, prompt: str) -> int:
+        key = hashed(prompt)
+        if key not in self._counted:
+            if len(self._counted) == REMEMBERED:
+                self._counted.clear()
+            assert self._tokens is not None
+            self._counted[key] = self._tokens(prompt)
+        return self._counted[key]
+
+
+def hashed(text: str) -> int:
+    """64 bits that stand for a text."""
+    return int.from_bytes(hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest())

@@ -1,0 +1,94 @@
+"""Pydantic's findings in plain sentences."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from pydantic import ValidationError
+
+from darkroom.manifest.branches import Resample, UpperStage
+from darkroom.manifest.fields import nearest
+from darkroom.manifest.tasks import TASKS
+
+_NESTED = {"resample": Resample, "stage2": UpperStage, "stage3": UpperStage}
+BRANCH_NAMES = {"views": "view", "components": "component"}
+
+
+def sentences(error: ValidationError, row: dict[str, Any]) -> list[str]:
+    """Pydantic's findings about a row, one plain sentence each, with the value that was given."""
+    found = [_sentence(finding, row) for finding in error.errors(include_url=False)]
+    # A misspelt key is one mistake, not also the absence of the one that was meant.
+    hints = [re.fullmatch(r"(.*)unknown key '.*', did you mean ('.*')\?", text) for text in found]
+    meant = {f"{hint[1]}{hint[2]} is missing" for hint in hints if hint}
+    return [text for text in found if text not in meant]
+
+
+def _sentence(finding: Any, row: dict[str, Any]) -> str:
+    kind, place, context, given = finding["type"], list(finding["loc"]), finding.get("ctx", {}), finding["input"]
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        return _task_sentence(row)
+    task = place.pop(0)
+    prefix = f"{BRANCH_NAMES[place.pop(0)]} {place.pop(0) + 1}: " if len(place) > 1 and place[0] in BRANCH_NAMES else ""
+    if kind == "value_error":
+        return prefix + str(context["error"])
+    field = place.pop() if place else ""
+    prefix += "".join(f"{name}: " for name in place)
+    if kind == "extra_forbidden":
+        model, present = (_NESTED[place[-1]], row[place[-1]]) if place else (TASKS[task], row)
+        return prefix + _unknown_key(field, task, model, present)
+    if kind == "missing":
+        return f"{prefix}'{field}' is missing"
+    bounds = {name: _written(bound) for name, bound in context.items()}
+    must = _MUST[kind].format_map(bounds) if kind in _MUST else f"is wrong: {finding['msg']}"
+    subject = f"{prefix}'{field}' " if field else prefix
+    hint = nearest(given, re.findall(r"'(.*?)'", context["expected"])) if kind == "literal_error" else ""
+    return f"{subject}{must}, was {shown(given)}{hint}"
+
+
+def _task_sentence(row: dict[str, Any]) -> str:
+    if "task" not in row:
+        return f"'task' is missing, wanted one of {', '.join(TASKS)}"
+    hint = nearest(row["task"], TASKS)
+    return f"unknown task {shown(row['task'])}" + (hint or f", wanted one of {', '.join(TASKS)}")
+
+
+def _unknown_key(key: str, task: str, model: Any, present: dict[str, Any]) -> str:
+    # A key of another task is rightly spelt: 'mask' must not be taken for a misspelt 'task'.
+    if not any(key in other.model_fields for other in TASKS.values()):
+        hint = nearest(key, model.model_fields.keys() - present.keys())
+        if hint:
+            return f"unknown key '{key}'{hint}"
+    return f"unknown key '{key}', which {task} does not take"
+
+
+def _written(bound: Any) -> Any:
+    """A bound as one writes it: a float field's 100.0 is 100."""
+    return int(bound) if isinstance(bound, float) and bound.is_integer() else bound
+
+
+def shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+_MUST = {
+    "literal_error": "must be one of {expected}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than_equal": "must be at most {le}",
+    "number_type": "must be a number",
+    "int_from_float": "must be a whole number",
+    "finite_number": "must be a finite number",
+    "control_character": "must not hold control characters",
+    "string_type": "must be text",
+    "not_unicode": "must be valid Unicode text",
+    "string_too_long": "must have at most {max_length} characters",
+    "string_too_short": "must not be empty",
+    "less_than": "must be less than {lt}",
+    "view_type": "must be a view's name, or a view and its parameters",
+    "tuple_type": "must be a list",
+    "no_items": "must not be empty",
+    "model_type": "must be a mapping",
+    "model_attributes_type": "must be a mapping",
+    "invalid_key": "is not a key, keys must be text",
+}
