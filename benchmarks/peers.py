@@ -8,7 +8,6 @@ task and one number of steps. Noise is each row's own, as in the engine, so that
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from itertools import count
@@ -35,7 +34,7 @@ class Peers:
     def __init__(self, studio: Studio) -> None:
         self.studio, self.device = studio, studio.predictor.device
         self.unet = studio.predictor.unet
-        config = json.loads((studio.cascade.folder / "stage1/scheduler/scheduler_config.json").read_text())
+        config = studio.cascade.scheduler_config(1)
         self.scheduler = DDPMScheduler.from_config(config)
         # Its own table is a product of a thousand factors in float32: good to 1e-4 of a picture. With this one the
         # comparison sees what is wrong, and not that.

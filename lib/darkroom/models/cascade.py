@@ -1,65 +1,99 @@
-"""A cascade of DeepFloyd IF's architecture in a folder of diffusers' layout: stages, text encoder, tokenizer.
+"""A cascade: stages that paint and enlarge, each from a source, and the text encoders that they listen to.
 
-config.json                          darkroom's own: name, stages with their steps, guidance, noise level; metrics
+Two layouts. Our own (`if-xs`), where one folder holds all:
+config.json                          name, stages with their steps, guidance, noise level; metrics
 stage1/unet/ stage1/scheduler/       stage II and up also have image_noising_scheduler/
 text_encoder/ tokenizer/
+Or a source per stage, each a pipeline as diffusers saves it: see `stages`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from diffusers import UNet2DConditionModel
-from torch import Tensor
-from transformers import PreTrainedTokenizerFast, T5EncoderModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers.utils import logging as transformers_logging
 
-from darkroom.models.diffusers_process import process_from_scheduler
+from darkroom.models import stages, texts
 from darkroom.models.errors import ModelError
+from darkroom.models.predictors import UNetPredictor
+from darkroom.models.sources import LocalFolder, Source, read_json
+from darkroom.models.texts import Encoding, TextEncoder
+from darkroom.models.weights import DIFFUSERS, check_dtype, config_of, load_module
 from darkroom.sampling.plans import Stage
-from darkroom.sampling.processes import Process
 
-_LOCAL = {
-    "local_files_only": True,
-    "low_cpu_mem_usage": False,
-}  # the latter wants another package, and saves nothing here
+__all__ = ["Cascade", "TextEncoder", "UNetPredictor"]
+
+TEXT, CLIP = "text_encoder", "stage3"  # the names of the encoders: of stages I and II, and the upscaler's own
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cascade:
-    """What can be known of a cascade without loading a weight."""
+    """What can be known of a cascade without loading a weight.
 
-    folder: Path
+    name: what people call it. sources: the files of each stage, in order. encodings: by name, see `encoder_of`.
+    settings: the stages' own of a config.json of ours, None for diffusers' defaults. root: where that config.json lies.
+    """
+
+    name: str
+    sources: tuple[Source, ...]
+    encodings: dict[str, Encoding]
+    default_dtype: str = "bfloat16"
+    config: dict[str, Any] = field(default_factory=dict)
+    root: Source | None = None
     kind: ClassVar = "cascade"
     conditioning: ClassVar = "text"
     num_classes: ClassVar = None
 
-    @cached_property
-    def config(self) -> dict[str, Any]:
-        return _read_json(self.folder / "config.json")
+    @classmethod
+    def of_ours(cls, root: Source, config: dict[str, Any]) -> Cascade:
+        """The cascade in a folder with a config.json of our own, read already."""
+        sources = tuple(root.within(f"stage{number}") for number in range(1, len(config["stages"]) + 1))
+        return cls(config["name"], sources, {TEXT: Encoding(root, None, "none")}, "float32", config, root)
+
+    @classmethod
+    def of_pipelines(cls, name: str, sources: tuple[Source, ...]) -> Cascade:
+        """The cascade of a source per stage, each in diffusers' layout. Raises ModelError where they do not fit."""
+        kinds = [stages.stage_kind(source) for source in sources]
+        reads = [source for source, kind in zip(sources, kinds, strict=True) if kind != "upscaler"]
+        # Every repository of IF holds the same T5 once more: the first that is there is enough.
+        text = next((source for source in reads if "text_encoder/config.json" in source.names()), None)
+        encodings = {} if text is None else {TEXT: Encoding(text, texts.IF_LENGTH, "lower strip")}
+        if "upscaler" in kinds:
+            encodings[CLIP] = Encoding(sources[kinds.index("upscaler")], None, "none")
+        cascade = cls(name, sources, encodings)
+        if reads and text is None:
+            raise ModelError(f"none of {', '.join(s.address for s in reads)} has a text_encoder folder; IF needs one")
+        assert cascade.stages  # read now, so that what is wrong is told before any work
+        return cascade
 
     @property
-    def name(self) -> str:
-        return self.config["name"]
+    def address(self) -> str:
+        """What another process opens to get the same model, to the revision where a source has one."""
+        return self.root.pinned if self.root else ",".join(source.pinned for source in self.sources)
 
     @cached_property
     def revision(self) -> str:
-        """Digest of everything that has a say in a picture: 16 hex of SHA-256 over the folder's models and settings."""
-        digest = hashlib.sha256(json.dumps(self.config["stages"], sort_keys=True).encode())
-        for path in sorted(self.folder.rglob("*")):
-            if path.suffix in (".json", ".safetensors") and path.parent != self.folder:
-                digest.update(path.relative_to(self.folder).as_posix().encode() + path.read_bytes())
-        return digest.hexdigest()[:16]
+        """Digest of everything that has a say in a picture: 16 hex of SHA-256 over its models and settings."""
+        if isinstance(self.root, LocalFolder):
+            return _revision_of_ours(self.root, self.config["stages"])
+        says = [self.config.get("stages")]
+        says += [source.digest(stages.FOLDERS) for source in self.sources]
+        says += [[name, encoding.source.digest(texts.FOLDERS)] for name, encoding in sorted(self.encodings.items())]
+        return hashlib.sha256(json.dumps(says, sort_keys=True).encode()).hexdigest()[:16]
 
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
-        return tuple(self._stage(number, own) for number, own in enumerate(self.config["stages"], start=1))
+        made: list[Stage] = []
+        for number, source in enumerate(self.sources, start=1):
+            own = self.config["stages"][number - 1] if self.root else None
+            made.append(stages.read_stage(source, number, made[-1].size if made else None, own))
+        return tuple(made)
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -71,69 +105,58 @@ class Cascade:
         """What a row gets that names no size: the first stage's."""
         return self.stages[0].size
 
-    def predictor(self, number: int, device: torch.device) -> UNetPredictor:
-        """Stage `number` (1, 2, ...) with its weights on the device, ready for the engine."""
-        unet = UNet2DConditionModel.from_pretrained(self._part(f"stage{number}/unet"), **_LOCAL)
-        return UNetPredictor(unet.eval().requires_grad_(False), self.stages[number - 1].process, device)
+    @property
+    def encoders(self) -> tuple[str, ...]:
+        """The names of its text encoders."""
+        return tuple(self.encodings)
 
-    def text_encoder(self, device: torch.device) -> TextEncoder:
-        """The text encoder with its weights on the device."""
+    def encoder_of(self, number: int) -> str:
+        """Which encoder's embeddings stage `number` attends to."""
+        return CLIP if self.stages[number - 1].factor > 1 else TEXT
+
+    def encoder_key(self, name: str, dtype: str) -> str:
+        """16 hex: all that an embedding by encoder `name` depends on besides its text."""
+        return self.encodings[name].key(dtype)
+
+    def encoder_tokens(self, name: str, prompts: list[str]) -> list[int]:
+        """How many tokens each prompt takes, the end mark included, before anything is cut off."""
+        return self.encodings[name].tokens(prompts)
+
+    def encoder_length(self, name: str) -> int:
+        """How many tokens encoder `name` reads."""
+        return self.encodings[name].positions
+
+    def predictor(self, number: int, device: torch.device, dtype: str = "float32") -> UNetPredictor:
+        """Stage `number` (1, 2, ...) with its weights on the device, ready for the engine. Raises ModelError."""
+        check_dtype(dtype, device)
+        source, stage = self.sources[number - 1], self.stages[number - 1]
+        config = config_of(source, "unet")
+        unet = load_module(source, "unet", DIFFUSERS, lambda: UNet2DConditionModel.from_config(config), device, dtype)
+        vae = None
+        if stage.factor > 1:
+            shape = config_of(source, "vae")
+            vae = load_module(source, "vae", DIFFUSERS, lambda: AutoencoderKL.from_config(shape), device, "float32")
+        return UNetPredictor(unet, stage.process, device, vae)
+
+    def text_encoder(
+        self, name: str | torch.device = TEXT, device: torch.device | None = None, dtype: str = "float32"
+    ) -> TextEncoder:
+        """Encoder `name` with its weights on the device; a device alone means the first stage's encoder."""
+        if isinstance(name, torch.device):
+            name, device = TEXT, name
+        assert device is not None, "an encoder needs a device"
         transformers_logging.disable_progress_bar()
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(self._part("tokenizer"), local_files_only=True)
-        encoder = T5EncoderModel.from_pretrained(self._part("text_encoder"), local_files_only=True)
-        return TextEncoder(tokenizer, encoder.eval().requires_grad_(False).to(device), device)
+        return self.encodings[name].load(device, dtype)
 
-    def _stage(self, number: int, own: dict[str, Any]) -> Stage:
-        unet = _read_json(self.folder / f"stage{number}/unet/config.json")
-        process = process_from_scheduler(_read_json(self.folder / f"stage{number}/scheduler/scheduler_config.json"))
-        channels = unet["out_channels"] // (2 if process.learned_variance else 1)
-        return Stage(number, unet["sample_size"], channels, process, **own)
-
-    def _part(self, name: str) -> Path:
-        path = self.folder / name
-        if not path.is_dir():
-            raise ModelError(f"the model in {self.folder} has no folder {name!r}; a cascade needs it")
-        return path
+    def scheduler_config(self, number: int) -> dict[str, Any]:
+        """The scheduler_config.json of stage `number`."""
+        return read_json(self.sources[number - 1], "scheduler/scheduler_config.json")
 
 
-class UNetPredictor:
-    """A UNet as the engine asks it: see `darkroom.sampling.engine.Predictor`."""
-
-    def __init__(self, unet: UNet2DConditionModel, process: Process, device: torch.device) -> None:
-        self.unet = unet.to(device, memory_format=torch.channels_last)
-        self.process, self.device = process, device
-        self._takes_level = unet.config.class_embed_type is not None
-
-    def __call__(self, x: Tensor, timestep: Tensor, condition: Tensor, noise_level: Tensor) -> Tensor:
-        more = {"class_labels": noise_level} if self._takes_level else {}
-        x = x.contiguous(memory_format=torch.channels_last)
-        return self.unet(x, timestep, encoder_hidden_states=condition, **more).sample.contiguous()
-
-
-class TextEncoder:
-    """Prompts to what the UNet attends to: every position up to the tokenizer's length, padding included."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, encoder: T5EncoderModel, device: torch.device) -> None:
-        self.tokenizer, self.encoder, self.device = tokenizer, encoder, device
-
-    @torch.inference_mode()
-    def encode(self, prompts: list[str]) -> Tensor:
-        """N sentences -> float32 [N, length, width], on the host.
-
-        Each is encoded alone, so that an embedding does not depend on which prompts it was batched with.
-        """
-        return torch.cat([self._encode_one(prompt) for prompt in prompts])
-
-    def _encode_one(self, prompt: str) -> Tensor:
-        tokens = self.tokenizer(prompt, padding="max_length", truncation=True, return_tensors="pt").to(self.device)
-        states = self.encoder(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
-        return states.float().cpu()
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise ModelError(f"the model has no file {path}") from None
-    except ValueError as error:
-        raise ModelError(f"{path} is not JSON: {error}") from None
+def _revision_of_ours(root: LocalFolder, settings: list[dict[str, Any]]) -> str:
+    """Over the bytes of every file below the folder that is a setting or a weight: records since issue 1 hold it."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for path in sorted(root.root.rglob("*")):
+        if path.suffix in (".json", ".safetensors") and path.parent != root.root:
+            digest.update(path.relative_to(root.root).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()[:16]

@@ -1,4 +1,5 @@
-"""Every model by its name or address: embedded ones, folders, s3:// uris, registry:// champions."""
+"""Every model by its name or address: embedded ones, DeepFloyd IF, folders, s3:// uris, repositories of the hub, and
+champions of a registry."""
 
 from __future__ import annotations
 
@@ -6,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from darkroom.models import registry
+from darkroom.models.deepfloyd import PRESETS
 from darkroom.models.errors import ModelError
 from darkroom.models.network import Network, read_config
-from darkroom.storage import LocalStore, NotFound, open_store
+from darkroom.models.sources import HUB, Source, open_source, split_revision
+from darkroom.storage import NotFound, open_store
 
 if TYPE_CHECKING:
     from darkroom.models.cascade import Cascade
@@ -19,35 +22,78 @@ EMBEDDED = {"if-xs": Path(__file__).parent / "if_xs"}
 
 
 def address(name_or_uri: str) -> str:
-    """What another process must open to get the same model: embedded names as they are, folders absolute, and of a
-    registry:// address the folder of the version that it means now."""
+    """What another process must open to get the same model: embedded names as they are, folders absolute.
+
+    DeepFloyd IF and the hub's repositories get the commit that they stand for now, a registry:// address the folder of
+    the version that it means now.
+    """
     if name_or_uri.startswith(registry.SCHEME):
         return registry.resolve(name_or_uri)
-    return name_or_uri if name_or_uri in EMBEDDED else open_store(name_or_uri).root
+    if name_or_uri in EMBEDDED:
+        return name_or_uri
+    if (parts := _parts(name_or_uri)) is not None:
+        return ",".join(open_source(part).pinned for part in parts)
+    return open_store(name_or_uri).root
 
 
 def open_model(name_or_uri: str) -> Model:
-    """The embedded model of that name, or the one in a folder or at an s3:// or registry:// uri; no weight is loaded.
+    """The embedded model of that name, DeepFloyd IF, or the one in a folder, at an s3:// or registry:// uri, or one
+    made of a source per stage.
 
-    config.json says what it is: its "kind" is "network", else it is a cascade, which must lie in a local folder.
+    No weight is loaded, and none is downloaded. A folder's config.json says what it is: its "kind" is "network", else
+    it is a cascade; a folder without one is a pipeline of diffusers, or holds stage1/, stage2/, stage3/ that are.
     Raises ModelError, or StorageError when storage fails.
     """
-    where = address(name_or_uri)
-    store = open_store(str(EMBEDDED.get(where, where)))
+    if name_or_uri.startswith(registry.SCHEME):
+        return open_model(registry.resolve(name_or_uri))
+    if (parts := _parts(name_or_uri)) is not None:
+        sources = tuple(open_source(part) for part in parts)
+        return _pipelines(name_or_uri if name_or_uri in PRESETS else "+".join(map(_short, sources)), sources)
+    place, revision = split_revision(str(EMBEDDED.get(name_or_uri, name_or_uri)))
+    store = open_store(place)
     try:
         config = read_config(store)
     except NotFound:
-        known = ", ".join(EMBEDDED)
-        raise ModelError(
-            f"no model {name_or_uri!r}: neither an embedded one ({known}) nor a folder or s3:// uri with a config.json"
-        ) from None
+        return _of_folder(name_or_uri, open_source(str(EMBEDDED.get(name_or_uri, name_or_uri))))
     if config.get("kind") == Network.kind:
         return Network.from_config(store, config)
     if "stages" not in config:
         raise ModelError(f"the config.json of {name_or_uri} describes neither a network nor a cascade")
-    if not isinstance(store, LocalStore):
-        raise ModelError(f"the model {name_or_uri} is a cascade, which is opened from a local folder only: copy it")
     # Here and not at the top: diffusers and transformers cost four seconds, which a network need not pay.
     from darkroom.models.cascade import Cascade
 
-    return Cascade(Path(store.root))
+    return Cascade.of_ours(open_source(f"{store.root}@{revision}" if revision else store.root), config)
+
+
+def _parts(name_or_uri: str) -> tuple[str, ...] | None:
+    """The addresses of the stages, where a source per stage is asked for."""
+    if name_or_uri in PRESETS:
+        return PRESETS[name_or_uri]
+    if "," in name_or_uri and not Path(name_or_uri).exists():
+        return tuple(part.strip() for part in name_or_uri.split(","))
+    return (name_or_uri,) if name_or_uri.startswith(HUB) else None
+
+
+def _of_folder(name_or_uri: str, source: Source) -> Cascade:
+    """A folder without a config.json of ours: one pipeline, or one in each of stage1/, stage2/, ..."""
+    names = source.names()
+    if "unet/config.json" in names:
+        return _pipelines(_short(source), (source,))
+    count = next(n for n in range(len(names) + 1) if f"stage{n + 1}/unet/config.json" not in names)
+    if not count:
+        known = ", ".join([*EMBEDDED, *PRESETS])
+        raise ModelError(
+            f"no model {name_or_uri!r}: neither one that is known by name ({known}) nor a folder or s3:// uri with a "
+            "config.json, a unet folder or stage1, stage2, ... folders; several sources are separated by commas"
+        )
+    return _pipelines(_short(source), tuple(source.within(f"stage{n + 1}") for n in range(count)))
+
+
+def _pipelines(name: str, sources: tuple[Source, ...]) -> Cascade:
+    from darkroom.models.cascade import Cascade
+
+    return Cascade.of_pipelines(name, sources)
+
+
+def _short(source: Source) -> str:
+    return source.address.partition("@")[0].rstrip("/").rpartition("/")[2]

@@ -12,7 +12,10 @@ _VARIANCES = {"fixed_small": False, "fixed_small_log": False, "learned_range": T
 
 
 def process_from_scheduler(config: Mapping[str, Any]) -> Diffusion:
-    """The process of a `scheduler_config.json` as DDPMScheduler understands it. Raises ValueError for one we lack."""
+    """The process of a `scheduler_config.json` as DDPMScheduler understands it; DDIM's reads alike.
+
+    Raises ValueError for one we lack.
+    """
     prediction = _known(_PREDICTIONS, config.get("prediction_type", "epsilon"), "prediction_type")
     learned = _known(_VARIANCES, config.get("variance_type", "fixed_small"), "variance_type")
     how: dict[str, Any] = {"prediction": prediction, "learned_variance": learned}
@@ -24,9 +27,10 @@ def process_from_scheduler(config: Mapping[str, Any]) -> Diffusion:
     schedule = config.get("beta_schedule", "linear")
     if schedule == "squaredcos_cap_v2":
         return Diffusion.cosine(steps, **how)
-    if schedule == "linear":
-        return Diffusion.linear(steps, config.get("beta_start", 1e-4), config.get("beta_end", 0.02), **how)
-    raise ValueError(f"beta_schedule {schedule!r} is not one we know (squaredcos_cap_v2, linear)")
+    makers = {"linear": Diffusion.linear, "scaled_linear": Diffusion.scaled_linear}
+    if schedule in makers:
+        return makers[schedule](steps, config.get("beta_start", 1e-4), config.get("beta_end", 0.02), **how)
+    raise ValueError(f"beta_schedule {schedule!r} is not one we know (squaredcos_cap_v2, {', '.join(makers)})")
 
 
 def _known(table: Mapping[str, Any], given: str, what: str) -> Any:

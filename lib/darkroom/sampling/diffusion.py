@@ -68,6 +68,15 @@ class Diffusion:
         return cls(torch.cumprod(1 - betas, 0), schedule={"schedule": "linear", **given}, **how)
 
     @classmethod
+    def scaled_linear(
+        cls, num_timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02, **how: Any
+    ) -> Diffusion:
+        """Betas whose roots are evenly spaced, as in latent diffusion. `how`: the arguments after alphas_cumprod."""
+        roots = torch.linspace(beta_start**0.5, beta_end**0.5, num_timesteps, dtype=torch.float64)
+        given = {"num_timesteps": num_timesteps, "beta_start": beta_start, "beta_end": beta_end}
+        return cls(torch.cumprod(1 - roots**2, 0), schedule={"schedule": "scaled_linear", **given}, **how)
+
+    @classmethod
     def cosine(cls, num_timesteps: int = 1000, **how: Any) -> Diffusion:
         """The cosine schedule, diffusers' squaredcos_cap_v2; IF's. `how`: the arguments after alphas_cumprod."""
         levels = [math.cos((i / num_timesteps + 0.008) / 1.008 * math.pi / 2) ** 2 for i in range(num_timesteps + 1)]
@@ -80,7 +89,12 @@ class Diffusion:
     def from_config(cls, config: Mapping[str, Any]) -> Diffusion:
         """The process that `to_config` wrote down. Raises ValueError on a key or schedule it does not know."""
         how = {key: value for key, value in config.items() if key not in ("kind", "schedule")}
-        makers = {"linear": cls.linear, "cosine": cls.cosine, "explicit": _explicit}
+        makers = {
+            "linear": cls.linear,
+            "scaled_linear": cls.scaled_linear,
+            "cosine": cls.cosine,
+            "explicit": _explicit,
+        }
         name = config.get("schedule", "explicit")
         if name not in makers:
             raise unknown("noise schedule", name, makers)

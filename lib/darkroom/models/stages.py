@@ -1,0 +1,97 @@
+"""What a stage of a cascade is, read from the files of its folder, in diffusers' pipeline layout.
+
+unet/ scheduler/                      every stage
+image_noising_scheduler/              a super-resolution stage in pixels (IFSuperResolutionPipeline)
+vae/ low_res_scheduler/               one in latents (StableDiffusionUpscalePipeline)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from darkroom.models.diffusers_process import process_from_scheduler
+from darkroom.models.errors import ModelError
+from darkroom.models.sources import Source, read_json
+from darkroom.models.weights import config_of
+from darkroom.sampling.plans import Stage
+from darkroom.sampling.processes import Process
+
+Kind = Literal["base", "super_resolution", "upscaler"]
+# What diffusers' pipelines do unless they are told otherwise. A base stage follows the row.
+DEFAULTS: dict[Kind, dict[str, Any]] = {
+    "base": {},
+    "super_resolution": {"steps": 50, "guidance": 4.0, "noise_level": 250},
+    "upscaler": {"steps": 75, "guidance": 9.0, "noise_level": 20},
+}
+_NOISING = {"super_resolution": "image_noising_scheduler", "upscaler": "low_res_scheduler"}
+FOLDERS = ("unet", "scheduler", "image_noising_scheduler", "low_res_scheduler", "vae")
+
+
+def read_stage(source: Source, number: int, below: int | None, own: Mapping[str, Any] | None = None) -> Stage:
+    """The stage whose files these are. below: the picture size of the stage before it, None for the first.
+
+    own: its steps, guidance, noise level and start, where a cascade's config.json says them; else diffusers' defaults.
+    Raises ModelError.
+    """
+    kind, unet = stage_kind(source), config_of(source, "unet")
+    if (kind == "base") != (below is None):
+        wanted, got = (
+            ("paints from noise", "enlarges a picture") if below is None else ("enlarges", "paints from noise")
+        )
+        raise ModelError(f"stage {number} must be one that {wanted}, and {source.address} is one that {got}")
+    process = _process(source, "scheduler")
+    how = DEFAULTS[kind] if own is None else dict(own)
+    if kind == "upscaler":
+        assert below is not None
+        factor = vae_factor(config_of(source, "vae"))
+        # Its state has the size of the picture that it enlarges, whatever size its UNet was trained at.
+        how = {"factor": factor, "sampler": "ddim", **how}
+        return Stage(number, factor * below, unet["out_channels"], process, noising=_noising(source, kind), **how)
+    channels = unet["out_channels"] // (2 if process.learned_variance else 1)
+    size = unet.get("sample_size") or 4 * (below or 16)
+    return Stage(number, size, channels, process, noising=_noising(source, kind, process), **how)
+
+
+def stage_kind(source: Source) -> Kind:
+    """Which of the three a folder holds, by its files and its UNet's channels. Raises ModelError."""
+    unet, names = config_of(source, "unet"), source.names()
+    if "in_channels" not in unet or "out_channels" not in unet:
+        raise ModelError(f"{source.address}/unet/config.json is no UNet's: it wants 'in_channels' and 'out_channels'")
+    if "vae/config.json" in names:
+        encoder = read_json(source, "text_encoder/config.json")
+        if "CLIPTextModel" not in encoder.get("architectures", ["CLIPTextModel"]):
+            raise ModelError(f"{source.address} works on latents but is no x4 upscaler: it reads text by {encoder}")
+        if unet["in_channels"] != unet["out_channels"] + 3:
+            raise ModelError(
+                f"{source.address} works on latents but does not enlarge pictures: its UNet takes {unet['in_channels']} "
+                f"channels, and {unet['out_channels']} + 3 are wanted"
+            )
+        return "upscaler"
+    if "image_noising_scheduler/scheduler_config.json" in names or unet.get("class_embed_type") == "timestep":
+        return "super_resolution"
+    return "base"
+
+
+def vae_factor(config: Mapping[str, Any]) -> int:
+    """Pixels of the picture per latent along a side: each block but the last halves."""
+    return 2 ** (len(config["block_out_channels"]) - 1)
+
+
+def _noising(source: Source, kind: Kind, process: Process | None = None) -> Process | None:
+    """What noises the low-resolution picture; None where the stage's own process does the same."""
+    folder = _NOISING.get(kind)
+    if folder is None or f"{folder}/scheduler_config.json" not in source.names():
+        return None
+    noising = _process(source, folder)
+    return None if process is not None and noising.schedule == process.schedule else noising
+
+
+def _process(source: Source, folder: str) -> Process:
+    name = f"{folder}/scheduler_config.json"
+    try:
+        return process_from_scheduler(read_json(source, name))
+    except ModelError:
+        raise
+    except ValueError as error:
+        raise ModelError(f"{source.address}/{name}: {error}") from None

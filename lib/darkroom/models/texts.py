@@ -1,0 +1,121 @@
+"""Text encoders: T5 of DeepFloyd IF, CLIP of the x4 upscaler, and the small T5 of our own cascade."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
+
+from darkroom.models.errors import ModelError
+from darkroom.models.sources import Source
+from darkroom.models.weights import TRANSFORMERS, config_of, load_module, weight_files
+
+IF_LENGTH = 77  # IF was trained on T5 embeddings of 77 positions, whatever T5 itself can take
+FOLDERS = ("text_encoder", "tokenizer")
+_TOKENIZERS = {"tokenizer.json": PreTrainedTokenizerFast, "spiece.model": T5Tokenizer, "vocab.json": CLIPTokenizer}
+
+Cleaning = Literal["none", "lower strip"]
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How a cascade reads text: the text_encoder/ and tokenizer/ of a source, and what is done before.
+
+    length: positions, padding included; None: the tokenizer's own. cleaning: IF's is lower case without outer spaces
+    (diffusers' `_text_preprocessing`, which cleans captions further only where two more packages are installed).
+    """
+
+    source: Source
+    length: int | None
+    cleaning: Cleaning
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        return config_of(self.source, "text_encoder")
+
+    @property
+    def is_clip(self) -> bool:
+        return "CLIPTextModel" in self.config.get("architectures", ())
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The tokenizer; ModelError where its files are none that we know."""
+        names = self.source.names()
+        found = next((name for name in _TOKENIZERS if f"tokenizer/{name}" in names), None)
+        if found is None:
+            known = ", ".join(_TOKENIZERS)
+            raise ModelError(f"{self.source.address}/tokenizer holds none of {known}: no tokenizer can be made of it")
+        folder = self.source.fetch(name for name in names if name.startswith("tokenizer/"))
+        return _TOKENIZERS[found].from_pretrained(folder / "tokenizer", local_files_only=True)
+
+    @property
+    def positions(self) -> int:
+        """Tokens that an embedding has, padding included."""
+        return self.length or self.tokenizer.model_max_length
+
+    def key(self, dtype: str) -> str:
+        """16 hex: all that an embedding depends on besides the text."""
+        says = f"{self.source.digest(FOLDERS)} {dtype} {self.cleaning} {self.length}"
+        return hashlib.sha256(says.encode()).hexdigest()[:16]
+
+    def clean(self, prompt: str) -> str:
+        return prompt.lower().strip() if self.cleaning == "lower strip" else prompt
+
+    def tokens(self, prompts: Sequence[str]) -> list[int]:
+        """How many tokens each prompt takes, the end mark included, before anything is cut off."""
+        return [len(self.tokenizer(self.clean(prompt), verbose=False).input_ids) for prompt in prompts]
+
+    def build(self) -> nn.Module:
+        if self.is_clip:
+            return CLIPTextModel(CLIPTextConfig.from_dict(self.config))
+        return T5EncoderModel(T5Config.from_dict(self.config))
+
+    def load(self, device: torch.device, dtype: str) -> TextEncoder:
+        """The encoder with its weights on the device."""
+        # transformers keeps T5's `wo` whole in half precision, whose range its values leave.
+        kept = () if self.is_clip else ("wo",)
+        module = load_module(self.source, "text_encoder", TRANSFORMERS, self.build, device, dtype, kept)
+        return TextEncoder(self, module, device, dtype)
+
+    def files(self, dtype: str) -> list[str]:
+        """What `load` reads."""
+        tokenizer = [name for name in self.source.names() if name.startswith("tokenizer/")]
+        return tokenizer + weight_files(self.source, "text_encoder", TRANSFORMERS, dtype)
+
+
+class TextEncoder:
+    """Prompts to what the UNet attends to: every position up to the length, padding included."""
+
+    def __init__(self, encoding: Encoding, encoder: nn.Module, device: torch.device, dtype: str) -> None:
+        self.encoding, self.encoder, self.device = encoding, encoder, device
+        self.dtype = getattr(torch, dtype)
+        # CLIP of the upscaler reads its padding as text; only where its config says so is it masked.
+        self._masks = not encoding.is_clip or encoding.config.get("use_attention_mask", False)
+
+    @torch.inference_mode()
+    def encode(self, prompts: list[str]) -> Tensor:
+        """N sentences -> [N, length, width] in the encoder's dtype, on the host.
+
+        Each is encoded alone, so that an embedding does not depend on which prompts it was batched with.
+        """
+        return torch.cat([self._encode_one(prompt) for prompt in prompts])
+
+    def _encode_one(self, prompt: str) -> Tensor:
+        how = {"padding": "max_length", "truncation": True, "max_length": self.encoding.positions}
+        tokens = self.encoding.tokenizer(self.encoding.clean(prompt), return_tensors="pt", **how).to(self.device)
+        mask = tokens.attention_mask if self._masks else None
+        return self.encoder(tokens.input_ids, attention_mask=mask).last_hidden_state.to(self.dtype).cpu()

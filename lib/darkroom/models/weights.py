@@ -1,0 +1,168 @@
+"""Weights from safetensors files straight onto a device: the module is built without memory, then given its tensors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from darkroom.models.errors import ModelError
+from darkroom.models.sources import Source, read_json
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DIFFUSERS, TRANSFORMERS = "diffusion_pytorch_model", "model"  # what the two libraries call their weights
+
+_VARIANT = "fp16"
+# Names that files older than today's classes have: the CLIP text model without its wrapper, attention of early VAEs.
+_OLD_NAMES = [
+    (re.compile(r"^text_model\."), ""),
+    (re.compile(r"\.query\.(weight|bias)$"), r".to_q.\1"),
+    (re.compile(r"\.key\.(weight|bias)$"), r".to_k.\1"),
+    (re.compile(r"\.value\.(weight|bias)$"), r".to_v.\1"),
+    (re.compile(r"\.proj_attn\.(weight|bias)$"), r".to_out.0.\1"),
+]
+_POSITIONS = "position_ids"  # 0, 1, 2, ...: kept by old files, and made by today's classes themselves
+
+
+def check_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """The dtype of that name. ModelError where there is none, or the device does not compute in it."""
+    if dtype not in DTYPES:
+        raise ModelError(f"dtype {dtype!r} is not one we know ({', '.join(DTYPES)})")
+    if device.type == "cpu" and dtype == "float16":
+        raise ModelError("float16 was asked for on a processor, which lacks it: use float32 (or bfloat16), or a GPU")
+    if device.type == "cuda" and dtype == "bfloat16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        name = torch.cuda.get_device_name(device)
+        raise ModelError(f"bfloat16 was asked for on a {name}, which lacks it: use float16 or float32")
+    return DTYPES[dtype]
+
+
+def weight_files(source: Source, folder: str, stem: str, dtype: str) -> list[str]:
+    """The files that hold the weights of a folder, the index of a sharded one first.
+
+    Of the half precision files and the full ones, those that fit the dtype; the others where only they are there.
+    """
+    names = source.names()
+    full = [f"{folder}/{stem}.safetensors", f"{folder}/{stem}.safetensors.index.json"]
+    half = [
+        f"{folder}/{stem}.{_VARIANT}.safetensors",
+        f"{folder}/{stem}.safetensors.index.{_VARIANT}.json",
+        f"{folder}/{stem}.{_VARIANT}.safetensors.index.json",
+    ]
+    for name in full + half if dtype == "float32" else half + full:
+        if name in names:
+            return [name] if name.endswith(".safetensors") else [name, *_shards(source, folder, name)]
+    raise ModelError(f"the model has no file {source.address}/{full[0]}, nor an index of several such files")
+
+
+def _shards(source: Source, folder: str, index: str) -> list[str]:
+    placed = read_json(source, index).get("weight_map")
+    if not isinstance(placed, dict):
+        raise ModelError(f"{source.address}/{index} has no 'weight_map', which says in which file a tensor lies")
+    return [f"{folder}/{name}" for name in sorted(set(placed.values()))]
+
+
+def load_module(
+    source: Source,
+    folder: str,
+    stem: str,
+    build: Callable[[], nn.Module],
+    device: torch.device,
+    dtype: str,
+    keep_float32: tuple[str, ...] = (),
+) -> nn.Module:
+    """The module that `build` makes, with the weights of the source's folder, in eval mode and without gradients.
+
+    keep_float32: names of submodules that stay in float32 where the dtype is float16.
+    Raises ModelError for files that are missing, damaged or another module's, and a dtype that the device lacks.
+    """
+    wanted = check_dtype(dtype, device)
+    files = weight_files(source, folder, stem, dtype)
+    root = source.fetch(files)
+    with torch.device("meta"):
+        module = build()
+    kept = keep_float32 if dtype == "float16" else ()
+    _assign(module, _tensors([root / name for name in files if name.endswith(".safetensors")], device), wanted, kept)
+    return module.eval().requires_grad_(False)
+
+
+def _tensors(paths: list[Path], device: torch.device) -> Iterator[tuple[Path, str, Tensor]]:
+    """Every tensor of the files, one after the other, on the device: no more than one is there in two dtypes."""
+    for path in paths:
+        try:
+            with safe_open(path, framework="pt", device=str(device)) as file:
+                for name in file.keys():  # noqa: SIM118 (it is no mapping)
+                    yield path, name, file.get_tensor(name)
+        except FileNotFoundError:
+            raise ModelError(f"the model has no file {path}") from None
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{path} is damaged ({error}): fetch it again") from None
+
+
+def _assign(
+    module: nn.Module, tensors: Iterator[tuple[Path, str, Tensor]], dtype: torch.dtype, kept: tuple[str, ...]
+) -> None:
+    wanted, given = module.state_dict(), {}
+    path = Path()
+    for path, name, tensor in tensors:
+        own = _todays_name(name, wanted)
+        if own is None:
+            if name.endswith(_POSITIONS):
+                continue
+            raise ModelError(f"{path} holds a tensor {name!r}, for which the model's config.json has no place")
+        shape = wanted[own].shape
+        if tensor.numel() != shape.numel() or (tensor.shape != shape and min(tensor.ndim, len(shape)) != 2):
+            raise ModelError(
+                f"{path}: the tensor {name!r} is {list(tensor.shape)}, and config.json wants {list(shape)}"
+            )
+        given[own] = tensor.reshape(shape).to(_own_dtype(own, tensor, dtype, kept))
+    _share(module, given)
+    if missing := sorted(wanted.keys() - given.keys()):
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ModelError(f"{path.parent} lacks the tensor {missing[0]!r}{more}, which the model's config.json wants")
+    module.load_state_dict(given, assign=True)
+    _make_positions(module, next(iter(given.values())).device)
+
+
+def _own_dtype(name: str, tensor: Tensor, dtype: torch.dtype, kept: tuple[str, ...]) -> torch.dtype:
+    if not tensor.is_floating_point():
+        return tensor.dtype
+    return torch.float32 if any(part in kept for part in name.split(".")) else dtype
+
+
+def _todays_name(name: str, wanted: Mapping[str, Tensor]) -> str | None:
+    if name in wanted:
+        return name
+    for old, new in _OLD_NAMES:
+        name = old.sub(new, name)
+    return name if name in wanted else None
+
+
+def _share(module: nn.Module, given: dict[str, Tensor]) -> None:
+    """Parameters that are one in the module lie in the files once."""
+    groups: dict[int, list[str]] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        groups.setdefault(id(parameter), []).append(name)
+    for names in groups.values():
+        present = next((name for name in names if name in given), None)
+        given.update({name: given[present] for name in names if present is not None})
+
+
+def _make_positions(module: nn.Module, device: torch.device) -> None:
+    """Buffers that no file holds have no memory yet."""
+    for name, buffer in list(module.named_buffers()):
+        if buffer.is_meta:
+            assert name.endswith(_POSITIONS), f"nothing is known of the buffer {name}"
+            owner = module.get_submodule(name.rpartition(".")[0])
+            positions = torch.arange(buffer.shape[-1], device=device, dtype=buffer.dtype).expand(buffer.shape)
+            owner.register_buffer(_POSITIONS, positions, persistent=False)
+
+
+def config_of(source: Source, folder: str) -> dict:
+    """A part's config.json. ModelError where the folder is missing."""
+    if not any(name.startswith(f"{folder}/") for name in source.names()):
+        raise ModelError(f"the model in {source.address} has no folder {folder!r}; a cascade needs it")
+    return read_json(source, f"{folder}/config.json")
