@@ -15,6 +15,7 @@ from darkroom.batch import parcel
 from darkroom.batch.develop import Developer
 from darkroom.batch.embeddings import EmbeddingStore
 from darkroom.batch.prepare import Preparation, prepare
+from darkroom.cluster import ClusterError
 from darkroom.models.catalog import open_model
 from darkroom.sampling.plans import condition_keys
 from darkroom.storage import StorageError, open_store
@@ -48,8 +49,8 @@ class Darkroom:
             self.embeddings = EmbeddingStore(self.folder, "rev")
         return prepare(number, Preparation(self.folder, "p", self.folder, (8, 16), 3))
 
-    def developer(self, number: int = 1, capacity: int = 8) -> Developer:
-        return Developer(self.model, number, capacity, 1, self.embeddings)
+    def developer(self, number: int = 1, capacity: int = 8, dtype: str | None = None) -> Developer:
+        return Developer(self.model, number, capacity, 1, self.embeddings, dtype)
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ def test_a_unit_comes_back_with_its_pictures_in_order(darkroom: Darkroom) -> Non
     assert [json.loads(one["row"])["id"] for one in made] == ["0-0", "0-1", "0-2"]
     assert [(one["evaluations"], one["steps"]) for one in made] == [(6, 3), (4, 2), (12, 3)]
     assert {one["error"] for one in made} == {""}
-    assert all(picture(one).shape == (3, 8, 8) and picture(one).dtype == np.float32 for one in made)
+    assert all(picture(one).shape == (3, 8, 8) and picture(one).dtype == np.uint8 for one in made)
     assert made[0]["worker"].endswith(":cpu") and made[1]["start_timestep"] < made[0]["start_timestep"]
     assert parcel.to_block(made).num_rows == 3
 
@@ -102,7 +103,7 @@ def test_several_units_in_flight_keep_every_pass_full(darkroom: Darkroom) -> Non
     units = [darkroom.unit(*({**TEXT, "seed": 4 * n + k} for k in range(4))) for n in range(6)]
     developer = darkroom.developer(capacity=8)
     develop(developer, *units)
-    statistics = developer.engine.statistics
+    statistics = developer.statistics
     assert statistics.evaluations == 24 * 6 and statistics.passes == 18
     assert statistics.slot_use == 1.0
 
@@ -127,12 +128,16 @@ def test_the_second_stage_goes_on_from_the_firsts_picture(darkroom: Darkroom) ->
     large = {**TEXT, "size": 16}
     (small,) = develop(darkroom.developer(1), darkroom.unit(large, TEXT, UPSCALE))
     first = picture(small[1])
+    assert (picture(small[0]).dtype, first.dtype) == (np.float32, np.uint8), "pixels where no stage goes on from it"
     assert small[2]["picture"] == b"" and small[2]["evaluations"] == 0, "stage I has no part in upscaling"
     (made,) = develop(darkroom.developer(2), small)
     assert [picture(one).shape[-1] for one in made] == [16, 8, 16]
     assert np.array_equal(picture(made[1]), first), "a row of 8 pixels passes stage II by"
     assert [one["evaluations"] for one in made] == [6 + 8, 6, 8]
     assert [one["steps"] for one in made] == [3, 3, 4]
+    assert [[stage["stage"] for stage in json.loads(one["stages"])] for one in made] == [[1, 2], [1], [2]]
+    upper = {"stage": 2, "steps": 4, "guidance": 4.0, "noise_level": 100, "dtype": "float32", "capacity": 8}
+    assert json.loads(made[0]["stages"])[1] == upper
 
 
 def test_a_row_that_cannot_be_planned_costs_only_itself(darkroom: Darkroom) -> None:
@@ -145,9 +150,9 @@ def test_a_row_that_cannot_be_planned_costs_only_itself(darkroom: Darkroom) -> N
 
 def test_a_bug_in_planning_is_named_and_costs_only_its_row(darkroom: Darkroom) -> None:
     unit = darkroom.unit({**TEXT, "seed": 1}, TEXT)
-    unit[0]["row"] = json.dumps({"id": "x", "key": "y", "row": {**TEXT, "task": "unheard of"}})
+    unit[0]["row"] = json.dumps({"id": "x", "key": "y", "row": {"task": "text_to_image", "prompt": "a one"}})
     (made,) = develop(darkroom.developer(), unit)
-    assert made[0]["error"] == "KeyError: 'unheard of'" and made[1]["picture"]
+    assert made[0]["error"] == "KeyError: 'seed'" and made[1]["picture"]
 
 
 def test_a_row_that_failed_before_passes_through(darkroom: Darkroom) -> None:
@@ -167,7 +172,7 @@ def test_a_storage_outage_is_no_failed_row(darkroom: Darkroom) -> None:
 
 
 def break_predictor(developer: Developer, monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:
-    original = developer.engine.predictor
+    original = developer.drive.predictor
 
     class Broken:
         process, device = original.process, original.device
@@ -175,7 +180,8 @@ def break_predictor(developer: Developer, monkeypatch: pytest.MonkeyPatch, answe
         def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
             return answer(original(*inputs))
 
-    monkeypatch.setattr(developer.engine, "predictor", Broken())
+    for holder in (developer.drive, developer.drive.engine):
+        monkeypatch.setattr(holder, "predictor", Broken())
 
 
 def test_values_that_are_not_numbers_fail_their_row(darkroom: Darkroom, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,7 +194,92 @@ def test_values_that_are_not_numbers_fail_their_row(darkroom: Darkroom, monkeypa
     break_predictor(developer, monkeypatch, spoil_first)
     (made,) = develop(developer, darkroom.unit(TEXT, {**TEXT, "seed": 1}))
     assert made[0]["error"] == "stage 1 gave values that are not finite numbers" and not made[0]["picture"]
+    assert made[0]["cause"] == "numeric" and "retried_float32" not in made[0]["flags"]
     assert made[1]["error"] == "" and made[1]["picture"]
+
+
+def test_values_beyond_half_precision_are_made_again_in_float32(
+    darkroom: Darkroom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    developer = darkroom.developer(capacity=4, dtype="bfloat16")
+
+    def spoil_large(output: torch.Tensor) -> torch.Tensor:
+        output[0] *= float("nan")  # of the row that is alone in the engine first
+        return output
+
+    break_predictor(developer, monkeypatch, spoil_large)
+    (made,) = develop(developer, darkroom.unit(TEXT))
+    assert made[0]["error"] == "" and made[0]["flags"] == ["retried_float32"]
+    assert made[0]["evaluations"] == 12, "both walks were paid for"
+    (precise,) = develop(darkroom.developer(capacity=2), darkroom.unit(TEXT))
+    assert np.array_equal(picture(made[0]), picture(precise[0]))
+    (stage,) = json.loads(made[0]["stages"])
+    assert stage == {"stage": 1, "steps": 3, "guidance": 7, "noise_level": None, "dtype": "float32", "capacity": 2}
+    assert developer.statistics.evaluations == 12
+
+
+def test_memory_that_ends_halves_the_capacity_and_costs_no_row(
+    darkroom: Darkroom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unit() -> list[dict[str, Any]]:
+        return darkroom.unit(*({**TEXT, "seed": seed, "steps": 2 + seed} for seed in range(5)), ANAGRAM)
+
+    def refuse_eight(output: torch.Tensor) -> torch.Tensor:
+        passes.append(len(output))
+        if len(output) > 3 or len(passes) == 6:  # and once on the way, when rows are half developed
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return output
+
+    passes: list[int] = []
+    developer = darkroom.developer(capacity=8)
+    break_predictor(developer, monkeypatch, refuse_eight)
+    made, also = develop(developer, unit(), unit())
+    assert passes[:3] == [8, 4, 2] and set(passes[6:]) == {1}
+    small = {capacity: develop(darkroom.developer(capacity=capacity), unit())[0] for capacity in (1, 2)}
+    capacities = [json.loads(one["stages"])[0]["capacity"] for one in (*made, *also)]
+    assert set(capacities) == {1, 2}
+    for place, (one, capacity) in enumerate(zip((*made, *also), capacities, strict=True)):
+        wanted = small[capacity][place % len(made)]
+        assert one["error"] == "" and np.array_equal(picture(one), picture(wanted))
+        assert one["evaluations"] == wanted["evaluations"]
+
+
+def test_a_model_that_does_not_fit_at_all_is_the_clusters_fault(
+    darkroom: Darkroom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(output: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.")
+
+    developer = darkroom.developer(capacity=4)
+    break_predictor(developer, monkeypatch, refuse)
+    (error,) = develop(developer, darkroom.unit(TEXT))
+    assert isinstance(error, ClusterError) and "stage 1 does not fit its device" in str(error)
+
+
+def test_candidates_are_one_row_and_the_chosen_seed_goes_on(darkroom: Darkroom) -> None:
+    best = {**TEXT, "size": 16, "best_of": 3, "seed": 7}
+    singles = [{**TEXT, "size": 16, "seed": seed} for seed in (7, 8, 9)]
+    (first,) = develop(darkroom.developer(1), darkroom.unit(best, *singles))
+    candidates = picture(first[0])
+    assert candidates.shape == (3, 3, 8, 8) and first[0]["evaluations"] == 18
+    assert all(np.array_equal(candidates[n], picture(first[n + 1])) for n in range(3))
+    chosen = {**first[0], "picture": first[3]["picture"], "chosen_seed": 9}
+    (made,) = develop(darkroom.developer(2), [chosen, first[3]])
+    assert np.array_equal(picture(made[0]), picture(made[1]))
+
+
+def test_only_so_many_rows_are_planned_at_once(darkroom: Darkroom, monkeypatch: pytest.MonkeyPatch) -> None:
+    developer, most = darkroom.developer(capacity=2), 0
+    advance = developer.drive.engine.advance
+
+    def watch() -> list[Any]:
+        nonlocal most
+        most = max(most, len(developer.drive._plans))
+        return advance()
+
+    monkeypatch.setattr(developer.drive.engine, "advance", watch)
+    (made,) = develop(developer, darkroom.unit(*({**TEXT, "seed": seed} for seed in range(12))))
+    assert most == 4 and all(one["picture"] for one in made) and developer.waiting == 0
 
 
 def test_an_engine_that_dies_ends_the_wait_of_all(darkroom: Darkroom, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,7 @@ def test_a_row_without_pictures_is_an_empty_parcel(tmp_path: Path) -> None:
 
 def test_pictures_are_fetched_at_every_size(store_uri: str) -> None:
     put(store_uri, one=png(16), mask=png(16, mode="L"))
-    (made,) = prepared(store_uri, PAINT)
+    (made,) = prepared(store_uri, {**PAINT, "size": 16})
     tensors = parcel.unpack(made["inputs"])
     shapes = {"image/8": (3, 8, 8), "image/16": (3, 16, 16), "mask/8": (1, 8, 8), "mask/16": (1, 16, 16)}
     assert {name: array.shape for name, array in tensors.items()} == shapes
@@ -49,10 +49,22 @@ def test_pictures_are_fetched_at_every_size(store_uri: str) -> None:
     assert made["source_uri"] == open_store(store_uri).uri("in/one.png")
 
 
+def test_only_the_sizes_are_made_that_a_stage_takes(tmp_path: Path) -> None:
+    put(str(tmp_path), one=png(16))
+    rows = [EDIT, {**EDIT, "size": 64}, {**EDIT, "task": "upscale", "size": 64}, {**EDIT, "task": "forward"}]
+    made = prepared(str(tmp_path), *rows)
+    assert [sorted(parcel.unpack(one["inputs"])) for one in made] == [
+        ["image/8"],
+        ["image/16", "image/8"],
+        ["image/8"],
+        ["image/8"],
+    ]
+
+
 def test_a_component_held_to_a_picture_brings_it(tmp_path: Path) -> None:
     put(str(tmp_path), low=png(16))
     parts = [{"component": "low_pass", "image": "in/low.png"}, {"component": "high_pass", "prompt": "a one"}]
-    (made,) = prepared(str(tmp_path), {"task": "hybrid", "components": parts})
+    (made,) = prepared(str(tmp_path), {"task": "hybrid", "components": parts, "size": 16})
     assert sorted(parcel.unpack(made["inputs"])) == ["given/16", "given/8"]
 
 

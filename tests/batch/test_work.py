@@ -1,16 +1,20 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from darkroom.batch.generate import abilities
-from darkroom.batch.work import Work, cut, read_lines, unit_key
+from darkroom.batch.work import Maker, Work, cut, read_lines, unit_key
 from darkroom.manifest import open_manifest
 from darkroom.models.catalog import open_model
 from darkroom.storage import Ledger, Store, open_store, to_table
 from runs import RED, result, write_manifest
+
+
+MAKER = {"default_size": 8, "encoders": ("t5", "t5")}
 
 
 @pytest.fixture
@@ -23,10 +27,12 @@ def plan_work(tmp_path: Path, toy_model: str, store: Store):
     """Cuts a list of manifest rows against the run's ledger."""
     model = open_model(toy_model)
 
-    def plan(rows: list[dict[str, Any]], unit_rows: int = 2, limit: int | None = None, dry: bool = False) -> Work:
+    def plan(
+        rows: list[dict[str, Any]], unit_rows: int = 2, limit: int | None = None, dry: bool = False, **more: Any
+    ) -> Work:
         manifest = open_manifest(write_manifest(tmp_path, rows), abilities(model))
-        where = None if dry else store
-        return cut(manifest, Ledger(store), model.revision, model.default_size, unit_rows, limit, where)
+        maker = Maker(**{**MAKER, "revision": model.revision, "stages": model.stages, **more})
+        return cut(manifest, Ledger(store), maker, unit_rows, limit, None if dry else store)
 
     return plan
 
@@ -47,8 +53,8 @@ def test_rows_are_cut_into_units_of_so_many(plan_work, store: Store) -> None:
     assert (work.rows, work.to_make, work.units, work.done, work.twins) == (5, 5, 3, 0, 0)
     assert [len(store.read(unit_key(work.plan, n)).splitlines()) for n in range(3)] == [2, 2, 1]
     assert [line["id"] for line in read_lines(store, f"manifest/{work.plan}")] == ["r0", "r1", "r2", "r3", "r4"]
-    assert work.todo == {"text_to_image": 5} and work.sizes == {8}
-    assert list(work.prompts) == ["a red one", ""]
+    assert work.todo == {"text_to_image": 5} and (work.stages, work.largest) == ({1}, 8)
+    assert {name: list(prompts) for name, prompts in work.prompts.items()} == {"t5": ["a red one", ""]}
 
 
 def test_a_dry_run_counts_the_same_and_writes_nothing(plan_work, store: Store) -> None:
@@ -119,7 +125,32 @@ def test_a_row_that_two_jobs_committed_is_made_anew(plan_work, store: Store) -> 
     assert Ledger(store).retire(work.retired) == 4
 
 
-def test_a_new_model_or_sampler_makes_everything_anew(tmp_path: Path, toy_model: str, store: Store, plan_work) -> None:
+def test_a_new_model_or_watermark_makes_everything_anew(plan_work, store: Store) -> None:
     finish(store, plan_work(rows(2)))
-    manifest = open_manifest(write_manifest(tmp_path, rows(2)), abilities(open_model(toy_model)))
-    assert cut(manifest, Ledger(store), "another revision", 8, 2, None, None).changed == 2
+    assert plan_work(rows(2), revision="another revision").changed == 2
+    assert plan_work(rows(2), finish="watermark").changed == 2
+
+
+def test_a_scorer_has_a_say_where_it_chooses_and_only_there(plan_work, store: Store) -> None:
+    wanted = [*rows(2), {**RED, "id": "best", "best_of": 3}]
+    finish(store, plan_work(wanted, judge="clip-1"))
+    work = plan_work(wanted, judge="clip-2")
+    assert (work.done, work.retired, work.best_of) == (2, {"best"}, 1)
+
+
+def test_every_encoder_gets_what_its_stages_ask(plan_work, toy_model: str) -> None:
+    views = [{"view": "identity", "prompt": "a one"}, {"view": "rotate_180", "prompt": "a two"}]
+    upper = {"id": "large", "task": "anagram", "views": views, "size": 16}
+    first, second = open_model(toy_model).stages
+    stages = (first, replace(second, factor=4))
+    work = plan_work([{**RED, "id": "small"}, upper], stages=stages, encoders=("t5", "clip"))
+    asked = {name: sorted(prompts) for name, prompts in work.prompts.items()}
+    assert asked == {"t5": ["", "a one", "a red one", "a two"], "clip": ["", "a one"]}, "latents: the first prompt"
+    assert work.stages == {1, 2}
+
+
+def test_a_row_whose_prompt_is_cut_says_so(plan_work, store: Store) -> None:
+    wanted = [{**RED, "id": "short"}, {**RED, "id": "long", "prompt": "a " * 80}]
+    work = plan_work(wanted, too_long=lambda encoder, prompt: encoder == "t5" and len(prompt) > 100)
+    flags = {line["id"]: line.get("flags", []) for line in read_lines(store, f"work/{work.plan}")}
+    assert flags == {"short": [], "long": ["prompt_truncated"]} and work.truncated == 1

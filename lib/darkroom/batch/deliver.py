@@ -35,13 +35,15 @@ class Delivery:
 
 @dataclass(frozen=True)
 class Receipt:
-    """A unit is committed. `fresh` is False where an earlier try had committed it already."""
+    """A unit is committed. `fresh` is False where an earlier try had committed it already; causes: of its failed rows,
+    see `causes`."""
 
     unit: int
     ok: int
     failed: int
     evaluations: int
     fresh: bool
+    causes: list[str]
 
 
 def deliver(parcels: list[dict[str, Any]], how: Delivery) -> Receipt:
@@ -54,8 +56,8 @@ def deliver(parcels: list[dict[str, Any]], how: Delivery) -> Receipt:
     unit = units.pop()
     _check_still_ours(store, how.plan)
     fresh = Ledger(store).commit(unit_name(how.plan, unit), to_table(rows))
-    failed = sum(row["status"] == "failed" for row in rows)
-    return Receipt(unit, len(rows) - failed, failed, sum(row["evaluations"] for row in rows), fresh)
+    causes = [made["cause"] for made in parcels if made["error"]]
+    return Receipt(unit, len(rows) - len(causes), len(causes), sum(row["evaluations"] for row in rows), fresh, causes)
 
 
 def _check_still_ours(store: Store, plan: str) -> None:
@@ -86,6 +88,7 @@ def result_row(made: dict[str, Any], line: dict[str, Any], how: Delivery) -> dic
     """A row of the results' schema, without its picture."""
     row = line["row"]
     prompts = [key for key in condition_keys(row) if key != row.get("negative_prompt", "")]
+    scores = json.loads(made["scores"])
     return {
         "id": line["id"],
         "key": line["key"],
@@ -101,7 +104,7 @@ def result_row(made: dict[str, Any], line: dict[str, Any], how: Delivery) -> dic
         "negative_prompt": row.get("negative_prompt", ""),
         "seed": row["seed"],
         "steps": made["steps"],
-        "guidance": float(row["guidance"]),
+        "guidance": float(row.get("guidance", 1)),
         "sampler": row.get("sampler") or how.default_sampler,
         "start_timestep": made["start_timestep"],
         "parameters": json.dumps(row, sort_keys=True, ensure_ascii=False),
@@ -112,11 +115,16 @@ def result_row(made: dict[str, Any], line: dict[str, Any], how: Delivery) -> dic
         "evaluations": made["evaluations"],
         "seconds": made["seconds"],
         "worker": made["worker"],
+        "stages": made["stages"],
+        "flags": made["flags"],
+        "scores": made["scores"],
+        "alignment": scores.get("alignment"),
+        "concealment": scores.get("concealment"),
         "created_at": datetime.now(UTC),
     }
 
 
 def to_pixels(picture: np.ndarray) -> np.ndarray:
-    """float32 [C, H, W] in about [-1, 1], C 1 or 3 -> uint8 [H, W, 3]; a pixel that was uint8 comes back as it was."""
-    pixels = np.round((np.clip(picture, -1, 1) + 1) * 127.5).astype(np.uint8).transpose(1, 2, 0)
+    """uint8 or float32 in about [-1, 1], [C, H, W], C 1 or 3 -> uint8 [H, W, 3], see `parcel.to_uint8`."""
+    pixels = (picture if picture.dtype == np.uint8 else parcel.to_uint8(picture)).transpose(1, 2, 0)
     return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))

@@ -6,110 +6,191 @@ import asyncio
 import json
 import platform
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from darkroom.batch import parcel
+from darkroom.batch.capacity import find_capacity
+from darkroom.batch.drive import Drive, Walked
 from darkroom.batch.embeddings import EmbeddingStore
+from darkroom.batch.selection import seeds
 from darkroom.models.catalog import open_model
-from darkroom.sampling.engine import Engine, Finished
-from darkroom.sampling.plans import Inputs, Plan, Stage, condition_keys, make_plan
+from darkroom.sampling.engine import Statistics
+from darkroom.sampling.plans import Inputs, Plan, Stage, as_asked, condition_keys, goes_through, make_plan
 from darkroom.storage import StorageError
+
+ROWS_AHEAD = 2  # times the capacity: planned, so that the engine need not wait for one; the rest wait unread
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A row on its way through a stage: a plan, or one for each candidate."""
+
+    row: dict[str, Any]
+    plans: list[Plan]
 
 
 class Developer:
     """Stage `number` of the model on this worker's device. `develop` may be awaited for many units at once.
 
     embeddings: of the prompts, for a text model; any other model says itself what a label is to it.
+    capacity: "auto" for the largest that fits the device; dtype: None for the model's own, float32 on a processor.
+    share: of the device's memory that this actor may take.
     """
 
     def __init__(
-        self, model: str, number: int, capacity: int, threads: int, embeddings: EmbeddingStore | None = None
+        self,
+        model: str,
+        number: int,
+        capacity: int | Literal["auto"],
+        threads: int,
+        embeddings: EmbeddingStore | None = None,
+        dtype: str | None = None,
+        share: float = 1.0,
     ) -> None:
         torch.set_num_threads(threads)
         # Asked here and nowhere else: the machine that submits a job need not be like those that do it.
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        opened = open_model(model)
-        self.stage: Stage = opened.stages[number - 1]
-        self.first = number == 1
-        self.default_size = opened.default_size
-        self.engine = Engine(opened.predictor(number, device), capacity)
-        self.condition: Callable[[str], torch.Tensor] = opened.condition if embeddings is None else embeddings.get
-        name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if self.device.type == "cuda" and share < 1:
+            torch.cuda.set_per_process_memory_fraction(share)  # else one stage would starve those it shares a GPU with
+        self.model = open_model(model)
+        self.number, self.dtype = number, dtype or default_dtype(self.model, on_gpu=self.device.type == "cuda")
+        self.stages: tuple[Stage, ...] = self.model.stages
+        self.stage = self.stages[number - 1]
+        self.default_size = self.model.default_size
+        predictor = self.model.predictor(number, self.device, self.dtype)
+        if capacity == "auto":
+            any_condition = self.model.condition("") if embeddings is None else embeddings.sample()
+            revision = self.model.revision
+            capacity = find_capacity(predictor, self.stage, any_condition, revision, self.dtype, share)
+        self.condition: Callable[[str], torch.Tensor] = self.model.condition if embeddings is None else embeddings.get
+        self.drive = self._drive(predictor, self.dtype, capacity)
+        name = torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu"
         self.worker = f"{platform.node()}:{name}"
-        self._driver: asyncio.Task[None] | None = None
+        self.waiting = 0  # rows of the units that came in, not yet planned
+        self._precise: Drive | None = None
+        self._loading = asyncio.Lock()
+        self._room = asyncio.Semaphore(max(ROWS_AHEAD * capacity, 2))
+
+    @property
+    def statistics(self) -> Statistics:
+        """What the engines have done since they began."""
+        both = [self.drive.engine.statistics] + ([self._precise.engine.statistics] if self._precise else [])
+        return Statistics(**{name: sum(getattr(one, name) for one in both) for name in vars(both[0])})
 
     async def develop(self, parcels: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Brings every row of a unit through this stage; rows that failed or need no such stage pass through."""
-        waiting = []
-        for made in parcels:
-            plan = self._guarded(self._plan, made)
-            if plan is not None:
-                future: asyncio.Future[Finished] = asyncio.get_running_loop().create_future()
-                self.engine.add(plan, future)
-                waiting.append((made, plan, future))
-        if self._driver is None or self._driver.done():
-            self._driver = asyncio.create_task(self._drive())
-        for made, plan, future in waiting:
-            await asyncio.wait((future, self._driver), return_when=asyncio.FIRST_COMPLETED)
-            if not future.done():
-                self._driver.result()  # the engine died: its error ends the job, a row cannot be blamed
-            self._take(made, plan, future.result())
+        self.waiting += len(parcels)
+        rows = [asyncio.ensure_future(self._develop_row(made)) for made in parcels]
+        try:
+            await asyncio.gather(*rows)
+        finally:
+            for row in rows:  # where one met an outage, the others are not waited for
+                row.cancel()
         return parcels
 
-    async def _drive(self) -> None:
-        """Passes, as long as there are rows; in a thread, so that new units can come in meanwhile."""
-        while not self.engine.idle:
-            for finished in await asyncio.to_thread(self.engine.advance):
-                finished.tag.set_result(finished)
+    async def _develop_row(self, made: dict[str, Any]) -> None:
+        async with self._room:
+            self.waiting -= 1
+            planned = self._guarded(self._plan, made)
+            if planned is None:
+                return
+            walked = await asyncio.gather(*(self._walk(plan, made) for plan in planned.plans))
+            self._guarded(lambda made: self._take(made, planned, walked), made)
 
-    def _plan(self, made: dict[str, Any]) -> Plan | None:
+    async def _walk(self, plan: Plan, made: dict[str, Any]) -> Walked:
+        walked = await self.drive.walk(plan)
+        if walked.finite or self.dtype == "float32":
+            return walked
+        parcel.flag(made, "retried_float32")
+        made["evaluations"] += walked.evaluations
+        return await (await self._in_float32()).walk(plan)
+
+    async def _in_float32(self) -> Drive:
+        """The same stage in full precision, loaded when a row first needs it, at half the capacity for twice the bytes."""
+        async with self._loading:
+            if self._precise is None:
+                predictor = await asyncio.to_thread(self.model.predictor, self.number, self.device, "float32")
+                self._precise = self._drive(predictor, "float32", max(1, self.drive.engine.capacity // 2))
+        return self._precise
+
+    def _drive(self, predictor: Any, dtype: str, capacity: int) -> Drive:
+        return Drive(f"stage {self.number}", predictor, dtype, capacity, decodes=self.stage.factor > 1)
+
+    def _plan(self, made: dict[str, Any]) -> Planned | None:
         row = json.loads(made["row"])["row"]
-        wanted = row.get("size", self.default_size)
-        if made["error"] or self.stage.size > wanted or (row["task"] == "upscale" and self.first):
+        if made["error"] or not goes_through(row, self.stage, self.default_size):
             return None
+        inputs = self._inputs(row, made)
+        if made["chosen_seed"] is not None:
+            row["seed"] = made["chosen_seed"]
+        drawn = seeds(row) if self.number == 1 else [row["seed"]]
+        return Planned(row, [make_plan(row | {"seed": seed}, self.stage, inputs) for seed in drawn])
+
+    def _inputs(self, row: dict[str, Any], made: dict[str, Any]) -> Inputs:
         tensors = parcel.unpack(made["inputs"])
-        conditions = {key: self.condition(key) for key in condition_keys(row)}
         low_res = None
-        if not self.first:
+        if self.number > 1:
             low_res = parcel.unpack(made["picture"]).get("picture")
             low_res = _picture(tensors, "image", min(_sizes(tensors))) if low_res is None else torch.from_numpy(low_res)
         mask = tensors.get(f"mask/{self.stage.size}")
-        return make_plan(
-            row,
-            self.stage,
-            Inputs(
-                conditions=conditions,
-                image=_picture(tensors, "image", self.stage.size),
-                mask=None if mask is None else torch.from_numpy(mask) >= 128,
-                given=_picture(tensors, "given", self.stage.size),
-                low_res=low_res,
-            ),
+        return Inputs(
+            conditions={key: self.condition(key) for key in condition_keys(row, self.stage)},
+            image=_picture(tensors, "image", self.stage.size),
+            mask=None if mask is None else torch.from_numpy(mask) >= 128,
+            given=_picture(tensors, "given", self.stage.size),
+            low_res=low_res,
         )
 
-    def _guarded(self, plan: Callable[[dict[str, Any]], Plan | None], made: dict[str, Any]) -> Plan | None:
+    def _guarded(self, act: Callable[[dict[str, Any]], Any], made: dict[str, Any]) -> Any:
         """The one broad `except` of the project: whatever is wrong with a row must cost only that row."""
         try:
-            return plan(made)
+            return act(made)
         except StorageError:
             raise  # an outage is not the row's fault
         except Exception as error:
-            made["error"] = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+            parcel.fail(made, error)
             return None
 
-    def _take(self, made: dict[str, Any], plan: Plan, finished: Finished) -> None:
-        if not torch.isfinite(finished.image).all():
-            made["error"] = f"stage {self.stage.number} gave values that are not finite numbers"
-            return
+    def _take(self, made: dict[str, Any], planned: Planned, walked: list[Walked]) -> None:
+        made["evaluations"] += sum(one.evaluations for one in walked)
+        made["seconds"] += sum(one.seconds for one in walked)
+        plan = planned.plans[0]
         if not made["worker"]:  # the first stage to touch it says where the walk began
             made["start_timestep"] = float(plan.moves[0].t) if plan.moves else None
             made["steps"] = sum(move.asks for move in plan.moves)
-        made["picture"] = parcel.pack({"picture": finished.image.numpy()})
-        made["evaluations"] += finished.evaluations
-        made["seconds"] += finished.seconds
         made["worker"] = self.worker
+        made["stages"] = json.dumps([*json.loads(made["stages"]), self._record(planned, walked)])
+        if not all(one.finite for one in walked):
+            raise FloatingPointError(f"stage {self.number} gave values that are not finite numbers")
+        made["picture"] = parcel.pack({"picture": self._handed_on(planned.row, walked)})
+
+    def _record(self, planned: Planned, walked: list[Walked]) -> dict[str, Any]:
+        plan = planned.plans[0]
+        return {
+            "stage": self.number,
+            "steps": sum(move.asks for move in plan.moves),
+            "guidance": plan.guidance,
+            "noise_level": as_asked(planned.row, self.stage).noise_level,
+            "dtype": "float32" if any(one.dtype == "float32" for one in walked) else self.dtype,
+            "capacity": min(one.capacity for one in walked),
+        }
+
+    def _handed_on(self, row: dict[str, Any], walked: list[Walked]) -> np.ndarray:
+        """Candidates and what another stage goes on from as they are; else pixels, rounded here and not again."""
+        if len(walked) > 1:
+            return np.stack([one.image.numpy() for one in walked])
+        image = walked[0].image.numpy()
+        ended = not any(goes_through(row, stage, self.default_size) for stage in self.stages[self.number :])
+        return parcel.to_uint8(image) if ended else image
+
+
+def default_dtype(model: Any, on_gpu: bool) -> str:
+    """What a stage computes in where nothing is said."""
+    return model.default_dtype if on_gpu else "float32"
 
 
 def _picture(tensors: dict[str, np.ndarray], name: str, size: int) -> torch.Tensor | None:

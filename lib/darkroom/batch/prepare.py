@@ -18,13 +18,25 @@ FETCHES = 16  # at once in one task; a fetch waits on the network, not on the pr
 
 @dataclass(frozen=True)
 class Preparation:
-    """What every prepare task of a job is told. sizes: the pixels of each stage; base: where relative paths begin."""
+    """What every prepare task of a job is told.
+
+    base: where relative paths begin; sizes: pixels of the stages that work on pixels, ascending; default_size: of a row
+    that names none, the first of them unless given.
+    """
 
     run: str
     plan: str
     base: str
     sizes: tuple[int, ...]
     channels: int
+    default_size: int | None = None
+
+    def wanted(self, row: dict[str, Any]) -> tuple[int, ...]:
+        """The sizes that the stages take a row's pictures in: for `upscale` the smallest, else up to the row's own."""
+        largest = row.get("size", self.default_size or self.sizes[0])
+        if row["task"] in ("upscale", "forward", "denoise"):
+            return self.sizes[:1]
+        return tuple(size for size in self.sizes if size <= largest)
 
 
 def prepare(unit: int, how: Preparation) -> list[dict[str, Any]]:
@@ -40,9 +52,9 @@ def _prepare_row(unit: int, line: dict[str, Any], how: Preparation) -> dict[str,
     if not sources:
         return made
     try:
-        made["source_uri"], made["source_sha256"], made["inputs"] = _fetch(sources, how)
+        made["source_uri"], made["source_sha256"], made["inputs"] = _fetch(sources, how, how.wanted(line["row"]))
     except ValueError as error:
-        made["error"] = str(error)
+        parcel.fail(made, error)
     return made
 
 
@@ -53,8 +65,8 @@ def _sources(row: dict[str, Any]) -> dict[str, str]:
     return {name: path for name, path in named.items() if path}
 
 
-def _fetch(sources: dict[str, str], how: Preparation) -> tuple[str, str, bytes]:
-    """First source's uri and digest, and all pictures at all sizes. ValueError in plain words."""
+def _fetch(sources: dict[str, str], how: Preparation, sizes: tuple[int, ...]) -> tuple[str, str, bytes]:
+    """First source's uri and digest, and all pictures at these sizes. ValueError in plain words."""
     data = {name: _read(join(how.base, path)) for name, path in sources.items()}
     arrays = {name: _decode(name, data[name], sources[name], how.channels) for name in sources}
     if "mask" in arrays and arrays["mask"].shape[:2] != arrays["image"].shape[:2]:
@@ -65,7 +77,7 @@ def _fetch(sources: dict[str, str], how: Preparation) -> tuple[str, str, bytes]:
     tensors = {
         f"{name}/{size}": resize_square(array, size, nearest=name == "mask").transpose(2, 0, 1)
         for name, array in arrays.items()
-        for size in how.sizes
+        for size in sizes
     }
     first = next(iter(sources))
     return join(how.base, sources[first]), hashlib.sha256(data[first]).hexdigest(), parcel.pack(tensors)

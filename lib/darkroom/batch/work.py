@@ -12,20 +12,51 @@ from __future__ import annotations
 import json
 import secrets
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from darkroom.manifest import Manifest, row_key
-from darkroom.sampling.plans import SAMPLER_VERSION, condition_keys
+from darkroom.manifest import Manifest, Task, row_key
+from darkroom.sampling.plans import SAMPLER_VERSION, Stage, condition_keys, goes_through
 from darkroom.storage import Ledger, Store
 
 MANIFEST_PART = 5_000  # rows
 
 
+@dataclass(frozen=True)
+class Maker:
+    """The model and what belongs to it, as far as the rows' keys and their way depend on it.
+
+    encoders: of each stage, the text encoder whose embeddings it attends to, "" where it takes no text.
+    finish: what else has a say in every picture (a watermark); judge: in that of a row with candidates (a scorer).
+    too_long: whether a text encoder, by its name, would cut a prompt.
+    """
+
+    revision: str
+    stages: tuple[Stage, ...]
+    default_size: int
+    encoders: tuple[str, ...]
+    finish: str = ""
+    judge: str = ""
+    too_long: Callable[[str, str], bool] = lambda encoder, prompt: False
+
+    def key(self, task: Task) -> str:
+        """The row's key: what its picture depends on."""
+        judge = self.judge if _candidates(task) > 1 else ""
+        return row_key(task, "+".join(filter(None, (self.revision, self.finish, judge))), SAMPLER_VERSION)
+
+    def way(self, row: dict[str, Any]) -> list[Stage]:
+        """The stages that a row goes through, in order."""
+        return [stage for stage in self.stages if goes_through(row, stage, self.default_size)]
+
+
 @dataclass
 class Work:
-    """One start of a job. before: rows the ledger held; changed: those whose id had another picture, or no good one."""
+    """One start of a job. before: rows the ledger held; changed: those whose id had another picture, or no good one.
+
+    stages: numbers of those that some row to be made goes through; prompts: what is asked, by text encoder; largest:
+    pixels of the largest picture; best_of: rows with candidates; truncated: rows with a prompt that is cut.
+    """
 
     plan: str
     before: int = 0
@@ -35,8 +66,11 @@ class Work:
     done: int = 0
     changed: int = 0
     twins: int = 0
-    prompts: dict[str, None] = field(default_factory=dict)
-    sizes: set[int] = field(default_factory=set)
+    prompts: dict[str, dict[str, None]] = field(default_factory=dict)
+    stages: set[int] = field(default_factory=set)
+    largest: int = 0
+    best_of: int = 0
+    truncated: int = 0
     retired: set[str] = field(default_factory=set)
     sample: list[dict[str, Any]] = field(default_factory=list)
 
@@ -51,13 +85,7 @@ class Work:
 
 
 def cut(
-    manifest: Manifest,
-    ledger: Ledger,
-    revision: str,
-    default_size: int,
-    unit_rows: int,
-    limit: int | None,
-    store: Store | None,
+    manifest: Manifest, ledger: Ledger, maker: Maker, unit_rows: int, limit: int | None, store: Store | None
 ) -> Work:
     """Plans the work. With a store, writes the manifest's rows and the units there; without (a dry run), only counts.
 
@@ -73,7 +101,7 @@ def cut(
     twins = _Lines(store, f"twins/{work.plan}", unit_rows)
     seen: set[str] = set()
     for task in manifest.tasks(limit):
-        key = row_key(task, revision, SAMPLER_VERSION)
+        key = maker.key(task)
         row_id = task.id or key
         if row_id in seen:
             continue  # a row without an id that stands in the manifest twice is one row
@@ -93,8 +121,7 @@ def cut(
             twins.add(line)
             continue
         elders.add(key)
-        _count(work, task.task, line["row"], default_size)
-        units.add(line)
+        units.add(line | _count(work, line["row"], maker))
     for lines in (parts, units, twins):
         lines.flush()
     work.units = units.files
@@ -132,12 +159,28 @@ def unit_name(plan: str, number: int) -> str:
     return f"{plan}-{number:06d}"
 
 
-def _count(work: Work, task: str, row: dict[str, Any], default_size: int) -> None:
-    work.todo[task] += 1
-    work.sizes.add(row.get("size", default_size))
-    work.prompts |= dict.fromkeys(condition_keys(row))
+def _count(work: Work, row: dict[str, Any], maker: Maker) -> dict[str, Any]:
+    """Counts a row that is to be made; what is to be said of it beside what it asks for."""
+    way = maker.way(row)
+    work.todo[row["task"]] += 1
+    work.stages |= {stage.number for stage in way}
+    work.largest = max(work.largest, *(stage.size for stage in way))
+    work.best_of += (row.get("best_of") or 1) > 1
     if len(work.sample) < 256:
         work.sample.append(row)
+    truncated = False
+    for stage in way:
+        encoder = maker.encoders[stage.number - 1]
+        if encoder:
+            asked = condition_keys(row, stage)
+            work.prompts.setdefault(encoder, {}).update(dict.fromkeys(asked))
+            truncated = truncated or any(maker.too_long(encoder, prompt) for prompt in asked)
+    work.truncated += truncated
+    return {"flags": ["prompt_truncated"]} if truncated else {}
+
+
+def _candidates(task: Task) -> int:
+    return getattr(task, "best_of", None) or 1
 
 
 class _Lines:
