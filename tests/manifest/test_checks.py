@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import pickle
 from pathlib import Path
@@ -16,6 +17,8 @@ PLAIN = Abilities("plain", (28,), 28, "none", "diffusion", 200)
 
 ALL_TASKS = "text_to_image, image_to_image, inpaint, anagram, hybrid, upscale, forward, denoise"
 GOOD = {"task": "text_to_image", "prompt": "a red seven"}
+FORWARD = {"task": "forward", "image": "a.png", "timestep": 250}
+DENOISE = {"task": "denoise", "image": "a.png", "timestep": 750}
 PAINT = {"task": "inpaint", "prompt": "a red seven", "image": "a.png", "mask": "m.png"}
 
 
@@ -80,6 +83,38 @@ MISTAKES = [
     ),
     ({"task": "anagram", "views": [{"view": "skew", "prompt": 3}]}, "view 1: 'prompt' must be text, was 3"),
     ({"task": "anagram", "views": [{"view": "skew"}]}, "view 1: 'prompt' is missing, the model 'if-xs' takes a prompt"),
+    (
+        {"task": "hybrid", "components": [{"component": "whole", "view": 3, "prompt": "x"}]},
+        "component 1: 'view' must be a view's name, or a view and its parameters, was 3",
+    ),
+    (GOOD | {"best_of": 65}, "'best_of' must be at most 64, was 65"),
+    (GOOD | {"best_of": 4}, "'best_of' is 4, and there is no scorer to choose by: give one with --scorer"),
+    (GOOD | {"size": "stage3"}, "the size 'stage3' is not one the model makes: stage1 (24 px), stage2 (48 px)"),
+    (GOOD | {"size": "stage 2"}, "'size' must be a number, was 'stage 2'"),
+    (GOOD | {"stage3": {"steps": 3}}, "'stage3' is given, the model 'if-xs' has 2 stages"),
+    (
+        GOOD | {"stage2": {"steps": 3}, "size": "stage1"},
+        "'stage2' is given, a picture of 24 px never reaches it: it makes 48 px",
+    ),
+    (GOOD | {"stage2": {"stepps": 3}}, "stage2: unknown key 'stepps', did you mean 'steps'?"),
+    (GOOD | {"stage2": {"noise_level": 1000}}, "stage2: 'noise_level' must be at most 999, was 1000"),
+    (FORWARD | {"size": 48}, "the size 48 is not one that forward is made at: it is the first stage's, 24"),
+    (FORWARD | {"timestep": 1000}, "'timestep' must be at most 999, was 1000"),
+    (FORWARD | {"prompt": "x"}, "unknown key 'prompt', which forward does not take"),
+    (
+        DENOISE | {"method": "blurr"},
+        "'method' must be one of 'blur', 'one_step' or 'iterative', was 'blurr', did you mean 'blur'?",
+    ),
+    (DENOISE | {"method": "one_step"}, "'prompt' is missing, the model 'if-xs' takes a prompt"),
+    (DENOISE | {"method": "blur", "until": 540}, "'until' is for the method 'iterative', this row has 'blur'"),
+    (
+        DENOISE | {"method": "iterative", "prompt": "x", "until": 530},
+        "'until' must be a time that the walk down from 750 stands at, the nearest: 540 and 510; was 530",
+    ),
+    (
+        DENOISE | {"method": "iterative", "prompt": "x", "until": 1000},
+        "'until' must be less than 1000, was 1000",
+    ),
 ]
 
 
@@ -209,6 +244,73 @@ def test_upscaling_needs_a_stage_and_a_larger_size() -> None:
     assert misfit(row | {"size": 24}) == ["the size 24 is not one the model 'if-xs' upscales to: 48"]
     row = {"task": "upscale", "label": 3, "image": "a.png"}
     assert misfit(row, LABEL) == ["the model 'digits' has no stage that could upscale"]
+
+
+def test_the_tasks_of_a_noised_picture_fit_every_model() -> None:
+    assert misfit(FORWARD) == misfit(FORWARD, LABEL) == []
+    assert misfit(FORWARD | {"size": 28}, LABEL) == []
+    assert misfit(DENOISE | {"method": "blur"}, LABEL) == []
+    assert misfit(DENOISE | {"method": "one_step", "label": 3}, LABEL) == []
+    assert misfit(FORWARD | {"timestep": 750}, PLAIN) == [
+        "'timestep' must be below 200, the timesteps of 'plain', was 750"
+    ]
+    down = DENOISE | {"method": "iterative", "label": 3, "steps": 10}
+    assert misfit(down | {"until": 200}, LABEL) == []
+    assert misfit(down | {"until": 210}, LABEL) == [
+        "'until' must be a time that the walk down from 750 stands at, the nearest: 300 and 200; was 210"
+    ]
+
+
+def test_settings_of_a_stage_must_reach_it() -> None:
+    assert misfit(GOOD | {"stage2": {"steps": 3}}) == [], "48 px is the model's own size"
+    assert misfit({"task": "text_to_image", "label": 3, "stage2": {"steps": 3}}, LABEL) == [
+        "'stage2' is given, the model 'digits' has one stage"
+    ]
+
+
+def test_best_of_with_a_scorer() -> None:
+    assert misfit(GOOD | {"best_of": 4}, dataclasses.replace(TEXT, scorer=True)) == []
+
+
+def test_sizes_by_stage_are_pixels_in_every_key(tmp_path: Path) -> None:
+    words = [GOOD | {"size": "stage1"}, GOOD | {"size": "stage2"}]
+    manifest = open_manifest(write(tmp_path / "jobs.jsonl", words), TEXT)
+    assert [task.canonical()["size"] for task in manifest.tasks()] == [24, 48]
+    large = dataclasses.replace(TEXT, sizes=(64, 256, 1024), default_size=64)
+    manifest = open_manifest(write(tmp_path / "jobs.jsonl", words), large)
+    assert [task.size for task in manifest.tasks()] == [64, 256]
+
+
+def words(prompt: str) -> int:
+    return len(prompt.split()) + 1
+
+
+def test_prompts_that_are_too_long_are_warned_of_by_row(tmp_path: Path) -> None:
+    counted = []
+
+    def count(prompt: str) -> int:
+        counted.append(prompt)
+        return words(prompt)
+
+    able = dataclasses.replace(TEXT, prompt_tokens=count, max_tokens=5)
+    long, blur = "one two three four five", DENOISE | {"method": "blur", "prompt": "a b c d e f"}
+    view = [{"view": "identity", "prompt": "short"}, {"view": "negate", "prompt": long}]
+    rows = [GOOD | {"prompt": long}, GOOD, {"task": "anagram", "views": view}, blur, GOOD | {"negative_prompt": long}]
+    manifest = open_manifest(write(tmp_path / "jobs.jsonl", rows), able)
+    sentence = f"the prompt '{long}' has 6 tokens, of which the model reads the first 5"
+    assert manifest.warnings == tuple(f"jobs.jsonl line {line}: {sentence}" for line in (1, 3, 5))
+    assert sorted(counted) == sorted({long, "a red seven", "short", ""}), "each once, and none that is not asked"
+    assert manifest.rows == 5
+
+
+def test_a_flood_of_long_prompts_is_few_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("darkroom.manifest.problems.KEPT_TEXTS", 20)
+    able = dataclasses.replace(TEXT, prompt_tokens=words, max_tokens=2)
+    rows = [GOOD | {"prompt": f"a long {number % 50}"} for number in range(500)]
+    warnings = open_manifest(write(tmp_path / "jobs.jsonl", rows), able).warnings
+    assert len(warnings) == 21
+    assert warnings[0].endswith("(so in 9 more places, the last is jobs.jsonl line 451)")
+    assert warnings[-1] == "and 300 warnings that were not kept"
 
 
 def test_check_yields_the_good_rows_and_raises_at_the_end(tmp_path: Path) -> None:

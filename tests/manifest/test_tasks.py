@@ -39,6 +39,11 @@ ROWS = [
         "sampler": "ddim",
         "eta": 0.5,
     },
+    {"task": "text_to_image", "prompt": "a", "best_of": 8, "stage2": {"steps": 20}, "stage3": {"noise_level": 10.0}},
+    {"task": "forward", "image": "a.png", "timestep": 250},
+    {"task": "denoise", "image": "a.png", "timestep": 750, "method": "blur", "sigma": 3},
+    {"task": "denoise", "image": "a.png", "timestep": 750, "method": "one_step", "prompt": "a red seven"},
+    {"task": "denoise", "image": "a.png", "timestep": 750, "method": "iterative", "label": 3, "until": 540},
 ]
 
 
@@ -179,6 +184,76 @@ def test_refused(wrong: dict[str, object]) -> None:
         parse_task({"task": "text_to_image", "prompt": "a red seven"} | wrong)
 
 
+BARE = {"task": "text_to_image", "prompt": "a red seven"}
+
+
+@pytest.mark.parametrize("more", [{"best_of": 1}, {"stage2": {}}, {"stage2": {}, "stage3": {}}], ids=str)
+def test_what_asks_for_nothing_new_leaves_the_key_as_it_was(more: dict[str, object]) -> None:
+    assert key(BARE | more) == key(BARE)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"best_of": 2}, {"stage2": {"steps": 20}}, {"stage2": {"guidance": 4}}, {"stage3": {"guidance": 4}}],
+    ids=str,
+)
+def test_what_asks_for_more_has_a_key_of_its_own(more: dict[str, object]) -> None:
+    assert key(BARE | more) != key(BARE)
+    assert {name: parse_task(BARE | more).canonical()[name] for name in more} == more, "only what was given"
+
+
+@pytest.mark.parametrize("wrong", [{"best_of": 0}, {"best_of": 65}, {"stage2": 3}, {"stage2": {"seed": 3}}], ids=str)
+def test_candidates_and_stages_are_bounded(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        parse_task(BARE | wrong)
+
+
+@pytest.mark.parametrize("task", ["forward", "denoise", "upscale"])
+def test_best_of_is_for_what_is_drawn_from_noise(task: str) -> None:
+    more = {"forward": {"timestep": 1}, "denoise": {"timestep": 1, "method": "one_step"}, "upscale": {}}[task]
+    with pytest.raises(ValidationError, match="best_of"):
+        parse_task({"task": task, "image": "a.png", "best_of": 2, **more})
+
+
+def test_forward_says_nothing_that_only_a_model_hears() -> None:
+    row = {"task": "forward", "image": "a.png", "timestep": 250.0, "guidance": 3, "steps": 9, "sampler": "ddim"}
+    assert parse_task(row).canonical() == {"task": "forward", "image": "a.png", "timestep": 250, "seed": 0}
+    assert (parse_task(row).prompts(), parse_task(row).sources()) == ([], ["a.png"])
+
+
+def test_of_each_way_to_denoise_what_has_a_say() -> None:
+    row = {"task": "denoise", "image": "a.png", "timestep": 750, "prompt": "a red seven"}
+    common = {"task": "denoise", "image": "a.png", "timestep": 750, "seed": 0}
+    asked = common | {"prompt": "a red seven", "guidance": 7, "negative_prompt": ""}
+    assert parse_task(row | {"method": "blur"}).canonical() == common | {"method": "blur", "sigma": 2}
+    assert parse_task(row | {"method": "one_step"}).canonical() == asked | {"method": "one_step"}
+    assert parse_task(row | {"method": "iterative"}).canonical() == asked | {"method": "iterative", "stride": 30}
+    assert parse_task(row | {"method": "blur"}).prompts() == []
+
+
+@pytest.mark.parametrize(("name", "method"), [("sigma", "iterative"), ("sigma", "one_step"), ("until", "blur")])
+def test_a_parameter_of_another_method_is_refused(name: str, method: str) -> None:
+    with pytest.raises(ValidationError, match=f"'{name}' is for the method '.*', this row has '{method}'"):
+        parse_task({"task": "denoise", "image": "a.png", "timestep": 750, "method": method, name: 2})
+
+
+def hybrid_through(view: object) -> dict[str, object]:
+    low, high = HYBRID["components"]
+    return {"task": "hybrid", "components": [low | {"view": view}, high]}
+
+
+def test_a_components_view_is_a_name_or_a_mapping() -> None:
+    named = parse_task(hybrid_through("jigsaw")).canonical()
+    assert named["components"][0]["view"] == "jigsaw"
+    assert key(hybrid_through({"view": "jigsaw", "seed": 0})) == key(hybrid_through("jigsaw"))
+    other = parse_task(hybrid_through({"view": "jigsaw", "seed": 5})).canonical()
+    assert other["components"][0]["view"] == {"view": "jigsaw", "seed": 5}
+    assert parse_task(other).canonical() == other
+    for wrong in (3, {"view": "jigsaw", "sed": 3}, {"seed": 3}, "jigsw"):
+        with pytest.raises(ValidationError, match="view"):
+            parse_task(hybrid_through(wrong))
+
+
 def test_start_and_strength() -> None:
     row = {"task": "image_to_image", "image": "a.png"}
     with pytest.raises(ValidationError, match="neither is given"):
@@ -191,6 +266,7 @@ def test_tasks_are_frozen_and_hashable() -> None:
     task = parse_task(HYBRID)
     assert isinstance(task, Hybrid)
     assert len({task, parse_task(HYBRID)}) == 1
+    assert len({parse_task(hybrid_through({"view": "jigsaw", "seed": 5})) for _ in range(2)}) == 1
     with pytest.raises(ValidationError, match="frozen"):
         task.seed = 3
 

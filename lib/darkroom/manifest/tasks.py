@@ -236,7 +236,7 @@ class Denoise(_Task, Asks):
         return super()._silent() | _SCHEDULE | asked
 
 
-_SCHEDULE = {"steps", "stride", "timesteps"}
+_SCHEDULE = {"steps", "stride", "timesteps", "eta"}
 _GUIDANCE = {"guidance", "negative_prompt"}
 
 Task = TextToImage | ImageToImage | Inpaint | Anagram | Hybrid | Upscale | Forward | Denoise
