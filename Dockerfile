@@ -36,10 +36,12 @@ RUN python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))
     && python -m pip install --no-cache-dir --disable-pip-version-check --only-binary :all: \
         ${TORCH_INDEX_URL:+--extra-index-url "$TORCH_INDEX_URL"} -c requirements.lock -r wanted.txt
 
+# The package beside the environment, not in it: else a changed line of code would make all of CUDA a new layer.
+FROM builder AS package
 COPY README.md LICENSE ./
 COPY lib lib
 COPY jobs jobs
-RUN python -m pip install --no-cache-dir --disable-pip-version-check --no-deps --no-build-isolation .
+RUN python -m pip install --no-cache-dir --disable-pip-version-check --no-deps --no-build-isolation --prefix /package .
 
 FROM ${BASE_IMAGE} AS runtime
 # Libraries ask for the user's name, so the number must have one. /cache is there for the volume to take its owner from.
@@ -48,6 +50,7 @@ RUN groupadd --gid 1000 darkroom \
     && install --directory --owner 1000 --group 1000 --mode 0775 /cache
 # Owned by root, so that a job cannot change the code it runs.
 COPY --from=builder /opt/darkroom /opt/darkroom
+COPY --from=package /package /opt/darkroom
 WORKDIR /app
 COPY jobs jobs
 COPY manifests manifests
@@ -58,6 +61,7 @@ COPY manifests manifests
 ENV PATH=/opt/darkroom/bin:$PATH \
     HOME=/tmp \
     HF_HOME=/cache/huggingface \
+    DARKROOM_CACHE=/cache/darkroom \
     XDG_CACHE_HOME=/cache \
     MPLCONFIGDIR=/cache/matplotlib \
     HF_HUB_OFFLINE=1 \

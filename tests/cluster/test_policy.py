@@ -34,7 +34,8 @@ KNOWN = {
         "AWS_REGION",
         "AWS_ENDPOINT_URL_S3",
     },
-    "huggingface_hub": {"HF_HOME", "HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY"},
+    "models/node_cache.py": {"DARKROOM_CACHE"},
+    "huggingface_hub": {"HF_HOME", "HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "HF_TOKEN"},
     "other libraries": {"XDG_CACHE_HOME", "MPLCONFIGDIR"},
     "NVIDIA's container runtime": {"NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES"},
     "python and the shell": {"HOME", "PATH", "PYTHONUNBUFFERED"},
@@ -176,6 +177,30 @@ def test_nothing_is_open(objects: list[Object]) -> None:
     assert not any("ports" in service for service in compose()["services"].values())
 
 
+def test_prometheus_and_nobody_else_may_ask_for_metrics(objects: list[Object]) -> None:
+    (monitor,) = read_yaml(KUBERNETES / "podmonitor.yaml")
+    policies = [
+        one for one in objects if one["kind"] == "NetworkPolicy" and one["metadata"]["name"] == "to-the-metrics"
+    ]
+    (policy,) = [one["spec"] for one in policies]
+    assert monitor["spec"]["selector"] == policy["podSelector"] == {"matchLabels": {"ray.io/is-ray-node": "yes"}}
+    (rule,) = policy["ingress"]
+    assert rule["ports"] == [{"protocol": "TCP", "port": 8080}] and set(rule["from"][0]) == {"namespaceSelector"}
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    assert endpoint["port"] == "metrics" and endpoint["interval"] == "10s", "see darkroom.metrics: gauges fade in 20 s"
+    for name, pod in pods(objects):
+        for port in (port for container in pod["containers"] for port in container.get("ports", ())):
+            assert port["containerPort"] != 8080 or port["name"] == "metrics", name
+
+
+def test_models_are_kept_on_the_cache_volume() -> None:
+    """What the image says about caches lies where pods and containers have a volume to write to."""
+    for name in ("DARKROOM_CACHE", "HF_HOME", "XDG_CACHE_HOME", "MPLCONFIGDIR"):
+        (place,) = re.findall(rf"^ +{name}=(\S+)", DOCKERFILE, re.MULTILINE)
+        assert Path(place).is_relative_to("/cache"), name
+    assert 'VOLUME ["/cache", "/tmp"]' in DOCKERFILE
+
+
 def test_the_token_is_on_everywhere(objects: list[Object]) -> None:
     for one in objects:
         if one["kind"].startswith("Ray"):
@@ -225,6 +250,8 @@ def test_the_jobs_secrets_are_the_examples(objects: list[Object]) -> None:
         for container in pod["containers"]:
             for source in container.get("envFrom", ()):
                 assert source["secretRef"]["name"] in shown, name
+                # A run without storage is none; one without a hub is the usual one.
+                assert source["secretRef"].get("optional", False) is (source["secretRef"]["name"] == "darkroom-hub")
             for variable in container.get("env", ()):
                 reference = variable["valueFrom"]["secretKeyRef"]
                 assert reference["key"] in shown[reference["name"]], name
