@@ -21,7 +21,8 @@ from transformers.utils import logging as transformers_logging
 
 from darkroom.models import stages, texts
 from darkroom.models.errors import ModelError
-from darkroom.models.predictors import UNetPredictor
+from darkroom.models.memory import Memory
+from darkroom.models.predictors import UNetPredictor, pass_memory
 from darkroom.models.sources import LocalFolder, Source, read_json
 from darkroom.models.texts import Encoding, TextEncoder
 from darkroom.models.weights import DIFFUSERS, check_dtype, config_of, load_module
@@ -53,6 +54,8 @@ class Cascade:
     @classmethod
     def of_ours(cls, root: Source, config: dict[str, Any]) -> Cascade:
         """The cascade in a folder with a config.json of our own, read already."""
+        if not isinstance(config.get("name"), str) or not isinstance(config["stages"], list):
+            raise ModelError(f"{root.address}/config.json does not describe a cascade: it wants a 'name' and 'stages'")
         sources = tuple(root.within(f"stage{number}") for number in range(1, len(config["stages"]) + 1))
         return cls(config["name"], sources, {TEXT: Encoding(root, None, "none")}, "float32", config, root)
 
@@ -147,6 +150,17 @@ class Cascade:
         assert device is not None, "an encoder needs a device"
         transformers_logging.disable_progress_bar()
         return self.encodings[name].load(device, dtype)
+
+    def memory(self, number: int, dtype: str, capacity: int) -> Memory:
+        """What stage `number` needs on a device to make passes of `capacity` evaluations; nothing is loaded."""
+        source, stage = self.sources[number - 1], self.stages[number - 1]
+        vae = config_of(source, "vae") if stage.factor > 1 else None
+        length = self.encoder_length(self.encoder_of(number))
+        return pass_memory(config_of(source, "unet"), dtype, capacity, stage.size // stage.factor, length, vae)
+
+    def encoder_memory(self, name: str, dtype: str, prompts: int = texts.BATCH) -> Memory:
+        """What encoder `name` needs on a device to encode `prompts` at a time; nothing is loaded."""
+        return self.encodings[name].memory(dtype, prompts)
 
     def scheduler_config(self, number: int) -> dict[str, Any]:
         """The scheduler_config.json of stage `number`."""

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from darkroom.models.course_unet import CourseUNet
 from darkroom.models.ddpm_unet import DDPMUNet
 from darkroom.models.errors import ModelError
+from darkroom.models.memory import Memory, measure
+from darkroom.models.weights import DTYPES, check_dtype
 from darkroom.sampling.engine import Engine
 from darkroom.sampling.plans import Inputs, Row, Stage, condition_keys, make_plan
 from darkroom.sampling.processes import Process, process_from_config
@@ -77,10 +79,13 @@ class NetworkPredictor:
         network = network.eval().requires_grad_(False)
         self.network = network.to(device, memory_format=torch.channels_last)
         self.process, self.device = process, device
+        self.dtype = next(network.parameters()).dtype
 
     @torch.no_grad()
     def __call__(self, x: Tensor, timestep: Tensor, condition: Tensor, noise_level: Tensor) -> Tensor:
-        x = x.contiguous(memory_format=torch.channels_last)
+        x = x.to(self.dtype, memory_format=torch.channels_last)
+        if timestep.is_floating_point():
+            timestep = timestep.to(self.dtype)
         return self.network(x, timestep, condition).float().contiguous()
 
     def condition(self, key: str) -> Tensor:
@@ -142,6 +147,8 @@ class Network:
     store: Store
     config: dict[str, Any]
     kind: ClassVar = "network"
+    default_dtype: ClassVar = "float32"
+    encoders: ClassVar = ()  # it reads no text
 
     @classmethod
     def open(cls, uri: str) -> Network:
@@ -195,9 +202,32 @@ class Network:
         """What the network is told for a plan's condition key, int64 []; "" is "no class"."""
         return condition(key, self.num_classes)
 
-    def predictor(self, number: int, device: torch.device) -> NetworkPredictor:
-        """The network with its weights on the device, ready for the engine. number: 1, as there is one stage."""
-        return NetworkPredictor(self.load(), self.stages[number - 1].process, device)
+    @property
+    def address(self) -> str:
+        """What another process opens to get the same model."""
+        return self.store.root
+
+    def predictor(self, number: int, device: torch.device, dtype: str = "float32") -> NetworkPredictor:
+        """The network with its weights on the device, ready for the engine. number: 1, as there is one stage.
+
+        Raises ModelError for a dtype that the device lacks.
+        """
+        wanted = check_dtype(dtype, device)
+        return NetworkPredictor(self.load().to(wanted), self.stages[number - 1].process, device)
+
+    def memory(self, number: int, dtype: str, capacity: int) -> Memory:
+        """What the network needs on a device to make passes of `capacity` evaluations; nothing is loaded."""
+        stage, meta = self.stages[number - 1], torch.device("meta")
+        with meta:
+            network = build_network(self.config["network"]).to(DTYPES[dtype])
+        predictor = NetworkPredictor(network, stage.process, meta)
+
+        def run() -> None:
+            x = torch.empty(capacity, stage.channels, stage.size, stage.size, device=meta)
+            times = torch.zeros(capacity, dtype=torch.int64, device=meta)
+            predictor(x, times.float() if stage.process.kind == "flow" else times, times, times)
+
+        return measure(network, run)
 
     def load(self) -> nn.Module:
         """The network with its weights, on the host, in eval mode and without gradients; denoisers too."""

@@ -1,8 +1,8 @@
 """Model files of a bucket, brought to a machine once: by one of its processes, while the others wait.
 
-A file lies in the cache under its own name only when it is whole and its checksum was right; until then it is NAME.part,
-at whose end a broken-off download goes on. The folder's name holds the digest of the listing, so objects that change
-make another folder, and the parts of one state are never continued with those of another.
+A file lies in the cache under its own name only when it is whole and its checksum was right; until then it is
+NAME.part, at whose end a broken-off download goes on. The folder's name holds the digest of the listing, so objects
+that change make another folder, and the parts of one state are never continued with those of another.
 """
 
 from __future__ import annotations

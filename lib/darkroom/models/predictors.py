@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 
+from darkroom.models.memory import Memory, measure
+from darkroom.models.weights import in_dtype
 from darkroom.sampling.processes import Process
 
 
@@ -35,3 +40,29 @@ class UNetPredictor:
         assert self.vae is not None, "a stage without a VAE has no latents"
         latents = state[None].to(self.device, torch.float32) / self.vae.config.scaling_factor
         return self.vae.decode(latents, return_dict=False)[0][0].to(state.device)
+
+
+def pass_memory(
+    unet: Mapping[str, Any], dtype: str, capacity: int, size: int, length: int, vae: Mapping[str, Any] | None = None
+) -> Memory:
+    """What a stage's predictor needs on a device. unet, vae: their configurations.
+
+    capacity: evaluations a pass; size: of the state; length: positions of an embedding.
+    """
+    meta, width = torch.device("meta"), unet.get("encoder_hid_dim") or unet["cross_attention_dim"]
+    with meta:
+        predictor = UNetPredictor(in_dtype(UNet2DConditionModel.from_config(dict(unet)), dtype), None, meta)
+
+    def run() -> None:
+        x = torch.empty(capacity, unet["in_channels"], size, size, device=meta)
+        times = torch.zeros(capacity, dtype=torch.int64, device=meta)
+        predictor(x, times, torch.empty(capacity, length, width, device=meta), times)
+
+    needed = measure(predictor.unet, run)
+    if vae is None:
+        return needed
+    with meta:
+        predictor.vae = AutoencoderKL.from_config(dict(vae))
+    latents = (predictor.vae.config.latent_channels, size, size)
+    decoding = measure(predictor.vae, lambda: predictor.decode(torch.empty(latents, device=meta)))
+    return Memory(needed.weights + decoding.weights, max(needed.activations, decoding.activations))

@@ -64,8 +64,8 @@ def stage_kind(source: Source) -> Kind:
             raise ModelError(f"{source.address} works on latents but is no x4 upscaler: it reads text by {encoder}")
         if unet["in_channels"] != unet["out_channels"] + 3:
             raise ModelError(
-                f"{source.address} works on latents but does not enlarge pictures: its UNet takes {unet['in_channels']} "
-                f"channels, and {unet['out_channels']} + 3 are wanted"
+                f"{source.address} works on latents but does not enlarge pictures: its UNet takes "
+                f"{unet['in_channels']} channels, and {unet['out_channels']} + 3 are wanted"
             )
         return "upscaler"
     if "image_noising_scheduler/scheduler_config.json" in names or unet.get("class_embed_type") == "timestep":

@@ -21,10 +21,12 @@ from transformers import (
 )
 
 from darkroom.models.errors import ModelError
+from darkroom.models.memory import Memory, measure
 from darkroom.models.sources import Source
-from darkroom.models.weights import TRANSFORMERS, config_of, load_module, weight_files
+from darkroom.models.weights import TRANSFORMERS, config_of, in_dtype, load_module
 
 IF_LENGTH = 77  # IF was trained on T5 embeddings of 77 positions, whatever T5 itself can take
+BATCH = 16  # prompts a pass on a GPU
 FOLDERS = ("text_encoder", "tokenizer")
 _TOKENIZERS = {"tokenizer.json": PreTrainedTokenizerFast, "spiece.model": T5Tokenizer, "vocab.json": CLIPTokenizer}
 
@@ -50,6 +52,11 @@ class Encoding:
     @property
     def is_clip(self) -> bool:
         return "CLIPTextModel" in self.config.get("architectures", ())
+
+    @property
+    def _kept(self) -> tuple[str, ...]:
+        """transformers keeps T5's `wo` whole in half precision, whose range its values leave."""
+        return () if self.is_clip else ("wo",)
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -86,15 +93,16 @@ class Encoding:
 
     def load(self, device: torch.device, dtype: str) -> TextEncoder:
         """The encoder with its weights on the device."""
-        # transformers keeps T5's `wo` whole in half precision, whose range its values leave.
-        kept = () if self.is_clip else ("wo",)
-        module = load_module(self.source, "text_encoder", TRANSFORMERS, self.build, device, dtype, kept)
+        module = load_module(self.source, "text_encoder", TRANSFORMERS, self.build, device, dtype, self._kept)
         return TextEncoder(self, module, device, dtype)
 
-    def files(self, dtype: str) -> list[str]:
-        """What `load` reads."""
-        tokenizer = [name for name in self.source.names() if name.startswith("tokenizer/")]
-        return tokenizer + weight_files(self.source, "text_encoder", TRANSFORMERS, dtype)
+    def memory(self, dtype: str, prompts: int) -> Memory:
+        """What the encoder needs on a device to encode that many prompts at a time."""
+        meta = torch.device("meta")
+        with meta:
+            encoder = in_dtype(self.build(), dtype, self._kept)
+        # Without the mask, whose values the encoder wants to look at; it is as small as the tokens.
+        return measure(encoder, lambda: encoder(torch.zeros(prompts, self.positions, dtype=torch.int64, device=meta)))
 
 
 class TextEncoder:
@@ -110,12 +118,16 @@ class TextEncoder:
     def encode(self, prompts: list[str]) -> Tensor:
         """N sentences -> [N, length, width] in the encoder's dtype, on the host.
 
-        Each is encoded alone, so that an embedding does not depend on which prompts it was batched with.
+        A pass has one shape, filled up with empty prompts, so that an embedding does not depend on which prompts it
+        was batched with. On a processor each is encoded alone, which is as fast.
         """
-        return torch.cat([self._encode_one(prompt) for prompt in prompts])
+        count = 1 if self.device.type == "cpu" else BATCH
+        passes = [prompts[first : first + count] for first in range(0, len(prompts), count)]
+        return torch.cat([self._encode(some + [""] * (count - len(some)))[: len(some)] for some in passes])
 
-    def _encode_one(self, prompt: str) -> Tensor:
+    def _encode(self, prompts: list[str]) -> Tensor:
         how = {"padding": "max_length", "truncation": True, "max_length": self.encoding.positions}
-        tokens = self.encoding.tokenizer(self.encoding.clean(prompt), return_tensors="pt", **how).to(self.device)
+        cleaned = [self.encoding.clean(prompt) for prompt in prompts]
+        tokens = self.encoding.tokenizer(cleaned, return_tensors="pt", **how).to(self.device)
         mask = tokens.attention_mask if self._masks else None
         return self.encoder(tokens.input_ids, attention_mask=mask).last_hidden_state.to(self.dtype).cpu()

@@ -89,6 +89,15 @@ def load_module(
     return module.eval().requires_grad_(False)
 
 
+def in_dtype(module: nn.Module, dtype: str, keep_float32: tuple[str, ...] = ()) -> nn.Module:
+    """The module with its weights in a dtype, as `load_module` leaves them."""
+    nn.Module.to(module, DTYPES[dtype])  # not diffusers' own `to`, which warns of what is not so here
+    for name, part in module.named_modules():
+        if dtype == "float16" and name.rpartition(".")[2] in keep_float32:
+            part.float()
+    return module
+
+
 def _tensors(paths: list[Path], device: torch.device) -> Iterator[tuple[Path, str, Tensor]]:
     """Every tensor of the files, one after the other, on the device: no more than one is there in two dtypes."""
     for path in paths:

@@ -1,0 +1,85 @@
+"""How much memory a model needs, found without any: it is run on the meta device, whose tensors hold no bytes."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+
+class Memory(NamedTuple):
+    """Bytes on a device: the weights, and the most that one pass holds besides them.
+
+    A GPU wants some more: a few hundred megabytes for CUDA itself, work space of its convolutions, and about a tenth
+    for the gaps that its allocator leaves.
+    """
+
+    weights: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.activations
+
+
+def measure(module: nn.Module, run: Callable[[], Any]) -> Memory:
+    """Memory of a module on the meta device and of `run`, which passes fresh meta tensors through it."""
+    tensors = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+    return Memory(sum(t.numel() * t.element_size() for t in tensors.values()), peak_bytes(run))
+
+
+def peak_bytes(run: Callable[[], Any]) -> int:
+    """The most bytes that tensors made in `run` hold at one time, by their storages: a view adds nothing."""
+    with torch.inference_mode(), _FusedAttention(), _Live() as live:
+        run()
+    return live.peak
+
+
+class _Live(TorchDispatchMode):
+    """Sums up the storages that come, and takes them off when they go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._seen: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        before = {id(leaf.untyped_storage()) for leaf in tree_iter((args, kwargs)) if isinstance(leaf, Tensor)}
+        made = func(*args, **(kwargs or {}))
+        for leaf in tree_iter(made):
+            if isinstance(leaf, Tensor) and id(leaf.untyped_storage()) not in before:
+                self._see(leaf.untyped_storage())
+        return made
+
+    def _see(self, storage: torch.UntypedStorage) -> None:
+        if id(storage) in self._seen:
+            return
+        self._seen.add(id(storage))
+        self.now += storage.nbytes()
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._forget, id(storage), storage.nbytes())
+
+    def _forget(self, key: int, size: int) -> None:
+        self._seen.discard(key)
+        self.now -= size
+
+
+class _FusedAttention(TorchFunctionMode):
+    """Attention as GPUs compute it: piece by piece, with no matrix of every position by every other."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func is not F.scaled_dot_product_attention:
+            return func(*args, **(kwargs or {}))
+        query, _, value = (*args, *(kwargs or {}).values())[:3]
+        return query.new_empty(*query.shape[:-1], value.shape[-1])
