@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 
 import typer
 
@@ -48,19 +49,13 @@ def quiet(verbose: bool) -> None:
 
 def main() -> None:
     """Entry point of the console command."""
-    from darkroom.jobs import audit, evaluate, generate, ingest, report, train
+    from darkroom.cluster import commands
+    from darkroom.cluster.request import job_names
 
     app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
-    jobs: dict[str, Callable[..., None]] = {
-        "generate": generate.main,
-        "audit": audit.main,
-        "report": report.main,
-        "ingest": ingest.main,
-        "train": train.main,
-        "evaluate": evaluate.main,
-    }
-    for name, job in jobs.items():
-        app.command(name)(job)
+    for name in job_names():
+        app.command(name)(import_module(f"darkroom.jobs.{name}").main)
+    commands.add_to(app)
     app()
 
 

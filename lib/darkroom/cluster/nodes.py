@@ -74,12 +74,12 @@ def default_folder() -> str:
 
 
 def up(folder: str, workers: int, cpus_per_node: int) -> LocalCluster:
-    """Starts a head and the workers, one after the other: two at once may choose the same port. ClusterError if the
-    folder holds a cluster that is up, or a node does not come up twice."""
+    """Starts a head and the workers, one after the other: two at once may choose the same port. ValueError if the
+    folder holds a cluster that is up, ClusterError if a node does not come up."""
     place = Path(folder).absolute()
     if (place / "cluster.json").exists():
         if any(node.alive for node in read(folder).nodes):
-            raise ClusterError(f"a cluster is up in {folder}: see `darkroom cluster status`, or end it by `down`")
+            raise ValueError(f"a cluster is up in {folder}: see `darkroom cluster status`, or end it by `down`")
         down(folder)
     place.mkdir(parents=True, exist_ok=True, mode=0o700)
     _write_token(place / "token")
@@ -119,11 +119,11 @@ def down(folder: str) -> int:
 
 
 def read(folder: str) -> LocalCluster:
-    """The cluster in a folder; ClusterError if there is none."""
+    """The cluster in a folder; ValueError if there is none."""
     try:
         fields = json.loads(Path(folder, "cluster.json").read_text())
     except FileNotFoundError:
-        raise ClusterError(f"no cluster was started in {folder}: `darkroom cluster up` starts one") from None
+        raise ValueError(f"no cluster was started in {folder}: `darkroom cluster up` starts one") from None
     return LocalCluster(**{**fields, "nodes": tuple(Node(**node) for node in fields["nodes"])})
 
 

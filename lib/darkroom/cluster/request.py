@@ -1,0 +1,156 @@
+"""What is to be submitted: a job's arguments, checked here by the job's own parser, and free of what only this machine
+has."""
+
+from __future__ import annotations
+
+import hashlib
+import pkgutil
+import re
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import typer
+
+import darkroom.jobs
+from darkroom.storage import StorageError
+
+RUNS = ("out", "run")  # the parameters, by name, that say where a job's run lies
+PATHS = (*RUNS, "data", "source", "against", "embeddings", "pipeline")  # always a place, whatever they look like
+
+
+class LocalPath(ValueError):
+    """Something that was named lies on this machine alone."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A job and its arguments as the cluster's nodes can follow them. run: where it writes; notes: for the user."""
+
+    job: str
+    arguments: tuple[str, ...]
+    run: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256("\0".join((self.job, *self.arguments)).encode()).hexdigest()[:16]
+
+    @property
+    def name(self) -> str:
+        """The same for the same job on the same run: jobs that would write into one another have one name."""
+        label = re.sub(r"[^a-z0-9]+", "-", self.run.rstrip("/").rsplit("/", 1)[-1].lower()).strip("-")[:30]
+        told = self.run or "\0".join(self.arguments)
+        digest = hashlib.sha256(f"{self.job}\0{told}".encode()).hexdigest()[:8]
+        return "-".join(part for part in (self.job, label, digest) if part)
+
+
+def job_names() -> list[str]:
+    """Every job there is: the modules of darkroom.jobs."""
+    return sorted(module.name for module in pkgutil.iter_modules(darkroom.jobs.__path__))
+
+
+def prepare(job: str, arguments: list[str], shared: bool) -> Request:
+    """Parses, checks and rewrites; uploads a local manifest. shared: every node sees this machine's file system.
+
+    Raises click's UsageError, LocalPath, ManifestError, ModelError for the user's part; StorageError.
+    """
+    command = _command(job)
+    context = command.make_context(job, list(arguments))
+    given = dict(context.params)
+    run = next((given[name] for name in RUNS if given.get(name)), "")
+    if shared:
+        given = {name: _absolute(name, value) for name, value in given.items()}
+        run = _absolute("run", run) if run else ""
+    else:
+        _refuse_local(given)
+    notes: list[str] = []
+    if "manifest" in given:
+        notes += _check_manifest(given["manifest"], given.get("model", ""))
+        if not shared and "://" not in given["manifest"]:
+            notes += _bring(given, run)
+    if "://" not in given.get("model", "") and given.get("model", "").startswith("/"):
+        notes.append(f"the model {given['model']} must lie at that path on every node")
+    return Request(job, tuple(_spell(command, context, given)), run, tuple(notes))
+
+
+def _command(job: str) -> Any:
+    """The job's own command line. ValueError for a job there is not."""
+    if job not in job_names() or not hasattr(module := import_module(f"darkroom.jobs.{job}"), "main"):
+        raise ValueError(f"no job {job!r}: wanted one of {', '.join(job_names())}")
+    app = typer.Typer(add_completion=False)
+    app.command()(module.main)
+    return typer.main.get_command(app)
+
+
+def _spell(command: Any, context: Any, given: dict[str, Any]) -> list[str]:
+    """Arguments that parse to `given`; what has its default is left out."""
+    options: list[str] = []
+    positional: list[str] = []
+    for parameter in command.params:
+        value = given.get(parameter.name)
+        if value is None or (parameter.param_type_name == "option" and value == parameter.get_default(context)):
+            continue
+        values = value if isinstance(value, (list, tuple)) else [value]
+        if parameter.param_type_name == "argument":
+            positional += map(str, values)
+        elif getattr(parameter, "is_flag", False):
+            options.append(parameter.opts[0] if value else parameter.secondary_opts[0])
+        else:
+            options += [text for one in values for text in (parameter.opts[0], str(one))]
+    return [*positional, *options]
+
+
+def _is_local(name: str, value: Any) -> bool:
+    """Whether a parameter's value names a place on this machine."""
+    if not isinstance(value, str) or name in ("manifest", "address"):
+        return False
+    if name == "model" and value.startswith("/"):
+        return False  # a folder that is in the image, or on a volume, of every node
+    return value.startswith("file://") or ("://" not in value and (name in PATHS or "/" in value))
+
+
+def _refuse_local(given: dict[str, Any]) -> None:
+    local = {name: value for name, value in given.items() if _is_local(name, value)}
+    if local:
+        said = ", ".join(f"{name.upper() if name == 'run' else '--' + name} {value}" for name, value in local.items())
+        raise LocalPath(
+            f"{said}: a folder of this machine, and the cluster's nodes have others; wanted s3://bucket/prefix. Where "
+            "every node sees this machine's folders at the same paths, say --shared-filesystem"
+        )
+
+
+def _absolute(name: str, value: Any) -> Any:
+    """Nodes see this machine's folders, but stand elsewhere."""
+    local = _is_local(name, value) or (name == "manifest" and "://" not in value)
+    return str(Path(value.removeprefix("file://")).expanduser().absolute()) if local else value
+
+
+def _check_manifest(manifest: str, model: str) -> list[str]:
+    """ManifestError for what would be refused on the cluster; what could not be looked at here, said."""
+    # Here, as the models' libraries cost seconds that other jobs need not pay.
+    from darkroom.batch.generate import abilities
+    from darkroom.cluster.inputs import check_without_model
+    from darkroom.manifest import open_manifest
+    from darkroom.models.catalog import open_model
+
+    try:
+        can = abilities(open_model(model))
+    except (ValueError, StorageError) as error:
+        if "://" not in model and not model.startswith("/"):
+            raise
+        check_without_model(manifest)
+        return [f"the manifest was checked without the model, which cannot be opened here ({error})"]
+    open_manifest(manifest, can)
+    return []
+
+
+def _bring(given: dict[str, Any], run: str) -> list[str]:
+    from darkroom.cluster.inputs import upload
+
+    given["manifest"], missing = upload(given["manifest"], run)
+    if not missing:
+        return []
+    named = ", ".join(missing[:5]) + (" ..." if len(missing) > 5 else "")
+    return [f"{len(missing)} pictures are not here, and their rows will fail: {named}"]
