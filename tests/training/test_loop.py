@@ -71,6 +71,15 @@ def test_the_average_follows_its_closed_form(tmp_path: Path) -> None:
     assert last.average["number"].item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_rank_0_notes_every_image_and_the_mean_loss(tmp_path: Path) -> None:
+    noted: list[tuple[int, float]] = []
+    worker = replace(ALONE, note=lambda images, loss: noted.append((images, loss)))
+    last = fit(Line(), feed(worker), HOW, worker, open_store(str(tmp_path)), {}, lambda line: None)
+    assert [images for images, _ in noted] == [40, 40, 40], "five steps of 8 in each of three epochs"
+    losses = last.curves["losses"].reshape(3, 5).mean(dim=1).tolist()
+    assert [loss for _, loss in noted] == pytest.approx(losses)
+
+
 @pytest.mark.parametrize("fused", [False, True])
 def test_interrupted_and_resumed_equals_unbroken(tmp_path: Path, fused: bool) -> None:
     how = replace(HOW, fused=fused)

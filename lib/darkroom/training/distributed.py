@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.pool import ThreadPool
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
+from darkroom import metrics
 from darkroom.cluster import ClusterError
 from darkroom.storage import StorageError, open_store
 from darkroom.training.feeds import Worker
@@ -105,7 +107,8 @@ def _train_on_worker(given: dict[str, Any]) -> None:
     device = ray.train.torch.get_device()
     if device.type == "cpu":
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size()))
-    worker = Worker(context.get_world_rank(), context.get_world_size(), device)
+    note = partial(metrics.trained, given["out"])
+    worker = Worker(context.get_world_rank(), context.get_world_size(), device, note)
     journal = given["journal"]
     try:
         say = lambda line: journal.say.remote(line)  # noqa: E731

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -21,11 +21,15 @@ RESIDENT_SHARE = 0.25  # of a GPU's free memory, or of the machine's, may hold t
 
 @dataclass(frozen=True)
 class Worker:
-    """One of `count` workers that share every batch; rank 0 is the one that writes."""
+    """One of `count` workers that share every batch; rank 0 is the one that writes.
+
+    note: what rank 0 tells after some steps: images of all workers that went into them, mean loss.
+    """
 
     rank: int
     count: int
     device: torch.device
+    note: Callable[[int, float], None] | None = None
 
     def share(self, batch: int) -> slice:
         """The rows of a batch that are this worker's; shares differ by one row where it cannot be cut evenly.

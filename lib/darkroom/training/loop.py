@@ -112,11 +112,11 @@ class _Training:
         for batch in feed.epoch(self.epoch + 1):
             waiting.append(self._take_step(batch, batch.rows * self.worker.count / feed.batch))
             if len(waiting) == LOOK_EVERY:
-                self._look(waiting)
+                self._look(waiting, feed.batch)
                 if self.worker.rank == 0 and time.monotonic() - said > SAY_EVERY:
                     said = time.monotonic()
                     say(f"epoch {self.epoch + 1}/{self.how.epochs}  step {self.step:,}  loss {self.losses[-1]:.4f}")
-        self._look(waiting)
+        self._look(waiting, feed.batch)
         self._share_buffers()
         self.epoch += 1
         self.seconds.append(time.monotonic() - began)
@@ -191,8 +191,8 @@ class _Training:
         present = [self.weights[name] for name in self.average]
         torch._foreach_lerp_(list(self.average.values()), present, 1 - decay)
 
-    def _look(self, waiting: list[Tensor]) -> None:
-        """Takes the losses of the last steps from the device, as means over the workers."""
+    def _look(self, waiting: list[Tensor], batch: int) -> None:
+        """Takes the losses of the last steps, each of `batch` images, from the device, as means over the workers."""
         if not waiting:
             return
         losses = torch.stack(waiting).float()
@@ -205,6 +205,8 @@ class _Training:
                 at = f"epoch {self.epoch + 1}, step {step}"
                 raise FloatingPointError(f"{at}: the loss is {loss} at a learning rate of {self.rates[step]:g}")
             self.losses.append(loss)
+        if self.worker.note is not None and self.worker.rank == 0:
+            self.worker.note(batch * len(waiting), losses.mean().item())
         waiting.clear()
 
     @torch.no_grad()
