@@ -129,6 +129,11 @@ class Cascade:
         """How many tokens encoder `name` reads."""
         return self.encodings[name].positions
 
+    def encoder_width(self, name: str) -> int:
+        """How wide encoder `name`'s embeddings are: they are [length, width]."""
+        config = self.encodings[name].config
+        return config["hidden_size" if self.encodings[name].is_clip else "d_model"]
+
     def predictor(self, number: int, device: torch.device, dtype: str = "float32") -> UNetPredictor:
         """Stage `number` (1, 2, ...) with its weights on the device, ready for the engine. Raises ModelError."""
         check_dtype(dtype, device)
