@@ -193,3 +193,17 @@ def test_a_pointer_that_is_damaged_or_points_nowhere(tmp_path: Path, toy_network
     model.store.write("champion.json", b"{")
     with pytest.raises(ModelError, match=r"champion\.json is no pointer to a version"):
         open_model(f"registry://{tmp_path}/digits")
+
+
+def test_the_first_champion_may_be_withdrawn(tmp_path: Path, toy_network: str) -> None:
+    model = RegisteredModel(str(tmp_path), "digits")
+    promoted(model, toy_network)
+    first = model.champion()
+    assert model.withdraw(first, reason="smoke") is not None and model.withdraw(first) is None
+    with pytest.raises(ModelError, match="'digits' has no champion"):
+        open_model(f"registry://{tmp_path}/digits")
+    with pytest.raises(ModelError, match="there is nothing to roll back"):
+        model.rollback()
+    assert model.champion_at(datetime.now(UTC)) is None and model.retire(keep=1) == []
+    assert promoted(model, toy_network) == 2 and model.champion().version == 2
+    assert [event["version"] for event in model.moves()] == [1, None, 2]

@@ -36,9 +36,10 @@ _READ_AT_ONCE = 16
 
 @dataclass(frozen=True)
 class Pointer:
-    """Where champion.json points. move: 1 for the first promotion, then 2, ...; data: the file's bytes."""
+    """Where champion.json points. version: None where the first champion was withdrawn; move: 1 for the first
+    promotion, then 2, ...; data: the file's bytes."""
 
-    version: int
+    version: int | None
     move: int
     event: dict[str, Any]
     data: bytes
@@ -132,51 +133,59 @@ class RegisteredModel:
         """
         return self._move("promoted", number, before, more)
 
-    def rollback(self, to: int | None = None, before: Pointer | None = None, **more: Any) -> Pointer:
+    def withdraw(self, moved: Pointer, **more: Any) -> Pointer | None:
+        """Undoes a promotion: back to what was live before it, which may be nothing. None if it moved on meanwhile."""
+        return self._move("rolled_back", moved.event["previous"], moved, {"from": moved.version, **more})
+
+    def rollback(self, to: int | None = None, **more: Any) -> Pointer:
         """Points back: to version `to`, or the champion that the present one took over from.
 
-        before: only from this pointer on. ModelError where there is nothing to go back to, or it moved meanwhile.
+        ModelError where there is nothing to go back to, or another process moved the pointer meanwhile.
         """
-        before = before or self.champion()
-        if before is None:
+        before = self.champion()
+        if before is None or before.version is None:
             raise ModelError(f"{self.name} in {self.root} has no champion: there is nothing to roll back")
         target = self.version(before.version).get("parent") if to is None else to
         if target is None:
             raise ModelError(f"{self.name}@{before.version} is the first champion: there is none to roll back to")
         if target == before.version:
             raise ModelError(f"{self.name}@{target} is the champion already")
-        self.folder(target)
         moved = self._move("rolled_back", target, before, {"from": before.version, **more})
         if moved is None:
             raise ModelError(f"the champion of {self.name} was moved by another process meanwhile; look and try again")
         return moved
 
     def retire(self, keep: int) -> list[int]:
-        """Deletes the weights of all versions but the `keep` newest, the champion and those it can be rolled back to
-        or was moved from; their version.json stay. Returns the numbers of those deleted.
-        """
+        """Discards all versions but the `keep` newest, the champion, and those it was moved from or can be rolled back
+        to; their version.json stay. Returns the numbers of those discarded."""
         champion = self.champion()
         if champion is None:
             return []
         versions = self.versions()
-        spared = {champion.version, champion.event["previous"], self.version(champion.version).get("parent")}
-        spared |= set(versions[-keep:])
-        there = {int(match[1]) for match in map(_CONFIG_OF.fullmatch, self.store.list("versions/")) if match}
+        spared = {champion.version, champion.event["previous"], *versions[-keep:]}
+        if champion.version is not None:
+            spared.add(self.version(champion.version).get("parent"))
+        there = {int(match[1]) for match in map(_MODEL_OF.fullmatch, self.store.list("versions/")) if match}
         gone = sorted((set(versions) & there) - spared)
         for number in gone:
-            self.note("retired", f"version-{number:06d}", version=number, reason=f"not among the {keep} newest")
-            # The configuration first: from then on nobody begins to read the weights.
-            self.store.delete(f"versions/{number}/{CONFIG}")
-            self.store.delete(f"versions/{number}/{WEIGHTS}")
+            self.discard(number, f"not among the {keep} newest")
         return gone
+
+    def discard(self, number: int, reason: str) -> None:
+        """Deletes a version's weights and notes it as retired."""
+        self.note("retired", f"version-{number:06d}", version=number, reason=reason)
+        # The configuration first: from then on nobody begins to read the weights.
+        self.store.delete(f"versions/{number}/{CONFIG}")
+        self.store.delete(f"versions/{number}/{WEIGHTS}")
 
     def note(self, kind: str, about: str, **more: Any) -> None:
         """Adds an event. about: with the kind its name, so that noted twice it is there once."""
         event = {"kind": kind, "at": _now().isoformat(), "actor": actor(), **more}
         self.store.create(f"events/{about}-{kind}.json", _json(event))
 
-    def _move(self, kind: str, number: int, before: Pointer | None, more: Mapping[str, Any]) -> Pointer | None:
-        self.folder(number)  # never to what is not whole
+    def _move(self, kind: str, number: int | None, before: Pointer | None, more: Mapping[str, Any]) -> Pointer | None:
+        if number is not None:
+            self.folder(number)  # never to what is not whole
         at = _now() if before is None else max(_now(), before.at + timedelta(microseconds=1))
         event = {"kind": kind, "version": number, "previous": before and before.version,
                  "move": before.move + 1 if before else 1, "at": at.isoformat(), "actor": actor(), **more,
@@ -201,7 +210,7 @@ class RegisteredModel:
             return [json.loads(data) for data in pool.map(self.store.read, list(self.store.list(prefix)))]
 
 
-_CONFIG_OF = re.compile(rf"versions/(\d+)/{re.escape(CONFIG)}")
+_MODEL_OF = re.compile(rf"versions/(\d+)/({re.escape(CONFIG)}|{re.escape(WEIGHTS)})")
 
 
 def names(root: str) -> list[str]:
@@ -228,7 +237,7 @@ def resolve(uri: str) -> str:
     if number:
         return model.folder(int(number))
     champion = model.champion()
-    if champion is None:
+    if champion is None or champion.version is None:
         there = ", ".join(names(root)) or "none"
         raise ModelError(f"{uri}: {model.name!r} has no champion in {root}; models that have one: {there}")
     return model.folder(champion.version)

@@ -41,13 +41,14 @@ class Sampling:
 class Evaluation:
     """record: all that was measured, JSON values. pictures: uint8 [N, C, S, S] for a contact sheet, as many in a row as
     `columns` has names; rows: the rows' names, or none; wrong: of each picture, whether the classifier sees not
-    the digit that was asked for."""
+    the digit that was asked for; made: of a generator all that was sampled, uint8 [N, C, S, S] for each seed."""
 
     record: dict[str, Any]
     pictures: Tensor
     columns: list[str]
     rows: list[str] = field(default_factory=list)
     wrong: list[bool] = field(default_factory=list)
+    made: list[Tensor] = field(default_factory=list)
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +118,7 @@ def _of_generator(network: Network, data: _Data, how: Sampling, device: torch.de
     columns = data.classes[:COLUMNS] if network.num_classes else [""] * COLUMNS
     shown = _shown(how.count, network.num_classes or COLUMNS, len(columns))
     wrong = (seen[0] != asked)[shown].tolist() if seen else [False] * len(shown)
-    return Evaluation(record, made[0][shown], columns, [], wrong)
+    return Evaluation(record, made[0][shown], columns, [], wrong, made)
 
 
 def _record(network: Network, data: _Data) -> dict[str, Any]:

@@ -37,20 +37,29 @@ class Picture:
     split: str
 
 
-def read_folder(source: str | None) -> tuple[Splits, dict[str, Any]]:
+def read_folder(source: str | None, quarantine: list[str] | None = None) -> tuple[Splits, dict[str, Any]]:
     """Pictures of one size, grey if every one of them is grey, else RGB; classes are folders, in order of their names.
 
-    Raises ValueError with every file that is wrong, at most 20 of them listed.
+    Raises ValueError with every file that is wrong, at most 20 of them listed. With a list `quarantine`, files that
+    cannot be used are left out, and what is wrong with each is added to it.
     """
     if source is None:
         raise ValueError("ingest folder: wanted the folder of the pictures after the word folder")
     store = open_store(source)
     pictures, problems, own_splits = _find(store)
     classes = sorted({picture.name for picture in pictures})
+    if quarantine is not None:
+        quarantine += problems
+        problems = []
     problems += _empty(pictures, classes, store, own_splits)
-    images, unreadable = _decoded(store, pictures)
-    if problems or unreadable:
-        raise ValueError(_listed(source, problems + unreadable))
+    images, unusable = _decoded(store, pictures)
+    if quarantine is not None and len(unusable) < len(pictures):
+        quarantine += unusable.values()
+        usable = [number for number in range(len(pictures)) if number not in unusable]
+        images, pictures, unusable = images[usable], [pictures[number] for number in usable], {}
+        problems += _empty(pictures, classes, store, own_splits)
+    if problems or unusable:
+        raise ValueError(_listed(source, list(dict.fromkeys([*problems, *unusable.values()]))))
     images = _grey_if_all_are(images)
     labels = np.array([classes.index(picture.name) for picture in pictures], np.int64)
     splits = {}
@@ -125,16 +134,16 @@ def _folders(store: Store, place: str) -> list[str]:
     return [entry.name for entry in os.scandir(top) if entry.is_dir() and not entry.name.startswith(".")]
 
 
-def _decoded(store: Store, pictures: list[Picture]) -> tuple[np.ndarray, list[str]]:
-    """uint8 [N, H, W, 3], and the files that cannot be read or have another size than the first that can."""
-    images, first, problems = np.empty(0, np.uint8), "", []
+def _decoded(store: Store, pictures: list[Picture]) -> tuple[np.ndarray, dict[int, str]]:
+    """uint8 [N, H, W, 3]; and by number the files that cannot be read or have another size than the first that can."""
+    images, first, problems = np.empty(0, np.uint8), "", {}
     with ThreadPoolExecutor(READ_AT_ONCE, thread_name_prefix="ingest") as pool:
         for start in range(0, len(pictures), READ_AT_ONCE):  # no more at once: none of them need be small
             some = pictures[start : start + READ_AT_ONCE]
             read = pool.map(lambda picture: _read(store, picture), some)
             for number, (picture, found) in enumerate(zip(some, read, strict=True), start):
                 if isinstance(found, str):
-                    problems.append(found)
+                    problems[number] = found
                     continue
                 if not first:
                     images, first = np.empty((len(pictures), *found.shape), np.uint8), picture.key
@@ -142,7 +151,8 @@ def _decoded(store: Store, pictures: list[Picture]) -> tuple[np.ndarray, list[st
                     images[number] = found
                 else:
                     given, wanted = ("{} x {}".format(*shape[:2]) for shape in (found.shape, images.shape[1:]))
-                    problems.append(f"{store.uri(picture.key)}: {given} pixels (height x width), {first} has {wanted}")
+                    where = store.uri(picture.key)
+                    problems[number] = f"{where}: {given} pixels (height x width), {first} has {wanted}"
     return images, problems
 
 

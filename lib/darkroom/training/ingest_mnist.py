@@ -74,7 +74,7 @@ def read_idx(source: str | None) -> tuple[Splits, dict[str, Any]]:
     """Any data set of four IDX files, named as MNIST's. ValueError names the file and the record that is wrong."""
     if source is None:
         raise ValueError(f"ingest idx: wanted the folder of the IDX files ({', '.join(FILES)}) after the word idx")
-    splits = _to_splits(_read_folder(source), source)
+    splits = read_idx_folder(source)
     classes = 1 + int(splits["train"][1].max(initial=0))
     beyond = np.flatnonzero(splits["test"][1] >= classes)
     if len(beyond):
@@ -84,6 +84,11 @@ def read_idx(source: str | None) -> tuple[Splits, dict[str, Any]]:
         )
     name = posixpath.basename(source.rstrip("/")) or "idx"
     return splits, {"name": name, "source": source, "classes": [str(label) for label in range(classes)]}
+
+
+def read_idx_folder(source: str) -> Splits:
+    """The pictures and labels of a folder of IDX files, whatever the labels are. ValueError for broken files."""
+    return _to_splits(_read_folder(source), source)
 
 
 def _read_folder(source: str) -> Arrays:

@@ -34,10 +34,12 @@ def accuracy(seen: list[Tensor], asked: Tensor, classes: list[str], of_real: flo
     seen: for each seed int64 [N]; asked: int64 [N]; of_real: the same share of real pictures.
     """
     right = torch.stack([found == asked for found in seen]).double()
-    per_class = {name: right[:, asked == label].mean().item() for label, name in enumerate(classes) if label in asked}
+    by_class = {name: right[:, asked == label].mean(dim=1) for label, name in enumerate(classes) if label in asked}
+    per_class = {name: shares.mean().item() for name, shares in by_class.items()}
     return {
         **measured(right.mean(dim=1).tolist()),
         "per_class": per_class,
+        "worst_by_seed": torch.stack([*by_class.values()]).amin(dim=0).tolist(),
         "worst": min(per_class, key=per_class.get),
         "of_test_pictures": of_real,
         "generated": len(asked),

@@ -1,0 +1,198 @@
+"""The data of one tick: what lies under the source, as a data set that never changes, named by its content.
+
+OUT/data/parts/DIGEST/       a part of the source as an ingested data set, and part.json: its files, rows, what was bad
+OUT/data/snapshots/DIGEST/   several parts as one data set; of one part alone, the part is the snapshot
+
+A part is a folder of four IDX files anywhere under the source, or the whole source for the other kinds. A part whose
+files have not changed is never read again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import posixpath
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from darkroom.retrain.parts import Data
+from darkroom.storage import Store, open_store, read_uri
+from darkroom.training.data import RECORD, load_images, read_record, write_dataset
+from darkroom.training.ingest import INGESTERS, Splits
+from darkroom.training.ingest_folder import read_folder
+from darkroom.training.ingest_mnist import FILES, MNIST_SHA256, read_idx_folder
+
+FORMAT = 1  # of how parts are read: another reading makes other parts of the same files
+PART = "part.json"
+LISTED_BAD, TOLD_BAD = 10_000, 10
+_READ_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class Part:
+    """files: of the source, key -> SHA-256; rows: good ones by split; bad: how many records are in quarantine."""
+
+    source: str
+    digest: str
+    uri: str
+    rows: dict[str, int]
+    bad: int
+    reused: bool
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """uri: the data set; train, test: digests of its splits; bad of all records are in quarantine, see the parts."""
+
+    id: str
+    uri: str
+    rows: dict[str, int]
+    digests: dict[str, str]
+    bad: int
+    parts: list[Part]
+
+    def record(self) -> dict[str, Any]:
+        """As a tick's record has it."""
+        return asdict(self)
+
+
+def take_snapshot(data: Data, out: str, say: Callable[[str], None]) -> Snapshot:
+    """Reads what is new under the source. `out`: the pipeline's folder.
+
+    Raises ValueError where there is no data, or more of it is bad than the file allows; StorageError.
+    """
+    parts = [_part(data, source, files, out, say) for source, files in _find(data)]
+    _check_limit(data, parts, out)
+    good = [part for part in parts if part.rows]
+    digest = _digest([part.digest for part in good])
+    if len(good) == 1:
+        uri = good[0].uri
+    else:
+        uri = open_store(out).uri(f"data/snapshots/{digest}")
+        if not open_store(uri).exists(RECORD):
+            _join(data, good, uri)
+    record = read_record(uri)["splits"]
+    rows = {split: about["rows"] for split, about in record.items()}
+    digests = {split: about["digest"] for split, about in record.items()}
+    return Snapshot(digest, uri, rows, digests, sum(part.bad for part in parts), parts)
+
+
+def _find(data: Data) -> list[tuple[str | None, dict[str, str]]]:
+    """(source, its files by key with their SHA-256) of every part; a data set known by name has no files."""
+    if data.source is None:
+        return [(None, MNIST_SHA256 if data.kind == "mnist" else {})]
+    if data.kind == "cifar10" and data.source.endswith((".tar.gz", ".tgz", ".tar")):
+        return [(data.source, {posixpath.basename(data.source): _sha256(read_uri(data.source))})]
+    store = open_store(data.source)
+    keys = [key for key in store.list() if not any(part.startswith(".") for part in key.split("/"))]
+    folders = {posixpath.dirname(key) for key in keys if posixpath.basename(key).startswith(FILES[0])}
+    if data.kind != "idx":
+        folders = {""} if keys else set()
+    if not folders:
+        wanted = f"a folder with {FILES[0]}-idx3-ubyte" if data.kind == "idx" else "a file"
+        raise ValueError(f"no data under {data.source}: wanted {wanted}")
+    found = {folder: _of_part(data.kind, folder, keys) for folder in sorted(folders)}
+    with ThreadPoolExecutor(_READ_AT_ONCE, thread_name_prefix="snapshot") as pool:
+        digests = dict(pool.map(lambda key: (key, _sha256(store.read(key))), sorted({*sum(found.values(), [])})))
+    return [
+        (store.uri(folder) if folder else store.root, {posixpath.relpath(k, folder or "."): digests[k] for k in of})
+        for folder, of in found.items()
+    ]
+
+
+def _of_part(kind: str, folder: str, keys: list[str]) -> list[str]:
+    if kind != "idx":
+        return keys
+    return [key for key in keys if posixpath.dirname(key) == folder and posixpath.basename(key).startswith(FILES)]
+
+
+def _part(data: Data, source: str | None, files: dict[str, str], out: str, say: Callable[[str], None]) -> Part:
+    digest = _digest([data.kind, str(data.classes), *(f"{key} {files[key]}" for key in sorted(files))])
+    uri = open_store(out).uri(f"data/parts/{digest}")
+    store = open_store(uri)
+    # dataset.json is written last, so a part that has it is whole; of one without good rows part.json is all there is.
+    reused = store.exists(PART) and (not json.loads(store.read(PART))["rows"] or store.exists(RECORD))
+    if not reused:
+        say(f"reading {source or data.kind} ...")
+        _ingest(data, source, files, store)
+    about = json.loads(store.read(PART))
+    return Part(source or data.kind, digest, uri, about["rows"], about["bad"], reused)
+
+
+def _ingest(data: Data, source: str | None, files: dict[str, str], store: Store) -> None:
+    bad: list[str] = []
+    try:
+        splits, about = _read(data, source, bad)
+    except ValueError as error:
+        if data.kind != "idx":  # the whole source: there is nothing else to train on
+            raise
+        splits, about = {}, {}
+        bad = [f"the whole part: {error}"]
+    rows = {name: len(labels) for name, (_, labels) in splits.items()}
+    record = {"source": source, "files": files, "rows": rows, "bad": len(bad), "quarantine": bad[:LISTED_BAD]}
+    store.write(PART, json.dumps(record, indent=1, ensure_ascii=False).encode() + b"\n")
+    if splits:
+        write_dataset(store.root, splits, about)
+
+
+def _read(data: Data, source: str | None, bad: list[str]) -> tuple[Splits, dict[str, Any]]:
+    """The good records, and what dataset.json says besides; what is wrong with the others goes into `bad`."""
+    if data.kind == "folder":
+        return read_folder(source, bad)
+    if data.kind != "idx":
+        return INGESTERS[data.kind](source)
+    assert source is not None, "the pipeline file was checked"
+    splits = {}
+    for split, (images, labels) in read_idx_folder(source).items():
+        flat = images.reshape(len(images), -1)
+        blank, beyond = flat.min(axis=1) == flat.max(axis=1), labels >= data.classes
+        bad += [f"{split} record {at}: the label is {labels[at]}" for at in np.flatnonzero(beyond)]
+        bad += [f"{split} record {at}: nothing is on the picture" for at in np.flatnonzero(blank & ~beyond)]
+        splits[split] = images[~(blank | beyond)], labels[~(blank | beyond)]
+    if not all(len(labels) for _, labels in splits.values()):
+        raise ValueError("no record of a split is good")
+    return splits, {"name": "idx", "source": source, "classes": [str(label) for label in range(data.classes)]}
+
+
+def _check_limit(data: Data, parts: list[Part], out: str) -> None:
+    """A part that could not be read at all counts as many records as the largest that could."""
+    largest = max((sum(part.rows.values()) for part in parts), default=0)
+    bad = sum(part.bad if part.rows else max(1, largest) for part in parts)
+    total = bad + sum(sum(part.rows.values()) for part in parts)
+    if bad <= data.bad_records * total and largest:
+        return
+    told = [text for part in parts if part.bad for text in _quarantined(part)[:TOLD_BAD]][:TOLD_BAD]
+    raise ValueError(
+        f"{bad:,} of {total:,} records under {data.source} are bad, more than the {data.bad_records:.2%} that the "
+        "pipeline allows; all are listed in the part.json of their parts, the first are:\n  " + "\n  ".join(told)
+    )
+
+
+def _quarantined(part: Part) -> list[str]:
+    return [f"{part.source}: {text}" for text in json.loads(open_store(part.uri).read(PART))["quarantine"]]
+
+
+def _join(data: Data, parts: list[Part], uri: str) -> None:
+    """One data set of several, in the order of their sources. ValueError where their pictures differ in form."""
+    forms = {part.source: tuple(read_record(part.uri)["image"].values()) for part in parts}
+    if len(set(forms.values())) > 1:
+        told = ", ".join(f"{source} {' x '.join(map(str, form))}" for source, form in forms.items())
+        raise ValueError(f"the parts of {data.source} hold pictures of different forms: {told}")
+    splits = {}
+    for split in parts[0].rows:
+        loaded = [load_images(part.uri, split) for part in parts]
+        splits[split] = np.concatenate([o.images for o in loaded]), np.concatenate([o.labels for o in loaded])
+    name = posixpath.basename((data.source or data.kind).rstrip("/"))
+    write_dataset(uri, splits, {"name": name, "source": data.source, "classes": read_record(parts[0].uri)["classes"]})
+
+
+def _digest(texts: list[str]) -> str:
+    return hashlib.sha256(json.dumps([FORMAT, *texts]).encode()).hexdigest()[:16]
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
