@@ -2,6 +2,7 @@
 
     darkroom generate manifests/demo.yaml --out runs/demo
     darkroom generate jobs.jsonl --out s3://bucket/run --workers 8 --capacity 64
+    darkroom generate manifests/course.yaml --model deepfloyd-xl --stage1-workers 2 --stage2-workers 4 --out runs/course
     darkroom generate jobs.jsonl --out runs/try --limit 20 --dry-run
     python jobs/generate.py manifests/demo.yaml --out runs/demo
 
@@ -24,15 +25,30 @@ def main(
     out: Annotated[str, typer.Option(help="the run's folder or s3://bucket/prefix")],
     model: Annotated[str, typer.Option(help="an embedded model's name, a folder or s3:// uri")] = "if-xs",
     workers: Annotated[
-        int | None, typer.Option(min=1, help="engine actors per stage; default: one per GPU, else 1")
+        int | None, typer.Option(min=1, help="engine actors per stage; default: all GPUs, shared out by cost, else 1")
     ] = None,
-    capacity: Annotated[int, typer.Option(min=1, help="model evaluations per pass")] = 32,
+    stage1_workers: Annotated[int | None, typer.Option(min=1, help="of stage I")] = None,
+    stage2_workers: Annotated[int | None, typer.Option(min=1, help="of stage II")] = None,
+    stage3_workers: Annotated[int | None, typer.Option(min=1, help="of stage III")] = None,
+    capacity: Annotated[str, typer.Option(help="model evaluations per pass; auto: what fits a GPU, else 32")] = "auto",
+    dtype: Annotated[
+        str | None, typer.Option(help="one, or one per stage: bfloat16,float16; default: the model's own on GPUs")
+    ] = None,
+    embeddings: Annotated[str | None, typer.Option(help="where prompts' embeddings lie; default: the run")] = None,
+    scorer: Annotated[str | None, typer.Option(help="clip:URI or digits: scores pictures, chooses candidates")] = None,
+    safety: Annotated[Literal["off", "flag"], typer.Option(help="flag what IF's safety checker sees")] = "off",
+    watermark: Annotated[
+        Literal["on", "off"] | None, typer.Option(help="IF's mark; default: on where the model has it")
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="only the manifest's first rows")] = None,
     images: Annotated[
         Literal["objects", "inline", "both"], typer.Option(help="where the picture bytes lie")
     ] = "objects",
     unit_rows: Annotated[int | None, typer.Option(min=1, max=4096, help="rows committed together")] = None,
     stall_seconds: Annotated[float, typer.Option(min=1, help="give up after so long without a commit, at least")] = 300,
+    wait_seconds: Annotated[
+        float | None, typer.Option(min=0, help="for a cluster to grow; default: 600 for one that is joined")
+    ] = None,
     address: Annotated[
         str | None, typer.Option(help="a Ray cluster's address; default RAY_ADDRESS, else this machine")
     ] = None,
@@ -42,13 +58,21 @@ def main(
     """Make the pictures a manifest asks for; run again, only what is missing or changed."""
     with cli.exit_codes(verbose):
         from darkroom.batch import generate
+        from darkroom.batch.options import parse_capacity
 
         options = generate.Options(
             manifest=manifest,
             out=out,
             model=model,
             workers=workers,
-            capacity=capacity,
+            stage_workers=(stage1_workers, stage2_workers, stage3_workers),
+            capacity=parse_capacity(capacity),
+            dtype=dtype,
+            embeddings=embeddings,
+            scorer=scorer,
+            safety=safety,
+            watermark=watermark,
+            wait_seconds=wait_seconds,
             unit_rows=unit_rows,
             limit=limit,
             images=images,

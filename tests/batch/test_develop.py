@@ -150,7 +150,7 @@ def test_a_row_that_cannot_be_planned_costs_only_itself(darkroom: Darkroom) -> N
 
 def test_a_bug_in_planning_is_named_and_costs_only_its_row(darkroom: Darkroom) -> None:
     unit = darkroom.unit({**TEXT, "seed": 1}, TEXT)
-    unit[0]["row"] = json.dumps({"id": "x", "key": "y", "row": {"task": "text_to_image", "prompt": "a one"}})
+    unit[0]["row"] = json.dumps({"id": "x", "key": "y", "row": {"task": "text_to_image", "prompt": "a red one"}})
     (made,) = develop(darkroom.developer(), unit)
     assert made[0]["error"] == "KeyError: 'seed'" and made[1]["picture"]
 

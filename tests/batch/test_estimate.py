@@ -7,7 +7,7 @@ import pytest
 
 from darkroom.batch.estimate import Estimate, estimate
 from darkroom.batch.generate import abilities
-from darkroom.batch.work import cut
+from darkroom.batch.work import Maker, cut
 from darkroom.manifest import open_manifest
 from darkroom.models.catalog import open_model
 from darkroom.storage import Ledger, open_store
@@ -20,8 +20,9 @@ def count(tmp_path: Path, toy_model: str):
     model = open_model(toy_model)
 
     def count(rows: list[dict[str, Any]]) -> Estimate:
-        manifest = open_manifest(write_manifest(tmp_path, rows), abilities(model))
-        work = cut(manifest, Ledger(open_store(str(tmp_path))), model.revision, 8, 1, None, None)
+        manifest = open_manifest(write_manifest(tmp_path, rows), abilities(model, scorer=True))
+        maker = Maker(model.revision, model.stages, 8, ("t5", "t5"))
+        work = cut(manifest, Ledger(open_store(str(tmp_path))), maker, 1, None, None)
         return estimate(work, model, capacity=2)
 
     return count
@@ -37,6 +38,7 @@ BANDS = [{"component": "low_pass", "prompt": "a one"}, {"component": "high_pass"
     [
         (RED, 4, 0),  # 2 steps, each asked with the prompt and without
         ({**RED, "guidance": 1}, 2, 0),
+        ({**RED, "best_of": 3, "size": 16}, 12, 8),  # candidates are of stage I alone
         ({**RED, "size": 16}, 4, 8),  # stage II has 4 steps of its own
         ({**EDIT, "start": 3}, 14, 0),
         ({**EDIT, "strength": 0}, 0, 0),
@@ -61,7 +63,9 @@ def test_a_network_is_timed_without_a_text_encoder(tmp_path: Path, toy_network: 
     model = open_model(toy_network)
     rows = [{"task": "text_to_image", "label": 3, "steps": 2}]
     manifest = open_manifest(write_manifest(tmp_path, rows), abilities(model))
-    work = cut(manifest, Ledger(open_store(str(tmp_path))), model.revision, 28, 1, None, None)
+    work = cut(
+        manifest, Ledger(open_store(str(tmp_path))), Maker(model.revision, model.stages, 28, ("",)), 1, None, None
+    )
     found = estimate(work, model, capacity=2)
     assert found.evaluations == {1: 4} and found.seconds[1] > 0
 

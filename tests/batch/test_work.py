@@ -13,7 +13,6 @@ from darkroom.models.catalog import open_model
 from darkroom.storage import Ledger, Store, open_store, to_table
 from runs import RED, result, write_manifest
 
-
 MAKER = {"default_size": 8, "encoders": ("t5", "t5")}
 
 
@@ -30,7 +29,7 @@ def plan_work(tmp_path: Path, toy_model: str, store: Store):
     def plan(
         rows: list[dict[str, Any]], unit_rows: int = 2, limit: int | None = None, dry: bool = False, **more: Any
     ) -> Work:
-        manifest = open_manifest(write_manifest(tmp_path, rows), abilities(model))
+        manifest = open_manifest(write_manifest(tmp_path, rows), abilities(model, scorer=True))
         maker = Maker(**{**MAKER, "revision": model.revision, "stages": model.stages, **more})
         return cut(manifest, Ledger(store), maker, unit_rows, limit, None if dry else store)
 

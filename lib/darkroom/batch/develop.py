@@ -16,6 +16,7 @@ from darkroom.batch import parcel
 from darkroom.batch.capacity import find_capacity
 from darkroom.batch.drive import Drive, Walked
 from darkroom.batch.embeddings import EmbeddingStore
+from darkroom.batch.options import default_dtype
 from darkroom.batch.selection import seeds
 from darkroom.models.catalog import open_model
 from darkroom.sampling.engine import Statistics
@@ -110,7 +111,7 @@ class Developer:
         return await (await self._in_float32()).walk(plan)
 
     async def _in_float32(self) -> Drive:
-        """The same stage in full precision, loaded when a row first needs it, at half the capacity for twice the bytes."""
+        """The same stage in full precision, loaded when a row first needs it: half the capacity, twice the bytes."""
         async with self._loading:
             if self._precise is None:
                 predictor = await asyncio.to_thread(self.model.predictor, self.number, self.device, "float32")
@@ -186,11 +187,6 @@ class Developer:
         image = walked[0].image.numpy()
         ended = not any(goes_through(row, stage, self.default_size) for stage in self.stages[self.number :])
         return parcel.to_uint8(image) if ended else image
-
-
-def default_dtype(model: Any, on_gpu: bool) -> str:
-    """What a stage computes in where nothing is said."""
-    return model.default_dtype if on_gpu else "float32"
 
 
 def _picture(tensors: dict[str, np.ndarray], name: str, size: int) -> torch.Tensor | None:

@@ -159,7 +159,7 @@ class _Recent:
 
 
 def _read_header(store: Store, key: str) -> tuple[int, dict[str, Any]]:
-    """Where the tensors' bytes begin in a safetensors file, and its directory (format: 8 bytes of length, then JSON)."""
+    """Where the tensors' bytes begin in a safetensors file, and its directory: after 8 bytes of its length, JSON."""
     try:
         length = int.from_bytes(store.read_part(key, 0, 8), "little")
         if length > store.size(key):

@@ -8,56 +8,62 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from darkroom.batch.capacity import empty_pass
+from darkroom.batch.selection import seeds
 from darkroom.batch.work import Work
-from darkroom.sampling.plans import Inputs, condition_keys, make_plan
+from darkroom.sampling.plans import Inputs, Stage, condition_keys, goes_through, make_plan
 
 if TYPE_CHECKING:
     from darkroom.models.catalog import Model
 
 PASSES = 3  # timed, after one to warm up
+LARGEST_TIMED = 2**30  # bytes of weights: a larger model is not made for this machine, and may not even lie on it
 _HOST = torch.device("cpu")
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """evaluations and seconds by stage number; seconds on this machine with one engine at a time."""
+    """evaluations and seconds by stage number; seconds on this machine with one engine at a time, None: not timed."""
 
     evaluations: dict[int, int]
-    seconds: dict[int, float]
+    seconds: dict[int, float | None]
 
 
 def estimate(work: Work, model: Model, capacity: int) -> Estimate:
-    """Counts a sample of the rows exactly, scales to all of them, and times a few passes of each stage."""
-    evaluations, seconds = {}, {}
+    """Counts a sample of the rows exactly, scales to all of them, and times a few passes of each small stage."""
+    evaluations: dict[int, int] = {}
+    seconds: dict[int, float | None] = {}
     for stage in model.stages:
-        counted = sum(_evaluations(row, model, stage.number) for row in work.sample)
+        counted = sum(_evaluations(row, model, stage) for row in work.sample)
         evaluations[stage.number] = round(counted * work.to_make / max(len(work.sample), 1))
-        per_pass = _seconds_per_pass(model, stage.number, capacity) if counted else 0.0
-        seconds[stage.number] = evaluations[stage.number] / capacity * per_pass
+        per_pass = _seconds_per_pass(model, stage, capacity) if counted else 0.0
+        total = None if per_pass is None else evaluations[stage.number] / capacity * per_pass
+        seconds[stage.number] = total
     return Estimate(evaluations, seconds)
 
 
-def _evaluations(row: dict, model: Model, number: int) -> int:
-    stage = model.stages[number - 1]
-    if stage.size > row.get("size", model.default_size) or (row["task"] == "upscale" and number == 1):
+def _evaluations(row: dict, model: Model, stage: Stage) -> int:
+    if not goes_through(row, stage, model.default_size):
         return 0
-    blank = torch.zeros(stage.channels, stage.size, stage.size)
+    blank = torch.zeros(3 if stage.factor > 1 else stage.channels, stage.size, stage.size)
     mask = torch.ones(1, stage.size, stage.size, dtype=torch.bool)
-    nothing = {key: torch.zeros(1) for key in condition_keys(row)}
-    return make_plan(row, stage, Inputs(nothing, image=blank, mask=mask, given=blank, low_res=blank)).evaluations
+    nothing = {key: torch.zeros(1) for key in condition_keys(row, stage)}
+    plan = make_plan(row, stage, Inputs(nothing, image=blank, mask=mask, given=blank, low_res=blank))
+    return plan.evaluations * (len(seeds(row)) if stage.number == 1 else 1)
 
 
 @torch.inference_mode()
-def _seconds_per_pass(model: Model, number: int, capacity: int) -> float:
-    predictor = model.predictor(number, _HOST)
-    stage = model.stages[number - 1]
-    channels = stage.channels * (2 if stage.noise_level is not None else 1)
-    x = torch.zeros(capacity, channels, stage.size, stage.size)
-    levels = torch.zeros(capacity, dtype=torch.int64)
-    times = levels.float() if stage.process.kind == "flow" else levels
-    # The empty prompt, or "no class": which condition it is makes no difference to the time.
-    nothing = model.text_encoder(_HOST).encode([""])[0] if model.conditioning == "text" else model.condition("")
-    inputs = (x, times, nothing.expand(capacity, *nothing.shape), levels)
+def _seconds_per_pass(model: Model, stage: Stage, capacity: int) -> float | None:
+    if model.memory(stage.number, "float32", capacity).weights > LARGEST_TIMED:
+        return None
+    predictor = model.predictor(stage.number, _HOST)
+    # Which condition it is makes no difference to the time.
+    if model.encoders:
+        name = model.encoder_of(stage.number)
+        nothing = torch.zeros(model.encoder_length(name), model.encoder_width(name))
+    else:
+        nothing = model.condition("")
+    inputs = empty_pass(stage, nothing, capacity)
     predictor(*inputs)
     began = time.perf_counter()
     for _ in range(PASSES):

@@ -8,28 +8,39 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from darkroom import __version__
-from darkroom.batch import pipeline
-from darkroom.batch.deliver import Delivery, Images
+from darkroom.batch import options as option
+from darkroom.batch import pipeline, preflight, prompts
+from darkroom.batch.capacity import ON_CPU
+from darkroom.batch.deliver import Delivery
 from darkroom.batch.embeddings import EmbeddingStore
 from darkroom.batch.estimate import Estimate, estimate
-from darkroom.batch.pool import size_pool
+from darkroom.batch.judge import Judging, offers
+from darkroom.batch.options import Options, unit_size
+from darkroom.batch.outcome import Outcome, describe, describe_work, take_stock
+from darkroom.batch.pool import Pool, Wanted, find_room, size_pools
 from darkroom.batch.prepare import Preparation
 from darkroom.batch.twins import commit_twins
-from darkroom.batch.watch import Progress, Watchdog, duration
-from darkroom.batch.work import Work, cut
+from darkroom.batch.watch import Progress
+from darkroom.batch.work import Maker, Work, cut
 from darkroom.cluster import ClusterError, connect
 from darkroom.manifest import Abilities, Manifest, open_manifest
+from darkroom.metrics import RunMetrics
 from darkroom.models.catalog import address, open_model
+from darkroom.models.errors import ModelError
+from darkroom.models.scorers import open_scorer
 from darkroom.sampling.plans import SAMPLER_VERSION
 from darkroom.storage import Ledger, Store, open_store
 
 if TYPE_CHECKING:
     from darkroom.models.catalog import Model
+
+__all__ = ["Options", "Outcome", "WrongRun", "abilities", "describe", "describe_work", "dry_run", "run"]
 
 PACKAGES = ("ray", "torch", "diffusers", "transformers", "pyarrow", "numpy")
 TEMPORARY = ("work/", "twins/")
@@ -41,75 +52,85 @@ class WrongRun(ValueError):
 
 
 @dataclass(frozen=True)
-class Options:
-    """What `darkroom generate` was asked. capacity: evaluations per pass; unit_rows: rows committed together."""
+class Order:
+    """What was asked, opened."""
 
-    manifest: str
-    out: str
-    model: str = "if-xs"
-    workers: int | None = None
-    capacity: int = 32
-    unit_rows: int | None = None
-    limit: int | None = None
-    images: Images = "objects"
-    stall_seconds: float = 300.0
-    address: str | None = None
-    verbose: bool = False
+    options: Options
+    model: Model
+    manifest: Manifest
+    store: Store
+
+    @classmethod
+    def open(cls, options: Options) -> Order:
+        """Raises ManifestError, ModelError or another ValueError for whatever can be known before Ray starts."""
+        model = open_model(options.model)
+        option.stage_dtypes(model, options.dtype, on_gpu=False)
+        manifest = open_manifest(options.manifest, abilities(model, scorer=options.scorer is not None))
+        return cls(options, model, manifest, open_store(options.out))
+
+    @cached_property
+    def judging(self) -> Judging:
+        """ModelError where the model lacks what is asked for."""
+        has = {part: offers(self.model, part) for part in ("safety_checker", "watermarker")}
+        marks = has["watermarker"] if self.options.watermark is None else self.options.watermark == "on"
+        for asked, part in ((self.options.safety == "flag", "safety_checker"), (marks, "watermarker")):
+            if asked and not has[part]:
+                raise ModelError(f"the model {self.model.name!r} has no folder {part!r} in any of its stages")
+        return Judging(address(self.options.model), self.options.scorer, self.options.safety == "flag", marks)
+
+    @cached_property
+    def maker(self) -> Maker:
+        model, scorer = self.model, self.options.scorer
+        encoders = [model.encoder_of(stage.number) if model.encoders else "" for stage in model.stages]
+        return Maker(
+            revision=model.revision,
+            stages=model.stages,
+            default_size=model.default_size,
+            encoders=tuple(encoders),
+            finish="watermark" if self.judging.watermark else "",
+            judge=open_scorer(scorer).revision if scorer else "",
+            too_long=prompts.too_long(model),
+        )
 
 
-@dataclass
-class Outcome:
-    """How a run stands after a job."""
-
-    rows: int
-    counts: dict[str, dict[str, int]]
-    made: int
-    failed: int
-    done_before: int
-    seconds: float
-    evaluations: int
-    images_per_second: float
-    slowest_stage: str = ""
-    busy_seconds: dict[str, float] = field(default_factory=dict)
-
-
-def dry_run(options: Options) -> tuple[Work, Estimate]:
-    """What a run would do, without writing anything or starting Ray."""
-    model, manifest, store = _open(options)
-    work = cut(manifest, Ledger(store), model.revision, model.default_size, 1, options.limit, None)
+def dry_run(options: Options) -> tuple[Work, Estimate, str]:
+    """What a run would do and need, without writing anything or starting Ray."""
+    order = Order.open(options)
+    work = cut(order.manifest, Ledger(order.store), order.maker, 1, options.limit, None)
     _refuse_strangers(options, work)
-    return work, estimate(work, model, options.capacity)
+    capacity = ON_CPU if options.capacity == "auto" else options.capacity
+    dtypes = option.stage_dtypes(order.model, options.dtype, on_gpu=True)
+    found = preflight.needs(order.model, sorted(work.stages), dtypes, options.capacity, True, bool(work.prompts))
+    return work, estimate(work, order.model, capacity), "on a GPU:\n" + preflight.table(found) if found else ""
 
 
 def run(options: Options, say: Callable[[str], None] = lambda line: print(line, file=sys.stderr)) -> Outcome:
-    """The whole job. Raises ManifestError or ValueError for the user's part; StorageError, ClusterError, Stalled."""
+    """The whole job. Raises ManifestError or another ValueError for the user's part (DoesNotFit: what was asked for
+    wants more memory than the cluster has); StorageError, ClusterError, Stalled."""
     began = time.monotonic()
-    options = replace(options, model=address(options.model))  # once: a champion may be replaced while the run lasts
-    model, manifest, store = _open(options)
-    ledger = _ledger(options, store)
-    work = _cut(options, model, manifest, ledger, store)
+    order = Order.open(options)
+    for warning in order.manifest.warnings:
+        say(warning)
+    ledger = _ledger(order)
+    work = _cut(order, ledger)
     say(work.summary())
     busy: dict[str, float] = {}
     receipts = Counter[str]()
     if work.units:
-        busy, receipts = _develop(options, model, manifest, store, work, say)
-    commit_twins(store, ledger, work.plan)
-    outcome = _outcome(ledger, store, work, receipts, busy, time.monotonic() - began)
+        busy, receipts = _develop(order, work, say)
+    commit_twins(order.store, ledger, work.plan)
+    outcome = take_stock(ledger, work, receipts, busy, time.monotonic() - began)
     if outcome.rows < work.rows:
         raise ClusterError(f"every stage has ended, but only {outcome.rows:,} of {work.rows:,} rows are there")
-    store.write("summary.json", _json(asdict(outcome)))
-    store.delete(*(key for folder in TEMPORARY for key in store.list(folder)))
+    order.store.write("summary.json", _json(asdict(outcome)))
+    order.store.delete(*(key for folder in TEMPORARY for key in order.store.list(folder)))
     return outcome
 
 
-def _open(options: Options) -> tuple[Model, Manifest, Store]:
-    model = open_model(options.model)
-    return model, open_manifest(options.manifest, abilities(model)), open_store(options.out)
-
-
-def abilities(model: Model) -> Abilities:
-    """What a manifest may ask of this model."""
+def abilities(model: Model, scorer: bool = False) -> Abilities:
+    """What a manifest may ask of this model. scorer: there is one to choose candidates by."""
     process = model.stages[0].process
+    reads = model.encoders[0] if model.encoders else None
     return Abilities(
         name=model.name,
         sizes=model.sizes,
@@ -119,30 +140,35 @@ def abilities(model: Model) -> Abilities:
         num_timesteps=process.num_timesteps,
         num_classes=model.num_classes,
         upscale=len(model.stages) > 1,
+        scorer=scorer,
+        prompt_tokens=(lambda prompt: model.encoder_tokens(reads, [prompt])[0]) if reads else None,
+        max_tokens=model.encoder_length(reads) if reads else None,
     )
 
 
-def _ledger(options: Options, store: Store) -> Ledger:
+def _ledger(order: Order) -> Ledger:
     """The run's ledger, mended after a crash. Not where there is no run: mending deletes shards it does not know."""
-    ledger = Ledger(store)
+    ledger, store = Ledger(order.store), order.store
     if store.exists("run.json"):
         ledger.recover()
     elif any(True for folder in ("metadata/", "commits/") for _ in store.list(folder)):
-        raise WrongRun(f"{options.out} holds a metadata or commits folder but no run.json; choose another --out")
+        out = order.options.out
+        raise WrongRun(f"{out} holds a metadata or commits folder but no run.json; choose another --out")
     return ledger
 
 
-def _cut(options: Options, model: Model, manifest: Manifest, ledger: Ledger, store: Store) -> Work:
-    rows = manifest.rows if options.limit is None else min(manifest.rows, options.limit)
-    unit_rows = options.unit_rows or unit_size(rows)
-    work = cut(manifest, ledger, model.revision, model.default_size, unit_rows, options.limit, store)
+def _cut(order: Order, ledger: Ledger) -> Work:
+    options, store, maker = order.options, order.store, order.maker
+    rows = order.manifest.rows if options.limit is None else min(order.manifest.rows, options.limit)
+    unit_rows = options.unit_rows or unit_size(rows, order.model.sizes[-1])
+    work = cut(order.manifest, ledger, maker, unit_rows, options.limit, store)
     try:
         _refuse_strangers(options, work)
     except WrongRun:
         store.delete(*(key for folder in FOLDERS for key in store.list(f"{folder}{work.plan}/")))
         raise
     ledger.retire(work.retired)
-    store.write("run.json", _json(_run_record(options, model, manifest, work)))
+    store.write("run.json", _json(_run_record(order, work)))
     store.delete(*(key for key in store.list("manifest/") if not key.startswith(f"manifest/{work.plan}/")))
     return work
 
@@ -153,125 +179,85 @@ def _refuse_strangers(options: Options, work: Work) -> None:
         raise WrongRun(f"{options.out} holds {work.before:,} rows, none of them of this manifest; choose another --out")
 
 
-def unit_size(rows: int) -> int:
-    """Rows per unit: small enough that a short job fills its actors and a crash costs little, large enough that a
-    long one is not spent on Ray's tenths of a second per block."""
-    return max(8, min(256, rows // 32))
-
-
-def _develop(
-    options: Options, model: Model, manifest: Manifest, store: Store, work: Work, say: Callable[[str], None]
-) -> tuple[dict[str, float], Counter[str]]:
+def _develop(order: Order, work: Work, say: Callable[[str], None]) -> tuple[dict[str, float], Counter[str]]:
     say("starting Ray ...")
-    connect(options.address, options.verbose)
-    stages = _stages(model, work)
-    pool = size_pool(len(stages), options.workers)
-    embeddings = _embed(options, model, store, work, say)
-    say(f"{pool.workers} worker(s) for each of stages {list(stages)}")
-    job = pipeline.Job(
-        model=address(options.model),
-        stages=stages,
-        capacity=options.capacity,
-        units=work.units,
-        preparation=Preparation(store.root, work.plan, manifest.base, model.sizes, model.stages[0].channels),
-        delivery=Delivery(
-            store.root, work.plan, model.name, model.revision, model.stages[0].process.default_sampler, options.images
-        ),
-        embeddings=embeddings,
-    )
-    counter = pipeline.start_counter(stages)
-    progress = Progress(work.to_make)
+    connect(order.options.address, order.options.verbose)
+    job, pools = _set_up(order, work, say)
+    counter = pipeline.start_counter(job.names)
+    progress, metrics = Progress(work.to_make), RunMetrics(order.store.root, work.to_make)
     receipts = Counter[str]()
-    for receipt in pipeline.run(job, pool, counter, _watchdog(options)):
+    for receipt in pipeline.run(job, pools, counter, prompts.watchdogs(order.options.stall_seconds)()):
         progress.add(receipt.ok, receipt.failed)
+        metrics.commit(receipt.ok, Counter(receipt.causes))
         receipts.update(ok=receipt.ok, failed=receipt.failed, evaluations=receipt.evaluations)
     receipts["rate_milli"] = int(progress.rate() * 1000)
     return pipeline.busy_seconds(counter), receipts
 
 
-def _embed(
-    options: Options, model: Model, store: Store, work: Work, say: Callable[[str], None]
-) -> EmbeddingStore | None:
-    """The work's prompts as a text model takes them; None where labels, or nothing, stand in their place."""
-    if model.conditioning != "text":
-        return None
-    embeddings = EmbeddingStore(store.root, model.revision)
-    pipeline.embed(list(work.prompts), address(options.model), embeddings, _watchdog(options))
-    say(f"{len(work.prompts):,} prompts embedded")
-    return embeddings
+def _set_up(order: Order, work: Work, say: Callable[[str], None]) -> tuple[pipeline.Job, dict[str, Pool]]:
+    """The job and its actors, held against what the cluster has; prompts are encoded on the way."""
+    options, model = order.options, order.model
+    numbers = sorted(work.stages)
+    wanted = _wanted(order, work, numbers)
+    room = find_room(wanted, options.patience, say)
+    dtypes = option.stage_dtypes(model, options.dtype, on_gpu=room.gpus > 0)
+    stores = prompts.find_stores(model, work.prompts, dtypes, open_store(options.embeddings or options.out).root)
+    missing = any(stores[name].missing(asked) for name, asked in work.prompts.items())
+    needs = preflight.needs(model, numbers, dtypes, options.capacity, room.gpus > 0, missing)
+    sized = {need.name: need.on_gpu() for need in needs}
+    pools = size_pools([one.with_memory(sized.get(one.name, 0.0)) for one in wanted], room)
+    preflight.check(needs, pools, preflight.read_hardware(say))
+    say("\n".join([f"{work.to_make:,} rows to make by", preflight.table(needs, pools)]))
+    prompts.encode(
+        model, address(options.model), work.prompts, dtypes, stores, prompts.watchdogs(options.stall_seconds), say
+    )
+    return _job(order, work, numbers, dtypes, stores), pools
 
 
-def _watchdog(options: Options) -> Watchdog:
-    return Watchdog(options.stall_seconds, 2 * options.stall_seconds)
+def _wanted(order: Order, work: Work, numbers: list[int]) -> list[Wanted]:
+    wanted = [
+        Wanted(pipeline.stage_name(n), order.options.workers_of(n), option.COSTS.get(n, option.COSTS[3]))
+        for n in numbers
+    ]
+    judges = [pipeline.CHOOSE] * bool(work.best_of) + [pipeline.FINISH] * order.judging.finishes
+    return wanted + [Wanted(name, judge=True) for name in judges]
 
 
-def _stages(model: Model, work: Work) -> tuple[int, ...]:
-    """The stages some row of this work goes through."""
-    wanted = max(work.sizes)
-    only_upscale = set(work.todo) == {"upscale"}
-    return tuple(s.number for s in model.stages if s.size <= wanted and not (only_upscale and s.number == 1))
+def _job(
+    order: Order, work: Work, numbers: list[int], dtypes: dict[int, str], stores: dict[str, EmbeddingStore]
+) -> pipeline.Job:
+    options, model, root = order.options, order.model, order.store.root
+    in_pixels = tuple(stage.size for stage in model.stages if stage.factor == 1)
+    first = model.stages[0]
+    return pipeline.Job(
+        model=address(options.model),
+        stages=tuple(
+            pipeline.StageJob(n, dtypes[n], options.capacity, stores.get(order.maker.encoders[n - 1])) for n in numbers
+        ),
+        units=work.units,
+        preparation=Preparation(root, work.plan, order.manifest.base, in_pixels, first.channels, model.default_size),
+        delivery=Delivery(root, work.plan, model.name, model.revision, first.process.default_sampler, options.images),
+        judging=order.judging,
+        chooses=bool(work.best_of),
+    )
 
 
-def _run_record(options: Options, model: Model, manifest: Manifest, work: Work) -> dict[str, Any]:
+def _run_record(order: Order, work: Work) -> dict[str, Any]:
+    options, model, manifest = order.options, order.model, order.manifest
+    scorer = {"address": options.scorer, "revision": order.maker.judge} if options.scorer else None
     return {
         "created_at": datetime.now(UTC).isoformat(),
         "plan": work.plan,
         "manifest": {"uri": manifest.uri, "sha256": manifest.digest, "rows": work.rows},
         "model": {"name": model.name, "revision": model.revision},
         "sampler_version": SAMPLER_VERSION,
+        "scorer": scorer,
+        "safety": options.safety,
+        "watermark": "on" if order.judging.watermark else "off",
         "options": asdict(options),
         "code": __version__,
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
     }
-
-
-def _outcome(
-    ledger: Ledger, store: Store, work: Work, receipts: Counter[str], busy: dict[str, float], seconds: float
-) -> Outcome:
-    """Counts from the ledger, so that they say what is there and not what this job believes it did."""
-    statuses: dict[str, Counter[str]] = {}
-    rows = 0
-    for record in ledger.records():
-        for row in ledger.table(record).select(["task", "status"]).to_pylist():
-            statuses.setdefault(row["task"], Counter())[row["status"]] += 1
-            rows += 1
-    failed = sum(counts["failed"] for counts in statuses.values())
-    return Outcome(
-        rows=rows,
-        counts={task: dict(counts) for task, counts in sorted(statuses.items())},
-        made=receipts["ok"],
-        failed=failed,
-        done_before=work.done,
-        seconds=round(seconds, 2),
-        evaluations=receipts["evaluations"],
-        images_per_second=receipts["rate_milli"] / 1000,
-        slowest_stage=max(busy, key=lambda name: busy[name]) if busy else "",
-        busy_seconds={name: round(value, 2) for name, value in busy.items()},
-    )
-
-
-def describe(outcome: Outcome, out: str) -> str:
-    """What the user reads at the end."""
-    lines = [f"{outcome.rows:,} rows in {out}"]
-    for task, counts in outcome.counts.items():
-        lines.append(f"  {task:<16}" + ", ".join(f"{count:,} {status}" for status, count in sorted(counts.items())))
-    lines.append(f"made {outcome.made:,} in {duration(outcome.seconds)}, {outcome.evaluations:,} model evaluations")
-    if outcome.slowest_stage:
-        lines.append(
-            f"slowest stage: {outcome.slowest_stage}, busy {duration(outcome.busy_seconds[outcome.slowest_stage])}"
-        )
-    return "\n".join(lines)
-
-
-def describe_work(work: Work, estimated: Estimate) -> str:
-    """What a dry run prints."""
-    lines = [work.summary()]
-    lines += [f"  {task:<16}{count:>10,} to make" for task, count in sorted(work.todo.items())]
-    for number, evaluations in estimated.evaluations.items():
-        if evaluations:
-            seconds = duration(estimated.seconds[number])
-            lines.append(f"stage {number}: {evaluations:,} model evaluations, about {seconds} on this machine")
-    return "\n".join(lines)
 
 
 def _json(record: dict[str, Any]) -> bytes:

@@ -46,7 +46,9 @@ def new_parcel(unit: int, line: dict[str, Any]) -> dict[str, Any]:
 
 def fail(made: dict[str, Any], error: Exception) -> None:
     """The row has failed, and this is why: in its own words where they are for people."""
-    made["error"] = str(error) if isinstance(error, (ValueError, ArithmeticError)) else f"{type(error).__name__}: {error}"
+    made["error"] = (
+        str(error) if isinstance(error, (ValueError, ArithmeticError)) else f"{type(error).__name__}: {error}"
+    )
     made["cause"] = cause_of(error)
     made["picture"] = b""
 

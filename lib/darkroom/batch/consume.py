@@ -1,0 +1,84 @@
+"""Reading a Ray data set as its rows come, with an end to silence and errors in plain words."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import ray
+from ray.data import Dataset
+
+from darkroom.batch.errors import Stalled
+from darkroom.batch.watch import Watchdog
+from darkroom.cluster import ClusterError
+from darkroom.storage import StorageError
+
+
+class _Consumer(threading.Thread):
+    """Reads a dataset into a queue. A daemon, because waiting for Ray cannot be given up from outside: an exit does not
+    wait for it."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        super().__init__(name="consumer", daemon=True)
+        self.dataset, self.rows = dataset, queue.Queue[dict[str, Any]]()
+        self.error: ray.exceptions.RayError | None = None
+        self.complete = False
+
+    def run(self) -> None:
+        try:
+            for block in self.dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+                for row in block.to_pylist():
+                    self.rows.put(row)
+            self.complete = True
+        except ray.exceptions.RayError as error:
+            self.error = error
+
+
+def watched(dataset: Dataset, watchdog: Watchdog, what: str, counter: Any | None = None) -> Iterator[dict[str, Any]]:
+    """The dataset's rows as they come. Stalled when none comes for too long; else what a worker raised, unwrapped if it
+    is ours, and ClusterError when Ray itself gave up."""
+    consumer = _Consumer(dataset)
+    consumer.start()
+    while consumer.is_alive() or not consumer.rows.empty():
+        try:
+            row = consumer.rows.get(timeout=0.5)
+        except queue.Empty:
+            if watchdog.expired:
+                raise Stalled(_silence(watchdog, what, counter)) from None
+            continue
+        watchdog.beat()
+        yield row
+    if consumer.error is not None:
+        raise _plain(consumer.error) from consumer.error
+    if not consumer.complete:
+        raise ClusterError("Ray Data ended before its time; its error is above")
+
+
+def _plain(error: ray.exceptions.RayError) -> Exception:
+    """What a worker's error was before Ray wrapped it; an error of Ray's own as a ClusterError; else as it is."""
+    from darkroom.models.errors import ModelError
+
+    cause: BaseException = error
+    while isinstance(cause, ray.exceptions.RayTaskError):
+        cause = cause.cause
+    if isinstance(cause, ray.exceptions.ActorDiedError) and isinstance(cause.__cause__, Exception):
+        cause = cause.__cause__
+    if isinstance(cause, (StorageError, ModelError, ClusterError)):
+        cause.args = (str(cause).partition("\nFailed to ")[0],)  # Ray Data adds advice on its retries
+        return cause
+    if isinstance(cause, ray.exceptions.RayError):
+        return ClusterError(f"Ray gave up: {type(cause).__name__}: {cause}")
+    return error
+
+
+def _silence(watchdog: Watchdog, what: str, counter: Any | None) -> str:
+    lines = [f"no {what} for {watchdog.silence:.0f} s, the limit is {watchdog.limit:.0f} s"]
+    try:
+        lines += ray.get(counter.lines.remote(), timeout=10) if counter else []
+    except (ray.exceptions.RayError, TimeoutError) as error:
+        lines.append(f"the stages' counter does not answer ({type(error).__name__})")
+    have, free = ray.cluster_resources(), ray.available_resources()
+    room = ", ".join(f"{free.get(kind, 0):g} of {have[kind]:g} {kind}" for kind in ("CPU", "GPU") if kind in have)
+    return "\n  ".join([*lines, f"free in the cluster: {room}"])

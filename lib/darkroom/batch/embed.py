@@ -1,0 +1,82 @@
+"""The job that fills a store of prompt embeddings ahead of time: by the text encoders, or from a file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from darkroom.batch import options as option
+from darkroom.batch import preflight, prompts
+from darkroom.batch.generate import abilities
+from darkroom.batch.options import JOINED_SECONDS
+from darkroom.batch.pool import Wanted, find_room
+from darkroom.cluster import connect
+from darkroom.manifest import open_manifest
+from darkroom.models.catalog import Model, address, open_model
+from darkroom.sampling.plans import condition_keys, goes_through
+from darkroom.storage import open_store
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `darkroom embed` was asked: one of manifest and imported. dtype: as for `generate`, whose stages look for
+    what their dtype asks for; None: the model's own on GPUs, float32 on processors, and all of them of an import."""
+
+    out: str
+    model: str
+    manifest: str | None = None
+    imported: str | None = None
+    dtype: str | None = None
+    stall_seconds: float = 300.0
+    address: str | None = None
+    verbose: bool = False
+
+
+def run(options: Options, say: Callable[[str], None] = lambda line: print(line, file=sys.stderr)) -> int:
+    """How many prompts have embeddings now that were asked for. Raises ValueError for the user's part; StorageError,
+    ClusterError, Stalled."""
+    if (options.manifest is None) == (options.imported is None):
+        raise ValueError("wanted either a MANIFEST whose prompts are to be encoded, or --import FILE")
+    model, root = open_model(options.model), open_store(options.out).root
+    dtypes = option.stage_dtypes(model, options.dtype, on_gpu=False)
+    if options.imported is not None:
+        dtype = None if options.dtype is None else option.encoder_dtype(model, model.encoders[0], dtypes)
+        return prompts.import_prompts(open_file(options.imported), model, root, dtype)
+    asked = prompts_of(options.manifest or "", model, say)
+    if asked:
+        _encode(options, model, asked, root, say)
+    return len({prompt for name in asked for prompt in asked[name]})
+
+
+def prompts_of(manifest: str, model: Model, say: Callable[[str], None]) -> dict[str, dict[str, None]]:
+    """What the rows ask, by the text encoder that reads it."""
+    opened = open_manifest(manifest, abilities(model, scorer=True))
+    for warning in opened.warnings:
+        say(warning)
+    asked: dict[str, dict[str, None]] = {}
+    for task in opened.tasks() if model.encoders else ():
+        row = task.canonical()
+        for stage in model.stages:
+            if goes_through(row, stage, model.default_size) and (keys := condition_keys(row, stage)):
+                asked.setdefault(model.encoder_of(stage.number), {}).update(dict.fromkeys(keys))
+    return asked
+
+
+def _encode(
+    options: Options, model: Model, asked: dict[str, dict[str, None]], root: str, say: Callable[[str], None]
+) -> None:
+    say("starting Ray ...")
+    connect(options.address, options.verbose)
+    room = find_room([Wanted("encoders")], JOINED_SECONDS if options.address else 0.0, say)
+    dtypes = option.stage_dtypes(model, options.dtype, on_gpu=room.gpus > 0)
+    stores = prompts.find_stores(model, asked, dtypes, root)
+    needs = [preflight.encoder_need(model, name, dtypes) for name in asked if stores[name].missing(asked[name])]
+    preflight.check(needs, {}, preflight.read_hardware(say))
+    prompts.encode(model, address(options.model), asked, dtypes, stores, prompts.watchdogs(options.stall_seconds), say)
+
+
+def open_file(uri: str) -> str:
+    """A path or uri as `read_uri` takes it."""
+    folder, _, name = uri.rpartition("/")
+    return open_store(folder or ".").uri(name)

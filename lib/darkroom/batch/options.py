@@ -1,0 +1,100 @@
+"""What `darkroom generate` is asked, and what that means for each stage of a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from darkroom.batch.deliver import Images
+
+if TYPE_CHECKING:
+    from darkroom.models.catalog import Model
+
+DTYPES = ("float32", "bfloat16", "float16")
+UNIT_BYTES = 32 * 2**20  # of finished pictures: a dozen units are in flight at once
+# A row's work at each stage beside stage I: DeepFloyd's XL at 34 steps, II-L at 50, the x4 upscaler at 75.
+COSTS = {1: 1.0, 2: 2.0, 3: 4.0}
+JOINED_SECONDS = 600.0  # a cluster that grows by need starts machines in this time
+
+Capacity = int | Literal["auto"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command's arguments. workers: actors per stage; stage_workers: of stages I, II, III, None: `workers`.
+
+    capacity: evaluations per pass; "auto": as many as fit a GPU, 32 on a processor. dtype: one, or one per stage joined
+    by commas; None: the model's own on GPUs, float32 on processors. unit_rows: rows committed together.
+    embeddings: where those of prompts lie and are put, if not in the run. scorer: see `open_scorer`.
+    watermark: None: where the model's own pipelines do. wait_seconds: for a cluster that has too little yet; None: not
+    on this machine, ten minutes on a cluster that is joined.
+    """
+
+    manifest: str
+    out: str
+    model: str = "if-xs"
+    workers: int | None = None
+    capacity: Capacity = "auto"
+    unit_rows: int | None = None
+    limit: int | None = None
+    images: Images = "objects"
+    stall_seconds: float = 300.0
+    address: str | None = None
+    verbose: bool = False
+    stage_workers: tuple[int | None, ...] = ()
+    dtype: str | None = None
+    embeddings: str | None = None
+    scorer: str | None = None
+    safety: Literal["off", "flag"] = "off"
+    watermark: Literal["on", "off"] | None = None
+    wait_seconds: float | None = None
+
+    @property
+    def patience(self) -> float:
+        """Seconds to wait for a cluster to grow."""
+        return self.wait_seconds if self.wait_seconds is not None else JOINED_SECONDS if self.address else 0.0
+
+    def workers_of(self, number: int) -> int | None:
+        own = self.stage_workers[number - 1] if number <= len(self.stage_workers) else None
+        return own or self.workers
+
+
+def parse_capacity(text: str) -> Capacity:
+    """ "auto" or a positive number. ValueError."""
+    if text == "auto":
+        return "auto"
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"--capacity is {text!r}, wanted 'auto' or evaluations per pass, at least 1")
+    return int(text)
+
+
+def stage_dtypes(model: Model, given: str | None, on_gpu: bool) -> dict[int, str]:
+    """The dtype of each stage, by number. ValueError for names that are none, or too many or few of them."""
+    numbers = [stage.number for stage in model.stages]
+    if given is None:
+        return dict.fromkeys(numbers, default_dtype(model, on_gpu))
+    names = [name.strip() for name in given.split(",")]
+    unknown = [name for name in names if name not in DTYPES]
+    if unknown:
+        raise ValueError(f"--dtype names {', '.join(map(repr, unknown))}, wanted {', '.join(DTYPES)}")
+    if len(names) not in (1, len(numbers)):
+        raise ValueError(f"--dtype names {len(names)}, the model {model.name!r} has {len(numbers)} stages: one or each")
+    return dict(zip(numbers, names if len(names) > 1 else names * len(numbers), strict=True))
+
+
+def default_dtype(model: Any, on_gpu: bool) -> str:
+    """What a stage computes in where nothing is said."""
+    return model.default_dtype if on_gpu else "float32"
+
+
+def encoder_dtype(model: Model, name: str, dtypes: dict[int, str]) -> str:
+    """A text encoder computes in what the first stage does that attends to it."""
+    return next(dtype for number, dtype in sorted(dtypes.items()) if model.encoder_of(number) == name)
+
+
+def unit_size(rows: int, largest: int) -> int:
+    """Rows per unit, whose largest pictures have so many pixels along a side: small enough that a short job fills its
+    actors, a crash costs little and pictures in flight stay few, large enough that a long job is not spent on Ray's
+    tenths of a second per block."""
+    most = max(1, UNIT_BYTES // (3 * largest * largest or 1))
+    return min(max(8, min(256, rows // 32)), most)

@@ -1,0 +1,149 @@
+"""Before anything starts: what each stage needs on its device, held against what the cluster has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from darkroom.batch.capacity import LEAST, ON_CPU
+from darkroom.batch.options import Capacity, encoder_dtype
+from darkroom.batch.pool import Pool
+
+if TYPE_CHECKING:
+    from darkroom.models.catalog import Model
+
+GB = 1e9
+# CUDA itself, and the gaps that its allocator leaves between tensors.
+CUDA_BYTES, GAPS = 0.5 * GB, 1.1
+ANSWER_SECONDS = 120.0
+
+
+class DoesNotFit(ValueError):
+    """The stages, as they are to be run, want more memory than there is."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """One stage or text encoder. weights, activations: bytes, of the model and of the most that a pass holds besides;
+    tries: the capacity is the least that is tried. alone: it has left before the stages come."""
+
+    name: str
+    dtype: str
+    capacity: int
+    weights: int
+    activations: int
+    tries: bool = False
+    alone: bool = False
+
+    def on_gpu(self) -> float:
+        """Bytes on a GPU."""
+        return GAPS * (self.weights + self.activations) + CUDA_BYTES
+
+    def on_cpu(self) -> float:
+        """Bytes of a processor's memory, besides the worker's own few hundred megabytes."""
+        return float(self.weights + self.activations)
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Bytes: of the smallest GPU (0: there is none), of the largest node's memory and of all nodes' together."""
+
+    gpu: float = 0.0
+    node: float = 0.0
+    nodes: float = 0.0
+
+
+def needs(
+    model: Model, numbers: Sequence[int], dtypes: Mapping[int, str], capacity: Capacity, on_gpu: bool, prompts: bool
+) -> list[Need]:
+    """Of the stages with these numbers, and of the text encoders if there are prompts to encode."""
+    found = []
+    if prompts and model.encoders:
+        names = dict.fromkeys(model.encoder_of(number) for number in numbers)
+        found += [encoder_need(model, name, dtypes) for name in names]
+    places = (LEAST if on_gpu else ON_CPU) if capacity == "auto" else capacity
+    for number in numbers:
+        memory = model.memory(number, dtypes[number], places)
+        found.append(Need(f"stage {number}", dtypes[number], places, *memory, tries=capacity == "auto" and on_gpu))
+    return found
+
+
+def encoder_need(model: Model, name: str, dtypes: Mapping[int, str]) -> Need:
+    """What a text encoder needs: for one prompt at least, as it reads prompts in small batches."""
+    dtype = encoder_dtype(model, name, dict(dtypes))
+    return Need(name, dtype, 1, *model.encoder_memory(name, dtype), alone=True)
+
+
+def table(found: Sequence[Need], pools: Mapping[str, Pool] | None = None) -> str:
+    """A line for each, e.g. `stage 1  bfloat16  capacity 32  1 worker  8.6 GB + 3.2 GB`."""
+    lines = [f"  {'':<14}{'dtype':<10}{'capacity':>9}{'workers':>9}{'weights':>11}{'a pass':>11}"]
+    for need in found:
+        workers = str(pools[need.name].workers) if pools and need.name in pools else "-"
+        capacity = f"{need.capacity}{'+' * need.tries}"
+        sizes = f"{need.weights / GB:>8.2f} GB{need.activations / GB:>8.2f} GB"
+        lines.append(f"  {need.name:<14}{need.dtype:<10}{capacity:>9}{workers:>9}{sizes}")
+    return "\n".join(lines)
+
+
+def check(found: Sequence[Need], pools: Mapping[str, Pool], hardware: Hardware) -> None:
+    """DoesNotFit, with all numbers, where a stage wants more than its share of a GPU, or all of them more than the
+    memory of the cluster's nodes."""
+    problems = _gpu_problems(found, pools, hardware) if hardware.gpu else _cpu_problems(found, pools, hardware)
+    if problems:
+        advice = "ask for a smaller --capacity, another --dtype, a smaller model, or more and larger devices"
+        raise DoesNotFit("\n".join(["this does not fit:", *problems, table(found, pools), advice]))
+
+
+def _gpu_problems(found: Sequence[Need], pools: Mapping[str, Pool], hardware: Hardware) -> list[str]:
+    problems = []
+    for need in found:
+        share = 1.0 if need.alone else pools[need.name].gpus
+        there = share * hardware.gpu
+        if need.on_gpu() > there:
+            of = "of a GPU" if share == 1 else f"of a GPU of {hardware.gpu / GB:.1f} GB, as its share is {share:g}"
+            problems.append(f"  {need.name} wants {need.on_gpu() / GB:.1f} GB and gets {there / GB:.1f} GB {of}")
+    return problems
+
+
+def _cpu_problems(found: Sequence[Need], pools: Mapping[str, Pool], hardware: Hardware) -> list[str]:
+    if not hardware.nodes:
+        return []  # Ray does not say
+    problems = [
+        f"  {need.name} wants {need.on_cpu() / GB:.1f} GB, the largest node has {hardware.node / GB:.1f} GB"
+        for need in found
+        if need.on_cpu() > hardware.node
+    ]
+    total = sum(need.on_cpu() * pools[need.name].workers for need in found if not need.alone)
+    if total > hardware.nodes:
+        problems.append(f"  all stages want {total / GB:.1f} GB, all nodes have {hardware.nodes / GB:.1f} GB")
+    return problems
+
+
+def read_hardware(say: Callable[[str], None]) -> Hardware:
+    """What the cluster's nodes have. Each node with GPUs is asked by a task of its own."""
+    import ray
+
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    memory = [node["Resources"].get("memory", 0.0) for node in alive]
+    asked = [_ask(node["NodeID"]) for node in alive if node["Resources"].get("GPU", 0)]
+    try:
+        gpus = ray.get(asked, timeout=ANSWER_SECONDS)
+    except (ray.exceptions.RayError, TimeoutError) as error:
+        say(f"no node said how much memory its GPUs have ({type(error).__name__}): going on unchecked")
+        return Hardware()
+    return Hardware(min(gpus, default=0.0), max(memory, default=0.0), sum(memory))
+
+
+def _ask(node: str) -> Any:
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    there = NodeAffinitySchedulingStrategy(node, soft=False)
+    return ray.remote(num_cpus=0, num_gpus=0.01, scheduling_strategy=there)(_gpu_bytes).remote()
+
+
+def _gpu_bytes() -> float:
+    import torch
+
+    return float(torch.cuda.get_device_properties(0).total_memory)

@@ -1,0 +1,145 @@
+"""Prompts made ready: encoded where they are missing, or brought along. `generate` and `darkroom embed` share this."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from darkroom.batch import pipeline
+from darkroom.batch.embeddings import EmbeddingStore
+from darkroom.batch.options import DTYPES, encoder_dtype
+from darkroom.batch.watch import Watchdog
+from darkroom.models.errors import ModelError
+from darkroom.storage import NotFound, read_uri
+
+if TYPE_CHECKING:
+    from darkroom.models.catalog import Model
+
+LISTED = 10
+TOKENS_KEPT = 2**16
+
+
+class NoPrompts(ValueError):
+    """The file holds no embeddings that could be used."""
+
+
+def find_stores(model: Model, names: Iterable[str], dtypes: dict[int, str], root: str) -> dict[str, EmbeddingStore]:
+    """Where the embeddings of each text encoder lie, as the stages of these dtypes take them."""
+    return {name: EmbeddingStore(root, model.encoder_key(name, encoder_dtype(model, name, dtypes))) for name in names}
+
+
+def encode(
+    model: Model,
+    where: str,
+    prompts: Mapping[str, Iterable[str]],
+    dtypes: dict[int, str],
+    stores: dict[str, EmbeddingStore],
+    watchdog: Callable[[], Watchdog],
+    say: Callable[[str], None],
+) -> None:
+    """Encodes, by encoder, the prompts that its store lacks; an encoder that nothing is missing of is never loaded.
+
+    where: what a worker opens to get the model.
+    ModelError where one cannot be had, naming what is missing.
+    """
+    for name, asked in prompts.items():
+        dtype, store = encoder_dtype(model, name, dtypes), stores[name]
+        try:
+            count = pipeline.embed(list(asked), where, name, dtype, store, watchdog())
+        except ModelError as error:
+            raise ModelError(_unencoded(error, store, list(asked))) from error
+        say(f"{len(asked):,} prompts for {name}, {count:,} of them encoded now")
+
+
+def too_long(model: Model) -> Callable[[str, str], bool]:
+    """Whether an encoder of the model would cut a prompt."""
+    lengths = {name: model.encoder_length(name) for name in model.encoders}
+    count = lru_cache(TOKENS_KEPT)(lambda name, prompt: model.encoder_tokens(name, [prompt])[0])
+    return lambda name, prompt: count(name, prompt) > lengths[name]
+
+
+def import_prompts(uri: str, model: Model, root: str, dtype: str | None) -> int:
+    """Puts embeddings made elsewhere, {prompt: [1, length, width] or [length, width]} as `torch.save` writes it, where
+    a run looks for those of stages I and II; how many.
+
+    They are kept in that dtype, or, if none is given, in each that a stage may run in, so that they are found on any
+    device. NoPrompts for a file that is none such; nothing of it is stored then.
+    """
+    if not model.encoders:
+        raise NoPrompts(f"the model {model.name!r} reads no text, so there is nothing to import")
+    name = model.encoders[0]
+    found = _check(_load(uri), uri, (model.encoder_length(name), model.encoder_width(name)))
+    chosen = [dtype] if dtype else list(DTYPES)
+    for one in chosen:
+        store = EmbeddingStore(root, model.encoder_key(name, one))
+        prompts = store.missing(found)
+        for at in range(0, len(prompts), pipeline.PROMPTS_PER_TASK):
+            part = prompts[at : at + pipeline.PROMPTS_PER_TASK]
+            store.put(part, torch.stack([found[prompt] for prompt in part]).to(getattr(torch, one)))
+    return len(found)
+
+
+def _load(uri: str) -> Any:
+    """weights_only: a file that somebody sends is data, never a program."""
+    try:
+        return torch.load(io.BytesIO(read_uri(uri)), map_location="cpu", weights_only=True)
+    except NotFound:
+        raise NoPrompts(f"there is no file {uri}") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
+        first = str(error).strip().partition("\n")[0]
+        raise NoPrompts(
+            f"{uri} is not a dictionary of tensors as torch.save writes it, and nothing else is loaded: {first[:200]}"
+        ) from None
+
+
+def _check(found: Any, uri: str, shape: tuple[int, int]) -> dict[str, torch.Tensor]:
+    if not isinstance(found, dict) or not found:
+        given = "an empty dictionary" if found == {} else f"a {type(found).__name__}"
+        raise NoPrompts(f"{uri} holds {given}, wanted a dictionary {{prompt: embedding}}")
+    checked: dict[str, torch.Tensor] = {}
+    problems: list[str] = []
+    for prompt, value in found.items():
+        problem = _problem(prompt, value, shape)
+        if problem:
+            problems.append(problem)
+        else:
+            checked[prompt] = value.reshape(shape)
+    if problems:
+        more = [f"and {len(problems) - LISTED:,} more"] if len(problems) > LISTED else []
+        raise NoPrompts("\n  ".join([f"{uri} cannot be imported:", *problems[:LISTED], *more]))
+    return checked
+
+
+def _problem(prompt: Any, value: Any, shape: tuple[int, int]) -> str:
+    wanted = f"{list(shape)} or {[1, *shape]}"
+    if not isinstance(prompt, str):
+        return f"the key {prompt!r} is a {type(prompt).__name__}, wanted the prompt's text"
+    if not isinstance(value, torch.Tensor):
+        return f"{prompt!r}: a {type(value).__name__}, wanted a tensor {wanted}"
+    if tuple(value.shape) not in (shape, (1, *shape)):
+        return f"{prompt!r}: a tensor {list(value.shape)}, wanted {wanted}"
+    if not value.is_floating_point():
+        return f"{prompt!r}: a tensor of {value.dtype}, wanted floating point numbers"
+    if not torch.isfinite(value).all():
+        return f"{prompt!r}: holds values that are not finite numbers"
+    return ""
+
+
+def _unencoded(error: Exception, store: EmbeddingStore, asked: list[str]) -> str:
+    missing = store.missing(asked)
+    shown = ", ".join(map(repr, missing[:LISTED])) + (
+        f" and {len(missing) - LISTED:,} more" if missing[LISTED:] else ""
+    )
+    return (
+        f"{error}\n{len(missing):,} of {len(asked):,} prompts have no embedding in {store.uri}: {shown}\n"
+        "Encode them where the text encoder is, and bring them by `darkroom embed --import FILE`."
+    )
+
+
+def watchdogs(stall_seconds: float) -> Callable[[], Watchdog]:
+    return partial(Watchdog, stall_seconds, 2 * stall_seconds)
