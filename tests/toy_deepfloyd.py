@@ -12,6 +12,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, UNet2DConditionModel
 from diffusers.pipelines.deepfloyd_if import IFSafetyChecker
 from diffusers.pipelines.deepfloyd_if.watermark import IFWatermarker
+from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 WIDTH = 32  # of a T5 embedding; it has 77 positions, as IF's has
@@ -117,6 +118,9 @@ def _save_upscaler(folder: Path, size: int, fp16: bool) -> None:
     _save(unet, folder / "unet", fp16)
     _save(vae, folder / "vae", fp16)
     _save(CLIPTextModel(CLIPTextConfig(**_CLIP_TEXT)), folder / "text_encoder", fp16)
+    for path in (folder / "text_encoder").glob("*.safetensors"):
+        # As in the hub's file, which is older than today's class.
+        save_file({f"text_model.{name}": tensor for name, tensor in load_file(path).items()}, path, {"format": "pt"})
     _save_clip_tokenizer(folder / "tokenizer")
     betas = {"beta_schedule": "scaled_linear", "beta_start": 0.0001, "beta_end": 0.02}
     sampling = {"prediction_type": "v_prediction", "clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}

@@ -151,7 +151,7 @@ def test_weights_that_are_gone_damaged_or_of_another_network(tmp_path: Path) -> 
 
 
 def test_what_no_model_is(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"no model .*neither an embedded one \(if-xs\) nor a folder or s3:// uri"):
+    with pytest.raises(ModelError, match=r"no model .*neither one that is known by name \(if-xs, .*\) nor a folder or s3:// uri"):
         open_model(str(tmp_path))
     for content, message in (("{", "is not JSON"), ("[]", "is not a JSON object"), ("{}", "neither a network nor a")):
         (tmp_path / "config.json").write_text(content)
@@ -160,12 +160,6 @@ def test_what_no_model_is(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"kind": "network"}')
     with pytest.raises(ModelError, match="wants a 'name' and a 'network'"):
         open_model(str(tmp_path))
-
-
-def test_a_cascade_is_not_opened_from_s3(s3_env: str) -> None:
-    open_store(s3_env).write("config.json", b'{"kind": "cascade", "stages": [{}]}')
-    with pytest.raises(ModelError, match="is a cascade, which is opened from a local folder only"):
-        open_model(s3_env)
 
 
 def test_an_address_is_the_same_from_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

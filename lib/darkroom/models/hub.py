@@ -25,6 +25,7 @@ from huggingface_hub.errors import (
 )
 
 from darkroom.models.errors import ModelError
+from darkroom.models.sources import usable
 from darkroom.storage import StorageError
 
 _ADDRESS = re.compile(r"hf://(?P<name>[\w.-]+/[\w.-]+)(/(?P<folder>[^@]+))?(@(?P<revision>.+))?")
@@ -54,7 +55,7 @@ class Repository:
         self.pinned = self.address
 
     def names(self) -> frozenset[str]:
-        return frozenset(self._names)
+        return usable(self._names)
 
     @cached_property
     def _names(self) -> list[str]:

@@ -20,6 +20,7 @@ from darkroom.models.node_cache import S3Listing, fetch_from_s3
 from darkroom.storage import LocalStore, NotFound, open_store
 
 HUB = "hf://"
+_UNUSABLE = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5", ".onnx", ".onnx_data", ".lock", ".part")
 _REVISION = re.compile(r"(?P<place>.+)@(?P<revision>[0-9a-f]{7,64})")
 
 
@@ -33,7 +34,7 @@ class Source(Protocol):
         """The address by which another process gets the same files, or an error."""
 
     def names(self) -> frozenset[str]:
-        """Every file."""
+        """Every file, but for those of formats that are never opened here (pickles, and other frameworks' weights)."""
 
     def read(self, name: str) -> bytes:
         """A small file; ModelError if there is none."""
@@ -94,7 +95,7 @@ class LocalFolder:
         return self.address  # its digest would have every process read every weight
 
     def names(self) -> frozenset[str]:
-        return frozenset(LocalStore(self.address).list())
+        return usable(LocalStore(self.address).list())
 
     def read(self, name: str) -> bytes:
         try:
@@ -140,7 +141,7 @@ class S3Folder:
         return f"{self.address}@{self.digest([''])[:16]}"
 
     def names(self) -> frozenset[str]:
-        return frozenset(self._listing.files)
+        return usable(self._listing.files)
 
     def read(self, name: str) -> bytes:
         try:
@@ -165,6 +166,11 @@ class S3Folder:
     def check(self, revision: str) -> None:
         """ModelError unless the digest of everything here begins with that."""
         _compare(self, revision)
+
+
+def usable(names: Iterable[str]) -> frozenset[str]:
+    """The names whose files may be opened, or fetched at all."""
+    return frozenset(name for name in names if not name.endswith(_UNUSABLE))
 
 
 def _compare(source: LocalFolder | S3Folder, revision: str) -> None:

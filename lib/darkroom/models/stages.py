@@ -36,10 +36,8 @@ def read_stage(source: Source, number: int, below: int | None, own: Mapping[str,
     """
     kind, unet = stage_kind(source), config_of(source, "unet")
     if (kind == "base") != (below is None):
-        wanted, got = (
-            ("paints from noise", "enlarges a picture") if below is None else ("enlarges", "paints from noise")
-        )
-        raise ModelError(f"stage {number} must be one that {wanted}, and {source.address} is one that {got}")
+        wanted, got = ("paint from noise", "enlarges") if below is None else ("enlarge a picture", "paints from noise")
+        raise ModelError(f"stage {number} must {wanted}, and the one in {source.address} {got}")
     process = _process(source, "scheduler")
     how = DEFAULTS[kind] if own is None else dict(own)
     if kind == "upscaler":

@@ -123,7 +123,7 @@ def _assign(
                 continue
             raise ModelError(f"{path} holds a tensor {name!r}, for which the model's config.json has no place")
         shape = wanted[own].shape
-        if tensor.numel() != shape.numel() or (tensor.shape != shape and min(tensor.ndim, len(shape)) != 2):
+        if _without_ones(tensor.shape) != _without_ones(shape):
             raise ModelError(
                 f"{path}: the tensor {name!r} is {list(tensor.shape)}, and config.json wants {list(shape)}"
             )
@@ -134,6 +134,14 @@ def _assign(
         raise ModelError(f"{path.parent} lacks the tensor {missing[0]!r}{more}, which the model's config.json wants")
     module.load_state_dict(given, assign=True)
     _make_positions(module, next(iter(given.values())).device)
+
+
+def _without_ones(shape: torch.Size) -> list[int]:
+    """A linear layer was a convolution of one pixel in some older files."""
+    sizes = list(shape)
+    while sizes and sizes[-1] == 1:
+        sizes.pop()
+    return sizes
 
 
 def _own_dtype(name: str, tensor: Tensor, dtype: torch.dtype, kept: tuple[str, ...]) -> torch.dtype:
