@@ -8,7 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -63,6 +63,8 @@ class Order:
     @classmethod
     def open(cls, options: Options) -> Order:
         """Raises ManifestError, ModelError or another ValueError for whatever can be known before Ray starts."""
+        if "://" in options.model:  # once: a champion may change while the run lasts
+            options = replace(options, model=address(options.model))
         model = open_model(options.model)
         option.stage_dtypes(model, options.dtype, on_gpu=False)
         manifest = open_manifest(options.manifest, abilities(model, scorer=options.scorer is not None))
