@@ -1,0 +1,192 @@
+"""One tick of a pipeline: snapshot, train, evaluate, gate, promote, smoke, generate; each step once, whatever dies.
+
+OUT/ticks/ID.json            the tick's record
+OUT/ticks/ID/training/       the training run, without its checkpoints once the tick is over
+OUT/ticks/ID/candidate/, champion-N/     the evaluations' pages
+OUT/ticks/ID/smoke/, generated/          runs of `darkroom generate`
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from typing import Any
+
+from darkroom.models.registry import Pointer, RegisteredModel
+from darkroom.retrain import tick_record
+from darkroom.retrain.contest import Contest
+from darkroom.retrain.lease import Held, Lease, hold
+from darkroom.retrain.measure import measure_where_fast
+from darkroom.retrain.parts import Pipeline
+from darkroom.retrain.preflight import check_fit
+from darkroom.retrain.publish import generate_step, smoke_step
+from darkroom.retrain.snapshot import take_snapshot
+from darkroom.retrain.tick_record import TickRecord
+from darkroom.retrain.times import tick_id
+from darkroom.storage import Store, open_store
+from darkroom.training import job
+
+Say = Callable[[str], None]
+Train = Callable[[job.Options, Say], None]
+_DECIDED = {"promoted", "refused"}
+
+
+def run_tick(
+    pipeline: Pipeline, moment: datetime, say: Say, address: str | None = None, train: Train = job.train
+) -> TickRecord:
+    """Runs a tick, or what is left of it; one that is over is left as it is. Returns its record.
+
+    train: the training job. Raises ValueError for the user's part and FloatingPointError for a training that diverged,
+    which both are in the record as `failed`; StorageError and ClusterError leave the tick to go on later.
+    """
+    store, tick = open_store(pipeline.out), tick_id(moment)
+    before = tick_record.load(store, tick)
+    if before is not None and before.is_over:
+        say(f"tick {tick} is over already: {describe(before)}")
+        return before
+    try:
+        with hold(store, tick, pipeline.lease_seconds) as lease:
+            record = tick_record.load(store, tick) or tick_record.fresh(store, tick, pipeline=pipeline.name)
+            if not record.is_over:
+                _Tick(pipeline, record, lease, say, address, train).run()
+            say(f"tick {tick}: {describe(record)}")
+            return record
+    except Held as held:
+        say(f"tick {tick}: skipped: previous still running ({held})")
+        return _refused(store, tick, held, before)
+
+
+def describe(record: TickRecord) -> str:
+    """How it ended, in a line."""
+    return f"{record.outcome or 'not over'}{': ' if record.data['reason'] else ''}{record.data['reason']}"
+
+
+def _refused(store: Store, tick: str, held: Held, before: TickRecord | None) -> TickRecord:
+    """Recorded, unless the tick has a record: then it began once, and it is for its own next run to end it."""
+    record = before or tick_record.fresh(store, tick)
+    if held.tick != tick and before is None:
+        record.data |= {"outcome": "skipped", "reason": "previous still running", "previous": held.tick}
+        store.create(f"{tick_record.FOLDER}/{tick}.json", tick_record.as_json(record.data))
+    return record
+
+
+class _Tick:
+    """A tick under its lease."""
+
+    def __init__(
+        self, pipeline: Pipeline, record: TickRecord, lease: Lease, say: Say, address: str | None, train: Train
+    ) -> None:
+        self.pipeline, self.record, self.lease, self.say = pipeline, record, lease, say
+        self.address, self.train = address, train
+        self.store, self.recipe = record.store, pipeline.recipe()
+        self.model = RegisteredModel(pipeline.registry, pipeline.name)
+        self.folder = self.store.uri(f"{tick_record.FOLDER}/{record.id}")
+
+    def run(self) -> None:
+        """To the end. What the user caused, or the numbers, is written down and raised."""
+        self.record.data |= {"outcome": "", "reason": ""}
+        self.record.save()
+        self._abandon_older()
+        try:
+            outcome, reason = self._decide()
+        except (ValueError, FloatingPointError) as error:
+            self.record.end("failed", str(error))
+            raise
+        self._sweep(outcome)
+        self.record.end(outcome, reason)
+
+    def _decide(self) -> tuple[str, str]:
+        """(outcome, reason)"""
+        snapshot = self._step(
+            "snapshot", lambda: take_snapshot(self.pipeline.data, self.pipeline.out, self.say).record()
+        )
+        fingerprint = self._fingerprint(snapshot)
+        if self.record.steps.keys() == {"snapshot"} and fingerprint == self._last_fingerprint():
+            return "skipped", "no new data"
+        self.record.data["fingerprint"] = fingerprint
+        self._step("preflight", lambda: check_fit(self.pipeline, self.recipe, snapshot["uri"]))
+        self._step("train", lambda: self._train(snapshot["uri"]))
+        self._step("evaluate", lambda: self._measure(f"{self.folder}/training", "candidate"))
+        passed, reason = Contest(self.pipeline, self.model, self.record, self.lease, self._measure).decide()
+        if not passed:
+            return "refused", reason
+        if problem := self._step("smoke", self._smoke).get("problem"):
+            return "rolled_back", problem
+        self._step("generate", self._generate)
+        self.model.retire(self.pipeline.keep)
+        return "promoted", f"{self.pipeline.name}@{self.record.rounds[-1]['version']}"
+
+    def _step(self, name: str, do: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        self.lease.check()
+        if name not in self.record.steps:
+            self.say(f"{self.record.id}: {name}")
+        return self.record.step(name, do)
+
+    def _fingerprint(self, snapshot: dict[str, Any]) -> str:
+        """Of all that the decision hangs on: data, recipe, evaluation and gate."""
+        recipe = {key: value for key, value in self.recipe.record().items() if key not in job.FREE}
+        gate = {metric: rule.model_dump() for metric, rule in self.pipeline.gate.items()}
+        parts = [snapshot["id"], recipe, self.pipeline.evaluate.model_dump(), gate]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+    def _last_fingerprint(self) -> str | None:
+        decided = [r for r in tick_record.records(self.store) if r.outcome in _DECIDED and r.id != self.record.id]
+        return decided[-1].data["fingerprint"] if decided else None
+
+    def _train(self, data: str) -> dict[str, Any]:
+        options = job.Options(
+            recipe=self.pipeline.train.recipe,
+            data=data,
+            out=f"{self.folder}/training",
+            settings=self.pipeline.train.texts(),
+            workers=self.pipeline.train.workers_text(),
+            resume=True,
+            address=self.address,
+        )
+        self.train(options, self.say)
+        return {"run": options.out, "recipe": self.recipe.record(), "workers": options.workers}
+
+    def _measure(self, model: str, name: str) -> dict[str, Any]:
+        data = self.record.steps["snapshot"]["uri"]
+        return measure_where_fast(model, data, self.pipeline.evaluate, f"{self.folder}/{name}")
+
+    def _pointer(self) -> Pointer | None:
+        """The registry's pointer, if it still is the one that this tick set."""
+        champion = self.model.champion()
+        return champion if champion is not None and champion.version == self.record.rounds[-1]["version"] else None
+
+    def _smoke(self) -> dict[str, Any]:
+        if self.pipeline.smoke is None:
+            return {"manifest": None}
+        version = self.record.rounds[-1]["version"]
+        for event in self.model.moves():
+            if event["kind"] == "rolled_back" and event.get("tick") == self.record.id:
+                return {"manifest": self.pipeline.smoke, "problem": event["reason"]}  # it died before it said so
+        result = smoke_step(self.pipeline, version, f"{self.folder}/smoke", self.address, self.say)
+        if (problem := result.get("problem")) and (pointer := self._pointer()) is not None:
+            self.model.withdraw(pointer, tick=self.record.id, reason=problem)
+        return result
+
+    def _generate(self) -> dict[str, Any]:
+        if self.pipeline.generate is None:
+            return {"manifest": None}
+        version = self.record.rounds[-1]["version"]
+        return generate_step(self.pipeline, version, f"{self.folder}/generated", self.address, self.say)
+
+    def _abandon_older(self) -> None:
+        for record in tick_record.records(self.store):
+            if record.id < self.record.id and not record.is_over:
+                record.end("abandoned", f"tick {self.record.id} began before it was over")
+
+    def _sweep(self, outcome: str) -> None:
+        """Deletes what the next ticks do not need: checkpoints, and joined data that no version was trained on."""
+        run = open_store(f"{self.folder}/training")
+        run.delete(*run.list("checkpoints/"))
+        kept = {*self._data_of_versions(), self.record.steps["snapshot"]["id"]}
+        keys = list(self.store.list("data/snapshots/"))
+        self.store.delete(*(key for key in keys if key.split("/")[2] not in kept))
+
+    def _data_of_versions(self) -> Iterable[str]:
+        return (self.model.version(number)["snapshot"]["id"] for number in self.model.versions())
