@@ -27,8 +27,8 @@ def drawn(folder: Path, *rows: dict[str, Any], picture: np.ndarray = PICTURE, in
         for result in results:
             store.write(result["image"]["path"].split("/run/")[1], encode_png(picture))
     Ledger(store).commit("u-1", to_table(results))
-    (groups,) = select(Ledger(store)).groups.values()
-    (group,) = groups
+    (part,) = select(Ledger(store)).tasks.values()
+    (group,) = part.groups
     return panels(rows[0]["task"], group, Pictures(store))
 
 
@@ -46,6 +46,7 @@ def _result(folder: Path, row: dict[str, Any], picture: np.ndarray, inline: bool
         "negative_prompt": "", "seed": task.seed, "steps": 34, "guidance": 7.0, "sampler": "ddpm",
         "start_timestep": None, "parameters": json.dumps(task.canonical()), "source_uri": str(source) if digest else "",
         "source_sha256": digest, "model": "m", "model_revision": "r", "evaluations": 68, "seconds": 0.5, "worker": "w",
+        "stages": "[]", "flags": [], "scores": "{}", "alignment": None, "concealment": None,
         "created_at": datetime.now(UTC),
     }  # fmt: skip
 
@@ -204,7 +205,8 @@ def test_upscaling_shows_the_source_in_its_own_pixels(tmp_path) -> None:
 def test_a_picture_that_is_gone_is_named(tmp_path) -> None:
     drawn(tmp_path, text_row())
     store = open_store(str(tmp_path / "run"))
-    ((group,),) = select(Ledger(store)).groups.values()
+    (part,) = select(Ledger(store)).tasks.values()
+    (group,) = part.groups
     (key,) = store.list("images/")
     store.write(key, b"not a picture")
     with pytest.raises(ValueError, match=f"the picture of row {group[0].row['id']}: not an image"):

@@ -11,6 +11,8 @@ from darkroom.manifest import parse_task, row_key
 from darkroom.report.rows import LISTED_FAILURES, LONGEST_STRIP, select
 from darkroom.storage import Ledger, open_store, to_table
 
+NO_RECORD: dict[str, Any] = {"stages": "[]", "flags": [], "scores": "{}", "alignment": None, "concealment": None}
+
 
 def result(row_id: str = "", error: str = "", **row: Any) -> dict[str, Any]:
     """A result row of what a manifest row asks for, its picture somewhere."""
@@ -20,7 +22,7 @@ def result(row_id: str = "", error: str = "", **row: Any) -> dict[str, Any]:
     text = {"negative_prompt": "", "image_uri": "", "sha256": "", "source_uri": "", "source_sha256": "", "worker": "w"}
     numbers = {"width": 48, "height": 48, "steps": 34, "start_timestep": None, "evaluations": 68, "seconds": 0.5}
     return {
-        **text, **numbers,
+        **text, **numbers, **NO_RECORD,
         "id": row_id or key, "key": key, "task": task.task, "status": "failed" if error else "ok", "error": error,
         "image": picture, "prompts": task.prompts(), "seed": task.seed, "guidance": task.guidance, "sampler": "ddpm",
         "parameters": json.dumps(task.canonical()), "model": "m", "model_revision": "r1",
@@ -43,13 +45,13 @@ def test_few_rows_are_all_shown_in_run_order(tmp_path) -> None:
     names = [f"row {number}" for number in (5, 3, 9, 1, 4)]
     rows = [result(name, seed=index) for index, name in enumerate(names)]
     selection = select(ledger_of(tmp_path, rows[:3], rows[3:]))
-    assert ids(selection.groups["text_to_image"]) == names
-    assert (selection.rows, selection.failures, selection.shown("text_to_image")) == (5, 0, 5)
+    assert ids(selection.tasks["text_to_image"].groups) == names
+    assert (selection.rows, selection.failures, selection.tasks["text_to_image"].shown) == (5, 0, 5)
 
 
 def test_what_is_kept_of_a_row(tmp_path) -> None:
     selection = select(ledger_of(tmp_path, [result("a"), result("b", seed=3, guidance=2.5)]))
-    shown = selection.groups["text_to_image"][1][0]
+    shown = selection.tasks["text_to_image"].groups[1][0]
     assert (shown.row["id"], shown.row["seed"], shown.position, shown.image_path) == ("b", 3, 1, "images/aa/x.png")
     assert shown.parameters["guidance"] == 2.5
     assert "image" not in shown.row, "pictures must not stay in memory"
@@ -57,15 +59,15 @@ def test_what_is_kept_of_a_row(tmp_path) -> None:
 
 
 def test_the_cap_holds_and_the_draw_is_even(tmp_path) -> None:
-    units = [[result(f"{unit}/{number}", seed=number) for number in range(100)] for unit in range(10)]
+    units = [[result(f"{unit}-{number}", seed=number) for number in range(100)] for unit in range(10)]
     selection = select(ledger_of(tmp_path, *units), per_task=50)
-    assert selection.shown("text_to_image") == 50
+    assert selection.tasks["text_to_image"].shown == 50
     assert selection.counts["text_to_image"] == {"ok": 1000}
-    drawn = [int(row_id.split("/")[0]) for row_id in ids(selection.groups["text_to_image"])]
+    drawn = [int(row_id.split("-")[0]) for row_id in ids(selection.tasks["text_to_image"].groups)]
     assert drawn == sorted(drawn)
     # The draw is by the digest of the id, so this can be written down: the fifty least.
     everyone = sorted((row["id"] for unit in units for row in unit), key=lambda i: hashlib.sha256(i.encode()).digest())
-    assert set(ids(selection.groups["text_to_image"])) == set(everyone[:50])
+    assert set(ids(selection.tasks["text_to_image"].groups)) == set(everyone[:50])
     assert max(drawn.count(unit) for unit in range(10)) <= 15, "a unit of a tenth of the rows"
 
 
@@ -73,7 +75,7 @@ def test_the_draw_does_not_depend_on_how_the_run_was_cut(tmp_path) -> None:
     rows = [result(f"row {number}", seed=number) for number in range(60)]
     one = select(ledger_of(tmp_path / "one", rows), per_task=7)
     many = select(ledger_of(tmp_path / "many", *([row] for row in reversed(rows))), per_task=7)
-    assert sorted(ids(one.groups["text_to_image"])) == sorted(ids(many.groups["text_to_image"]))
+    assert sorted(ids(one.tasks["text_to_image"].groups)) == sorted(ids(many.tasks["text_to_image"].groups))
 
 
 def sweep(seed: int, starts: tuple[int, ...] = (1, 3, 5, 7, 10, 20)) -> list[dict[str, Any]]:
@@ -85,7 +87,7 @@ def test_rows_that_differ_in_start_alone_are_one_group(tmp_path) -> None:
     rows = [row for together in zip(*(sweep(seed) for seed in range(3)), strict=True) for row in together]
     rows.append(result(task="image_to_image", image="x.png", seed=0, strength=0.5, guidance=3))
     selection = select(ledger_of(tmp_path, rows[:5], rows[5:]))
-    groups = selection.groups["image_to_image"]
+    groups = selection.tasks["image_to_image"].groups
     assert [len(group) for group in groups] == [6, 6, 6, 1]
     assert [{shown.parameters["seed"] for shown in group} for group in groups] == [{0}, {1}, {2}, {0}]
 
@@ -93,13 +95,13 @@ def test_rows_that_differ_in_start_alone_are_one_group(tmp_path) -> None:
 def test_a_strip_is_shown_whole_or_not_at_all(tmp_path) -> None:
     rows = [row for together in zip(*(sweep(seed) for seed in range(40)), strict=True) for row in together]
     selection = select(ledger_of(tmp_path, *(rows[at : at + 16] for at in range(0, 240, 16))), per_task=20)
-    assert [len(group) for group in selection.groups["image_to_image"]] == [6, 6, 6]
+    assert [len(group) for group in selection.tasks["image_to_image"].groups] == [6, 6, 6]
 
 
 def test_an_endless_strip_is_thinned(tmp_path) -> None:
     rows = [result(task="image_to_image", image="x.png", strength=number / 300) for number in range(300)]
-    assert [len(group) for group in select(ledger_of(tmp_path, rows)).groups["image_to_image"]] == [LONGEST_STRIP]
-    assert select(ledger_of(tmp_path), per_task=3).shown("image_to_image") == 3
+    assert [len(group) for group in select(ledger_of(tmp_path, rows)).tasks["image_to_image"].groups] == [LONGEST_STRIP]
+    assert select(ledger_of(tmp_path), per_task=3).tasks["image_to_image"].shown == 3
 
 
 def test_failed_rows_are_counted_and_the_first_are_listed(tmp_path) -> None:
@@ -108,7 +110,7 @@ def test_failed_rows_are_counted_and_the_first_are_listed(tmp_path) -> None:
     assert selection.counts["text_to_image"] == {"failed": 130, "ok": 1}
     assert len(selection.failed) == LISTED_FAILURES
     assert selection.failed[99] == {"id": "bad 099", "task": "text_to_image", "error": "no 99"}
-    assert ids(selection.groups["text_to_image"]) == ["good"]
+    assert ids(selection.tasks["text_to_image"].groups) == ["good"]
 
 
 @pytest.mark.parametrize("per_task", [1, 200])
@@ -116,4 +118,4 @@ def test_rows_that_do_not_count_are_not_shown(tmp_path, per_task: int) -> None:
     ledger = ledger_of(tmp_path, [result("old"), result("kept", seed=1)])
     ledger.retire({"old"})
     ledger.store.write("metadata/stray.parquet", b"not ours")
-    assert ids(select(ledger, per_task).groups["text_to_image"]) == ["kept"]
+    assert ids(select(ledger, per_task).tasks["text_to_image"].groups) == ["kept"]

@@ -6,8 +6,10 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from darkroom.report.rows import SWEPT, Shown
+from darkroom.report.rows import Shown
+from darkroom.report.strips import NOISED, SWEPT, varying
 from darkroom.sampling.components import KERNEL
+from darkroom.sampling.walks import asks_nothing
 
 NEARLY_ALL = 0.75
 _ELSEWHERE = {"task", "prompt", "label", "views", "components", "seed"}  # said in a place of their own
@@ -20,21 +22,53 @@ def prompt_of(branch: Mapping[str, Any]) -> str:
     return branch.get("prompt") or "no prompt"
 
 
+def prompt_of_strip(group: list[Shown]) -> str:
+    """What the rows of a strip asked for; "" where none asked anything, and for parts with prompts of their own."""
+    asked = [shown.parameters for shown in group if "prompt" in shown.parameters or "label" in shown.parameters]
+    task = group[0].parameters["task"]
+    return prompt_of(asked[0]) if asked else ("" if task in ("anagram", "hybrid", *NOISED) else "no prompt")
+
+
 def start_of(shown: Shown) -> tuple[float, str]:
     """Where an image_to_image row begins, as a number that grows as the noise shrinks, and in words."""
     start, strength = (shown.parameters.get(name) for name in SWEPT)
     return (start, f"start {start}") if start is not None else (-strength, f"strength {strength:g}")
 
 
+def noised_label(shown: Shown, several: bool) -> str:
+    """What was made of a noised picture. several: the strip has more than one amount of noise."""
+    row = shown.parameters
+    if row["task"] == "forward":
+        return f"noised to {row['timestep']}"
+    made = {"blur": "blurred", "one_step": "one step", "iterative": "iterative"}[row["method"]]
+    if row.get("until") is not None:
+        made = f"stopped at {row['until']:g}"
+    return f"{made} from {row['timestep']}" if several else made
+
+
+def drawn_label(shown: Shown, differ: set[str]) -> str:
+    """A picture of a strip that was made from noise, by what it differs in."""
+    row, words = shown.parameters, []
+    for name in ("steps", "stride", "timesteps", "seed"):
+        if name in differ and row.get(name) is not None:
+            words.append(f"{row[name]} steps" if name == "steps" else f"{name} {row[name]}")
+    return ", ".join(words)
+
+
 def settings(group: list[Shown]) -> dict[str, str]:
-    """The parameters of rows that are drawn together, in words. Not their prompts and seeds, nor, in a strip, where
-    each picture of it starts: that stands below the picture."""
+    """The parameters of rows that are drawn together, in words. Not their prompts and seeds, nor, in a strip, what its
+    pictures differ in: that stands below each."""
     first = group[0]
-    said = {"sampler": first.row["sampler"], "size": f"{first.row['width']} px"}
-    elsewhere = {*_ELSEWHERE, *said, *(SWEPT if first.row["task"] == "image_to_image" else ())}
-    for name, value in first.parameters.items():
-        if name not in elsewhere and value != "":
-            said[name.replace("_", " ")] = _value(value)
+    said = {"size": f"{first.row['width']} px"}
+    if asking := [shown for shown in group if not asks_nothing(shown.parameters)]:
+        said["sampler"] = asking[0].row["sampler"]
+    elsewhere = {*_ELSEWHERE, "sampler", "size", *varying(group)}
+    elsewhere |= {*SWEPT} if first.row["task"] == "image_to_image" else set()
+    elsewhere |= {"method", "until", "timestep"} if first.row["task"] in NOISED else set()
+    for shown in group:
+        for name, value in shown.parameters.items():
+            if name not in elsewhere and value != "":
+                said[name.replace("_", " ")] = _value(value)
     return dict(sorted((said | _component_settings(first.parameters.get("components", ()))).items()))
 
 

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from darkroom.report.captions import prompt_of, start_of
+from darkroom.report.captions import drawn_label, noised_label, prompt_of, start_of
 from darkroom.report.pictures import Pictures
 from darkroom.report.rows import Shown
-from darkroom.sampling.components import make_component
-from darkroom.sampling.views import make_view
+from darkroom.report.strips import varying
+from darkroom.sampling.plans import component_of, view_of
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,21 @@ def panels(task: str, group: list[Shown], pictures: Pictures) -> list[Panel]:
 
 
 def _text_to_image(group: list[Shown], pictures: Pictures) -> list[Panel]:
-    return [Panel("", pictures.made(shown)) for shown in group]
+    differ = varying(group)
+    return [Panel(drawn_label(shown, differ), pictures.made(shown)) for shown in group]
 
 
 def _image_to_image(group: list[Shown], pictures: Pictures) -> list[Panel]:
     """From the most noise to the least, so that the picture it began with comes last."""
     swept = sorted(group, key=lambda shown: start_of(shown)[0])
     drawn = [Panel(start_of(shown)[1], pictures.made(shown)) for shown in swept]
+    return drawn + _source_panels("source", group[0], pictures, drawn[0])
+
+
+def _noised(group: list[Shown], pictures: Pictures) -> list[Panel]:
+    """The picture noised, and what came of it, in the manifest's order; then the picture itself."""
+    several = "timestep" in varying(group)
+    drawn = [Panel(noised_label(shown, several), pictures.made(shown)) for shown in group]
     return drawn + _source_panels("source", group[0], pictures, drawn[0])
 
 
@@ -72,7 +80,7 @@ def _anagram(group: list[Shown], pictures: Pictures) -> list[Panel]:
     signed = torch.from_numpy(pictures.made(shown).astype(np.int16)).permute(2, 0, 1)[None] * 2 - 255
     drawn = []
     for branch in shown.parameters["views"]:
-        view = make_view(branch["view"], **_own(branch))
+        view = view_of(branch)
         seen = (view.apply(signed) + 255) // 2
         detail = ", ".join(f"{name} {value}" for name, value in view.params)
         drawn.append(Panel(view.name.replace("_", " "), _array(seen), prompt_of(branch), detail))
@@ -107,24 +115,18 @@ def _hybrid(group: list[Shown], pictures: Pictures) -> list[Panel]:
 
 
 def _part(branch: dict[str, Any], picture: Tensor) -> Panel:
-    component = make_component(branch["component"], **_own(branch))
+    component = component_of(branch)
     seen = component(picture)
     label = _SEEN.get(component.name, str(component))
     if branch.get("view"):
-        seen = make_view(branch["view"]).apply(seen)
-        label += f", {branch['view'].replace('_', ' ')}"
+        seen = view_of(branch).apply(seen)
+        label += f", {view_of(branch).name.replace('_', ' ')}"
     asked = f"held to {branch['image']}" if branch.get("image") else prompt_of(branch)
     return Panel(label, _array(((seen.clamp(-1, 1) + 1) * 127.5).round()), asked)
 
 
 def _weighted(branch: dict[str, Any]) -> str:
     return f"{branch['weight']:g} x {prompt_of(branch)}" if "weight" in branch else prompt_of(branch)
-
-
-def _own(branch: dict[str, Any]) -> dict[str, Any]:
-    """The parameters of the view or component itself, which stand beside its name."""
-    taken = {"view", "component", "prompt", "label", "image"}
-    return {name: value for name, value in branch.items() if name not in taken}
 
 
 def _array(planes: Tensor) -> np.ndarray:
@@ -139,4 +141,6 @@ _PANELS: dict[str, Callable[[list[Shown], Pictures], list[Panel]]] = {
     "anagram": _anagram,
     "hybrid": _hybrid,
     "upscale": _upscale,
+    "forward": _noised,
+    "denoise": _noised,
 }

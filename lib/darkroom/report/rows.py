@@ -14,12 +14,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from darkroom.storage import CommitRecord, Ledger
+from darkroom.report.strips import NOISED, merged, shared
+from darkroom.storage import CommitRecord, Ledger, Store
 
 PER_TASK = 200
 LONGEST_STRIP = 24  # rows that differ only in where they start
 LISTED_FAILURES = 100
-SWEPT = ("start", "strength")
+FIGURES = 60  # that have a section of their own; ids of a million folders must not make a million
 _READERS = 4  # shards in memory at once; with inline pictures one may be some hundred megabytes
 
 
@@ -37,12 +38,25 @@ class Shown:
     position: int
 
 
+@dataclass(frozen=True)
+class Part:
+    """Rows with a section of their own. good: how many there are; groups: what is drawn together, in run order."""
+
+    good: int
+    groups: list[list[Shown]]
+
+    @property
+    def shown(self) -> int:
+        return sum(map(len, self.groups))
+
+
 @dataclass
 class Selection:
-    """counts: rows by task and status; groups: of each task what is drawn together, mostly one row, in run order."""
+    """counts: all rows by task and status; figures: rows whose ids name one, `figure/row`; tasks: all others."""
 
     counts: dict[str, Counter[str]] = field(default_factory=dict)
-    groups: dict[str, list[list[Shown]]] = field(default_factory=dict)
+    tasks: dict[str, Part] = field(default_factory=dict)
+    figures: dict[str, Part] = field(default_factory=dict)
     failed: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -53,42 +67,79 @@ class Selection:
     def failures(self) -> int:
         return sum(counts["failed"] for counts in self.counts.values())
 
-    def shown(self, task: str) -> int:
-        return sum(map(len, self.groups.get(task, ())))
-
 
 def select(ledger: Ledger, per_task: int = PER_TASK) -> Selection:
-    """At most `per_task` good rows of each task, drawn evenly over the run, and the first failed ones."""
+    """At most `per_task` good rows of each task or figure, drawn evenly over the run, and the first failed ones."""
     selection = Selection()
-    draws: dict[str, _Draw] = {}
+    tasks: dict[str, _Draw] = {}
+    figures: dict[str, _Draw] = {}
     position = 0
     for record, table in _tables(ledger):
-        statuses = zip(table["task"].to_pylist(), table["status"].to_pylist(), strict=True)
-        for index, (task, status) in enumerate(statuses):
+        columns = (table[name].to_pylist() for name in ("id", "key", "task", "status"))
+        for index, (row_id, key, task, status) in enumerate(zip(*columns, strict=True)):
             selection.counts.setdefault(task, Counter())[status] += 1
             if status == "ok":
-                draws.setdefault(task, _Draw(per_task)).offer(task, record, table, index, position + index)
+                draw = _draw(tasks, figures, task, figure_of(row_id, key), per_task)
+                draw.offer(task, record, table, index, position + index)
             elif len(selection.failed) < LISTED_FAILURES:
                 selection.failed += table.slice(index, 1).select(["id", "task", "error"]).to_pylist()
         position += table.num_rows
-    selection.groups = {task: draw.groups() for task, draw in draws.items()}
+    selection.tasks = {task: Part(draw.good, draw.groups()) for task, draw in tasks.items()}
+    selection.figures = {name: Part(draw.good, merged(draw.groups())) for name, draw in figures.items()}
     return selection
+
+
+def figure_of(row_id: str, key: str) -> str:
+    """The figure an id of the form `figure/row` names, or "". No blank stands beside that slash."""
+    figure, _, row = row_id.partition("/")
+    return figure if figure and row and figure == figure.strip() and row == row.strip() and row_id != key else ""
+
+
+def in_manifest_order(selection: Selection, store: Store, plan: str) -> None:
+    """Puts figures and their rows into the manifest's order: a run's is that of its commits, and a row that was made
+    anew came last. Where the run's copy of the manifest is gone, they stay as they are."""
+    wanted = {shown.row["id"] for part in selection.figures.values() for group in part.groups for shown in group}
+    if not wanted:
+        return
+    places: dict[str, int] = {}
+    for key in store.list(f"manifest/{plan}/"):
+        for line in store.read(key).splitlines():
+            row_id = json.loads(line)["id"]
+            if row_id in wanted:
+                places[row_id] = len(places)
+
+    def place(shown: Shown) -> int:
+        return places.get(shown.row["id"], len(places) + shown.position)
+
+    for name, part in selection.figures.items():
+        groups = sorted((sorted(group, key=place) for group in part.groups), key=lambda group: place(group[0]))
+        selection.figures[name] = Part(part.good, groups)
+    firsts = {name: place(part.groups[0][0]) for name, part in selection.figures.items()}
+    selection.figures = {name: selection.figures[name] for name in sorted(firsts, key=lambda name: firsts[name])}
+
+
+def _draw(tasks: dict[str, _Draw], figures: dict[str, _Draw], task: str, figure: str, rows: int) -> _Draw:
+    if figure and (figure in figures or len(figures) < FIGURES):
+        return figures.setdefault(figure, _Draw(rows, figured=True))
+    return tasks.setdefault(task, _Draw(rows))
 
 
 class _Draw:
     """The groups whose digests are smallest: a fair draw that needs no count beforehand, never parts a group, and
     is the same in every report of a run. A position in the stream would do none of these."""
 
-    def __init__(self, rows: int) -> None:
-        self.rows, self.longest = rows, min(rows, LONGEST_STRIP)
+    def __init__(self, rows: int, figured: bool = False) -> None:
+        self.rows, self.longest, self.figured = rows, min(rows, LONGEST_STRIP), figured
+        self.good = 0
         self._limit = "g"  # above every hex digest
         self._groups: dict[str, dict[str, Shown]] = {}
 
     def offer(self, task: str, record: CommitRecord, table: pa.Table, index: int, position: int) -> None:
-        row_id, parameters = table["id"][index].as_py(), ""
-        if task == "image_to_image":
-            parameters = table["parameters"][index].as_py()
-        digest = _digest(_without_start(parameters) if parameters else row_id)
+        self.good += 1
+        row_id, strip = table["id"][index].as_py(), ""
+        if self.figured or task == "image_to_image" or task in NOISED:
+            strip = shared(json.loads(table["parameters"][index].as_py()), self.figured)
+        digest = _digest(strip or row_id)
         if digest >= self._limit:
             return
         group = self._groups.setdefault(digest, {})
@@ -123,11 +174,6 @@ def _shown(record: CommitRecord, table: pa.Table, index: int, position: int) -> 
     path, parameters = row.pop("image_path"), json.loads(row["parameters"])
     # Its entries are only for looking up rows, and hundreds of records are held.
     return Shown(row, parameters, path, replace(record, entries=()), position)
-
-
-def _without_start(parameters: str) -> str:
-    row = json.loads(parameters)
-    return json.dumps({name: value for name, value in row.items() if name not in SWEPT}, sort_keys=True)
 
 
 def _digest(text: str) -> str:
