@@ -39,6 +39,7 @@ def quiet(verbose: bool) -> None:
     os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # a thread left over at the exit would start another Ray
     if verbose:
         return
+    logging.raiseExceptions = False  # Ray's threads that outlive a job that gave up log to files that are closed
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

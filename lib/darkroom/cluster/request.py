@@ -54,7 +54,7 @@ def job_names() -> list[str]:
 def prepare(job: str, arguments: list[str], shared: bool) -> Request:
     """Parses, checks and rewrites; uploads a local manifest. shared: every node sees this machine's file system.
 
-    Raises click's UsageError, LocalPath, ManifestError, ModelError for the user's part; StorageError.
+    Raises typer's errors of usage, LocalPath, ManifestError, ModelError for the user's part; StorageError.
     """
     command = _command(job)
     context = command.make_context(job, list(arguments))

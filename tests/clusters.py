@@ -1,0 +1,102 @@
+"""A Ray cluster of several nodes for tests, and what is done to it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray._raylet import AuthenticationTokenLoader, Config
+
+from conftest import S3Server
+from darkroom.cluster import nodes
+from darkroom.cluster.nodes import LocalCluster, Node
+from darkroom.cluster.request import prepare
+from darkroom.cluster.submission import Cluster
+
+ROOT = Path(__file__).parent.parent
+
+
+@dataclass
+class Field:
+    """A cluster under test: its job API, and the nodes as they come and go."""
+
+    local: LocalCluster
+    api: Cluster
+    said: dict[str, str] = field(default_factory=dict)
+
+    def submit(self, job: str, *arguments: str, shared: bool = False, priority: int = 0) -> str:
+        """Submits this code's job; its id."""
+        return self.api.submit(prepare(job, list(arguments), shared), None, priority, image_code=False).id
+
+    def follow(self, name: str) -> int:
+        """To the job's end; its exit code. What it said is in `said`."""
+        parts: list[str] = []
+        code = self.api.follow(name, parts.append)
+        self.said[name] = "".join(parts)
+        return code
+
+    def workers(self) -> list[Node]:
+        return [node for node in self.local.nodes[1:] if node.alive]
+
+    def lose(self, node: Node) -> None:
+        nodes.kill_node(node)
+
+    def gain(self, cpus: int) -> None:
+        self.local = nodes.add_node(self.local, cpus)
+
+
+@contextmanager
+def field_of(folder: Path, s3: S3Server, workers: int, cpus: int) -> Iterator[Field]:
+    """A head and workers that reach the S3 server. This process gets the token, and has no secret but a planted one."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith(("AWS_", "RAY_"))]:
+            patch.delenv(name)
+        for name, value in {**s3.env, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}.items():
+            patch.setenv(name, value)
+        local = nodes.up(str(folder / "cluster"), workers, cpus)
+        try:
+            for name, value in local.environment.items():
+                patch.setenv(name, value)
+            _read_token_again()
+            yield Field(local, Cluster(local.dashboard))
+        finally:
+            nodes.down(local.folder)
+    _read_token_again()
+
+
+def _read_token_again() -> None:
+    """Ray looks once in a process whether there is a token, and which; other tests may have had it look before."""
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+def planted(patch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Secrets in this process' environment that no job has any business with."""
+    secret = {name: secrets.token_hex(20) for name in ("AWS_SESSION_TOKEN_OF_OURS", "HF_TOKEN", "MY_PASSWORD")}
+    for name, value in secret.items():
+        patch.setenv(name, value)
+    return secret
+
+
+def python(program: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    """A Python program in a process of its own, with this environment and no other RAY_ variable."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    given = {**kept, "PYTHONPATH": str(ROOT / "lib"), **environment}
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen([sys.executable, "-c", program, *arguments], env=given, cwd=ROOT, **pipes)
+
+
+def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds} s in vain for {what}"
+        time.sleep(0.1)

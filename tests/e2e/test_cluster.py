@@ -1,0 +1,162 @@
+"""A real cluster of three nodes with a token and a real S3 server: who may come in, and what a submitted job survives.
+
+The same with the embedded model, with trainings and without a replacement is in test_cluster_in_full.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clusters import Field, field_of, planted, python, wait_for
+from conftest import S3Server
+from darkroom.batch.audit import audit
+from darkroom.cluster.nodes import members
+from darkroom.cluster.request import prepare
+from darkroom.cluster.submission import Running, copied, copied_jobs
+from darkroom.storage import open_store
+from runs import png, results, write_manifest
+
+WRONG = "0" * 64
+SEVEN = {"task": "text_to_image", "label": 7, "steps": 30}
+EDIT = {"task": "image_to_image", "label": 2, "image": "in/one.png", "start": 5, "steps": 30}
+DRIVER = """
+import sys, ray
+ray.init(sys.argv[1], logging_level="error", log_to_driver=False)
+print("came in:", len(ray.nodes()))
+"""
+
+
+@pytest.fixture(scope="module")
+def ground(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Field]:
+    with field_of(tmp_path_factory.mktemp("field"), s3, workers=2, cpus=1) as ground:
+        yield ground
+
+
+@pytest.fixture(scope="module")
+def drivers(ground: Field) -> dict[str, subprocess.Popen[str]]:
+    """Programs that try to come in, each its own way; they take their time, and others test meanwhile."""
+    token = Path(ground.local.folder, "token").read_text()
+    none: dict[str, str] = {}
+    wrong, right = ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": text} for text in (WRONG, token))
+    tries = {
+        "driver without": (ground.local.address, none),
+        "driver wrong": (ground.local.address, wrong),
+        "driver right": (ground.local.address, right),
+        "client without": (ground.local.client, none),
+        "client wrong": (ground.local.client, wrong),
+        "client right": (ground.local.client, right),
+    }
+    return {name: python(DRIVER, address, **token) for name, (address, token) in tries.items()}
+
+
+def ask(ground: Field, method: str, path: str, token: str | None, body: Any = None) -> int:
+    """The HTTP status that the dashboard answers with."""
+    headers = {"Content-Type": "application/json"} | ({} if token is None else {"Authorization": f"Bearer {token}"})
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(ground.local.dashboard + path, data, headers, method=method)
+    try:
+        return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30).status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+@pytest.mark.usefixtures("drivers")
+def test_each_node_has_an_address_of_its_own_and_the_token_is_its_owners(ground: Field) -> None:
+    addresses = [node.address for node in ground.local.nodes]
+    assert len(set(addresses)) == 3 and set(addresses) <= set(members(ground.local))
+    token = Path(ground.local.folder, "token")
+    assert token.stat().st_mode & 0o777 == 0o600 and len(token.read_text()) == 64
+    for node in ground.local.nodes:
+        command = Path(f"/proc/{node.pid}/cmdline").read_text()
+        assert token.read_text() not in command, "anybody on the machine can read that"
+
+
+def test_requests_without_the_token_are_refused(ground: Field) -> None:
+    right = Path(ground.local.folder, "token").read_text()
+    job = {"entrypoint": "touch /tmp/should-not-be-there", "submission_id": "intruder"}
+    requests = [
+        ("GET", "/api/jobs/", None),
+        ("POST", "/api/jobs/", job),
+        ("GET", "/api/version", None),
+        ("GET", "/nodes?view=summary", None),
+        ("GET", "/api/v0/actors", None),
+        ("GET", "/api/v0/logs?node_ip=127.0.0.2", None),
+        ("PUT", "/api/packages/gcs/_ray_pkg_0123456789abcdef.zip", {}),
+    ]
+    for method, path, body in requests:
+        assert ask(ground, method, path, None, body) == 401, (method, path)
+        assert ask(ground, method, path, WRONG, body) == 403, (method, path)
+    assert [ask(ground, "GET", path, right) for path in ("/api/jobs/", "/api/version", "/api/v0/actors")] == [200] * 3
+    assert "intruder" not in [one.submission_id for one in ground.api.jobs()]
+
+
+@pytest.fixture(scope="module")
+def run(ground: Field, s3: S3Server) -> str:
+    return s3.uri("cluster/run")
+
+
+def test_a_run_survives_the_loss_of_a_node_and_tells_nobody_a_secret(
+    ground: Field, run: str, toy_network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = planted(monkeypatch)
+    open_store(str(tmp_path)).write("in/one.png", png(28))
+    rows = [{**SEVEN, "id": f"r{n}", "seed": n} for n in range(16)] + [{**EDIT, "id": "edit"}]
+    manifest = write_manifest(tmp_path, rows)
+    asked = ["--out", run, "--model", toy_network, "--workers", "2", "--capacity", "2", "--unit-rows", "2"]
+    name = ground.submit("generate", manifest, *asked)
+    second = ground.api.submit(prepare("generate", [manifest, *asked], shared=False), None, 0, image_code=False)
+    assert (second.id, second.new) == (name, False), "submitted twice, it is there once"
+    with pytest.raises(Running, match="was asked something else"):
+        ground.submit("generate", manifest, *asked, "--limit", "3")
+    # Another job lets it go first, and is stopped before its turn comes.
+    other = ground.submit("audit", run, priority=-1)
+    wait_for(lambda: f"{other} waits for {name}" in ground.api.log(other), 120, "the job of a lower priority to wait")
+    assert ground.api.stop(other).status == "STOPPED"
+    assert json.loads(copied(run, other, "status.json"))["status"] == "stopped"
+
+    wait_for(lambda: list(open_store(run).list("commits/")), 240, "the first commit")
+    lost = ground.workers()[0]
+    ground.lose(lost)
+    ground.gain(1)
+    assert len(results(run)) < len(rows), "it was lost in the middle"
+    code = ground.follow(name)
+    assert code == 0, ground.said[name]
+    assert audit(run).passed and results(run)["edit"]["source_uri"].startswith(f"{run}/inputs/")
+    assert {node.name for node in ground.workers()} == {"worker-2", "worker-3"} and lost.name == "worker-1"
+
+    kept = copied(run, name, "log.txt")
+    assert "17/17 rows committed" in kept and kept in ground.said[name]
+    assert {one["id"]: one["status"] for one in copied_jobs(run)} == {name: "done", other: "stopped"}
+    where = {"details": repr(ground.api.jobs()), "log": ground.said[name]}
+    store = open_store(run)
+    where |= {key: store.read(key).decode("latin-1") for key in store.list()}
+    places = [(place, key) for place, text in where.items() for key, value in secret.items() if value in text]
+    assert places == []
+    storage = [key for key, text in where.items() if os.environ["AWS_SECRET_ACCESS_KEY"] in text]
+    assert storage == [], "nor the storage key, which the nodes do have"
+
+
+def test_a_jobs_exit_code_is_its_own(ground: Field, run: str) -> None:
+    """Ray's own tools end with 1 whatever the job ended with. And an ended job's name can be used again."""
+    first = ground.submit("audit", f"{run}-that-is-not-there")
+    assert ground.follow(first) == 3, ground.said[first]
+    assert "run.json" in ground.said[first]
+    again = ground.submit("audit", f"{run}-that-is-not-there")
+    assert again == f"{first}-2"
+    assert ground.api.stop(again).status in ("STOPPED", "FAILED")
+
+
+def test_drivers_and_clients_without_the_token_are_refused(drivers: dict[str, subprocess.Popen[str]]) -> None:
+    said = {name: process.communicate(timeout=120)[0] for name, process in drivers.items()}
+    for name, process in drivers.items():
+        came_in = process.returncode == 0 and "came in: " in said[name]
+        assert came_in == name.endswith("right"), f"{name}: {said[name]}"
