@@ -11,7 +11,10 @@ import torch
 from darkroom.sampling.diffusion import Diffusion
 from darkroom.sampling.engine import Engine
 from darkroom.sampling.flow import Flow
+from darkroom.sampling.packing import Packing, Slot
 from darkroom.sampling.plans import Inputs, Plan, Stage, condition_keys, make_plan
+from darkroom.sampling.transfer import Arrival
+from darkroom.sampling.views import make_view
 from toys import CountingPredictor, make_row, tiny_unet
 
 SIZE = 24
@@ -179,8 +182,6 @@ def test_components_of_one_prompt_are_plain_sampling(unet, names):
 @pytest.mark.parametrize("view", ["flip_vertical", "rotate_90", "negate", "jigsaw"])
 def test_an_anagram_whose_model_knows_both_pictures_agrees_with_itself(view):
     """A model that sees, through each view, the view of one and the same picture must develop that picture."""
-    from darkroom.sampling.views import make_view
-
     process = Diffusion.cosine(clip=None)
     truth = picture(5)
     seen = {"upright": truth, "seen": make_view(view).apply(truth[None])[0]}
@@ -239,3 +240,34 @@ def test_states_are_kept_on_request(unet):
 def test_a_start_beyond_the_schedule_is_the_rows_own_error(unet):
     with pytest.raises(ValueError, match="start 9 lies beyond the schedule, which has 6 steps"):
         plan_of(make_row("image_to_image", prompt="a", steps=6, start=9), unet.process, image=picture(1))
+
+
+def test_pictures_that_arrive_late_are_handed_out_all_the_same(unet, monkeypatch):
+    """As on a GPU, where a finished picture is still on its way while the next pass is asked for."""
+    plans = [plan_of(row, unet.process, **inputs) for row, inputs in mixed_rows()]
+    at_once = develop(unet, plans)
+
+    class Late(Arrival):
+        here = False
+
+    monkeypatch.setattr("darkroom.sampling.engine.Arrival", Late)
+    engine = Engine(unet, 8)
+    for tag, plan in enumerate(plans):
+        engine.add(plan, tag)
+    while engine._walkers or engine._waiting:
+        assert engine.advance() == []
+    assert not engine.idle
+    late = {finished.tag: finished.image for finished in engine.advance()}
+    assert engine.idle and late.keys() == at_once.keys()
+    assert all(torch.equal(late[tag], at_once[tag]) for tag in late)
+
+
+def test_places_left_over_in_a_pass_hold_nothing_of_the_one_before():
+    packing, view = Packing(3, torch.device("cpu")), make_view("negate")
+    full = [Slot(torch.ones(3, 4, 4), torch.ones(3, 4, 4), view, torch.ones(2, 5), 7, 9)] * 3
+    packing.pack(full)
+    x, times, condition, levels = packing.pack(full[:1])
+    assert x.shape == (3, 6, 4, 4) and (x[0] == -1).all() and not x[1:].any()
+    assert condition.shape == (3, 2, 5) and condition[0].all() and not condition[1:].any()
+    assert times.tolist() == [7, 0, 0] and levels.tolist() == [9, 0, 0] and times.dtype == levels.dtype == torch.int64
+    assert packing.pack([full[0]._replace(time=0.5)])[1].dtype == torch.float32

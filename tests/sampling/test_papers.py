@@ -128,7 +128,7 @@ def test_a_hybrid_is_the_papers_equation(papers):
 
 
 def test_an_inverse_hybrid_is_the_papers_projection(papers):
-    """Factorized Diffusion, on inverse problems: after every step x <- f_held(q(x_ref, t')) + sum of the other f_i(x)."""
+    """Factorized Diffusion, on inverse problems: after a step x <- f_held(q(x_ref, t')) + sum of the other f_i(x)."""
     given = picture(papers.size, seed=9)
     steps = scheduler()
     steps.set_timesteps(STEPS)

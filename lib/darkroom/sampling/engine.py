@@ -7,6 +7,9 @@ waits for the next one with the answers it has, so no place stays empty for want
 
 Why a row's picture is the same to the bit whatever its neighbours: the pass has one shape, so the model computes each
 sample alike; all other arithmetic is elementwise, per-plane or per-sample; and its noise depends on the row alone.
+
+On a GPU the host only puts work in line. While a pass is computed it draws the noise of the steps that follow, which
+costs it milliseconds, and asks for the next pass; pictures that are done are handed out when they have arrived.
 """
 
 from __future__ import annotations
@@ -20,9 +23,12 @@ import torch
 from torch import Tensor
 
 from darkroom.sampling import noise
+from darkroom.sampling.packing import Packing, Slot
 from darkroom.sampling.plans import Plan, start_state
 from darkroom.sampling.processes import Column, Process
-from darkroom.sampling.reduction import Answers, combine, constrain, group
+from darkroom.sampling.reduction import Answers, combine, constrain
+from darkroom.sampling.transfer import Arrival, Stopwatch, placed, places, to_device
+from darkroom.sampling.views import View
 
 
 class Predictor(Protocol):
@@ -36,7 +42,8 @@ class Predictor(Protocol):
 
         x float32 [B, C (+ C of the low-resolution picture), H, W]; timestep [B], int64 for discrete diffusion and
         float32 for flow matching; condition [B, ...], the rows' prompt embeddings or labels; noise_level int64 [B].
-        Returns float32 [B, C, H, W], or [B, 2C, H, W] where the process has a learned variance.
+        Returns float32 [B, C, H, W], or [B, 2C, H, W] where the process has a learned variance, in memory that neither
+        is an input's nor is written again by a later call.
         """
         ...
 
@@ -73,7 +80,7 @@ class _Walker:
 
     tag: Any
     plan: Plan
-    coefficients: Tensor
+    lines: list[list[float]]
     x: Tensor
     anchor: Tensor
     since: float
@@ -99,7 +106,7 @@ class _Walker:
         """The move is made; the next one's questions are open."""
         self.x, self.anchor = x, anchor
         if self.move in self.plan.keep:
-            self.states[self.move] = x.cpu()
+            self.states[self.move] = x
         self.move += 1
         self._ask()
 
@@ -115,8 +122,10 @@ class Engine:
             raise ValueError(f"capacity must be at least 1 evaluation per pass; got {capacity}")
         self.predictor, self.capacity = predictor, capacity
         self.statistics = Statistics()
+        self._packing, self._watch = Packing(capacity, predictor.device), Stopwatch(predictor.device)
         self._waiting: deque[tuple[Any, Plan]] = deque()
         self._walkers: list[_Walker] = []
+        self._leaving: deque[tuple[_Walker, Arrival]] = deque()
 
     def add(self, plan: Plan, tag: Any = None) -> None:
         """Queues a row; `tag` comes back with its picture."""
@@ -124,23 +133,25 @@ class Engine:
 
     @property
     def idle(self) -> bool:
-        return not self._waiting and not self._walkers
+        return not self._waiting and not self._walkers and not self._leaving
 
     @torch.inference_mode()
     def advance(self) -> list[Finished]:
         """One pass: admits rows, asks the model `capacity` questions, steps every row whose questions are answered.
 
-        Returns the rows that finished. Does nothing when idle.
+        Returns the rows that finished; on a GPU they may come a pass later. Does nothing when idle.
         """
         began = time.perf_counter()
-        finished = self._admit()
+        done = self._admit()
         asked = self._choose()
         if asked:
             self._answer(asked)
             self._step([walker for walker in self._walkers if not walker.open])
-        finished += [walker for walker in self._walkers if walker.done]
+        done += [walker for walker in self._walkers if walker.done]
         self._walkers = [walker for walker in self._walkers if not walker.done]
-        results = [self._finish(walker) for walker in finished]
+        self._leaving += [(walker, Arrival([walker.x, *walker.states.values()])) for walker in done]
+        results = self._arrived(wait=not asked)
+        self.statistics.model_seconds += self._watch.read()
         self.statistics.total_seconds += time.perf_counter() - began
         return results
 
@@ -166,9 +177,9 @@ class Engine:
 
     def _start(self, tag: Any, plan: Plan) -> _Walker:
         process, device = self.predictor.process, self.predictor.device
-        x = start_state(plan, process)
-        coefficients = process.coefficients(plan.moves, plan.sampler, plan.eta)
-        return _Walker(tag, plan, coefficients, x.to(device), torch.zeros_like(x, device=device), time.perf_counter())
+        x = to_device(start_state(plan, process), device)
+        lines = process.coefficients(plan.moves, plan.sampler, plan.eta).tolist()
+        return _Walker(tag, placed(plan, device), lines, x, torch.zeros_like(x), time.perf_counter())
 
     def _choose(self) -> list[tuple[_Walker, tuple]]:
         """The questions of the next pass, oldest row first."""
@@ -182,30 +193,16 @@ class Engine:
 
     def _answer(self, asked: list[tuple[_Walker, tuple]]) -> None:
         """One forward pass; its answers go to the rows that asked."""
-        inputs = self._pack(asked)
-        began = time.perf_counter()
+        inputs = self._packing.pack([_slot(walker, *question) for walker, question in asked])
+        self._watch.start()
         output = self.predictor(*inputs)
-        if output.device.type == "cuda":
-            torch.cuda.synchronize(output.device)
-        self.statistics.model_seconds += time.perf_counter() - began
+        self._watch.stop()
         for slot, (walker, _) in enumerate(asked):
             walker.answers.append(output[slot])
             walker.evaluations += 1
         self.statistics.passes += 1
         self.statistics.evaluations += len(asked)
         self.statistics.slots += self.capacity
-
-    def _pack(self, asked: list[tuple[_Walker, tuple]]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The pass's inputs, padded with empty places to the one shape."""
-        x = torch.stack([_seen(walker) for walker, _ in asked])
-        for view, slots in group(view for _, (view, _) in asked).items():
-            if view.name != "identity":
-                x[slots] = view.apply(x[slots])
-        condition = torch.stack([walker.plan.conditions[key] for walker, (_, key) in asked])
-        times = torch.tensor([walker.plan.moves[walker.move].model_time for walker, _ in asked])
-        levels = torch.tensor([walker.plan.noise_level for walker, _ in asked])
-        packed = (x, times, condition, levels)
-        return tuple(_padded(part, self.capacity).to(self.predictor.device) for part in packed)
 
     def _step(self, walkers: list[_Walker]) -> None:
         """One vectorised step for all rows that have their answers, then any way back up the schedule."""
@@ -217,38 +214,39 @@ class Engine:
             self._move(walkers, None, None)
 
     def _move(self, walkers: list[_Walker], prediction: Tensor | None, variance: Tensor | None) -> None:
+        device = self.predictor.device
         x = torch.stack([walker.x for walker in walkers])
         anchor = torch.stack([walker.anchor for walker in walkers])
-        lines = torch.stack([walker.coefficients[walker.move] for walker in walkers])
+        lines = to_device(torch.tensor([walker.lines[walker.move] for walker in walkers]), device)
         if prediction is None:  # the way back up asks nothing; its coefficients ignore these
             prediction = variance = torch.zeros_like(x)
-        drawn = _draw(walkers, noise.STEP, Column.NOISE)
-        x, anchor = self.predictor.process.step(x, anchor, prediction, variance, lines.to(x.device), drawn)
+        drawn = _draw(walkers, noise.STEP, Column.NOISE, device)
+        x, anchor = self.predictor.process.step(x, anchor, prediction, variance, lines, drawn)
         held = [i for i, walker in enumerate(walkers) if walker.plan.constraint is not None]
         if held:
-            holders = [walkers[i] for i in held]
-            levels = lines[held][:, [Column.SIGNAL_NEXT, Column.NOISE_NEXT]].to(x.device)
-            known = _draw(holders, noise.KNOWN, Column.NOISE_NEXT)
-            x[held] = constrain(x[held], [w.plan.constraint for w in holders], levels, known)
+            holders, at = [walkers[i] for i in held], places(held, device)
+            levels = lines[at][:, [Column.SIGNAL_NEXT, Column.NOISE_NEXT]]
+            known = _draw(holders, noise.KNOWN, Column.NOISE_NEXT, device)
+            x = x.index_copy(0, at, constrain(x[at], [w.plan.constraint for w in holders], levels, known))
         for i, walker in enumerate(walkers):
             walker.stands_at(x[i], anchor[i])
 
-    def _finish(self, walker: _Walker) -> Finished:
-        seconds = time.perf_counter() - walker.since
-        return Finished(walker.tag, walker.x.cpu(), walker.evaluations, seconds, walker.states)
+    def _arrived(self, wait: bool) -> list[Finished]:
+        """The rows whose pictures are on the host, in the order in which they left."""
+        finished = []
+        while self._leaving and (wait or self._leaving[0][1].here):
+            walker, arrival = self._leaving.popleft()
+            image, *states = arrival.get()
+            seconds = time.perf_counter() - walker.since
+            kept = dict(zip(walker.states, states, strict=True))
+            finished.append(Finished(walker.tag, image, walker.evaluations, seconds, kept))
+        return finished
 
 
-def _seen(walker: _Walker) -> Tensor:
-    """What the model sees before any view: the state, with the low-resolution picture's channels where there is one."""
-    if walker.plan.low_res is None:
-        return walker.x
-    return torch.cat([walker.x, walker.plan.low_res.to(walker.x.device)])
-
-
-def _padded(part: Tensor, capacity: int) -> Tensor:
-    if len(part) == capacity:
-        return part
-    return torch.cat([part, part.new_zeros(capacity - len(part), *part.shape[1:])])
+def _slot(walker: _Walker, view: View, key: str) -> Slot:
+    plan = walker.plan
+    time = plan.moves[walker.move].model_time
+    return Slot(walker.x, plan.low_res, view, plan.conditions[key], time, plan.noise_level)
 
 
 def _to_answers(walker: _Walker) -> Answers:
@@ -256,11 +254,11 @@ def _to_answers(walker: _Walker) -> Answers:
     return Answers(plan.active(walker.move), walker.questions, walker.answers, plan.guidance)
 
 
-def _draw(walkers: list[_Walker], stream: int, amount: Column) -> Tensor:
+def _draw(walkers: list[_Walker], stream: int, amount: Column, device: torch.device) -> Tensor:
     """Each row's own noise for its move, [R, C, H, W]; zeros, undrawn, where the move's amount of it is zero."""
     drawn = torch.zeros(len(walkers), *walkers[0].plan.shape)
     for place, walker in enumerate(walkers):
-        if walker.coefficients[walker.move, amount] != 0:
+        if walker.lines[walker.move][amount]:
             plan = walker.plan
             drawn[place] = torch.from_numpy(noise.normal(plan.seed, plan.stage, stream, walker.move, plan.shape))
-    return drawn.to(walkers[0].x.device)
+    return to_device(drawn, device)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from darkroom.sampling.plans import Branch, Constraint
 from darkroom.sampling.processes import Process
+from darkroom.sampling.transfer import numbers, places
 from darkroom.sampling.views import View
 
 
@@ -44,21 +45,24 @@ def combine(rows: list[Answers], process: Process) -> tuple[Tensor, Tensor | Non
         conditional, variance = conditional.chunk(2, dim=1)
         unconditional = unconditional.chunk(2, dim=1)[0]
         variance = variance.contiguous()
-    gamma = _column([row.guidance for row, _, _ in flat], conditional)
+    device = conditional.device
+    gamma = numbers([row.guidance for row, _, _ in flat], device)
     guided = unconditional + gamma * (conditional - unconditional)
-    for view, places in group(branch.view for _, branch, _ in flat).items():
+    for view, chosen in group(branch.view for _, branch, _ in flat).items():
         if view.name != "identity":
-            guided[places] = view.undo(guided[places])
+            at = places(chosen, device)
+            guided.index_copy_(0, at, view.undo(guided[at]))
             if variance is not None:
-                variance[places] = view.undo_variance(variance[places])
-    for component, places in group(branch.component for _, branch, _ in flat).items():
+                variance.index_copy_(0, at, view.undo_variance(variance[at]))
+    for component, chosen in group(branch.component for _, branch, _ in flat).items():
         if component.name != "whole":
-            guided[places] = component(guided[places])
-    guided = guided * _column([branch.weight for _, branch, _ in flat], guided)
+            at = places(chosen, device)
+            guided.index_copy_(0, at, component(guided[at]))
+    guided = guided * numbers([branch.weight for _, branch, _ in flat], device)
     order = [place for _, _, place in flat]
     prediction = _sum_by_owner(guided, owner, order, len(rows))
     if variance is not None:
-        share = _column([1.0 / len(row.branches) for row, _, _ in flat], variance)
+        share = numbers([1.0 / len(row.branches) for row, _, _ in flat], device)
         variance = _sum_by_owner(variance * share, owner, order, len(rows))
     return prediction, variance
 
@@ -73,12 +77,13 @@ def constrain(x: Tensor, constraints: list[Constraint], levels: Tensor, drawn: T
     signal, spread = levels[:, :, None, None, None].unbind(1)
     target = signal * reference + spread * drawn
     result = x.clone()
-    for component, places in group(constraint.component for constraint in constraints).items():
+    for component, chosen in group(constraint.component for constraint in constraints).items():
+        at = places(chosen, x.device)
         if component is None:
-            paint = torch.stack([constraints[i].mask for i in places]).to(x.device)
-            result[places] = torch.where(paint, x[places], target[places])
+            paint = torch.stack([constraints[i].mask for i in chosen]).to(x.device)
+            result.index_copy_(0, at, torch.where(paint, x[at], target[at]))
         else:
-            result[places] = x[places] + component(target[places] - x[places])
+            result.index_copy_(0, at, x[at] + component(target[at] - x[at]))
     return result
 
 
@@ -99,11 +104,6 @@ def _unconditional(row: Answers, branch: Branch) -> Tensor:
     return _answer(row, branch.view, branch.prompt if row.guidance == 1.0 else branch.negative)
 
 
-def _column(values: list[float], like: Tensor) -> Tensor:
-    """One number per sample, [N, 1, 1, 1]."""
-    return torch.tensor(values, dtype=torch.float32, device=like.device)[:, None, None, None]
-
-
 def _sum_by_owner(parts: Tensor, owner: list[int], order: list[int], rows: int) -> Tensor:
     """Sums [N, C, H, W] into [rows, C, H, W], the branches of a row always in the same order.
 
@@ -113,5 +113,6 @@ def _sum_by_owner(parts: Tensor, owner: list[int], order: list[int], rows: int) 
     total = parts.new_zeros(rows, *parts.shape[1:])
     for place in range(max(order) + 1):
         chosen = [i for i, at in enumerate(order) if at == place]
-        total[[owner[i] for i in chosen]] += parts[chosen]
+        owners = places([owner[i] for i in chosen], parts.device)
+        total.index_copy_(0, owners, total[owners] + parts[places(chosen, parts.device)])
     return total
