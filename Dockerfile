@@ -10,22 +10,19 @@
 # Any Debian with Python 3.11 and its venv module will do.
 ARG BASE_IMAGE=python:3.11.15-slim-bookworm
 
-FROM ${BASE_IMAGE} AS builder
+FROM ${BASE_IMAGE} AS wanted
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 
 # These stand for torch and torchvision and for all of CUDA's packages, in place of what the lock says.
 ARG TORCH_REQUIREMENTS=""
-ARG TORCH_INDEX_URL=""
 # Packages beside the locked ones.
 ARG EXTRA_REQUIREMENTS=""
 
-RUN python3 -m venv /opt/darkroom
-ENV PATH=/opt/darkroom/bin:$PATH
-WORKDIR /build
+WORKDIR /wanted
 COPY pyproject.toml requirements.lock ./
-# What pyproject.toml names, at the lock's versions: the lock as a whole would bring the tests' packages too. In a layer
-# of its own, made again only when one of these two files changes. Setuptools builds the package below.
-RUN python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \
+# What pyproject.toml names, at the lock's versions: the lock as a whole would bring the tests' packages too. Setuptools
+# builds the package below. No date, so that gigabytes are installed anew only when a requirement changes.
+RUN python3 -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \
         > wanted.txt \
     && echo setuptools >> wanted.txt \
     && if [ -n "$TORCH_REQUIREMENTS" ]; then \
@@ -33,12 +30,20 @@ RUN python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))
         && echo "$TORCH_REQUIREMENTS" | tr ' ' '\n' >> wanted.txt; \
     fi \
     && echo "$EXTRA_REQUIREMENTS" | tr ' ' '\n' >> wanted.txt \
-    && python -m pip install --no-cache-dir --disable-pip-version-check --only-binary :all: \
+    && touch --date=@0 wanted.txt requirements.lock
+
+FROM ${BASE_IMAGE} AS builder
+ARG TORCH_INDEX_URL=""
+RUN python3 -m venv /opt/darkroom
+ENV PATH=/opt/darkroom/bin:$PATH
+WORKDIR /build
+COPY --from=wanted /wanted/wanted.txt /wanted/requirements.lock ./
+RUN python -m pip install --no-cache-dir --disable-pip-version-check --only-binary :all: \
         ${TORCH_INDEX_URL:+--extra-index-url "$TORCH_INDEX_URL"} -c requirements.lock -r wanted.txt
 
 # The package beside the environment, not in it: else a changed line of code would make all of CUDA a new layer.
 FROM builder AS package
-COPY README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE ./
 COPY lib lib
 COPY jobs jobs
 RUN python -m pip install --no-cache-dir --disable-pip-version-check --no-deps --no-build-isolation --prefix /package .
