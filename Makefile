@@ -6,7 +6,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test test-slow image-test lint bench setup clean
+.PHONY: demo test test-slow image-test cluster-test lint bench setup clean
 
 demo: setup  ## the main job on the embedded model: manifests/demo.yaml -> runs/demo
 	$(BIN)/darkroom generate manifests/demo.yaml --out runs/demo
@@ -18,13 +18,16 @@ TEST_PROCESSES ?= 2
 
 test: export OMP_NUM_THREADS := 1
 test: setup  ## all tests but the slow ones
-	$(BIN)/python -m pytest -q -m "not slow and not image" -n $(TEST_PROCESSES) --dist loadfile
+	$(BIN)/python -m pytest -q -m "not slow and not image and not cluster" -n $(TEST_PROCESSES) --dist loadfile
 
 test-slow: setup  ## the tests that take minutes
 	$(BIN)/python -m pytest -q -m slow
 
 image-test: setup  ## builds the image and runs it, without a container engine: ten minutes, and 20 GB in IMAGE_STORAGE
 	$(BIN)/python -m pytest -q -m image tests/image
+
+cluster-test: setup  ## a cluster of several nodes on this machine loses some of them: half an hour
+	$(BIN)/python -m pytest -q -m cluster
 
 lint: setup
 	$(BIN)/ruff check .
