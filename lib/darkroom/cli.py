@@ -55,7 +55,11 @@ def main() -> None:
 
     app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
     for name in job_names():
-        app.command(name)(import_module(f"darkroom.jobs.{name}").main)
+        job = import_module(f"darkroom.jobs.{name}")
+        if hasattr(job, "app"):  # a job of several commands
+            app.add_typer(job.app, name=name)
+        else:
+            app.command(name)(job.main)
     commands.add_to(app)
     app()
 

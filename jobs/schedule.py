@@ -1,0 +1,87 @@
+"""A pipeline's schedule: as Kubernetes objects, or kept by a small scheduler on this machine.
+
+    darkroom schedule run manifests/pipelines/mnist-nightly.yaml
+    darkroom schedule run manifests/pipelines/mnist-nightly.yaml --once
+    darkroom schedule render s3://bucket/pipelines/mnist-nightly.yaml --kind cronjob | kubectl apply -f -
+    kubectl kustomize cluster/kubernetes/overlays/gpu | darkroom schedule render PIPELINE --job - --out schedule.yaml
+    python jobs/schedule.py create /etc/darkroom/rayjob.yaml --cron "0 2 * * *" --time-zone Europe/Berlin
+
+`run` ends at SIGTERM or Ctrl-C: a tick that runs is told too, and goes on when it is run again. Exit codes: 0 done, or
+told to end; 2 the pipeline or an option is wrong; 3 storage or Kubernetes failed. `run --once` ends with its tick's.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from darkroom import cli
+
+app = typer.Typer(no_args_is_help=True, help="Run a pipeline on its schedule.")
+PipelineFile = Annotated[str, typer.Argument(help="the pipeline file, a path or s3:// uri")]
+
+
+@app.command()
+def run(
+    pipeline: PipelineFile,
+    once: Annotated[bool, typer.Option("--once", help="run what is due now, and end")] = False,
+) -> None:
+    """Run the pipeline's ticks when they are due, until told to end."""
+    with cli.exit_codes():
+        from darkroom.retrain.pipeline_file import read_pipeline
+        from darkroom.retrain.scheduler import Scheduler, Stop, TickProcess
+
+        stop = Stop()
+        tick = TickProcess([sys.executable, "-m", "darkroom.jobs.retrain", pipeline], stop)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, tick.end)
+        scheduler = Scheduler(lambda: read_pipeline(pipeline), tick, lambda: datetime.now(UTC), stop.wait, _say)
+        code = scheduler.once() if once else scheduler.forever()
+        if code:
+            raise typer.Exit(code if code > 0 else cli.ENVIRONMENT)
+
+
+@app.command()
+def render(
+    pipeline: PipelineFile,
+    kind: Annotated[str, typer.Option(help="cronjob, or raycronjob (KubeRay's, behind a feature gate)")] = "cronjob",
+    image: Annotated[str | None, typer.Option(help="the image, in place of the one that --job names")] = None,
+    job: Annotated[str, typer.Option(help="a file with the RayJob to do it like; - for stdin")] = "",
+    out: Annotated[Path | None, typer.Option(help="the file to write; default stdout")] = None,
+) -> None:
+    """Print the Kubernetes objects that run the pipeline on its schedule."""
+    with cli.exit_codes():
+        from darkroom.retrain.render import rendered
+
+        text = rendered(pipeline, kind, image, job)
+        if out is None:
+            print(text, end="")
+        else:
+            out.write_text(text)
+
+
+@app.command()
+def create(
+    job: Annotated[Path, typer.Argument(help="the file that holds the RayJob")],
+    cron: Annotated[str, typer.Option(help="when it is due")],
+    time_zone: Annotated[str, typer.Option(help="whose clock that is")] = "UTC",
+) -> None:
+    """Create the RayJob of the tick that is due, from inside a pod, unless there is one."""
+    with cli.exit_codes():
+        from darkroom.retrain.create import create_due
+
+        print(create_due(job.read_text(), cron, time_zone, os.environ))
+
+
+def _say(line: str) -> None:
+    print(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} schedule: {line}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    app()
