@@ -151,7 +151,7 @@ def test_weights_that_are_gone_damaged_or_of_another_network(tmp_path: Path) -> 
 
 
 def test_what_no_model_is(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"no model .*neither one that is known by name \(if-xs, .*\) nor a folder or s3:// uri"):
+    with pytest.raises(ModelError, match=r"no model .*neither one .* by name \(if-xs, .*\) nor a folder or s3:// uri"):
         open_model(str(tmp_path))
     for content, message in (("{", "is not JSON"), ("[]", "is not a JSON object"), ("{}", "neither a network nor a")):
         (tmp_path / "config.json").write_text(content)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -110,14 +111,11 @@ def _download(listing: S3Listing, name: str, path: Path) -> None:
 
 def _append(listing: S3Listing, name: str, part: Path) -> None:
     store, (size, _) = open_store(listing.uri), listing.files[name]
-    with part.open("ab") as file:
+    with part.open("ab") as file, _noticing_change(listing, name):
         while file.tell() < size:
-            try:
-                piece = store.read_part(name, file.tell(), min(_PIECE, size - file.tell()))
-            except NotFound:
-                piece = b""
+            piece = store.read_part(name, file.tell(), min(_PIECE, size - file.tell()))
             if not piece:
-                raise StorageError(f"{listing.uri}/{name} has changed since the run began; start the run again")
+                raise NotFound(f"{listing.uri}/{name} ended early")
             file.write(piece)
         file.flush()
         os.fsync(file.fileno())
@@ -132,10 +130,21 @@ def _is_right(listing: S3Listing, name: str, part: Path) -> bool:
         return False
     if name in listing.sums:
         return _file_digest(part, "sha256") == listing.sums[name]
-    now = S3Store(listing.uri).etag(name)
-    if now.value != etag:
-        raise StorageError(f"{listing.uri}/{name} has changed since the run began; start the run again")
+    with _noticing_change(listing, name):
+        now = S3Store(listing.uri).etag(name)
+        if now.value != etag:
+            part.unlink()  # of two states
+            raise NotFound(f"{listing.uri}/{name} is another object")
     return not now.is_md5 or _file_digest(part, "md5") == etag
+
+
+@contextmanager
+def _noticing_change(listing: S3Listing, name: str) -> Iterator[None]:
+    try:
+        yield
+    except NotFound:
+        changed = f"{listing.uri}/{name} has changed since the run began; start the run again"
+        raise StorageError(changed) from None
 
 
 def _file_digest(path: Path, kind: str) -> str:
