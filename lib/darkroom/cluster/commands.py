@@ -1,4 +1,4 @@
-"""The commands about clusters: `darkroom submit`, `jobs`, `logs`, `stop`, and `darkroom cluster up`, `status`, `down`.
+"""The commands about clusters: `darkroom submit`, `jobs`, `logs` and `stop`, and those of `darkroom cluster`.
 
 They are not jobs: they run where the user sits, and no cluster runs them.
 """
@@ -55,7 +55,7 @@ def submit(
         from darkroom.cluster.submission import Cluster
 
         cluster = Cluster(address)
-        request = prepare(job, context.args, shared_filesystem)
+        request = prepare(job, context.args, shared_filesystem, image_code)
         for note in request.notes:
             print(f"note: {note}", file=sys.stderr)
         done = cluster.submit(request, submission_id, priority, image_code, tuple(env or ()))
@@ -142,6 +142,34 @@ def status(folder: Folder = None) -> None:
             said = "up" if node.address in members else "down" if not node.alive else "does not answer"
             print(f"{node.name:<10} {node.address:<11} {node.cpus} CPU  process {node.pid:<8} {said}")
         raise typer.Exit(cli.DONE if {node.address for node in cluster.nodes} <= set(members) else cli.FAILED)
+
+
+@local.command()
+def add(
+    cpus: Annotated[int, typer.Option(min=1, help="processors that Ray counts on it")] = 1, folder: Folder = None
+) -> None:
+    """Start one more worker."""
+    with cli.exit_codes():
+        from darkroom.cluster import nodes as local_nodes
+
+        cluster = local_nodes.read(folder or local_nodes.default_folder())
+        print(f"{local_nodes.add_node(cluster, cpus).nodes[-1].name} is up")
+
+
+@local.command()
+def kill(
+    name: Annotated[str, typer.Argument(help="as `status` lists it")],
+    folder: Folder = None,
+) -> None:
+    """End a node at once with all that runs on it, as a power cut would, to see what a job makes of it."""
+    with cli.exit_codes():
+        from darkroom.cluster import nodes as local_nodes
+
+        nodes = {node.name: node for node in local_nodes.read(folder or local_nodes.default_folder()).nodes}
+        if name not in nodes:
+            raise ValueError(f"no node {name!r}: there are {', '.join(nodes)}")
+        local_nodes.kill_node(nodes[name])
+        print(f"{name} is gone")
 
 
 @local.command()

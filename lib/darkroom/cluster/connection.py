@@ -13,7 +13,8 @@ class ClusterError(RuntimeError):
 
 
 def connect(address: str | None, verbose: bool) -> None:
-    """Joins the cluster at `address`, or starts one on this machine, quiet and with no dashboard."""
+    """Joins the cluster at `address` (HOST:PORT of its control plane, or "auto"), or starts one on this machine, quiet
+    and with no dashboard. ClusterError; ValueError for the address of a job API."""
     import ray  # here: whoever only catches a ClusterError need not wait for it
     import ray.data
 
@@ -26,13 +27,16 @@ def connect(address: str | None, verbose: bool) -> None:
         _hush()
     if ray.is_initialized():
         return
+    if address and address.startswith(("http://", "https://")):
+        raise ValueError(f"{address} is where jobs are sent to: `darkroom submit`. To join wants HOST:6379, or auto")
     level = "info" if verbose else "error"
     local = {} if address else {"include_dashboard": False, "object_store_memory": 512 * 2**20}
     try:
         with nullcontext() if verbose else _closed_stderr():
             ray.init(address=address or "local", logging_level=level, log_to_driver=verbose, **local)
     except (ConnectionError, RuntimeError) as error:
-        raise ClusterError(f"no Ray cluster at {address or 'this machine'}: {error}") from error
+        token = "; if it is up, is its token in RAY_AUTH_TOKEN_PATH, and RAY_AUTH_MODE=token?" if address else ""
+        raise ClusterError(f"no Ray cluster at {address or 'this machine'}: {error}{token}") from error
 
 
 def _hush() -> None:

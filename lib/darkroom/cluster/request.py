@@ -51,8 +51,9 @@ def job_names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(darkroom.jobs.__path__))
 
 
-def prepare(job: str, arguments: list[str], shared: bool) -> Request:
-    """Parses, checks and rewrites; uploads a local manifest. shared: every node sees this machine's file system.
+def prepare(job: str, arguments: list[str], shared: bool, image: bool = False) -> Request:
+    """Parses, checks and rewrites; uploads a local manifest. shared: every node sees this machine's file system; image:
+    a manifest at an absolute path that is not here is meant to be in the nodes' image.
 
     Raises typer's errors of usage, LocalPath, ManifestError, ModelError for the user's part; StorageError.
     """
@@ -66,7 +67,9 @@ def prepare(job: str, arguments: list[str], shared: bool) -> Request:
     else:
         _refuse_local(given)
     notes: list[str] = []
-    if "manifest" in given:
+    if "manifest" in given and image and _is_elsewhere(given["manifest"]):
+        notes.append(f"the manifest {given['manifest']} must lie at that path on every node; it was not checked")
+    elif "manifest" in given:
         notes += _check_manifest(given["manifest"], given.get("model", ""))
         if not shared and "://" not in given["manifest"]:
             notes += _bring(given, run)
@@ -109,6 +112,10 @@ def _is_local(name: str, value: Any) -> bool:
     if name == "model" and value.startswith("/"):
         return False  # a folder that is in the image, or on a volume, of every node
     return value.startswith("file://") or ("://" not in value and (name in PATHS or "/" in value))
+
+
+def _is_elsewhere(manifest: str) -> bool:
+    return manifest.startswith("/") and not Path(manifest).exists()
 
 
 def _refuse_local(given: dict[str, Any]) -> None:
