@@ -1,5 +1,5 @@
-"""As much of kustomize as cluster/kubernetes uses: resources, JSON 6902 patches by kind, images. Whatever else a
-kustomization asks for is an error, so that a test never passes on what it did not do."""
+"""As much of kustomize as cluster/kubernetes uses: resources, JSON 6902 patches by kind and name, images. Whatever else
+a kustomization asks for is an error, so that a test never passes on what it did not do."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def render(folder: Path) -> list[Object]:
         # Copied: YAML's anchors make one object of two places, and a patch is for one of them.
         objects += [_separate(found) for found in (render(path) if path.is_dir() else read_yaml(path))]
     for patch in told.get("patches", ()):
-        assert set(patch) == {"path", "target"} and set(patch["target"]) == {"kind"}, f"{folder}: {patch}"
-        chosen = [found for found in objects if found["kind"] == patch["target"]["kind"]]
-        assert chosen, f"{folder}: nothing is a {patch['target']['kind']}"
+        assert set(patch) == {"path", "target"} and set(patch["target"]) <= {"kind", "name"}, f"{folder}: {patch}"
+        chosen = [found for found in objects if _is(found, **patch["target"])]
+        assert chosen, f"{folder}: nothing is {patch['target']}"
         (operations,) = read_yaml(folder / patch["path"])
         for found in chosen:
             for operation in operations:
@@ -40,6 +40,10 @@ def render(folder: Path) -> list[Object]:
         for found in objects:
             _rename(found, image["name"], image["newName"])
     return objects
+
+
+def _is(found: Object, kind: str, name: str | None = None) -> bool:
+    return found["kind"] == kind and name in (None, found["metadata"]["name"])
 
 
 def apply(document: Object, operation: Object) -> None:

@@ -273,10 +273,10 @@ def test_every_variable_is_known() -> None:
 
 def test_entry_points_are_commands_that_exist(objects: list[Object]) -> None:
     """Parsed by the job's own parser; a file it names lies in the image."""
-    entry_points = [one["spec"]["entrypoint"] for one in objects if one["kind"] == "RayJob"]
-    assert len(entry_points) == 2
-    for entry_point in entry_points:
-        python, script, *arguments = shlex.split(entry_point)
+    jobs = [one["spec"] for one in objects if one["kind"] == "RayJob"]
+    assert len(jobs) == 2
+    for job in jobs:
+        python, script, *arguments = shlex.split(job["entrypoint"])
         assert python == "python" and (ROOT / script.removeprefix("/app/")).is_file()
         for argument in arguments:
             assert not argument.startswith("/") or (ROOT / argument.removeprefix("/app/")).is_file(), argument
@@ -287,6 +287,9 @@ def test_entry_points_are_commands_that_exist(objects: list[Object]) -> None:
         assert parsed["out"].startswith("s3://"), "the workers share no folder"
         assert parsed.get("recipe", "cifar10-ddpm") in import_module("darkroom.jobs.train").RECIPES.split(", ")
         assert parsed.get("resume", True), "a second try would be refused"
+        by_stage = [parsed.get(f"stage{number}_workers") or 0 for number in (1, 2, 3)]
+        replicas = sum(group["replicas"] for group in job["rayClusterSpec"]["workerGroupSpecs"])
+        assert replicas == (sum(by_stage) or int(parsed["workers"])), "they wait for each other, or some idle"
 
 
 def test_what_files_name_is_there() -> None:
