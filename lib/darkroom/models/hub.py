@@ -12,14 +12,15 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import (
-    EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
+    HTTPError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
+    RemoteEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -30,7 +31,7 @@ from darkroom.storage import StorageError
 
 _ADDRESS = re.compile(r"hf://(?P<name>[\w.-]+/[\w.-]+)(/(?P<folder>[^@]+))?(@(?P<revision>.+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_OFFLINE = (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError, TimeoutError)
+_OFFLINE = (LocalEntryNotFoundError, OfflineModeIsEnabled, HTTPError, ConnectionError, TimeoutError)
 
 
 def open_repository(address: str) -> Repository:
@@ -64,7 +65,8 @@ class Repository:
                 found = [item.rfilename for item in HfApi().model_info(self.name, revision=self.commit).siblings or ()]
         except StorageError:
             # A machine without a way to the hub may have been given the files beforehand.
-            folder = self._snapshot(None, local_files_only=True)
+            if (folder := self._cached()) is None:
+                raise
             found = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
         start = f"{self.folder}/" if self.folder else ""
         return [name.removeprefix(start) for name in found if name.startswith(start)]
@@ -87,19 +89,27 @@ class Repository:
     def within(self, folder: str) -> Repository:
         return Repository(self.name, self.commit, self._path(folder))
 
+    def _cached(self) -> Path | None:
+        """The repository's folder in this machine's cache, whole or not."""
+        known = self._path("unet/config.json")
+        found = try_to_load_from_cache(self.name, known, revision=self.commit)
+        return Path(found).parents[len(Path(known).parts) - 1] if isinstance(found, str) else None
+
     def _path(self, name: str) -> str:
         return f"{self.folder}/{name}" if self.folder else name
 
-    def _snapshot(self, patterns: list[str] | None, **how: bool) -> Path:
+    def _snapshot(self, patterns: list[str]) -> Path:
         """The hub client's own cache: it locks, resumes and checks sizes file by file."""
         with _reporting(self.name, self.commit):
-            return Path(snapshot_download(self.name, revision=self.commit, allow_patterns=patterns, **how))
+            return Path(snapshot_download(self.name, revision=self.commit, allow_patterns=patterns))
 
 
 def _resolve(name: str, revision: str) -> str:
     with _reporting(name, revision):
         try:
             commit = HfApi().model_info(name, revision=revision).sha
+        except HfHubHTTPError:
+            raise  # the hub did answer
         except _OFFLINE:
             # The commit this machine's cache remembers for that name, where it has one.
             commit = Path(snapshot_download(name, revision=revision, local_files_only=True)).name
@@ -123,12 +133,7 @@ def _reporting(name: str, revision: str) -> Iterator[None]:
         raise ModelError(
             f"there is no repository {name} at the hub, or it is closed to you: check the name at {page}, and HF_TOKEN"
         ) from None
-    except _OFFLINE:
-        raise StorageError(
-            f"the hub cannot be reached for {name}, and this machine's cache lacks its files: check the network, or "
-            "give --model the folder or s3:// uri of a copy"
-        ) from None
-    except EntryNotFoundError as error:
+    except RemoteEntryNotFoundError as error:
         raise ModelError(f"{name} at {revision} lacks a file: {str(error).splitlines()[0]}") from None
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else "no answer"
@@ -137,3 +142,8 @@ def _reporting(name: str, revision: str) -> Iterator[None]:
                 f"the hub refuses {name} ({status}): accept its licence at {page} and set HF_TOKEN"
             ) from None
         raise StorageError(f"the hub failed for {name} ({status}); the same command resumes") from None
+    except _OFFLINE:
+        raise StorageError(
+            f"the hub cannot be reached for {name}, and this machine's cache lacks its files: check the network, or "
+            "give --model the folder or s3:// uri of a copy"
+        ) from None
