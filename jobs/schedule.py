@@ -17,12 +17,14 @@ import signal
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from darkroom import cli
 
+BASE = "cluster/kubernetes/base/rayjob-train.yaml"
+Kind = Literal["cronjob", "raycronjob"]
 app = typer.Typer(no_args_is_help=True, help="Run a pipeline on its schedule.")
 PipelineFile = Annotated[str, typer.Argument(help="the pipeline file, a path or s3:// uri")]
 
@@ -50,25 +52,25 @@ def run(
 @app.command()
 def render(
     pipeline: PipelineFile,
-    kind: Annotated[str, typer.Option(help="cronjob, or raycronjob (KubeRay's, behind a feature gate)")] = "cronjob",
+    at: Annotated[
+        str | None, typer.Option(help="the s3:// uri where the cluster finds the file; default PIPELINE")
+    ] = None,
+    kind: Annotated[Kind, typer.Option(help="raycronjob is KubeRay's, behind a feature gate")] = "cronjob",
     image: Annotated[str | None, typer.Option(help="the image, in place of the one that --job names")] = None,
-    job: Annotated[str, typer.Option(help="a file with the RayJob to do it like; - for stdin")] = "",
+    job: Annotated[str, typer.Option(help="a file with the RayJob to do it like; - for stdin")] = BASE,
     out: Annotated[Path | None, typer.Option(help="the file to write; default stdout")] = None,
 ) -> None:
     """Print the Kubernetes objects that run the pipeline on its schedule."""
     with cli.exit_codes():
-        from darkroom.retrain.render import rendered
+        from darkroom.retrain.render import read_plan, read_rayjob, rendered
 
-        text = rendered(pipeline, kind, image, job)
-        if out is None:
-            print(text, end="")
-        else:
-            out.write_text(text)
+        text = rendered(kind, read_plan(pipeline, at, image), read_rayjob(job))
+        (sys.stdout if out is None else out.open("w")).write(text)
 
 
 @app.command()
 def create(
-    job: Annotated[Path, typer.Argument(help="the file that holds the RayJob")],
+    job: Annotated[str, typer.Argument(help="the file that holds the RayJob")],
     cron: Annotated[str, typer.Option(help="when it is due")],
     time_zone: Annotated[str, typer.Option(help="whose clock that is")] = "UTC",
 ) -> None:
@@ -76,7 +78,7 @@ def create(
     with cli.exit_codes():
         from darkroom.retrain.create import create_due
 
-        print(create_due(job.read_text(), cron, time_zone, os.environ))
+        print(create_due(job, cron, time_zone, os.environ))
 
 
 def _say(line: str) -> None:

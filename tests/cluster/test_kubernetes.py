@@ -56,7 +56,8 @@ def of_kuberay(objects: list[Object]) -> list[Object]:
 
 
 def cluster_spec(found: Object) -> Object:
-    return found["spec"] if found["kind"] == "RayCluster" else found["spec"]["rayClusterSpec"]
+    spec = found["spec"].get("jobTemplate", found["spec"])
+    return spec if found["kind"] == "RayCluster" else spec["rayClusterSpec"]
 
 
 @pytest.fixture(scope="module")

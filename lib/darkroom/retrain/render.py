@@ -1,0 +1,177 @@
+"""A pipeline's schedule as Kubernetes objects: a RayCronJob of KubeRay's, or a plain CronJob that creates RayJobs.
+
+Both hold the spec of a RayJob that is there already, with another entry point: one place says what a training's pods
+look like. Neither object can tell the job its tick. A RayCronJob's job asks the schedule itself which tick is due; a
+CronJob's pod asks before it creates the RayJob and names it after the tick, so that a tick has one RayJob however often
+it is started.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from darkroom.retrain import cronjob
+from darkroom.retrain.parts import Schedule
+from darkroom.retrain.pipeline_file import read_pipeline
+from darkroom.storage import join, read_uri
+
+Kind = Literal["raycronjob", "cronjob"]
+Object = dict[str, Any]
+LONGEST = {"raycronjob": 36, "cronjob": 30}  # KubeRay's limits: 36, and 47 for a RayJob, whose tick takes 17
+BASE = "cluster/kubernetes/base/rayjob-train.yaml of the repository"
+QUEUE = "kueue.x-k8s.io/queue-name"
+TICK = "darkroom/tick"
+_NEW = re.compile(r"^( *(?:preRunningDeadlineSeconds: \d+|secretName: darkroom-ray-token))$", re.MULTILINE)
+_RAYCRONJOB = """\
+# For KubeRay 1.6 and later, alpha: the operator must have been started with --feature-gates=RayCronJob=true. Else
+# nothing starts, and nothing says so; a plain CronJob (--kind cronjob) needs no gate. It keeps no history: its RayJobs
+# stay until somebody deletes them, or this, which deletes them all.
+"""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to run and when. entrypoint: without a tick; image: for every pod that has the base's, None: keep it."""
+
+    name: str
+    schedule: Schedule
+    entrypoint: str
+    image: str | None = None
+
+
+def read_plan(uri: str, at: str | None = None, image: str | None = None) -> Plan:
+    """The plan of a pipeline file. at: where a cluster finds the file, None: at `uri`. ValueError, StorageError."""
+    at, pipeline = at or uri, read_pipeline(uri)
+    if pipeline.schedule is None:
+        raise ValueError(f"{uri} has no 'schedule', which says when it is due")
+    if not re.fullmatch(r"s3://[A-Za-z0-9._/-]+", at):
+        raise ValueError(
+            f"{at}: a cluster's nodes need the pipeline in a bucket, at s3://bucket/ and plain letters; copy it there, "
+            "and what it names, and say where by --at. Its relative paths then count from there"
+        )
+    document = yaml.safe_load(read_uri(uri))
+    for key in ("out", "registry"):
+        if not (place := join(at.rpartition("/")[0], document[key])).startswith("s3://"):
+            raise ValueError(
+                f"{uri}: {key}: {place} is a folder of one machine; wanted one in a bucket, or a relative path"
+            )
+    return Plan(pipeline.name, pipeline.schedule, f"python /app/jobs/retrain.py {at}", image)
+
+
+def rendered(kind: Kind, plan: Plan, base: Object) -> str:
+    """YAML that `kubectl apply -f -` takes. base: a RayJob.
+
+    ValueError where the name does not fit, or the base asks for what this kind cannot do.
+    """
+    job = _like(base, plan, _kubernetes_name(plan.name, LONGEST[kind]))
+    if kind == "raycronjob":
+        head, objects = _RAYCRONJOB, [_ray_cron_job(plan, job)]
+    else:
+        config = {"apiVersion": "v1", "kind": "ConfigMap", "data": {cronjob.FILE: _dump(job)}}
+        name, image = job["metadata"]["name"], _image(job)
+        cron_job = cronjob.cron_job(name, plan.schedule, image, job["spec"])
+        head, objects = cronjob.HEAD, [*cronjob.rights(), config, cron_job]
+    made = f"# Made by `darkroom schedule render` from the pipeline {plan.name}: change that, not this.\n#\n"
+    return made + head + "---\n".join(_dump(_placed(each, job)) for each in objects)
+
+
+def read_rayjob(file: str) -> Object:
+    """The RayJob in a file (- is stdin), the one named train if there are several. ValueError if there is none."""
+    try:
+        text = sys.stdin.read() if file == "-" else Path(file).read_text()
+        found = [each for each in yaml.safe_load_all(text) if isinstance(each, dict) and each.get("kind") == "RayJob"]
+    except OSError as error:
+        raise ValueError(f"{file}: {error.strerror}; wanted a file with a RayJob, such as {BASE}") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file} is no YAML: {' '.join(str(error).split())}") from None
+    chosen = found if len(found) == 1 else [each for each in found if each["metadata"]["name"] == "train"]
+    if len(chosen) != 1:
+        raise ValueError(f"{file} has {len(found)} RayJobs: wanted one, or one that is named train")
+    return chosen[0]
+
+
+def of_tick(job: Object, tick: str) -> Object:
+    """The RayJob that runs one tick: `job` with the tick in its name, annotations and entry point."""
+    found = copy.deepcopy(job)
+    found["metadata"]["name"] = f"{job['metadata']['name']}-{tick.lower()}"
+    found["metadata"]["annotations"] = {TICK: tick}
+    found["spec"]["entrypoint"] += f" --tick {tick}"
+    return found
+
+
+def _kubernetes_name(name: str, longest: int) -> str:
+    found = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    if not re.match(r"[a-z]", found) or len(found) > longest:
+        wanted = f"a letter first, and {longest} characters at most"
+        raise ValueError(f"the pipeline's name {name!r} would be {found!r} in Kubernetes; wanted {wanted}")
+    return found
+
+
+def _like(base: Object, plan: Plan, name: str) -> Object:
+    """A RayJob like the base that runs the plan."""
+    metadata = base["metadata"]
+    labels = {**metadata.get("labels", {}), "app.kubernetes.io/component": "retrain"}
+    spec = copy.deepcopy(base["spec"]) | {"entrypoint": plan.entrypoint}
+    if plan.image is not None:
+        _replace_image(spec, _image(base), plan.image)
+    placed = {"name": name, "namespace": metadata.get("namespace", "default"), "labels": labels}
+    return {"apiVersion": base["apiVersion"], "kind": "RayJob", "metadata": placed, "spec": spec}
+
+
+def _image(job: Object) -> str:
+    return job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["image"]
+
+
+def _replace_image(node: Any, old: str, new: str) -> None:
+    if isinstance(node, dict) and node.get("image") == old:
+        node["image"] = new
+    for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        _replace_image(child, old, new)
+
+
+def _ray_cron_job(plan: Plan, job: Object) -> Object:
+    if QUEUE in job["metadata"]["labels"] or job["spec"].get("suspend"):
+        raise ValueError("a RayCronJob gives its jobs no labels, so Kueue would never let them begin: --kind cronjob")
+    spec = {"schedule": plan.schedule.cron, "timeZone": plan.schedule.time_zone, "jobTemplate": job["spec"]}
+    return {"apiVersion": "ray.io/v1", "kind": "RayCronJob", "spec": spec}
+
+
+def _placed(found: Object, job: Object) -> Object:
+    """With the job's namespace, this part's labels, and the job's name where it has none."""
+    labels = {"app.kubernetes.io/part-of": "darkroom", "app.kubernetes.io/component": "retrain"}
+    name = found.get("metadata", {}).get("name", job["metadata"]["name"])
+    metadata = {"name": name, "namespace": job["metadata"]["namespace"], "labels": labels}
+    for subject in found.get("subjects", ()):
+        subject["namespace"] = metadata["namespace"]
+    return {"apiVersion": found["apiVersion"], "kind": found["kind"], "metadata": metadata} | {
+        key: value for key, value in found.items() if key != "metadata"
+    }
+
+
+class _Dumper(yaml.SafeDumper):
+    """Lists indented, texts of several lines as they are, no anchors."""
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+        super().increase_indent(flow, False)
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Dumper.add_representer(str, _text)
+
+
+def _dump(found: Object) -> str:
+    """What KubeRay 1.6 brought is marked, as in the other files."""
+    return _NEW.sub(r"\1  # new in 1.6", yaml.dump(found, Dumper=_Dumper, sort_keys=False, width=110))
