@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from darkroom.manifest import parse_task, row_key
+from darkroom.report.captions import noised_labels
 from darkroom.report.figures import Panel, panels
 from darkroom.report.pictures import Pictures
-from darkroom.report.rows import select
+from darkroom.report.rows import Shown, select
 from darkroom.storage import Ledger, encode_png, open_store, to_table
 
 RANDOM = np.random.default_rng(7)
@@ -214,3 +215,47 @@ def test_a_picture_that_is_gone_is_named(tmp_path) -> None:
     store.delete(key)
     with pytest.raises(ValueError, match=f"the picture of row {group[0].row['id']} is gone: images/aa/"):
         panels("text_to_image", group, Pictures(store))
+
+
+def noised(timestep: int, method: str = "", **more: Any) -> dict[str, Any]:
+    own = {"task": "denoise", "method": method} if method else {"task": "forward"}
+    return {**own, "image": "x.png", "timestep": timestep, **more}
+
+
+def test_a_noised_picture_and_what_came_of_it(tmp_path) -> None:
+    image = source(tmp_path, "x.png", RANDOM.integers(0, 256, (48, 48, 3), np.uint8))
+    rows = [noised(500), noised(500, "blur"), noised(500, "one_step", prompt="a"), noised(500, "iterative", prompt="a")]
+    names = ["noised to 500", "blurred", "one step", "iterative"]
+    store = open_store(str(tmp_path / "run"))
+    results = [{**_result(tmp_path, row, PICTURE, True), "id": f"f/{index}"} for index, row in enumerate(rows)]
+    Ledger(store).commit("u-1", to_table(results))
+    (part,) = select(Ledger(store)).figures.values()
+    (group,) = part.groups
+    check(panels("forward", group, Pictures(store)), *((name, "", PICTURE) for name in names), ("source", "", image))
+
+
+@pytest.mark.parametrize(
+    ("rows", "labels"),
+    [
+        ([noised(500, "iterative", until=until) for until in (480, 30)] + [noised(500, "iterative")],
+         ["down to 480", "down to 30", "to the end"]),
+        ([noised(t, "one_step") for t in (250, 500)], ["one step from 250", "one step from 500"]),
+        ([noised(t) for t in (250, 500)], ["noised to 250", "noised to 500"]),
+    ],
+)  # fmt: skip
+def test_noised_pictures_say_what_they_differ_in(rows: list[dict[str, Any]], labels: list[str]) -> None:
+    group = [Shown({}, parse_task(row).canonical(), "", None, index) for index, row in enumerate(rows)]
+    assert noised_labels(group) == labels
+
+
+def test_a_component_seen_through_a_view_with_parameters(tmp_path) -> None:
+    view = {"view": "patch_permute", "pieces": 2, "seed": 1}
+    components = [
+        {"component": "grayscale", "prompt": "a two", "view": view},
+        {"component": "color", "prompt": "a six"},
+    ]
+    grey = PICTURE.astype(float).mean(axis=2)
+    _, first, _ = drawn(tmp_path, {"task": "hybrid", "components": components})
+    assert first.label == "without colour, patch permute"
+    assert sorted(first.picture[..., 0].reshape(-1).tolist()) == sorted(np.round(grey).reshape(-1).tolist())
+    assert not np.allclose(first.picture[..., 0], grey, atol=1)

@@ -15,7 +15,9 @@ from PIL import Image
 from darkroom.batch.deliver import Delivery, deliver
 from darkroom.batch.parcel import new_parcel, pack
 from darkroom.manifest import parse_task, row_key
+from darkroom.report.details import details, flags, score
 from darkroom.report.page import write_report
+from darkroom.report.rows import Shown
 from darkroom.storage import NotFound, Store, encode_png, open_store
 
 ODD_ID = 'odd / id #1?&%20 ü "quoted"'
@@ -40,13 +42,17 @@ def picture(number: int, side: int = 48) -> np.ndarray:
     return np.random.default_rng(number).integers(0, 256, (side, side, 3), np.uint8)
 
 
-def make_run(uri: str, folder: Path, rows: list[dict[str, Any]], **delivery: Any) -> Store:
-    """A run as the job's last stage leaves it; row N has picture(N), a row of gone.png has failed."""
+def make_run(
+    uri: str, folder: Path, rows: list[dict[str, Any]], record: dict[str, Any] | None = None, **delivery: Any
+) -> Store:
+    """A run as the job's last stage leaves it; row N has picture(N), a row of gone.png has failed.
+
+    record: what the stages and a scorer have written of every row."""
     (folder / "in").mkdir(parents=True)
     for name in ("x", "m"):
         (folder / f"in/{name}.png").write_bytes(encode_png(picture(ord(name))))
     how = Delivery(uri, "plan", "if-xs", "rev-1", "ddpm", **delivery)
-    made = [_made(number, row, folder, how) for number, row in enumerate(rows)]
+    made = [_made(number, row, folder, how) | _written(record or {}) for number, row in enumerate(rows)]
     store = open_store(uri)
     run = {
         "created_at": "2026-03-04T05:06:07+00:00",
@@ -56,7 +62,7 @@ def make_run(uri: str, folder: Path, rows: list[dict[str, Any]], **delivery: Any
     }
     store.write("run.json", json.dumps(run).encode())
     half = len(made) // 2
-    for unit, parcels in enumerate((made[:half], made[half:])):
+    for unit, parcels in enumerate(part for part in (made[:half], made[half:]) if part):
         deliver([{**parcel, "unit": unit} for parcel in parcels], how)
     return store
 
@@ -73,6 +79,10 @@ def _made(number: int, row: dict[str, Any], folder: Path, how: Delivery) -> dict
         source = folder / task.sources()[0]
         made |= {"source_uri": str(source), "source_sha256": hashlib.sha256(source.read_bytes()).hexdigest()}
     return made
+
+
+def _written(record: dict[str, Any]) -> dict[str, Any]:
+    return {name: value if name == "flags" else json.dumps(value) for name, value in record.items()}
 
 
 class Page(HTMLParser):
@@ -255,3 +265,64 @@ def test_the_contact_sheet_shows_the_tiles(run: Store) -> None:
 def test_no_run_is_said(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match=r"run\.json"):
         write_report(str(tmp_path / "nothing"))
+
+
+def test_rows_of_a_figure_stand_together_under_its_name(tmp_path: Path) -> None:
+    views = {"task": "anagram", "views": VIEWS}
+    rows = [
+        {"task": "text_to_image", "prompt": "a red seven", "steps": 20, "id": "1 steps/twenty"},
+        {**views, "id": "2 <views>/one"},
+        {"task": "text_to_image", "prompt": "a red seven", "steps": 50, "id": "1 steps/fifty"},
+        {"task": "text_to_image", "prompt": "a blue three"},
+    ]
+    store = make_run(str(tmp_path / "run"), tmp_path / "manifest", rows)
+    write_report(store.root)
+    page = Page(store)
+    text = {section: " ".join(text.split()) for section, text in page.text.items()}
+    assert list(page.pictures) == ["figure-1", "figure-2", "text_to_image"]
+    assert text["figure-1"].startswith("1 steps Text to image. 2 rows, all shown.")
+    assert "20 steps 50 steps a red seven seed 0" in text["figure-1"]
+    assert text["figure-2"].startswith("2 <views> Anagrams.") and text["figure-2"].endswith("seed 0 one")
+    assert_same([read_picture(store, link) for link in page.pictures["figure-1"]], picture(0), picture(2))
+    assert len(page.pictures["text_to_image"]) == 1
+    assert {"#figure-1", "#figure-2", "#text_to_image"} <= set(page.values("href"))
+
+
+RECORD = {
+    "stages": [
+        {"stage": 1, "steps": 34, "guidance": 7.0, "noise_level": None, "dtype": "float32", "capacity": 32},
+        {"stage": 2, "steps": 50, "guidance": 4.0, "noise_level": 250, "dtype": "bfloat16", "capacity": 8},
+    ],
+    "flags": ["nsfw", "prompt_truncated"],
+    "scores": {
+        "scorer": "digits", "revision": "abc", "matrix": [[0.9, 0.1], [0.2, 0.75]], "alignment": 0.75,
+        "concealment": 0.8, "chosen_seed": 6,
+        "candidates": [{"seed": 5, "alignment": 0.25}, {"seed": 6, "alignment": 0.75}],
+    },
+}  # fmt: skip
+
+
+def test_what_is_on_record_of_a_row() -> None:
+    shown = Shown(_written(RECORD) | {"alignment": 0.75, "concealment": 0.8}, {}, "", None, 0)
+    assert flags(shown) == ["nsfw", "prompt truncated"]
+    assert score(shown) == {"alignment": "0.750", "concealment": "0.800"}
+    assert details(shown) == [
+        "stage 1: steps 34, guidance 7, float32",
+        "stage 2: steps 50, guidance 4, noise level 250, bfloat16",
+        "scored by digits (abc)",
+        "view 1: 0.900  0.100",
+        "view 2: 0.200  0.750",
+        "seed 5: alignment 0.250",
+        "seed 6: alignment 0.750, kept",
+    ]
+    bare = Shown({"stages": "[]", "flags": [], "scores": "{}", "alignment": None, "concealment": None}, {}, "", None, 0)
+    assert (flags(bare), score(bare), details(bare)) == ([], {}, [])
+
+
+def test_the_record_of_a_row_is_on_the_page(tmp_path: Path) -> None:
+    row = {"task": "anagram", "views": VIEWS, "id": "one"}
+    store = make_run(str(tmp_path / "run"), tmp_path / "manifest", [row], record=RECORD)
+    write_report(store.root)
+    text = " ".join(Page(store).text["anagram"].split())
+    assert "alignment 0.750 · concealment 0.800 nsfw prompt truncated one record stage 1: steps 34" in text
+    assert "view 1: 0.900 0.100 view 2: 0.200 0.750" in text and "seed 6: alignment 0.750, kept" in text

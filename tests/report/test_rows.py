@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from darkroom.manifest import parse_task, row_key
-from darkroom.report.rows import LISTED_FAILURES, LONGEST_STRIP, select
+from darkroom.report.rows import FIGURES, LISTED_FAILURES, LONGEST_STRIP, figure_of, in_manifest_order, select
 from darkroom.storage import Ledger, open_store, to_table
 
 NO_RECORD: dict[str, Any] = {"stages": "[]", "flags": [], "scores": "{}", "alignment": None, "concealment": None}
@@ -119,3 +119,89 @@ def test_rows_that_do_not_count_are_not_shown(tmp_path, per_task: int) -> None:
     ledger.retire({"old"})
     ledger.store.write("metadata/stray.parquet", b"not ours")
     assert ids(select(ledger, per_task).tasks["text_to_image"].groups) == ["kept"]
+
+
+def noised(row_id: str, timestep: int, method: str = "") -> dict[str, Any]:
+    own = {"task": "denoise", "method": method} if method else {"task": "forward"}
+    asked = {"prompt": "a photo"} if method in ("one_step", "iterative") else {}
+    task = parse_task({**own, **asked, "image": "x.png", "timestep": timestep})
+    return {
+        **result(row_id),
+        "task": task.task,
+        "key": row_key(task, "r1", "1"),
+        "parameters": json.dumps(task.canonical()),
+    }
+
+
+def figures(selection: Any) -> dict[str, list[list[str]]]:
+    """The ids of each figure's groups, without the figure."""
+    return {
+        name: [[shown.row["id"].removeprefix(f"{name}/") for shown in group] for group in part.groups]
+        for name, part in selection.figures.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("row_id", "figure"),
+    [
+        ("1.0-steps/a 20", "1.0-steps"),
+        ("a/b/c", "a"),
+        ("a / b", ""),
+        ("/b", ""),
+        ("a/", ""),
+        ("plain", ""),
+        ("k/1", ""),
+    ],
+)
+def test_an_id_names_a_figure(row_id: str, figure: str) -> None:
+    assert figure_of(row_id, "k/1") == figure
+
+
+def test_rows_of_a_figure_are_no_tasks_rows(tmp_path) -> None:
+    rows = [result("a/1"), result("alone", seed=1), result("a/2", seed=2), result("b/1", "no", seed=3)]
+    selection = select(ledger_of(tmp_path, rows))
+    assert figures(selection) == {"a": [["1", "2"]]}
+    assert (selection.figures["a"].good, selection.tasks["text_to_image"].good) == (2, 1)
+    assert ids(selection.tasks["text_to_image"].groups) == ["alone"]
+    assert selection.counts["text_to_image"] == {"ok": 3, "failed": 1}
+
+
+def test_in_a_figure_steps_and_seeds_make_a_strip(tmp_path) -> None:
+    steps = [result(f"a/{prompt}{count}", prompt=prompt, steps=count) for count in (20, 50) for prompt in "xy"]
+    seeds = [result(f"b/{seed}", seed=seed) for seed in range(3)]
+    assert figures(select(ledger_of(tmp_path, steps + seeds))) == {
+        "a": [["x20", "x50"], ["y20", "y50"]],
+        "b": [["0", "1", "2"]],
+    }
+
+
+def test_what_was_made_of_one_noised_picture_is_a_strip(tmp_path) -> None:
+    compared = [noised(f"a/{t} {way}", t, way) for way in ("blur", "one_step", "iterative") for t in (250, 500)]
+    alone = [noised(f"b/{t}", t) for t in (250, 500, 750)] + [noised(f"c/{t}", t, "blur") for t in (250, 500)]
+    assert figures(select(ledger_of(tmp_path, [noised("a/250", 250), *compared], alone))) == {
+        "a": [["250", "250 blur", "250 one_step", "250 iterative"], ["500 blur", "500 one_step", "500 iterative"]],
+        "b": [["250", "500", "750"]],
+        "c": [["250", "500"]],
+    }
+
+
+def test_figures_follow_the_manifest(tmp_path) -> None:
+    """The ledger's order is that of commits: what was made anew comes last, or first."""
+    rows = {name: result(name, seed=seed) for seed, name in enumerate(("a/1", "a/2", "a/3", "b/1"))}
+    ledger = ledger_of(tmp_path, [rows["b/1"], rows["a/3"]], [rows["a/1"], rows["a/2"]])
+    selection = select(ledger)
+    assert figures(selection) == {"b": [["1"]], "a": [["3", "1", "2"]]}
+    for part, names in enumerate((("a/1", "other"), ("a/2", "a/3", "b/1"))):
+        lines = [json.dumps({"id": name, "key": "k", "row": {}}) for name in names]
+        ledger.store.write(f"manifest/plan/{part:06d}.jsonl", "\n".join(lines).encode())
+    in_manifest_order(selection, ledger.store, "plan")
+    assert list(figures(selection).items()) == [("a", [["1", "2", "3"]]), ("b", [["1"]])]
+
+
+def test_a_figure_has_the_cap_of_a_task_and_there_are_not_too_many(tmp_path) -> None:
+    many = [result(f"many/{seed}", prompt=f"number {seed}") for seed in range(30)]
+    folders = [result(f"folder {seed}/x", seed=seed) for seed in range(FIGURES + 5)]
+    selection = select(ledger_of(tmp_path, many, folders), per_task=8)
+    assert (selection.figures["many"].shown, selection.figures["many"].good) == (8, 30)
+    assert len(selection.figures) == FIGURES
+    assert selection.tasks["text_to_image"].good == 6, "the rest is shown as any other row"

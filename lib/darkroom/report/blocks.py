@@ -95,7 +95,7 @@ def section(heading: Heading, part: Part, pictures: Pictures, desk: Desk) -> dic
         "shown": part.shown,
         "common": sentence(common),
         "sheet": sheet,
-        "figures": [_on_page(figure, common) for figure in figures],
+        "figures": [_on_page(figure, common, heading.title) for figure in figures],
     }
 
 
@@ -145,13 +145,13 @@ def _seed(figure: Figure) -> dict[str, str]:
     return {} if "seed" in varying(figure.rows) else {"seed": str(figure.rows[0].row["seed"])}
 
 
-def _on_page(figure: Figure, common: dict[str, str]) -> dict[str, Any]:
-    """What the template shows of a figure."""
+def _on_page(figure: Figure, common: dict[str, str], above: str) -> dict[str, Any]:
+    """What the template shows of a figure. above: the section's title, which an id need not say again."""
     first = figure.rows[0].row
     single = len(figure.rows) == 1
     named = first["id"] != first["key"]
     return {
-        "id": first["id"] if single and named else "",
+        "id": first["id"].removeprefix(f"{above}/") if single and named else "",
         "ids": " ".join(shown.row["id"] for shown in figure.rows),
         "all": sentence(figure.said),
         "prompt": figure.prompt,

@@ -35,15 +35,24 @@ def start_of(shown: Shown) -> tuple[float, str]:
     return (start, f"start {start}") if start is not None else (-strength, f"strength {strength:g}")
 
 
-def noised_label(shown: Shown, several: bool) -> str:
-    """What was made of a noised picture. several: the strip has more than one amount of noise."""
-    row = shown.parameters
+def noised_labels(group: list[Shown]) -> list[str]:
+    """What was made of a noised picture, by what the strip's rows differ in."""
+    rows = [shown.parameters for shown in group]
+    ways = [_way(row, stopped=any("until" in other for other in rows)) for row in rows]
+    if len({row["timestep"] for row in rows}) == 1:
+        return ways
+    return [
+        way if row["task"] == "forward" else f"{way} from {row['timestep']}"
+        for way, row in zip(ways, rows, strict=True)
+    ]
+
+
+def _way(row: Mapping[str, Any], stopped: bool) -> str:
     if row["task"] == "forward":
         return f"noised to {row['timestep']}"
-    made = {"blur": "blurred", "one_step": "one step", "iterative": "iterative"}[row["method"]]
-    if row.get("until") is not None:
-        made = f"stopped at {row['until']:g}"
-    return f"{made} from {row['timestep']}" if several else made
+    if row["method"] == "iterative" and stopped:
+        return f"down to {row['until']:g}" if "until" in row else "to the end"
+    return {"blur": "blurred", "one_step": "one step", "iterative": "iterative"}[row["method"]]
 
 
 def drawn_label(shown: Shown, differ: set[str]) -> str:
@@ -64,7 +73,7 @@ def settings(group: list[Shown]) -> dict[str, str]:
         said["sampler"] = asking[0].row["sampler"]
     elsewhere = {*_ELSEWHERE, "sampler", "size", *varying(group)}
     elsewhere |= {*SWEPT} if first.row["task"] == "image_to_image" else set()
-    elsewhere |= {"method", "until", "timestep"} if first.row["task"] in NOISED else set()
+    elsewhere |= {"method", "until"} if first.row["task"] in NOISED else set()
     for shown in group:
         for name, value in shown.parameters.items():
             if name not in elsewhere and value != "":

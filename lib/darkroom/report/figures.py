@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from darkroom.report.captions import drawn_label, noised_label, prompt_of, start_of
+from darkroom.report.captions import drawn_label, noised_labels, prompt_of, start_of
 from darkroom.report.pictures import Pictures
 from darkroom.report.rows import Shown
 from darkroom.report.strips import varying
@@ -49,8 +49,8 @@ def _image_to_image(group: list[Shown], pictures: Pictures) -> list[Panel]:
 
 def _noised(group: list[Shown], pictures: Pictures) -> list[Panel]:
     """The picture noised, and what came of it, in the manifest's order; then the picture itself."""
-    several = "timestep" in varying(group)
-    drawn = [Panel(noised_label(shown, several), pictures.made(shown)) for shown in group]
+    labels = noised_labels(group)
+    drawn = [Panel(label, pictures.made(shown)) for label, shown in zip(labels, group, strict=True)]
     return drawn + _source_panels("source", group[0], pictures, drawn[0])
 
 
