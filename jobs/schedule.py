@@ -62,7 +62,8 @@ def render(
 ) -> None:
     """Print the Kubernetes objects that run the pipeline on its schedule."""
     with cli.exit_codes():
-        from darkroom.retrain.render import read_plan, read_rayjob, rendered
+        from darkroom.retrain.rayjob import read_rayjob
+        from darkroom.retrain.render import read_plan, rendered
 
         text = rendered(kind, read_plan(pipeline, at, image), read_rayjob(job))
         (sys.stdout if out is None else out.open("w")).write(text)

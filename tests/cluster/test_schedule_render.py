@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 
 from cluster.test_kubernetes import KUBERNETES, LONGEST, problems, validators  # noqa: F401 - a fixture
 from darkroom.retrain.cronjob import FILE
-from darkroom.retrain.render import of_tick, read_plan, read_rayjob, rendered
+from darkroom.retrain.rayjob import of_tick, read_rayjob
+from darkroom.retrain.render import read_plan, rendered
 from kustomize import Object
 
 ROOT = Path(__file__).parents[2]

@@ -5,14 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 from datetime import UTC, datetime
-from typing import Any
 
 import yaml
 
 from darkroom.retrain.parts import Schedule
+from darkroom.retrain.rayjob import Object
 from darkroom.retrain.times import fires_after
 
-Object = dict[str, Any]
 FILE = "rayjob.yaml"
 _MOST_MISSED = 99  # Kubernetes starts nothing any more where 100 ticks were missed within the deadline
 _WEEK = 7 * 24 * 3600
@@ -101,8 +100,8 @@ spec:
                 readOnlyRootFilesystem: true
                 capabilities: {drop: [ALL]}
               resources:
-                requests: {cpu: 250m, memory: 1Gi}
-                limits: {cpu: "1", memory: 1Gi}
+                requests: {cpu: 250m, memory: 512Mi}
+                limits: {cpu: "1", memory: 512Mi}
               volumeMounts:
                 - {name: tmp, mountPath: /tmp}
                 - {name: rayjob, mountPath: /etc/darkroom, readOnly: true}

@@ -25,7 +25,7 @@ class Api:
     account: Path
 
     @classmethod
-    def of_this_pod(cls, environment: Mapping[str, str], account: Path = ACCOUNT) -> Api:
+    def of_this_pod(cls, environment: Mapping[str, str], account: Path) -> Api:
         """ValueError outside a pod."""
         host, port = environment.get("KUBERNETES_SERVICE_HOST"), environment.get("KUBERNETES_SERVICE_PORT")
         if not host or not port:

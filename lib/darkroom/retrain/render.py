@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import copy
 import re
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import yaml
@@ -20,14 +18,12 @@ import yaml
 from darkroom.retrain import cronjob
 from darkroom.retrain.parts import Schedule
 from darkroom.retrain.pipeline_file import read_pipeline
+from darkroom.retrain.rayjob import Object
 from darkroom.storage import join, read_uri
 
 Kind = Literal["raycronjob", "cronjob"]
-Object = dict[str, Any]
 LONGEST = {"raycronjob": 36, "cronjob": 30}  # KubeRay's limits: 36, and 47 for a RayJob, whose tick takes 17
-BASE = "cluster/kubernetes/base/rayjob-train.yaml of the repository"
 QUEUE = "kueue.x-k8s.io/queue-name"
-TICK = "darkroom/tick"
 _NEW = re.compile(r"^( *(?:preRunningDeadlineSeconds: \d+|secretName: darkroom-ray-token))$", re.MULTILINE)
 _RAYCRONJOB = """\
 # For KubeRay 1.6 and later, alpha: the operator must have been started with --feature-gates=RayCronJob=true. Else
@@ -80,30 +76,6 @@ def rendered(kind: Kind, plan: Plan, base: Object) -> str:
         head, objects = cronjob.HEAD, [*cronjob.rights(), config, cron_job]
     made = f"# Made by `darkroom schedule render` from the pipeline {plan.name}: change that, not this.\n#\n"
     return made + head + "---\n".join(_dump(_placed(each, job)) for each in objects)
-
-
-def read_rayjob(file: str) -> Object:
-    """The RayJob in a file (- is stdin), the one named train if there are several. ValueError if there is none."""
-    try:
-        text = sys.stdin.read() if file == "-" else Path(file).read_text()
-        found = [each for each in yaml.safe_load_all(text) if isinstance(each, dict) and each.get("kind") == "RayJob"]
-    except OSError as error:
-        raise ValueError(f"{file}: {error.strerror}; wanted a file with a RayJob, such as {BASE}") from None
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file} is no YAML: {' '.join(str(error).split())}") from None
-    chosen = found if len(found) == 1 else [each for each in found if each["metadata"]["name"] == "train"]
-    if len(chosen) != 1:
-        raise ValueError(f"{file} has {len(found)} RayJobs: wanted one, or one that is named train")
-    return chosen[0]
-
-
-def of_tick(job: Object, tick: str) -> Object:
-    """The RayJob that runs one tick: `job` with the tick in its name, annotations and entry point."""
-    found = copy.deepcopy(job)
-    found["metadata"]["name"] = f"{job['metadata']['name']}-{tick.lower()}"
-    found["metadata"]["annotations"] = {TICK: tick}
-    found["spec"]["entrypoint"] += f" --tick {tick}"
-    return found
 
 
 def _kubernetes_name(name: str, longest: int) -> str:
