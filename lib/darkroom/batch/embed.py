@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from darkroom.batch import options as option
 from darkroom.batch import preflight, prompts
@@ -13,9 +14,12 @@ from darkroom.batch.options import JOINED_SECONDS
 from darkroom.batch.pool import Wanted, find_room
 from darkroom.cluster import connect
 from darkroom.manifest import open_manifest
-from darkroom.models.catalog import Model, address, open_model
+from darkroom.models.catalog import address, open_model
 from darkroom.sampling.plans import condition_keys, goes_through
 from darkroom.storage import open_store
+
+if TYPE_CHECKING:
+    from darkroom.models.catalog import Model
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ def _load(uri: str) -> Any:
         return torch.load(io.BytesIO(read_uri(uri)), map_location="cpu", weights_only=True)
     except NotFound:
         raise NoPrompts(f"there is no file {uri}") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, AttributeError) as error:
         first = str(error).strip().partition("\n")[0]
         raise NoPrompts(
             f"{uri} is not a dictionary of tensors as torch.save writes it, and nothing else is loaded: {first[:200]}"

@@ -1,0 +1,65 @@
+"""What is said and refused before anything starts."""
+
+from __future__ import annotations
+
+import pytest
+
+from darkroom.batch.options import encoder_dtype, stage_dtypes
+from darkroom.batch.pool import Pool
+from darkroom.batch.preflight import GB, DoesNotFit, Hardware, Need, check, needs, table
+from darkroom.models.catalog import open_model
+
+XL = Need("stage 1", "bfloat16", 32, int(8.6 * GB), int(3.2 * GB))
+LARGE = Need("stage 2", "bfloat16", 8, int(2.5 * GB), int(4 * GB))
+T5 = Need("text_encoder", "bfloat16", 1, int(9.5 * GB), int(0.2 * GB), alone=True)
+SHARED = {"stage 1": Pool(1, 0.25, 0.6), "stage 2": Pool(1, 0.25, 0.4)}
+
+
+def test_all_that_fits_is_let_through() -> None:
+    check([T5, XL, LARGE], SHARED, Hardware(gpu=80 * GB, node=10 * GB, nodes=10 * GB))
+    check([XL, LARGE], {name: Pool(1, 1.0, 0) for name in SHARED}, Hardware(node=16 * GB, nodes=32 * GB))
+
+
+def test_a_stage_whose_share_of_a_gpu_is_too_small_is_refused_with_numbers() -> None:
+    with pytest.raises(DoesNotFit) as caught:
+        check([T5, XL, LARGE], SHARED, Hardware(gpu=16 * GB))
+    lines = str(caught.value).splitlines()
+    assert "stage 1 wants 13.5 GB and gets 9.6 GB of a GPU of 16.0 GB, as its share is 0.6" in lines[1]
+    assert "stage 2 wants 7.7 GB and gets 6.4 GB" in lines[2]
+    assert not any(line.startswith("  text_encoder wants") for line in lines), "it has the GPU to itself, and leaves it"
+    assert any("8.60 GB" in line and "3.20 GB" in line and "32" in line for line in lines)
+
+
+def test_a_text_encoder_that_fits_no_gpu_is_refused() -> None:
+    with pytest.raises(DoesNotFit, match="text_encoder wants 11.2 GB and gets 8.0 GB of a GPU"):
+        check([T5], {}, Hardware(gpu=8 * GB))
+
+
+def test_processors_memory_is_added_up_over_workers() -> None:
+    with pytest.raises(DoesNotFit, match="all stages want 47.2 GB, all nodes have 40.0 GB"):
+        check([XL], {"stage 1": Pool(4, 1.0, 0)}, Hardware(node=20 * GB, nodes=40 * GB))
+
+
+def test_needs_are_measured_and_grow_with_the_capacity(toy_deepfloyd: str) -> None:
+    model = open_model(toy_deepfloyd)
+    dtypes = stage_dtypes(model, "bfloat16,float32,float32", on_gpu=True)
+    small, large = (needs(model, (1, 2, 3), dtypes, capacity, True, True) for capacity in (2, 8))
+    assert [need.name for need in small] == ["text_encoder", "stage3", "stage 1", "stage 2", "stage 3"]
+    assert [need.dtype for need in small] == ["bfloat16", "float32", "bfloat16", "float32", "float32"]
+    assert [need.alone for need in small] == [True, True, False, False, False]
+    for before, after in list(zip(small, large, strict=True))[2:]:
+        assert before.weights == after.weights > 0 and before.activations < after.activations
+    unasked = needs(model, (1,), dtypes, "auto", True, False)
+    assert [(need.capacity, need.tries) for need in unasked] == [(8, True)] and "8+" in table(unasked)
+
+
+def test_dtypes_are_one_or_one_each(toy_deepfloyd: str) -> None:
+    model = open_model(toy_deepfloyd)
+    assert stage_dtypes(model, None, on_gpu=True) == dict.fromkeys((1, 2, 3), "bfloat16")
+    assert stage_dtypes(model, None, on_gpu=False) == dict.fromkeys((1, 2, 3), "float32")
+    mixed = stage_dtypes(model, "bfloat16, float16, float32", on_gpu=True)
+    assert [encoder_dtype(model, name, mixed) for name in ("text_encoder", "stage3")] == ["bfloat16", "float32"]
+    with pytest.raises(ValueError, match="names 'half', wanted float32, bfloat16, float16"):
+        stage_dtypes(model, "half", on_gpu=True)
+    with pytest.raises(ValueError, match="names 2, .* has 3 stages"):
+        stage_dtypes(model, "bfloat16,float32", on_gpu=True)
