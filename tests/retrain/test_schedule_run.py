@@ -55,7 +55,12 @@ class Nights:
         self.time += timedelta(minutes=10)
         code = self.codes.pop(0) if self.codes else 0
         record = tick_record.fresh(open_store(str(self.file.parent / "runs")), tick)
-        record.end("promoted") if code == 0 else record.save()
+        if code == 0:
+            record.end("promoted")
+        elif code == 1:
+            record.end("failed")  # as a training that diverged; a file that cannot be read leaves no record
+        else:
+            record.save()
         return code
 
     def wait(self, seconds: float) -> bool:
@@ -107,6 +112,11 @@ def test_a_tick_that_never_lives_is_given_up(tmp_path: Path) -> None:
 def test_a_tick_that_failed_by_itself_is_not_tried_again(tmp_path: Path, code: int) -> None:
     nights = Nights(tmp_path, "20T02:00", "21T12:00", codes=(code,))
     assert nights.forever() == [("20 02:00", "20261120T020000Z"), ("21 02:00", "20261121T020000Z")]
+
+
+def test_a_failed_tick_is_not_tried_again_by_another_scheduler(tmp_path: Path) -> None:
+    assert Nights(tmp_path, "20T12:00", "30T12:00", codes=(1,)).scheduler.once() == 1
+    assert Nights(tmp_path, "20T13:00", "21T01:00").forever() == []
 
 
 def test_a_later_tick_does_not_overtake_one_that_may_go_on(tmp_path: Path) -> None:

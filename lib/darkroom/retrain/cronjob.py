@@ -18,7 +18,8 @@ _WEEK = 7 * 24 * 3600
 HEAD = """\
 # A small pod creates the tick's RayJob. It may create RayJobs and nothing else; yet whoever may do that can run any
 # code in this namespace. A night whose hour is missing, where clocks go forward, is left out by Kubernetes; what it
-# starts a second time in a doubled hour is the same tick, and does nothing.
+# starts a second time in a doubled hour is the same tick, and does nothing. The history's limits are those of the
+# RayJobs too; to delete the CronJob and keep a RayJob that runs: kubectl delete --cascade=orphan.
 """
 RIGHTS = """\
 apiVersion: v1

@@ -27,8 +27,10 @@ QUEUE = "kueue.x-k8s.io/queue-name"
 _NEW = re.compile(r"^( *(?:preRunningDeadlineSeconds: \d+|secretName: darkroom-ray-token))$", re.MULTILINE)
 _RAYCRONJOB = """\
 # For KubeRay 1.6 and later, alpha: the operator must have been started with --feature-gates=RayCronJob=true. Else
-# nothing starts, and nothing says so; a plain CronJob (--kind cronjob) needs no gate. It keeps no history: its RayJobs
-# stay until somebody deletes them, or this, which deletes them all.
+# nothing starts, and nothing says so; a plain CronJob (--kind cronjob) needs no gate. The job finds out by itself which
+# tick is due. A night whose hour is missing, where clocks go forward, is left out by the operator; what it starts a
+# second time in a doubled hour is the same tick, and does nothing. No history is kept in bounds: its RayJobs stay until
+# somebody deletes them, or this, which deletes them all.
 """
 
 

@@ -3,7 +3,7 @@ whatever becomes of it.
 
 What is due it finds from the records of ticks in storage, at its start too, so it keeps nothing itself. A tick that
 could not be ended (the environment failed, the process was killed) is tried again a few times; one that failed by its
-input or its numbers is not, until the scheduler is started anew.
+input or its numbers is left to a person, who runs `darkroom retrain PIPELINE --tick ID`, or to the next tick.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from datetime import datetime, timedelta
 from types import FrameType
 
 from darkroom.retrain.parts import Pipeline, Schedule
-from darkroom.retrain.tick_record import last_over
+from darkroom.retrain.tick_record import last_over, load
 from darkroom.retrain.times import due, fires_after, tick_id
-from darkroom.storage import StorageError, open_store
+from darkroom.storage import StorageError, Store, open_store
 
 DONE, WRONG_INPUT = 0, 2  # a job's exit codes
 TRIES = 3
@@ -122,8 +122,9 @@ class Scheduler:
 
     def _due(self, pipeline: Pipeline, schedule: Schedule) -> list[datetime]:
         when = schedule.cron, schedule.time_zone, schedule.missed, schedule.deadline_seconds
-        moments = due(*when, last_over(open_store(pipeline.out)), self.now())
-        return [moment for moment in moments if self._tries[moment] < TRIES]
+        store = open_store(pipeline.out)
+        moments = (each for each in due(*when, last_over(store), self.now()) if self._tries[each] < TRIES)
+        return [moment for moment in moments if not _has_failed(store, moment)]
 
     def _run(self, moment: datetime) -> int:
         tick = tick_id(moment)
@@ -146,6 +147,11 @@ class Scheduler:
             if self.wait(min(left, _LOOK_SECONDS)):
                 return True
         return self.wait(0)
+
+
+def _has_failed(store: Store, moment: datetime) -> bool:
+    record = load(store, tick_id(moment))
+    return record is not None and record.outcome == "failed"
 
 
 def _may_go_on(code: int) -> bool:
