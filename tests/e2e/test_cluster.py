@@ -14,7 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
+from ray.core.generated.ray_client_pb2 import ClusterInfoRequest, ClusterInfoType
+from ray.core.generated.ray_client_pb2_grpc import RayletDriverStub
 
 from clusters import Field, field_of, planted, python, wait_for
 from conftest import S3Server
@@ -43,19 +46,12 @@ def ground(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[F
 
 @pytest.fixture(scope="module")
 def drivers(ground: Field) -> dict[str, subprocess.Popen[str]]:
-    """Programs that try to come in, each its own way; they take their time, and others test meanwhile."""
+    """Programs that try to join; Ray lets them wait for 20 seconds, in which others test."""
     token = Path(ground.local.folder, "token").read_text()
     none: dict[str, str] = {}
     wrong, right = ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": text} for text in (WRONG, token))
-    tries = {
-        "driver without": (ground.local.address, none),
-        "driver wrong": (ground.local.address, wrong),
-        "driver right": (ground.local.address, right),
-        "client without": (ground.local.client, none),
-        "client wrong": (ground.local.client, wrong),
-        "client right": (ground.local.client, right),
-    }
-    return {name: python(DRIVER, address, **token) for name, (address, token) in tries.items()}
+    tries = {"without": none, "wrong": wrong, "right": right}
+    return {name: python(DRIVER, ground.local.address, **given) for name, given in tries.items()}
 
 
 def ask(ground: Field, method: str, path: str, token: str | None, body: Any = None) -> int:
@@ -97,6 +93,22 @@ def test_requests_without_the_token_are_refused(ground: Field) -> None:
         assert ask(ground, method, path, WRONG, body) == 403, (method, path)
     assert [ask(ground, "GET", path, right) for path in ("/api/jobs/", "/api/version", "/api/v0/actors")] == [200] * 3
     assert "intruder" not in [one.submission_id for one in ground.api.jobs()]
+
+
+@pytest.mark.parametrize(("token", "code"), [(None, "UNAUTHENTICATED"), (WRONG, "UNAUTHENTICATED"), ("right", "OK")])
+def test_ray_client_without_the_token_is_refused(ground: Field, token: str | None, code: str) -> None:
+    """By the first call that every client makes, since a whole client starts a server of its own."""
+    if token == "right":
+        token = Path(ground.local.folder, "token").read_text()
+    metadata = [] if token is None else [("authorization", f"Bearer {token}")]
+    with grpc.insecure_channel(ground.local.client.removeprefix("ray://"), [("grpc.enable_http_proxy", 0)]) as channel:
+        ping = ClusterInfoRequest(type=ClusterInfoType.PING)
+        call = RayletDriverStub(channel).ClusterInfo.with_call
+        try:
+            answered = call(ping, metadata=metadata, timeout=30)[1].code()
+        except grpc.RpcError as error:
+            answered = error.code()
+    assert answered.name == code
 
 
 @pytest.fixture(scope="module")
@@ -155,8 +167,8 @@ def test_a_jobs_exit_code_is_its_own(ground: Field, run: str) -> None:
     assert ground.api.stop(again).status in ("STOPPED", "FAILED")
 
 
-def test_drivers_and_clients_without_the_token_are_refused(drivers: dict[str, subprocess.Popen[str]]) -> None:
+def test_drivers_without_the_token_are_refused(drivers: dict[str, subprocess.Popen[str]]) -> None:
     said = {name: process.communicate(timeout=120)[0] for name, process in drivers.items()}
-    for name, process in drivers.items():
-        came_in = process.returncode == 0 and "came in: " in said[name]
-        assert came_in == name.endswith("right"), f"{name}: {said[name]}"
+    assert drivers["right"].returncode == 0 and "came in: " in said["right"], said["right"]
+    for name in ("without", "wrong"):
+        assert drivers[name].returncode == 1 and "InvalidAuthToken" in said[name] and "came in" not in said[name], said

@@ -151,7 +151,7 @@ def _start_head(place: Path) -> LocalCluster:
         folder=str(place),
         address=f"{HEAD_ADDRESS}:{control}",
         dashboard=f"http://{LOOPBACK}:{dashboard}",
-        client=f"ray://{LOOPBACK}:{client}",
+        client=f"ray://{HEAD_ADDRESS}:{client}",
         temporary=tempfile.mkdtemp(prefix="darkroom-"),  # not in the folder: the paths of Ray's sockets must be short
         nodes=(),
     )

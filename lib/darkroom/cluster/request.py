@@ -17,7 +17,8 @@ import darkroom.jobs
 from darkroom.storage import StorageError
 
 RUNS = ("out", "run")  # the parameters, by name, that say where a job's run lies
-PATHS = (*RUNS, "data", "source", "against", "embeddings", "pipeline")  # always a place, whatever they look like
+# Always a place, whatever they look like.
+PATHS = (*RUNS, "data", "source", "against", "embeddings", "imported", "pipeline", "registry")
 
 
 class LocalPath(ValueError):
@@ -60,30 +61,35 @@ def prepare(job: str, arguments: list[str], shared: bool, image: bool = False) -
     command = _command(job)
     context = command.make_context(job, list(arguments))
     given = dict(context.params)
-    run = next((given[name] for name in RUNS if given.get(name)), "")
     if shared:
         given = {name: _absolute(name, value) for name, value in given.items()}
-        run = _absolute("run", run) if run else ""
     else:
-        _refuse_local(given)
+        _refuse_local(given, {parameter.name: parameter.opts[0] for parameter in command.params})
+    run = next((given[name] for name in RUNS if given.get(name)), "")
+    if given.get("pipeline"):
+        run = _pipelines_run(given["pipeline"], shared)
+    manifest, model = given.get("manifest") or "", given.get("model") or ""
     notes: list[str] = []
-    if "manifest" in given and image and _is_elsewhere(given["manifest"]):
-        notes.append(f"the manifest {given['manifest']} must lie at that path on every node; it was not checked")
-    elif "manifest" in given:
-        notes += _check_manifest(given["manifest"], given.get("model", ""))
-        if not shared and "://" not in given["manifest"]:
-            notes += _bring(given, run)
-    if "://" not in given.get("model", "") and given.get("model", "").startswith("/"):
-        notes.append(f"the model {given['model']} must lie at that path on every node")
+    if image and _is_elsewhere(manifest):
+        notes.append(f"the manifest {manifest} must lie at that path on every node; it was not checked")
+    elif manifest:
+        notes += _check_manifest(manifest, model)
+        if not shared and "://" not in manifest:
+            given["manifest"], missing = _bring(manifest, run)
+            notes += missing
+    if model.startswith("/"):
+        notes.append(f"the model {model} must lie at that path on every node")
     return Request(job, tuple(_spell(command, context, given)), run, tuple(notes))
 
 
 def _command(job: str) -> Any:
     """The job's own command line. ValueError for a job there is not."""
-    if job not in job_names() or not hasattr(module := import_module(f"darkroom.jobs.{job}"), "main"):
-        raise ValueError(f"no job {job!r}: wanted one of {', '.join(job_names())}")
+    modules = {name: import_module(f"darkroom.jobs.{name}") for name in job_names()}
+    single = {name: module.main for name, module in modules.items() if hasattr(module, "main")}
+    if job not in single:
+        raise ValueError(f"no job {job!r} to submit: wanted one of {', '.join(single)}")
     app = typer.Typer(add_completion=False)
-    app.command()(module.main)
+    app.command()(single[job])
     return typer.main.get_command(app)
 
 
@@ -118,19 +124,28 @@ def _is_elsewhere(manifest: str) -> bool:
     return manifest.startswith("/") and not Path(manifest).exists()
 
 
-def _refuse_local(given: dict[str, Any]) -> None:
-    local = {name: value for name, value in given.items() if _is_local(name, value)}
+def _refuse_local(given: dict[str, Any], labels: dict[str, str]) -> None:
+    local = [f"{labels.get(name, name)} {value}" for name, value in given.items() if _is_local(name, value)]
     if local:
-        said = ", ".join(f"{name.upper() if name == 'run' else '--' + name} {value}" for name, value in local.items())
         raise LocalPath(
-            f"{said}: a folder of this machine, and the cluster's nodes have others; wanted s3://bucket/prefix. Where "
-            "every node sees this machine's folders at the same paths, say --shared-filesystem"
+            f"{', '.join(local)}: on this machine, and the cluster's nodes see others; wanted s3://bucket/prefix. "
+            "Where every node sees this machine's folders at the same paths, say --shared-filesystem"
         )
+
+
+def _pipelines_run(pipeline: str, shared: bool) -> str:
+    """Where a pipeline writes to; its whole file is checked. PipelineError, LocalPath."""
+    from darkroom.retrain.pipeline_file import read_pipeline
+
+    read = read_pipeline(pipeline)
+    if not shared:
+        _refuse_local({"out": read.out, "registry": read.registry, "source": read.data.source}, {})
+    return read.out
 
 
 def _absolute(name: str, value: Any) -> Any:
     """Nodes see this machine's folders, but stand elsewhere."""
-    local = _is_local(name, value) or (name == "manifest" and "://" not in value)
+    local = _is_local(name, value) or (name == "manifest" and isinstance(value, str) and "://" not in value)
     return str(Path(value.removeprefix("file://")).expanduser().absolute()) if local else value
 
 
@@ -153,11 +168,10 @@ def _check_manifest(manifest: str, model: str) -> list[str]:
     return []
 
 
-def _bring(given: dict[str, Any], run: str) -> list[str]:
+def _bring(manifest: str, run: str) -> tuple[str, list[str]]:
+    """The manifest's uri in the run, and what to say of pictures that are not here."""
     from darkroom.cluster.inputs import upload
 
-    given["manifest"], missing = upload(given["manifest"], run)
-    if not missing:
-        return []
+    there, missing = upload(manifest, run)
     named = ", ".join(missing[:5]) + (" ..." if len(missing) > 5 else "")
-    return [f"{len(missing)} pictures are not here, and their rows will fail: {named}"]
+    return there, [f"{len(missing)} pictures are not here, and their rows will fail: {named}"] if missing else []
