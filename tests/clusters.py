@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray._raylet import AuthenticationTokenLoader, Config
 
 from conftest import S3Server
 from darkroom.cluster import nodes
@@ -56,7 +55,7 @@ class Field:
 
 @contextmanager
 def field_of(folder: Path, s3: S3Server, workers: int, cpus: int) -> Iterator[Field]:
-    """A head and workers that reach the S3 server. This process gets the token, and has no secret but a planted one."""
+    """A head and workers that reach the S3 server, which this process reaches too."""
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith(("AWS_", "RAY_"))]:
             patch.delenv(name)
@@ -64,19 +63,10 @@ def field_of(folder: Path, s3: S3Server, workers: int, cpus: int) -> Iterator[Fi
             patch.setenv(name, value)
         local = nodes.up(str(folder / "cluster"), workers, cpus)
         try:
-            for name, value in local.environment.items():
-                patch.setenv(name, value)
-            _read_token_again()
-            yield Field(local, Cluster(local.dashboard))
+            # Not by the environment: Ray looks once in a process which token it has, and other tests had it look.
+            yield Field(local, Cluster(local.dashboard, Path(local.folder, "token").read_text()))
         finally:
             nodes.down(local.folder)
-    _read_token_again()
-
-
-def _read_token_again() -> None:
-    """Ray looks once in a process whether there is a token, and which; other tests may have had it look before."""
-    Config.initialize("")
-    AuthenticationTokenLoader.instance().reset_cache()
 
 
 def planted(patch: pytest.MonkeyPatch) -> dict[str, str]:

@@ -48,7 +48,7 @@ def ground(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[F
 def drivers(ground: Field) -> dict[str, subprocess.Popen[str]]:
     """Programs that try to join; Ray lets them wait for 20 seconds, in which others test."""
     token = Path(ground.local.folder, "token").read_text()
-    none: dict[str, str] = {}
+    none = {"RAY_AUTH_MODE": "disabled"}  # else Ray takes the one in the user's home
     wrong, right = ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": text} for text in (WRONG, token))
     tries = {"without": none, "wrong": wrong, "right": right}
     return {name: python(DRIVER, ground.local.address, **given) for name, given in tries.items()}

@@ -42,14 +42,15 @@ class Submitted:
 class Cluster:
     """A Ray cluster's job API. ClusterError whenever it does not answer, or refuses; ValueError where none is named."""
 
-    def __init__(self, address: str | None) -> None:
-        """address: http://HOST:8265, or HOST:6379 of the control plane from one of the cluster's own machines."""
+    def __init__(self, address: str | None, token: str | None = None) -> None:
+        """address: http://HOST:8265, or HOST:6379 of the control plane from one of the cluster's own machines; token:
+        in place of the environment's."""
         address = address or os.environ.get("RAY_ADDRESS")
         if not address:
             raise ValueError("no cluster was named: give --address, or set RAY_ADDRESS")
         self.address = address
         with _reporting(address):
-            self._client = _client(address)
+            self._client = _client(address, token)
 
     def submit(
         self, request: Request, name: str | None, priority: int, image_code: bool, variables: tuple[str, ...] = ()
@@ -156,7 +157,7 @@ def describe(job: JobDetails) -> str:
     )
 
 
-def _client(address: str) -> JobSubmissionClient:
+def _client(address: str, token: str | None) -> JobSubmissionClient:
     from ray.job_submission import JobSubmissionClient
 
     for module in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging"):
@@ -164,7 +165,7 @@ def _client(address: str) -> JobSubmissionClient:
     # Both would be taken in place of the address that was given.
     kept = {name: os.environ.pop(name, None) for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")}
     try:
-        return JobSubmissionClient(address)
+        return JobSubmissionClient(address, headers={"Authorization": f"Bearer {token}"} if token else None)
     finally:
         os.environ.update({name: value for name, value in kept.items() if value is not None})
 
