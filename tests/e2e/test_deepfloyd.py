@@ -73,7 +73,7 @@ def test_three_stages(tmp_path: Path, toy_deepfloyd: str, shared_ray: None) -> N
         16,
         0,
     )
-    assert {name: "watermarked" in row["flags"] for name, row in found.items()} == dict.fromkeys(found, True)
+    assert {name for name, row in found.items() if "watermarked" in row["flags"]} == {"large", "upscale"}, "of 64 px"
     assert "prompt_truncated" in found["long"]["flags"] and "prompt_truncated" not in found["large"]["flags"]
     assert [line for line in said if "a man a man" in line and "77" in line], "and said once, by row"
     assert json.loads(open_store(options.out).read("run.json"))["watermark"] == "on"
@@ -93,13 +93,13 @@ def test_prompts_that_were_brought_along_need_no_text_encoder(
     options = asked(tmp_path, model, ROWS[:1], embeddings=place, watermark="off")
     said: list[str] = []
     assert run(options, said.append).made == 1
-    assert "2 prompts for text_encoder, 0 of them encoded now" in said
+    assert "2 prompts for text_encoder, 0 of them to encode" in said
     assert results(options.out)["small"]["flags"] == [] and not list(open_store(options.out).list("embeddings/"))
     more = asked(tmp_path, model, [*ROWS[:1], ROWS[2]], embeddings=place, watermark="off")
     with pytest.raises(ModelError) as caught:
         run(more, said.append)
     text = str(caught.value)
-    assert "2 of 4 prompts have no embedding" in text and "'an old man', 'people around a campfire'" in text
+    assert "2 prompts have no embedding by text_encoder" in text and "'an old man', 'people around a campfire'" in text
     assert "darkroom embed --import" in text and "the model has no file" in text
 
 
@@ -115,11 +115,20 @@ def test_from_a_bucket_to_a_bucket_with_prompts_encoded_before(
     assert embed.run(asks, lambda line: None) == 2
     said: list[str] = []
     assert run(options, said.append).made == 1
-    assert [line for line in said if line.endswith("0 of them encoded now")] == [
-        "2 prompts for text_encoder, 0 of them encoded now",
-        "2 prompts for stage3, 0 of them encoded now",
+    assert [line for line in said if line.endswith("0 of them to encode")] == [
+        "2 prompts for text_encoder, 0 of them to encode",
+        "2 prompts for stage3, 0 of them to encode",
     ]
     assert opened(options.out)["large"].shape == (64, 64, 3) and audit(options.out).passed
+
+
+def test_weights_that_are_cut_short_are_the_users_part(tmp_path: Path, toy_deepfloyd: str, shared_ray: None) -> None:
+    shutil.copytree(toy_deepfloyd, tmp_path / "model")
+    torn = tmp_path / "model/stage1/unet/diffusion_pytorch_model.safetensors"
+    torn.write_bytes(torn.read_bytes()[:-1000])
+    with pytest.raises(ModelError, match=f"{torn} is damaged") as caught:
+        run(asked(tmp_path, str(tmp_path / "model"), ROWS[4:5], watermark="off", dtype="float32"), lambda line: None)
+    assert "Traceback" not in str(caught.value) and "Ray" not in str(caught.value)
 
 
 def test_a_dry_run_says_what_it_needs_and_starts_nothing(tmp_path: Path, toy_deepfloyd: str) -> None:

@@ -207,7 +207,8 @@ def test_a_cluster_without_room_is_said_and_ends(tmp_path: Path, toy_model: str,
     options = job(tmp_path, toy_model)
     model = open_model(toy_model)
     prompts = ["", "a red one"]
-    EmbeddingStore(options.out, model.revision).put(prompts, model.text_encoder(torch.device("cpu")).encode(prompts))
+    store = EmbeddingStore(options.out, model.encoder_key("text_encoder", "float32"))
+    store.put(prompts, model.text_encoder("text_encoder", torch.device("cpu")).encode(prompts))
     process, _ = start("-c", STARVED, options.manifest, options.out, toy_model)
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 3, said

@@ -63,8 +63,6 @@ def _plain(error: ray.exceptions.RayError) -> Exception:
     cause: BaseException = error
     while isinstance(cause, ray.exceptions.RayTaskError):
         cause = cause.cause
-    if isinstance(cause, ray.exceptions.ActorDiedError) and isinstance(cause.__cause__, Exception):
-        cause = cause.__cause__
     if isinstance(cause, (StorageError, ModelError, ClusterError)):
         cause.args = (str(cause).partition("\nFailed to ")[0],)  # Ray Data adds advice on its retries
         return cause

@@ -19,6 +19,7 @@ from darkroom.models.errors import ModelError
 from darkroom.models.scorers import Scorer, open_scorer
 
 MARKED = "watermarked"  # by us; the checker's own flag `watermark` says that a picture seems to hold somebody's
+SMALLEST_MARKED = 17  # pixels: the mark is 62 of 1024 wide, on a smaller picture nothing at all
 _FOLDERS = ("safety_checker/", "feature_extractor/", "watermarker/")
 
 
@@ -67,7 +68,7 @@ class Judge:
                 made["scores"] = json.dumps(self._score(made, _as_image(picture)))
             if self.how.safety:
                 parcel.flag(made, *self.safety.flag(_as_image(picture)[None])[0])
-            if self.how.watermark:
+            if self.how.watermark and picture.shape[-1] >= SMALLEST_MARKED:
                 marked = self.safety.watermark(_as_image(picture)[None])[0].numpy()
                 made["picture"] = parcel.pack({"picture": parcel.to_uint8(marked)})
                 parcel.flag(made, MARKED)

@@ -7,9 +7,9 @@ each of them four seconds.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -24,10 +24,13 @@ from darkroom.batch.options import Capacity
 from darkroom.batch.pool import ACTOR_CPUS, Pool, read_room
 from darkroom.batch.prepare import Preparation, prepare
 from darkroom.batch.watch import Counter, Watchdog
+from darkroom.cluster import ClusterError
 from darkroom.metrics import StageMetrics, embedded
+from darkroom.storage import StorageError
 
 if TYPE_CHECKING:
-    from darkroom.batch.judge import Judging
+    from darkroom.batch.develop import Developer
+    from darkroom.batch.judge import Judge, Judging
 
 UNITS_IN_FLIGHT = 6  # per engine actor: enough that it never runs dry between units, few enough that memory stays flat
 # Preparing and delivering mostly wait on storage. Not what any actor asks for: Ray would fuse a task into an actor that
@@ -136,20 +139,32 @@ def busy_seconds(counter: Any) -> dict[str, float]:
         return {}
 
 
-def embed(prompts: list[str], model: str, encoder: str, dtype: str, store: EmbeddingStore, watchdog: Watchdog) -> int:
-    """Encodes the prompts that the store lacks, and says how many; the encoders' actors are gone when this returns, so
-    that a text model and a stage never share a GPU. Raises as `run`."""
-    missing = store.missing(prompts)
-    if not missing:
-        return 0
-    chunks = [missing[at : at + PROMPTS_PER_TASK] for at in range(0, len(missing), PROMPTS_PER_TASK)]
-    pool = _encoders(len(chunks))
+@dataclass(frozen=True)
+class Unencoded:
+    """Prompts that a store lacks, and the text encoder that is to encode them."""
+
+    encoder: str
+    dtype: str
+    store: EmbeddingStore
+    prompts: list[str]
+
+
+def embed(unencoded: list[Unencoded], model: str, watchdog: Watchdog) -> None:
+    """Encodes the prompts, one encoder's after the other's. The actors are gone when this returns, so that a text model
+    and a stage never share a GPU. Raises as `run`."""
+    blocks = [
+        pa.table({"encoder": [place], "prompts": [one.prompts[at : at + PROMPTS_PER_TASK]]})
+        for place, one in enumerate(unencoded)
+        for at in range(0, len(one.prompts), PROMPTS_PER_TASK)
+    ]
+    if not blocks:
+        return
+    pool = _encoders(len(blocks))
     # Blocks of our own, as in `build`.
-    dataset = ray.data.from_blocks([pa.table({"prompts": [chunk]}) for chunk in chunks])
-    told = (model, encoder, dtype, store, pool.threads)
-    for _ in watched(_with_actors(dataset, _Encoder, told, pool, 1), watchdog, "prompt was embedded"):
+    told = (model, [replace(one, prompts=[]) for one in unencoded], pool.threads)
+    dataset = _with_actors(ray.data.from_blocks(blocks), _Encoder, told, pool, 1)
+    for _ in watched(dataset, watchdog, "prompt was embedded"):
         pass
-    return len(missing)
 
 
 def _encoders(chunks: int) -> Pool:
@@ -171,20 +186,23 @@ class _StageActor:
     """`Developer` as Ray Data calls it: an async generator, so that several units are under way at once."""
 
     def __init__(self, model: str, stage: StageJob, pool: Pool, run: str, counter: Any) -> None:
-        from darkroom.batch.develop import Developer
+        def load() -> Developer:
+            from darkroom.batch.develop import Developer
 
-        self.developer = Developer(
-            model, stage.number, stage.capacity, pool.threads, stage.embeddings, stage.dtype, pool.gpus or 1.0
-        )
+            told = (stage.capacity, pool.threads, stage.embeddings, stage.dtype, pool.gpus or 1.0)
+            return Developer(model, stage.number, *told)
+
+        self.loaded = _Loaded(stage.name, load)
         self.name, self.counter, self.metrics = stage.name, counter, StageMetrics(run, stage.name)
         self.reported = 0.0
 
     async def __call__(self, block: pa.Table) -> AsyncIterator[pa.Table]:
+        developer = self.loaded.get()
         self.counter.enter.remote(self.name)
-        self.metrics.enter(self.developer.waiting)
-        parcels = await self.developer.develop(block.to_pylist())
-        statistics = self.developer.statistics
-        self.metrics.leave(self.developer.waiting, statistics)
+        self.metrics.enter(developer.waiting)
+        parcels = await developer.develop(block.to_pylist())
+        statistics = developer.statistics
+        self.metrics.leave(developer.waiting, statistics)
         self.counter.leave.remote(self.name, statistics.total_seconds - self.reported)
         self.reported = statistics.total_seconds
         yield parcel.to_block(parcels)
@@ -194,32 +212,68 @@ class _JudgeActor:
     """`Judge` as Ray Data calls it, at one of its two places."""
 
     def __init__(self, name: str, how: Judging, threads: int, counter: Any) -> None:
-        from darkroom.batch.judge import Judge
+        def load() -> Judge:
+            from darkroom.batch.judge import Judge
 
-        judge = Judge(how, threads)
-        self.act = {CHOOSE: judge.choose, FINISH: judge.finish}[name]
+            return Judge(how, threads)
+
+        self.loaded = _Loaded(name, load)
         self.name, self.counter = name, counter
 
     def __call__(self, block: pa.Table) -> pa.Table:
+        judge = self.loaded.get()
         with _counted(self.counter, self.name):
-            return parcel.to_block(self.act(block.to_pylist()))
+            act = judge.choose if self.name == CHOOSE else judge.finish
+            return parcel.to_block(act(block.to_pylist()))
+
+
+class _Loaded:
+    """What an actor holds. Loaded at its start, but what goes wrong is raised by its first call: of an actor that dies
+    at its start, Ray hands on the text alone."""
+
+    def __init__(self, name: str, load: Callable[[], Any]) -> None:
+        import torch
+
+        self.value, self.error = None, None
+        try:
+            self.value = load()
+        except torch.OutOfMemoryError as error:
+            self.error = ClusterError(f"{name} does not fit its device: {error}")
+        except (ValueError, StorageError, ClusterError) as error:
+            self.error = error
+
+    def get(self) -> Any:
+        if self.error is not None:
+            raise self.error
+        return self.value
 
 
 class _Encoder:
-    def __init__(self, model: str, encoder: str, dtype: str, store: EmbeddingStore, threads: int) -> None:
+    """Holds one text encoder at a time; blocks come sorted by theirs."""
+
+    def __init__(self, model: str, whose: list[Unencoded], threads: int) -> None:
         import torch
 
         from darkroom.models.catalog import open_model
 
         torch.set_num_threads(threads)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.encoder, self.store, self.name = open_model(model).text_encoder(encoder, device, dtype), store, encoder
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model, self.whose = open_model(model), whose
+        self.held: tuple[int, Any] | None = None
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        for prompts in block["prompts"].to_pylist():
-            self.store.put(prompts, self.encoder.encode(prompts))
-            embedded(self.store.root, self.name, len(prompts))
+        for row in block.to_pylist():
+            one, prompts = self.whose[row["encoder"]], row["prompts"]
+            one.store.put(prompts, self._hold(row["encoder"]).encode(prompts))
+            embedded(one.store.root, one.encoder, len(prompts))
         return pa.table({"prompts": [len(block)]})
+
+    def _hold(self, place: int) -> Any:
+        if self.held is None or self.held[0] != place:
+            self.held = None  # first: the two need not fit together
+            one = self.whose[place]
+            self.held = (place, self.model.text_encoder(one.encoder, self.device, one.dtype))
+        return self.held[1]
 
 
 def _deliver(block: pa.Table, how: Delivery, counter: Any) -> pa.Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +36,7 @@ def find_stores(model: Model, names: Iterable[str], dtypes: dict[int, str], root
 def encode(
     model: Model,
     where: str,
-    prompts: Mapping[str, Iterable[str]],
+    prompts: Mapping[str, Collection[str]],
     dtypes: dict[int, str],
     stores: dict[str, EmbeddingStore],
     watchdog: Callable[[], Watchdog],
@@ -47,13 +47,16 @@ def encode(
     where: what a worker opens to get the model.
     ModelError where one cannot be had, naming what is missing.
     """
-    for name, asked in prompts.items():
-        dtype, store = encoder_dtype(model, name, dtypes), stores[name]
-        try:
-            count = pipeline.embed(list(asked), where, name, dtype, store, watchdog())
-        except ModelError as error:
-            raise ModelError(_unencoded(error, store, list(asked))) from error
-        say(f"{len(asked):,} prompts for {name}, {count:,} of them encoded now")
+    missing = [
+        pipeline.Unencoded(name, encoder_dtype(model, name, dtypes), stores[name], stores[name].missing(asked))
+        for name, asked in prompts.items()
+    ]
+    for one in missing:
+        say(f"{len(prompts[one.encoder]):,} prompts for {one.encoder}, {len(one.prompts):,} of them to encode")
+    try:
+        pipeline.embed([one for one in missing if one.prompts], where, watchdog())
+    except ModelError as error:
+        raise ModelError("\n".join([str(error), *_unencoded(missing)])) from error
 
 
 def too_long(model: Model) -> Callable[[str, str], bool]:
@@ -130,15 +133,13 @@ def _problem(prompt: Any, value: Any, shape: tuple[int, int]) -> str:
     return ""
 
 
-def _unencoded(error: Exception, store: EmbeddingStore, asked: list[str]) -> str:
-    missing = store.missing(asked)
-    shown = ", ".join(map(repr, missing[:LISTED])) + (
-        f" and {len(missing) - LISTED:,} more" if missing[LISTED:] else ""
-    )
-    return (
-        f"{error}\n{len(missing):,} of {len(asked):,} prompts have no embedding in {store.uri}: {shown}\n"
-        "Encode them where the text encoder is, and bring them by `darkroom embed --import FILE`."
-    )
+def _unencoded(missing: list[pipeline.Unencoded]) -> Iterator[str]:
+    for one in missing:
+        left = one.store.missing(one.prompts)
+        if left:
+            shown = ", ".join(map(repr, left[:LISTED])) + (f" and {len(left) - LISTED:,} more" if left[LISTED:] else "")
+            yield f"{len(left):,} prompts have no embedding by {one.encoder} in {one.store.uri}: {shown}"
+    yield "Encode them where the text encoder is, and bring them by `darkroom embed --import FILE`."
 
 
 def watchdogs(stall_seconds: float) -> Callable[[], Watchdog]:
