@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 from arms import ARMS, BATCH, IN_FLIGHT, Arms, Made, silenced
-from mix import SHARES, Row, Studio, canonical, make_rows
+from mix import SHARES, Row, Studio, canonical, make_rows, sample
 
 from darkroom.models.catalog import open_model
 
@@ -36,14 +36,6 @@ SMALLEST = {"A": 20, "B": 2 * BATCH, "C": IN_FLIGHT * BATCH, "D": 2 * BATCH}  # 
 # A quarter of one level of 8 bits, for the largest difference of any pixel. Rounding seldom goes so far in 34 steps at
 # guidance 7, but it does where two prompts of an anagram quarrel; a plan that is wrong is far off in every row.
 TOLERANCE, WITHIN = 2e-3, 0.9
-
-
-def sample(rows: list[Row], count: int, random: np.random.Generator) -> list[Row]:
-    """`count` of the rows in manifest order, every task and start in its share: each n-th of the sorted rows."""
-    count = min(count, len(rows))
-    ordered = sorted(range(len(rows)), key=lambda at: (rows[at]["task"], rows[at].get("start", 0), at))
-    places = ((np.arange(count) + random.random()) * len(rows) / count).astype(int)
-    return [rows[at] for at in sorted(ordered[place] for place in places)]
 
 
 def compare(arms: Arms, rows: list[Row]) -> dict[str, Made]:
@@ -129,7 +121,7 @@ def main() -> int:
     given = _arguments()
     torch.set_num_threads(given.threads)
     rows = [{"id": row["id"]} | canonical(row) for row in make_rows(given.rows)]
-    arms = Arms(Studio(open_model(given.model), rows), given.capacity)
+    arms = Arms(Studio.of(open_model(given.model), rows), given.capacity)
     few = sample(rows, COMPARED, np.random.default_rng(0))
     for name in ARMS:
         arms.run(name, few[:2])  # warms up

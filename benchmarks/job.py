@@ -65,7 +65,7 @@ def run_job(manifest: Path, out: Path, **more: Any) -> dict[str, Any]:
 def run_bare(model: str, rows: list[Row], capacity: int, first: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """One engine, all rows at once; rows per second are counted from `first` rows done."""
     began = time.perf_counter()
-    studio = Studio(open_model(model), rows)
+    studio = Studio.of(open_model(model), rows)
     engine = Engine(studio.predictor, capacity)
     for row in rows:
         engine.add(studio.plan(row), row["id"])

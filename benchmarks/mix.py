@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from darkroom.manifest import parse_task
-from darkroom.models.cascade import Cascade
-from darkroom.sampling.plans import Inputs, Plan, condition_keys, make_plan
-from darkroom.storage import encode_png
+from darkroom.sampling.engine import Predictor
+from darkroom.sampling.plans import Inputs, Plan, Stage, condition_keys, make_plan
+
+if TYPE_CHECKING:
+    from darkroom.models.cascade import Cascade
 
 Row = dict[str, Any]
 
@@ -43,7 +44,17 @@ def make_rows(count: int, seed: int = 0) -> list[Row]:
 
 def canonical(row: Row) -> Row:
     """The row as plans take it, defaults filled in."""
+    from darkroom.manifest import parse_task  # here, as benchmarks/if_gpu.py must do without what this wants
+
     return parse_task(row).canonical()
+
+
+def sample(rows: list[Row], count: int, random: np.random.Generator) -> list[Row]:
+    """`count` of the rows in manifest order, every task and start in its share: each n-th of the sorted rows."""
+    count = min(count, len(rows))
+    ordered = sorted(range(len(rows)), key=lambda at: (rows[at]["task"], rows[at].get("start", 0), at))
+    places = ((np.arange(count) + random.random()) * len(rows) / count).astype(int)
+    return [rows[at] for at in sorted(ordered[place] for place in places)]
 
 
 def picture(number: int, size: int) -> np.ndarray:
@@ -63,6 +74,8 @@ def mask(size: int) -> np.ndarray:
 
 def write(folder: Path, rows: list[Row], size: int) -> Path:
     """The manifest as JSON lines, with the pictures it names beside it; its path."""
+    from darkroom.storage import encode_png
+
     (folder / "inputs").mkdir(parents=True, exist_ok=True)
     for number in range(PICTURES):
         (folder / _picture_name(number)).write_bytes(encode_png(picture(number, size)))
@@ -73,17 +86,25 @@ def write(folder: Path, rows: list[Row], size: int) -> Path:
 
 
 class Studio:
-    """Stage I of a cascade with all that the rows need: prompts embedded, pictures as tensors."""
+    """A first stage with all that the rows need: prompts embedded, pictures as tensors.
 
-    def __init__(self, cascade: Cascade, rows: list[Row]) -> None:
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.cascade, self.stage = cascade, cascade.stages[0]
-        self.predictor = cascade.predictor(1, device)
-        prompts = sorted({key for row in rows for key in condition_keys(row)} | {""})
-        embeddings = cascade.text_encoder(device).encode(prompts)
-        self.conditions = dict(zip(prompts, embeddings, strict=True))
+    scheduler: the scheduler_config.json that diffusers' pipelines take.
+    """
+
+    def __init__(
+        self, predictor: Predictor, stage: Stage, scheduler: dict[str, Any], conditions: dict[str, torch.Tensor]
+    ) -> None:
+        self.predictor, self.stage, self.scheduler, self.conditions = predictor, stage, scheduler, conditions
         self.pictures = {_picture_name(number): self._tensor(number) for number in range(PICTURES)}
         self.mask = torch.from_numpy(mask(self.stage.size))[None] >= 128
+
+    @classmethod
+    def of(cls, cascade: Cascade, rows: list[Row]) -> Studio:
+        """A cascade's, its prompts encoded by its own text encoder."""
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        asked = prompts(rows)
+        embeddings = dict(zip(asked, cascade.text_encoder(device).encode(asked), strict=True))
+        return cls(cascade.predictor(1, device), cascade.stages[0], cascade.scheduler_config(1), embeddings)
 
     def plan(self, row: Row) -> Plan:
         """The plan of a canonical row at stage I."""
@@ -93,6 +114,11 @@ class Studio:
 
     def _tensor(self, number: int) -> torch.Tensor:
         return torch.from_numpy(picture(number, self.stage.size)).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def prompts(rows: list[Row]) -> list[str]:
+    """All that a model is asked about, sorted."""
+    return sorted({key for row in rows for key in condition_keys(row)} | {""})
 
 
 def _make(task: str, number: int, random: np.random.Generator) -> Row:

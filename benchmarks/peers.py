@@ -34,8 +34,7 @@ class Peers:
     def __init__(self, studio: Studio) -> None:
         self.studio, self.device = studio, studio.predictor.device
         self.unet = studio.predictor.unet
-        config = studio.cascade.scheduler_config(1)
-        self.scheduler = DDPMScheduler.from_config(config)
+        self.scheduler = DDPMScheduler.from_config(studio.scheduler)
         # Its own table is a product of a thousand factors in float32: good to 1e-4 of a picture. With this one the
         # comparison sees what is wrong, and not that.
         self.scheduler.alphas_cumprod = studio.predictor.process.alphas_cumprod
@@ -94,7 +93,7 @@ class Peers:
         }
 
     def _embed(self, prompts: Iterable[str]) -> Tensor:
-        return torch.stack([self.studio.conditions[prompt] for prompt in prompts]).to(self.device)
+        return torch.stack([self.studio.conditions[prompt] for prompt in prompts]).to(self.device, self.unet.dtype)
 
     def _images(self, rows: list[Row]) -> Tensor:
         return torch.stack([self.studio.pictures[row["image"]] for row in rows])
@@ -128,8 +127,9 @@ class Peers:
         guidance = rows[0]["guidance"]
 
         def guided(seen: Tensor, t: Tensor) -> Tensor:
-            answers = self.unet(torch.cat([seen, seen]), t, encoder_hidden_states=both, return_dict=False)[0]
-            unconditional, conditional = answers.chunk(2)
+            both_seen = torch.cat([seen, seen]).to(self.unet.dtype)
+            answers = self.unet(both_seen, t, encoder_hidden_states=both, return_dict=False)[0]
+            unconditional, conditional = answers.float().chunk(2)
             unconditional, _ = unconditional.chunk(2, dim=1)
             conditional, variance = conditional.chunk(2, dim=1)
             return torch.cat([unconditional + guidance * (conditional - unconditional), variance], dim=1)
@@ -163,8 +163,8 @@ def _injected(rows: list[Row], device: torch.device) -> ExitStack:
     """While it is open, diffusers draws the rows' own noise: the start first if a pipeline asks, then one a step."""
     draws = _order(rows[0]["task"] in ("anagram", "hybrid"))
 
-    def randn_tensor(shape, **_: object) -> Tensor:
-        return _normal(rows, *next(draws), tuple(shape[1:])).to(device)
+    def randn_tensor(shape, dtype: torch.dtype | None = None, **_: object) -> Tensor:
+        return _normal(rows, *next(draws), tuple(shape[1:])).to(device, dtype)
 
     stack = ExitStack()
     for module in DRAWING:

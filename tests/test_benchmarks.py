@@ -1,4 +1,4 @@
-"""The GPU script on a processor, tiny, without the packages that a machine with a GPU may lack."""
+"""The GPU scripts on a processor, tiny, without the packages that a machine with a GPU may lack."""
 
 from __future__ import annotations
 
@@ -19,15 +19,35 @@ BARE = """
 import runpy, sys
 
 class Lacking:
+    lacks = set(sys.argv.pop(1).split(","))
+
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {"ray", "diffusers", "pyarrow", "safetensors", "boto3", "pydantic", "transformers"}:
+        if name.split(".")[0] in self.lacks:
             raise ModuleNotFoundError(name)
 
 sys.meta_path.insert(0, Lacking())
 sys.path.insert(0, "benchmarks")
-sys.argv[0] = "benchmarks/train_gpu.py"
+del sys.argv[0]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
+OURS = "ray,boto3,pydantic"
+
+
+def run(script: str, lacks: str, *given: str) -> None:
+    command = [sys.executable, "-c", BARE, lacks, f"benchmarks/{script}", *given]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_if_script_runs_everywhere_and_all_arms_make_the_same_pictures(tmp_path: Path) -> None:
+    tiny = ["--device", "cpu", "--tiny", "--seconds", "0", "--rows", "3", "--loop-rows", "1", "--mix-capacity", "4"]
+    run("if_gpu.py", OURS, *tiny, "--models", "IF-II-M", "--capacities", "2", "--json", str(tmp_path / "found"))
+    found = json.loads((tmp_path / "found").read_text())
+    assert found["mix"]["C off"]["images_per_second"] > 0 and found["mix"]["A"]["rows"] == 1
+    assert 0 < found["mix"]["differences"]["text_to_image"] < 2e-3
+    (line,) = found["forward"]
+    assert line["capacity"] == 2 and line["evaluations_per_second"] > 0 and line["share"] > 0
+    assert line["parameters"] > 0 and line["foretold_gb"] > 4 * line["parameters"] / 1e9
 
 
 def test_the_gpu_script_runs_everywhere_and_leaves_a_model(tmp_path: Path) -> None:
@@ -35,8 +55,7 @@ def test_the_gpu_script_runs_everywhere_and_leaves_a_model(tmp_path: Path) -> No
     (tmp_path / "train-images-idx3-ubyte").write_bytes(write_idx(images.images[..., 0]))
     (tmp_path / "train-labels-idx1-ubyte").write_bytes(write_idx(images.labels.astype("uint8")))
     given = ["--tiny", "--mnist", str(tmp_path), "--out", str(tmp_path / "model"), "--json", str(tmp_path / "found")]
-    done = subprocess.run([sys.executable, "-c", BARE, *given], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    run("train_gpu.py", f"{OURS},pyarrow,diffusers,safetensors,transformers", *given)
     found = json.loads((tmp_path / "found").read_text())
     assert found["course"][0]["images_per_second"] > 0 and found["engine"][0]["evaluations_per_second"] > 0
     assert found["cifar"]["epoch_seconds"] > 0 and 0 <= found["mnist"]["accuracy"] <= 1

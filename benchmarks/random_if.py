@@ -1,0 +1,99 @@
+"""DeepFloyd IF with random weights at its true shapes, for measurements: nothing is loaded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.utils import logging
+from mix import Row, Studio, prompts
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from darkroom.models.deepfloyd import UNET_SHAPES
+from darkroom.models.memory import Memory, measure
+from darkroom.models.predictors import UNetPredictor
+from darkroom.sampling.diffusion import Diffusion
+from darkroom.sampling.engine import Predictor
+from darkroom.sampling.plans import Stage
+
+logging.set_verbosity_error()  # it warns of casting, which no module here minds
+POSITIONS = 77
+UPSCALED = 256  # the x4 upscaler's latents are as large as the picture that it enlarges
+SCHEDULER = {  # of IF's first stage
+    "beta_schedule": "squaredcos_cap_v2",
+    "variance_type": "learned_range",
+    "thresholding": True,
+    "dynamic_thresholding_ratio": 0.95,
+    "sample_max_value": 1.5,
+}
+TINY = {
+    "sample_size": 16,
+    "block_out_channels": [32, 64],
+    "layers_per_block": 1,
+    "down_block_types": ["ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"],
+    "up_block_types": ["SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"],
+    "cross_attention_dim": 64,
+    "encoder_hid_dim": 32,
+    "attention_head_dim": 8,
+    "addition_embed_type_num_heads": 2,
+    "time_embedding_dim": None,
+}
+
+
+def shape_of(name: str, tiny: bool) -> dict[str, Any]:
+    """The configuration of a UNet by its name; tiny: of the same kind, for a processor."""
+    return UNET_SHAPES[name] | (TINY if tiny and name != "x4-upscaler" else {})
+
+
+def process_of(shape: dict[str, Any]) -> Diffusion:
+    most = 1.5 if shape["in_channels"] == 3 else 1.0
+    return Diffusion.cosine(learned_variance=True, threshold=(0.95, most))
+
+
+def make_predictor(shape: dict[str, Any], device: torch.device, dtype: torch.dtype) -> UNetPredictor:
+    """Weights as the network's own initialisation has them, made on the device."""
+    torch.manual_seed(0)
+    with torch.device(device):
+        unet = UNet2DConditionModel.from_config(shape)
+    return UNetPredictor(unet.eval().requires_grad_(False).to(dtype), process_of(shape), device)
+
+
+def inputs(shape: dict[str, Any], capacity: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """What the engine asks at one pass."""
+    size = UPSCALED if shape["in_channels"] == 7 else shape["sample_size"]
+    width = shape.get("encoder_hid_dim") or shape["cross_attention_dim"]
+    x = torch.randn(capacity, shape["in_channels"], size, size, device=device)
+    times = torch.arange(capacity, device=device) * 10 % 1000
+    condition = torch.randn(capacity, POSITIONS, width, device=device).to(dtype)
+    return x, times, condition, torch.full((capacity,), 250, device=device)
+
+
+def needs(shape: dict[str, Any], capacity: int, dtype: torch.dtype) -> tuple[float, float, Memory]:
+    """Parameters, FLOPs of one evaluation (2 a multiply-add) and memory of one pass, from the meta device."""
+    meta = torch.device("meta")
+    with meta:
+        unet = UNet2DConditionModel.from_config(shape).eval().requires_grad_(False).to(dtype)
+    predictor = UNetPredictor(unet, process_of(shape), meta)
+    with FlopCounterMode(display=False) as counted, torch.inference_mode():
+        predictor(*inputs(shape, 1, meta, dtype))
+    memory = measure(unet, lambda: predictor(*inputs(shape, capacity, meta, dtype)))
+    return sum(p.numel() for p in unet.parameters()), counted.get_total_flops(), memory
+
+
+def studio_of(predictor: Predictor, shape: dict[str, Any], rows: list[Row], dtype: torch.dtype) -> Studio:
+    """A first stage whose prompts are embedded at random, each as itself."""
+
+    def embedding(prompt: str) -> Tensor:
+        drawn = np.random.default_rng(list(prompt.encode())).standard_normal((POSITIONS, shape["encoder_hid_dim"]))
+        return torch.from_numpy(drawn).to(dtype)
+
+    stage = Stage(1, shape["sample_size"], 3, predictor.process)
+    return Studio(predictor, stage, SCHEDULER, {prompt: embedding(prompt) for prompt in prompts(rows)})
+
+
+def plain(row: Row) -> Row:
+    """A row of the mix as plans take it, without the manifest's own reading, which wants more packages."""
+    return {"guidance": 7.0, "negative_prompt": "", "stride": 30} | row
