@@ -167,6 +167,11 @@ def test_once_runs_what_is_due_and_ends_as_it_did(tmp_path: Path) -> None:
     assert [nights.scheduler.once() for _ in range(2)] == [0, 0] and len(nights.ticks) == 2
 
 
+def test_told_to_stop_it_begins_no_tick(tmp_path: Path) -> None:
+    nights = Nights(tmp_path, "20T12:00", "20T12:00")
+    assert nights.scheduler.once() == 0 and nights.forever() == [] and nights.said[-1] == "ends"
+
+
 def test_without_a_schedule_there_is_nothing_to_wait_for(tmp_path: Path) -> None:
     nights = Nights(tmp_path, "20T12:00", "30T12:00")
     nights.file.write_text("\n".join(line for line in nights.file.read_text().split("\n") if "schedule" not in line))

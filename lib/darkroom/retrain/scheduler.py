@@ -84,8 +84,9 @@ class Scheduler:
         """Runs what is due. The exit code of the first tick that failed, else 0. ValueError, StorageError."""
         pipeline, schedule = self._read()
         for moment in self._due(pipeline, schedule):
-            code = self._run(moment)
-            if code != DONE or self.wait(0):
+            if self.wait(0):
+                break
+            if (code := self._run(moment)) != DONE:
                 return code
         return DONE
 
@@ -111,7 +112,7 @@ class Scheduler:
             pipeline, schedule = self._last_read
         try:
             for moment in self._due(pipeline, schedule):
-                if _may_go_on(self._run(moment)) or self.wait(0):
+                if self.wait(0) or _may_go_on(self._run(moment)):
                     break  # the next tick would end it for good
             again = bool(self._due(pipeline, schedule))
         except StorageError as error:
