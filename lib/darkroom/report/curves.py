@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
@@ -43,6 +46,38 @@ def epochs_curve(epochs: Sequence[int], losses: Sequence[float], validation: Seq
     if len(epochs) == 1:
         axes.set_xlim(epochs[0] - 1, epochs[0] + 1)
     _scale(axes, np.array([*losses, *(value for _, value in known)]))
+    return _png(figure, axes)
+
+
+def metric_curve(
+    title: str,
+    times: Sequence[datetime],
+    candidates: Sequence[Mapping[str, Any]],
+    promoted: Sequence[bool],
+    champion: Sequence[float | None],
+    bound: float | None,
+) -> bytes:
+    """One metric across ticks: candidates {"mean", "interval"}, filled where promoted; the champion each was held
+    against; the gate's bound. Sequences of one length, at least 1."""  # fmt: skip
+    figure, axes = _axes(title, "tick")
+    means = np.array([one["mean"] for one in candidates])
+    ends = np.array([one["interval"] for one in candidates])
+    spread = np.abs(np.stack([means - ends[:, 0], ends[:, 1] - means]))
+    axes.errorbar(times, means, spread, fmt="none", ecolor=FAINT_LINE, elinewidth=1.2, capsize=2, zorder=1)
+    for kind, colour, label in ((True, ACCENT, "promoted"), (False, PAPER, "refused")):
+        chosen = [place for place, was in enumerate(promoted) if was == kind]
+        if chosen:
+            axes.scatter([times[i] for i in chosen], means[chosen], s=30, color=colour, edgecolor=ACCENT, label=label)
+    known = [(time, value) for time, value in zip(times, champion, strict=True) if value is not None]
+    if known:
+        axes.scatter(*zip(*known, strict=True), s=26, marker="_", color=INK, label="the champion then")
+    if bound is not None:
+        axes.axhline(bound, color=SOFT, linewidth=0.9, linestyle="--", label="bound")
+    if len(set(times)) == 1:
+        axes.set_xlim(times[0] - timedelta(days=1), times[0] + timedelta(days=1))
+    locator = AutoDateLocator(maxticks=7)
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
     return _png(figure, axes)
 
 

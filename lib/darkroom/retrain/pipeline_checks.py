@@ -17,6 +17,7 @@ from darkroom.training.recipes.network import NetworkRecipe
 from darkroom.training.recipes.recipe import with_settings
 
 Problem = tuple[Place, str]
+_DIGITS = {"name": "digits", "classes": [*"0123456789"], "image": {"height": 28, "width": 28, "channels": 1}}
 Part = TypeVar("Part", bound=BaseModel)
 
 
@@ -24,7 +25,7 @@ def kind_of(recipe: NetworkRecipe) -> Kind:
     """What kind of network a recipe trains, which decides what can be measured of it."""
     if recipe.process() is None:
         return "denoiser"
-    return "label" if getattr(recipe, "conditioning", "class") == "class" else "unconditional"
+    return "label" if recipe.network(_DIGITS).get("num_classes") else "unconditional"
 
 
 def meant_wrong(document: dict[str, Any]) -> list[Problem]:

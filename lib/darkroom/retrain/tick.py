@@ -15,10 +15,12 @@ from datetime import datetime
 from typing import Any
 
 from darkroom.models.registry import Pointer, RegisteredModel
+from darkroom.report.ticks import write_ticks_page
 from darkroom.retrain import tick_record
 from darkroom.retrain.contest import Contest
 from darkroom.retrain.lease import Held, Lease, hold
 from darkroom.retrain.measure import measure_where_fast
+from darkroom.retrain.metrics import METRICS
 from darkroom.retrain.parts import Pipeline
 from darkroom.retrain.preflight import check_fit
 from darkroom.retrain.publish import generate_step, smoke_step
@@ -92,10 +94,14 @@ class _Tick:
         try:
             outcome, reason = self._decide()
         except (ValueError, FloatingPointError) as error:
-            self.record.end("failed", str(error))
+            self._end("failed", str(error))
             raise
-        self._sweep(outcome)
+        self._sweep()
+        self._end(outcome, reason)
+
+    def _end(self, outcome: str, reason: str) -> None:
         self.record.end(outcome, reason)
+        write_ticks_page(self.pipeline.out, {name: metric.title for name, metric in METRICS.items()})
 
     def _decide(self) -> tuple[str, str]:
         """(outcome, reason)"""
@@ -180,7 +186,7 @@ class _Tick:
             if record.id < self.record.id and not record.is_over:
                 record.end("abandoned", f"tick {self.record.id} began before it was over")
 
-    def _sweep(self, outcome: str) -> None:
+    def _sweep(self) -> None:
         """Deletes what the next ticks do not need: checkpoints, and joined data that no version was trained on."""
         run = open_store(f"{self.folder}/training")
         run.delete(*run.list("checkpoints/"))

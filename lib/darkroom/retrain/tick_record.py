@@ -38,6 +38,11 @@ class TickRecord:
         return self.outcome in FINAL
 
     @property
+    def has_failures(self) -> bool:
+        """Whether somebody should look: its model did not work, or some rows of the data set failed."""
+        return self.outcome == "rolled_back" or bool(self.steps.get("generate", {}).get("failed"))
+
+    @property
     def steps(self) -> dict[str, dict[str, Any]]:
         """Results of the steps that are done, by name."""
         return self.data["steps"]
@@ -51,7 +56,7 @@ class TickRecord:
         """The result of a step: what it was when it was done, else `do` is done now."""
         if name not in self.steps:
             began = time.monotonic()
-            result = do()
+            result = json.loads(as_json(do()))  # as whoever reads it later has it: no tuples
             self.steps[name] = {**result, "seconds": round(time.monotonic() - began, 1)}
             self.save()
         return self.steps[name]

@@ -1,0 +1,267 @@
+"""Ticks without Ray: the training runs in this process; storage is a folder, or a real S3 server."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from darkroom.models.catalog import open_model
+from darkroom.models.registry import RegisteredModel
+from darkroom.retrain import contest, tick_record
+from darkroom.retrain import tick as tick_module
+from darkroom.retrain.lease import LEASE, _record, hold
+from darkroom.retrain.parts import Pipeline
+from darkroom.retrain.tick import run_tick
+from darkroom.retrain.tick_record import TickRecord
+from darkroom.retrain.times import tick_id
+from darkroom.storage import LocalStore, open_store
+from darkroom.training import job
+from small_world import QUICK, World, train_here
+
+FIRST = datetime(2026, 11, 21, 2, tzinfo=UTC)
+
+
+def night(number: int) -> datetime:
+    return FIRST + timedelta(days=number - 1)
+
+
+def run(pipeline: Pipeline, number: int, train: Any = train_here) -> TickRecord:
+    return run_tick(pipeline, night(number), lambda line: None, train=train)
+
+
+def champion(world: World) -> int | None:
+    pointer = RegisteredModel(f"{world.uri}/registry", "digits").champion()
+    return pointer and pointer.version
+
+
+def test_promoted_then_skipped_then_refused_and_a_tick_runs_once(world: World) -> None:
+    world.arrive("one", 0, 64)
+    pipeline = world.pipeline()
+    first = run(pipeline, 1)
+    assert (first.outcome, first.data["reason"], champion(world)) == ("promoted", "digits@1", 1)
+    assert run(pipeline, 1).data == first.data, "run twice, a tick is left as it was"
+    assert (run(pipeline, 2).outcome, run(pipeline, 3).data["reason"]) == ("skipped", "no new data")
+    slow = world.pipeline(train={"recipe": "mnist-flow-class", "settings": QUICK | {"learning_rate": 1e-9}})
+    refused = run(slow, 4)
+    assert refused.outcome == "refused" and champion(world) == 1
+    (check,) = [check for check in refused.rounds[0]["table"] if not check["passed"]]
+    assert check["metric"] == "validation_loss" and check["champion"] < check["value"] and check["margin"] == 0.1
+    assert refused.data["reason"].startswith("validation_loss: ") and "the margin is 0.1" in refused.data["reason"]
+    assert run(slow, 5).data["reason"] == "no new data", "what was refused is not trained again every night"
+    model = RegisteredModel(pipeline.registry, "digits")
+    kinds = [event["kind"] for event in model.history()]
+    assert kinds == ["evaluated", "gated", "registered", "promoted", "evaluated", "gated"]
+    record = model.version(1)
+    assert record["snapshot"]["rows"] == {"train": 64, "test": 20} and record["packages"]["torch"]
+    assert record["parent"] is None and record["gate"][0]["metric"] == "validation_loss"
+    assert len(record["evaluation"]["metrics"]["validation_loss"]["by_seed"]) == 3
+    assert not list(open_store(pipeline.out).list("ticks/20261121T020000Z/training/checkpoints/"))
+
+
+def test_new_data_is_read_once_and_joined(here: World) -> None:
+    here.arrive("one", 0, 64)
+    run(here.pipeline(), 1)
+    here.arrive("two", 64, 32)
+    second = run(here.pipeline(), 2)
+    snapshot = second.steps["snapshot"]
+    assert second.outcome == "promoted" and snapshot["rows"] == {"train": 96, "test": 40}
+    assert [part["reused"] for part in snapshot["parts"]] == [True, False]
+    model = RegisteredModel(here.pipeline().registry, "digits")
+    assert (model.version(2)["parent"], model.champion().version) == (1, 2)
+
+
+def test_a_change_of_gate_or_recipe_is_work(here: World) -> None:
+    here.arrive("one", 0, 64)
+    run(here.pipeline(), 1)
+    assert run(here.pipeline(gate={"size": {"at_most": 1_000_000}}), 2).outcome == "promoted"
+    other = here.pipeline(gate={"size": {"at_most": 1_000_000}}, train={"recipe": "mnist-flow-class", "settings": {
+        **QUICK, "epochs": 1}})  # fmt: skip
+    assert run(other, 3).outcome == "promoted" and champion(here) == 3
+
+
+def test_a_tick_is_refused_while_another_runs_and_that_is_recorded(here: World) -> None:
+    here.arrive("one", 0, 64)
+    pipeline, store = here.pipeline(), open_store(f"{here.uri}/out")
+    with hold(store, tick_id(night(1)), pipeline.lease_seconds):
+        assert run(pipeline, 1).outcome == "", "the same tick is left to who runs it"
+        second = run(pipeline, 2)
+    assert (second.outcome, second.data["reason"]) == ("skipped", "previous still running")
+    assert run(pipeline, 2).outcome == "skipped" and champion(here) is None
+    assert tick_record.load(store, tick_id(night(2))).data["previous"] == tick_id(night(1))
+    store.write(LEASE, _record(tick_id(night(1))))  # a holder that is dead
+    assert run(pipeline, 3).outcome == "promoted"
+
+
+class Died(BaseException):
+    """A process that is killed: nothing catches it."""
+
+
+def test_killed_at_any_write_a_promotion_goes_on(here: World, monkeypatch: Any) -> None:
+    """From the verdict to the end of the tick: killed before each of its writes, the tick is then run once more."""
+    here.arrive("one", 0, 64)
+    run(here.pipeline(), 1)
+    here.arrive("two", 64, 32)
+    pipeline, verbs = here.pipeline(), {name: getattr(LocalStore, name) for name in ("write", "create", "replace")}
+    with monkeypatch.context() as patch, pytest.raises(Died):
+        patch.setattr(contest, "judge", lambda *given: (_ for _ in ()).throw(Died))
+        run(pipeline, 2)
+    before = here.folder / "before"
+    shutil.copytree(here.uri, before)
+    left = deaths = 0
+
+    def dying(verb: str) -> Any:
+        def act(store: LocalStore, key: str, *given: Any) -> Any:
+            nonlocal left
+            left -= key != LEASE
+            if left == 0 and key != LEASE:
+                raise Died
+            return verbs[verb](store, key, *given)
+
+        return act
+
+    while deaths < 100:
+        shutil.rmtree(here.uri)
+        shutil.copytree(before, here.uri)
+        with monkeypatch.context() as patch:
+            for verb in verbs:
+                patch.setattr(LocalStore, verb, dying(verb))
+            left = deaths + 1
+            try:
+                run(pipeline, 2)
+                break
+            except Died:
+                deaths += 1
+        assert open_model(f"registry://{here.uri}/registry/digits").load(), "a whole model at every moment"
+        assert run(pipeline, 2).outcome == "promoted"
+        model = RegisteredModel(pipeline.registry, "digits")
+        (first, second) = (event["version"] for event in model.moves())
+        assert first == 1 and second in (2, 3), "a number that was claimed when it died is not given again"
+        assert model.versions() == [1, second] and model.champion().version == second
+        kinds = [event["kind"] for event in model.history()]
+        assert kinds == [*("evaluated", "gated", "registered", "promoted") * 2]
+    assert deaths > 15
+
+
+def test_killed_in_training_it_goes_on_from_the_checkpoint(here: World) -> None:
+    here.arrive("one", 0, 64)
+    lines: list[str] = []
+
+    def killed(options: job.Options, say: Any) -> None:
+        def until_the_first_epoch(line: str) -> None:
+            raise Died
+
+        train_here(options, until_the_first_epoch)
+
+    with pytest.raises(Died):
+        run(here.pipeline(), 1, killed)
+    assert champion(here) is None
+    record = run_tick(here.pipeline(), night(1), lines.append, train=train_here)
+    assert record.outcome == "promoted"
+    assert [line[:9] for line in lines if line.startswith("epoch")] == ["epoch 2/2"]
+
+
+def test_who_loses_a_race_is_held_against_the_winner(here: World, monkeypatch: Any) -> None:
+    here.arrive("one", 0, 64)
+    run(here.pipeline(), 1)
+    here.arrive("two", 64, 32)
+    model, claim = RegisteredModel(f"{here.uri}/registry", "digits"), RegisteredModel.claim
+
+    def while_another_promotes(mine: RegisteredModel) -> int:
+        monkeypatch.setattr(RegisteredModel, "claim", claim)
+        rival = model.claim()
+        model.register(rival, model.folder(1), {"parent": 1, "snapshot": {"id": "rival"}})
+        assert model.promote(rival, model.champion())
+        return claim(mine)
+
+    monkeypatch.setattr(RegisteredModel, "claim", while_another_promotes)
+    record = run(here.pipeline(), 2)
+    assert record.outcome == "promoted" and champion(here) == 4
+    assert [(r["champion"], r["won"]) for r in record.rounds] == [(1, False), (2, True)]
+    moves = [(event["version"], event["previous"]) for event in model.moves()]
+    assert moves == [(1, None), (2, 1), (4, 2)]
+    retired = {event["version"]: event["reason"] for event in model.history() if event["kind"] == "retired"}
+    assert retired[3] == "another model was promoted while this one was judged"
+
+
+def test_bad_records_are_counted_and_too_many_stop_the_tick(here: World) -> None:
+    here.arrive("one", 0, 64)
+    store = open_store(f"{here.uri}/source/one")
+    labels = bytearray(store.read("train-labels-idx1-ubyte"))
+    labels[8 + 3] = 77
+    store.write("train-labels-idx1-ubyte", bytes(labels))
+    allowing = {"kind": "idx", "source": f"{here.uri}/source", "bad_records": 0.05}
+    with pytest.raises(
+        ValueError, match=r"1 of 84 records .* more than the 1.00% .*\n  .*one: train record 3: the lab"
+    ):
+        run(here.pipeline(), 1)
+    failed = tick_record.load(open_store(f"{here.uri}/out"), tick_id(night(1)))
+    assert failed.outcome == "failed" and not failed.is_over
+    record = run(here.pipeline(data=allowing), 1)
+    assert record.outcome == "promoted" and record.steps["snapshot"]["bad"] == 1
+    assert record.steps["snapshot"]["rows"] == {"train": 63, "test": 20}
+    part = record.steps["snapshot"]["parts"][0]["uri"]
+    assert json.loads(open_store(part).read("part.json"))["quarantine"] == ["train record 3: the label is 77"]
+
+
+def test_a_part_that_is_still_being_uploaded_waits(here: World) -> None:
+    here.arrive("one", 0, 64)
+    here.arrive("two", 64, 32)
+    store = open_store(f"{here.uri}/source/two")
+    whole = store.read("train-images-idx3-ubyte")
+    store.write("train-images-idx3-ubyte", whole[:-100])
+    allowing = {"kind": "idx", "source": f"{here.uri}/source", "bad_records": 0.6}
+    assert run(here.pipeline(data=allowing), 1).steps["snapshot"]["rows"]["train"] == 64
+    store.write("train-images-idx3-ubyte", whole)
+    assert run(here.pipeline(data=allowing), 2).steps["snapshot"]["rows"]["train"] == 96
+
+
+def test_a_gate_that_cannot_be_measured_is_told_before_the_training(here: World) -> None:
+    here.arrive("one", 0, 64)
+    labels = open_store(f"{here.uri}/source/one").read("t10k-labels-idx1-ubyte")
+    turned = bytes([*labels[:8], *((label + 1) % 10 for label in labels[8:])])
+    open_store(f"{here.uri}/source/one").write("t10k-labels-idx1-ubyte", turned)
+
+    def never(options: job.Options, say: Any) -> None:
+        pytest.fail("it was trained")
+
+    with pytest.raises(ValueError, match="the gate asks for class_accuracy, which cannot be measured: the classifier"):
+        run(here.pipeline(gate={"class_accuracy": {"at_least": 0.1}}), 1, never)
+
+
+def test_a_training_that_diverges_is_recorded_and_tried_again(here: World) -> None:
+    here.arrive("one", 0, 64)
+    wild = {"recipe": "mnist-flow-class", "settings": QUICK | {"learning_rate": 1e30}}
+    with pytest.raises(FloatingPointError, match="the loss is"):
+        run(here.pipeline(train=wild), 1)
+    record = tick_record.load(open_store(f"{here.uri}/out"), tick_id(night(1)))
+    assert record.outcome == "failed" and "the loss is" in record.data["reason"]
+
+
+def test_a_tick_that_died_and_is_overtaken_is_abandoned(here: World) -> None:
+    here.arrive("one", 0, 64)
+
+    def killed(options: job.Options, say: Any) -> None:
+        raise Died
+
+    with pytest.raises(Died):
+        run(here.pipeline(), 1, killed)
+    assert run(here.pipeline(), 2).outcome == "promoted"
+    assert run(here.pipeline(), 1).data["reason"] == f"tick {tick_id(night(2))} began before it was over"
+
+
+def test_two_schedulers_at_once_promote_once(here: World) -> None:
+    here.arrive("one", 0, 64)
+    pipeline, found = here.pipeline(), []
+    both = [threading.Thread(target=lambda: found.append(run(pipeline, 1).outcome)) for _ in range(2)]
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join()
+    assert "promoted" in found and set(found) <= {"promoted", ""}
+    assert [event["version"] for event in RegisteredModel(pipeline.registry, "digits").moves()] == [1]
+    assert tick_module.describe(run(pipeline, 1)) == "promoted: digits@1"
