@@ -165,6 +165,8 @@ def test_a_jobs_exit_code_is_its_own(ground: Field, run: str) -> None:
     again = ground.submit("audit", f"{run}-that-is-not-there")
     assert again == f"{first}-2"
     assert ground.api.stop(again).status in ("STOPPED", "FAILED")
+    with pytest.raises(ValueError, match="knows no such job"):
+        ground.api.stop("nothing")
 
 
 def test_drivers_without_the_token_are_refused(drivers: dict[str, subprocess.Popen[str]]) -> None:

@@ -172,7 +172,7 @@ def _client(address: str, token: str | None) -> JobSubmissionClient:
 
 @contextmanager
 def _reporting(address: str) -> Iterator[None]:
-    """Whatever the job API's client raises, as a sentence."""
+    """Whatever the job API's client raises, as a sentence; ValueError for a job there is not."""
     import ray
     import requests
 
@@ -188,6 +188,10 @@ def _reporting(address: str) -> Iterator[None]:
     except RuntimeError as error:
         if isinstance(error, ClusterError):
             raise
+        if "status code 404" in str(error):
+            raise ValueError(
+                f"the cluster at {address} knows no such job; `darkroom jobs` lists those it knows"
+            ) from error
         raise ClusterError(f"the cluster at {address}: {_first_line(error)}") from error
 
 
