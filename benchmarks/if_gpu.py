@@ -125,7 +125,7 @@ def measured(bench: Bench, predictor: Any, shape: dict[str, Any], capacity: int,
 def mix(bench: Bench) -> dict[str, Any]:
     """Images per second of the mixed manifest, by arm and mode."""
     given = bench.given
-    rows = [plain(row) for row in make_rows(given.rows)]
+    rows = [plain(row, 200 if given.tiny else 30) for row in make_rows(given.rows)]
     shape = shape_of(given.mix_model, given.tiny)
     predictor, capacity = make_predictor(shape, bench.device, bench.dtype), given.mix_capacity
     arms = Arms(studio_of(predictor, shape, rows, bench.dtype), capacity)
@@ -229,7 +229,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=3.0, help="per line of forward, about")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--tiny", action="store_true", help="networks of a few channels, in place of the true shapes")
+    parser.add_argument("--tiny", action="store_true", help="networks of a few channels, and 5 steps")
     return parser.parse_args()
 
 

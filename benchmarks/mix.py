@@ -88,8 +88,10 @@ def write(folder: Path, rows: list[Row], size: int) -> Path:
 class Studio:
     """A first stage with all that the rows need: prompts embedded, pictures as tensors.
 
-    scheduler: the scheduler_config.json that diffusers' pipelines take.
+    scheduler: the scheduler_config.json that diffusers' pipelines take. stride: of all rows' schedules.
     """
+
+    stride = 30
 
     def __init__(
         self, predictor: Predictor, stage: Stage, scheduler: dict[str, Any], conditions: dict[str, torch.Tensor]

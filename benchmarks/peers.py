@@ -69,7 +69,7 @@ class Peers:
         return lambda **more: made(output_type="pt", timesteps=self._timesteps(), **more).images
 
     def _timesteps(self) -> list[int]:
-        return timesteps(self.scheduler.config.num_train_timesteps)
+        return timesteps(self.scheduler.config.num_train_timesteps, stride=self.studio.stride)
 
     def _text_to_image(self, rows: list[Row]) -> Tensor:
         return self.pipelines[IFPipeline](**self._prompts(rows))

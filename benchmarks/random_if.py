@@ -91,9 +91,12 @@ def studio_of(predictor: Predictor, shape: dict[str, Any], rows: list[Row], dtyp
         return torch.from_numpy(drawn).to(dtype)
 
     stage = Stage(1, shape["sample_size"], 3, predictor.process)
-    return Studio(predictor, stage, SCHEDULER, {prompt: embedding(prompt) for prompt in prompts(rows)})
+    studio = Studio(predictor, stage, SCHEDULER, {prompt: embedding(prompt) for prompt in prompts(rows)})
+    studio.stride = rows[0]["stride"]
+    return studio
 
 
-def plain(row: Row) -> Row:
+def plain(row: Row, stride: int) -> Row:
     """A row of the mix as plans take it, without the manifest's own reading, which wants more packages."""
-    return {"guidance": 7.0, "negative_prompt": "", "stride": 30} | row
+    start = {"start": min(row["start"], 1000 // stride - 1)} if "start" in row else {}
+    return {"guidance": 7.0, "negative_prompt": ""} | row | {"stride": stride} | start

@@ -40,7 +40,7 @@ def run(script: str, lacks: str, *given: str) -> None:
 
 
 def test_the_if_script_runs_everywhere_and_all_arms_make_the_same_pictures(tmp_path: Path) -> None:
-    tiny = ["--device", "cpu", "--tiny", "--seconds", "0", "--rows", "3", "--loop-rows", "1", "--mix-capacity", "4"]
+    tiny = ["--device", "cpu", "--tiny", "--seconds", "0", "--rows", "6", "--loop-rows", "1", "--mix-capacity", "4"]
     run("if_gpu.py", OURS, *tiny, "--models", "IF-II-M", "--capacities", "2", "--json", str(tmp_path / "found"))
     found = json.loads((tmp_path / "found").read_text())
     assert found["mix"]["C off"]["images_per_second"] > 0 and found["mix"]["A"]["rows"] == 1
