@@ -33,7 +33,8 @@ from darkroom.cluster.processes import kill_trees, start_time
 LOOPBACK, HEAD_ADDRESS = "127.0.0.1", "127.0.0.2"  # Ray takes the first for the machine's address on its network
 OBJECT_STORE_BYTES = 150 * 2**20
 START_SECONDS = 120.0
-TAKEN = "ddress already in use"
+# Worth another try: another process took a port meanwhile, or the machine was too busy for Ray's 30 seconds.
+PASSING = ("ddress already in use", "timed out during startup")
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,7 @@ def _start_head(place: Path) -> LocalCluster:
 
 
 def _start(cluster: LocalCluster, name: str, address: str, cpus: int, flags: tuple[str, ...]) -> Node:
-    """Starts a node and waits until the head counts it in; once more if another process took one of its ports."""
+    """Starts a node and waits until the head counts it in; once more where that may help."""
     common = (
         f"--node-ip-address={address}",
         f"--num-cpus={cpus}",
@@ -196,9 +197,10 @@ def _start(cluster: LocalCluster, name: str, address: str, cpus: int, flags: tup
         if began is not None and _joins(cluster, process, address):
             return Node(name, process.pid, began, address, cpus)
         kill_trees([process.pid])
-        if attempt == 1 and TAKEN not in log.read_text(errors="replace"):
+        said = log.read_text(errors="replace")
+        if attempt == 1 and not any(reason in said for reason in PASSING):
             break
-    raise ClusterError(f"the node {name} did not come up; the end of {log}:\n{log.read_text(errors='replace')[-1500:]}")
+    raise ClusterError(f"the node {name} did not come up; the end of {log}:\n{said[-1500:]}")
 
 
 def _joins(cluster: LocalCluster, process: subprocess.Popen[bytes], address: str) -> bool:
