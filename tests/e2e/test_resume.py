@@ -137,7 +137,7 @@ def test_an_engine_that_is_killed_costs_no_row(tmp_path: Path, toy_model: str, s
 
     def kill_the_engine() -> None:
         wait_for(lambda: commits(options.out) >= 1, 180, "the first commit")
-        engines = [pid for pid, line in descendants(os.getpid()).items() if "_StageActor" in line]
+        engines = [pid for pid, line in descendants(os.getpid()).items() if "StageActor" in line]
         killed.extend(engines)
         for pid in engines:
             kill(pid)

@@ -14,8 +14,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from darkroom import __version__
+from darkroom.batch import actors, pipeline, preflight, prompts
 from darkroom.batch import options as option
-from darkroom.batch import pipeline, preflight, prompts
 from darkroom.batch.capacity import ON_CPU
 from darkroom.batch.deliver import Delivery
 from darkroom.batch.embeddings import EmbeddingStore
@@ -218,10 +218,9 @@ def _set_up(order: Order, work: Work, say: Callable[[str], None]) -> tuple[pipel
 
 def _wanted(order: Order, work: Work, numbers: list[int]) -> list[Wanted]:
     wanted = [
-        Wanted(pipeline.stage_name(n), order.options.workers_of(n), option.COSTS.get(n, option.COSTS[3]))
-        for n in numbers
+        Wanted(actors.stage_name(n), order.options.workers_of(n), option.COSTS.get(n, option.COSTS[3])) for n in numbers
     ]
-    judges = [pipeline.CHOOSE] * bool(work.best_of) + [pipeline.FINISH] * order.judging.finishes
+    judges = [actors.CHOOSE] * bool(work.best_of) + [actors.FINISH] * order.judging.finishes
     return wanted + [Wanted(name, judge=True) for name in judges]
 
 
@@ -234,7 +233,7 @@ def _job(
     return pipeline.Job(
         model=address(options.model),
         stages=tuple(
-            pipeline.StageJob(n, dtypes[n], options.capacity, stores.get(order.maker.encoders[n - 1])) for n in numbers
+            actors.StageJob(n, dtypes[n], options.capacity, stores.get(order.maker.encoders[n - 1])) for n in numbers
         ),
         units=work.units,
         preparation=Preparation(root, work.plan, order.manifest.base, in_pixels, first.channels, model.default_size),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from darkroom.batch import pipeline
+from darkroom.batch import actors, pipeline
 from darkroom.batch.embeddings import EmbeddingStore
 from darkroom.batch.options import DTYPES, encoder_dtype
 from darkroom.batch.watch import Watchdog
@@ -48,7 +48,7 @@ def encode(
     ModelError where one cannot be had, naming what is missing.
     """
     missing = [
-        pipeline.Unencoded(name, encoder_dtype(model, name, dtypes), stores[name], stores[name].missing(asked))
+        actors.Unencoded(name, encoder_dtype(model, name, dtypes), stores[name], stores[name].missing(asked))
         for name, asked in prompts.items()
     ]
     for one in missing:
@@ -133,7 +133,7 @@ def _problem(prompt: Any, value: Any, shape: tuple[int, int]) -> str:
     return ""
 
 
-def _unencoded(missing: list[pipeline.Unencoded]) -> Iterator[str]:
+def _unencoded(missing: list[actors.Unencoded]) -> Iterator[str]:
     for one in missing:
         left = one.store.missing(one.prompts)
         if left:

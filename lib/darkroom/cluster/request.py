@@ -73,7 +73,7 @@ def prepare(job: str, arguments: list[str], shared: bool, image: bool = False) -
     if image and _is_elsewhere(manifest):
         notes.append(f"the manifest {manifest} must lie at that path on every node; it was not checked")
     elif manifest:
-        notes += _check_manifest(manifest, model)
+        notes += _check_manifest(manifest, model, job == "embed" or bool(given.get("scorer")))
         if not shared and "://" not in manifest:
             given["manifest"], missing = _bring(manifest, run)
             notes += missing
@@ -149,7 +149,7 @@ def _absolute(name: str, value: Any) -> Any:
     return str(Path(value.removeprefix("file://")).expanduser().absolute()) if local else value
 
 
-def _check_manifest(manifest: str, model: str) -> list[str]:
+def _check_manifest(manifest: str, model: str, scorer: bool) -> list[str]:
     """ManifestError for what would be refused on the cluster; what could not be looked at here, said."""
     # Here, as the models' libraries cost seconds that other jobs need not pay.
     from darkroom.batch.generate import abilities
@@ -158,7 +158,7 @@ def _check_manifest(manifest: str, model: str) -> list[str]:
     from darkroom.models.catalog import open_model
 
     try:
-        can = abilities(open_model(model))
+        can = abilities(open_model(model), scorer)
     except (ValueError, StorageError) as error:
         if "://" not in model and not model.startswith("/"):
             raise
