@@ -13,9 +13,7 @@ told to end; 2 the pipeline or an option is wrong; 3 storage or Kubernetes faile
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -36,15 +34,9 @@ def run(
 ) -> None:
     """Run the pipeline's ticks when they are due, until told to end."""
     with cli.exit_codes():
-        from darkroom.retrain.pipeline_file import read_pipeline
-        from darkroom.retrain.scheduler import Scheduler, Stop, TickProcess
+        from darkroom.retrain.scheduler import keep
 
-        stop = Stop()
-        tick = TickProcess([sys.executable, "-m", "darkroom.jobs.retrain", pipeline], stop)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, tick.end)
-        scheduler = Scheduler(lambda: read_pipeline(pipeline), tick, lambda: datetime.now(UTC), stop.wait, _say)
-        code = scheduler.once() if once else scheduler.forever()
+        code = keep(pipeline, once, lambda line: print(line, file=sys.stderr, flush=True))
         if code:
             raise typer.Exit(code if code > 0 else cli.ENVIRONMENT)
 
@@ -74,16 +66,13 @@ def create(
     job: Annotated[str, typer.Argument(help="the file that holds the RayJob")],
     cron: Annotated[str, typer.Option(help="when it is due")],
     time_zone: Annotated[str, typer.Option(help="whose clock that is")] = "UTC",
+    missed: Annotated[bool, typer.Option("--all", help="the job makes up for missed ticks too")] = False,
 ) -> None:
     """Create the RayJob of the tick that is due, from inside a pod, unless there is one."""
     with cli.exit_codes():
         from darkroom.retrain.create import create_due
 
-        print(create_due(job, cron, time_zone, os.environ))
-
-
-def _say(line: str) -> None:
-    print(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} schedule: {line}", file=sys.stderr, flush=True)
+        print(create_due(job, cron, time_zone, not missed, os.environ))
 
 
 if __name__ == "__main__":

@@ -118,7 +118,9 @@ def test_the_creators_command_is_one_that_exists(tmp_path: Path) -> None:
     assert python == "python" and (ROOT / script.removeprefix("/app/")).is_file()
     command = typer.main.get_command(schedule.app).commands[arguments[0]]  # type: ignore[attr-defined]
     given = command.make_context(script, arguments[1:]).params
-    assert given == {"job": f"/etc/darkroom/{FILE}", "cron": "0 2 * * *", "time_zone": "Europe/Zurich"}
+    assert given == {"job": f"/etc/darkroom/{FILE}", "cron": "0 2 * * *", "time_zone": "Europe/Zurich", "missed": False}
+    everything = creator(objects("cronjob", write(tmp_path, missed="all")))["containers"][0]["command"]
+    assert everything == [python, script, *arguments, "--all"]
 
 
 @pytest.mark.parametrize(
@@ -178,6 +180,19 @@ def test_a_queue_needs_labels_that_a_raycronjob_does_not_give(tmp_path: Path) ->
         objects("raycronjob", write(tmp_path), str(queued))
     created = rayjob(objects("cronjob", write(tmp_path), str(queued)))
     assert created["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "darkroom"
+
+
+def test_a_raycronjobs_tick_must_still_be_in_time_when_its_cluster_stands(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="may take 1800 seconds: with missed: none .* 1800 or more, was 600"):
+        objects("raycronjob", write(tmp_path, missed="none"))
+
+
+@pytest.mark.parametrize("kind", ["raycronjob", "cronjob"])
+def test_the_shipped_files_are_what_is_rendered(kind: str) -> None:
+    pipeline = "manifests/pipelines/mnist-nightly.yaml"
+    plan = read_plan(str(ROOT / pipeline), f"s3://darkroom/{pipeline}")
+    shipped = (FOLDER / f"{kind}-retrain.yaml").read_text()
+    assert rendered(kind, plan, read_rayjob(BASE)) == shipped
 
 
 def invoke(*arguments: str, **more: Any) -> Any:

@@ -23,7 +23,7 @@ CHANGES = [
     ("Pacific/Apia", "2011-12-30"),
     ("UTC", "2026-10-25"),
 ]
-FEW = ("30 2 * * *", "15 1,2,3 * * *", "*/20 * * * *")
+FEW = ("15 1,2,3 * * *", "*/20 * * * *")
 ALL = frozenset(range(60))
 # A line, and the hours and minutes that it names.
 LINES = {

@@ -95,9 +95,9 @@ def pod(tmp_path: Path) -> Iterator[SimpleNamespace]:
     thread.join()
 
 
-def run(pod: SimpleNamespace) -> str:
+def run(pod: SimpleNamespace, alone: bool = True) -> str:
     file = str(pod.folder / "rayjob.yaml")
-    return create.create_due(file, "0 2 * * *", "Europe/Zurich", pod.environment, pod.folder)
+    return create.create_due(file, "0 2 * * *", "Europe/Zurich", alone, pod.environment, pod.folder)
 
 
 def test_a_tick_has_one_rayjob_however_often_it_is_begun(pod: SimpleNamespace) -> None:
@@ -111,6 +111,11 @@ def test_a_tick_has_one_rayjob_however_often_it_is_begun(pod: SimpleNamespace) -
         "annotations": {"darkroom/tick": tick},
         "ownerReferences": [{"apiVersion": "batch/v1", "kind": "Job", "name": "nightly-29400000", "uid": "5b4e"}],
     }
+
+
+def test_to_make_up_for_all_that_was_missed_the_job_asks_itself(pod: SimpleNamespace) -> None:
+    assert run(pod, alone=False).endswith(f": {JOB['spec']['entrypoint']}")
+    assert run(pod).endswith("is there already: the tick was begun before")
 
 
 def test_what_kubernetes_says_is_told(pod: SimpleNamespace) -> None:

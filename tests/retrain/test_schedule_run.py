@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -145,7 +145,7 @@ def test_the_file_may_change_and_break(tmp_path: Path) -> None:
 
 
 def test_an_outage_of_storage_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from darkroom.retrain import scheduler
+    from darkroom.retrain import due
 
     answers = iter([StorageError("no bucket"), StorageError("no bucket")])
 
@@ -154,7 +154,7 @@ def test_an_outage_of_storage_is_waited_for(tmp_path: Path, monkeypatch: pytest.
             raise error
         return tick_record.last_over(store)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(scheduler, "last_over", last_over)
+    monkeypatch.setattr(due, "last_over", last_over)
     nights = Nights(tmp_path, "20T02:00", "20T20:00")
     assert nights.forever() == [("20 02:10", "20261120T020000Z")]
     assert nights.said[1] == "does not know which ticks are over: no bucket"
@@ -220,18 +220,21 @@ def test_a_signal_before_the_tick_has_begun_is_not_lost(tmp_path: Path) -> None:
     assert tick("20261120T020000Z") in (7, -signal.SIGTERM)
 
 
-def test_the_command_waits_and_ends_at_a_signal(tmp_path: Path) -> None:
-    """The real one, with nothing due: the night's tick is over."""
+def test_the_command_runs_a_tick_waits_and_ends_at_a_signal(tmp_path: Path) -> None:
+    """The real one and the real job, whose data is not there."""
     file = tmp_path / "nightly.yaml"
-    file.write_text(NIGHTLY.format(zone="UTC", missed="none"))
-    (tmp_path / "runs").mkdir()
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    tomorrow = datetime.now(UTC) + timedelta(days=1)
-    tick_record.fresh(open_store(str(tmp_path / "runs")), f"{tomorrow:%Y%m%d}T020000Z").end("promoted")
+    text = NIGHTLY.format(zone="UTC", missed="last")
+    file.write_text(text.replace("{kind: mnist}", f"{{kind: idx, source: {tmp_path}/absent}}"))
     command = [sys.executable, "-m", "darkroom.jobs.schedule", "run", str(file)]
-    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert running.stderr is not None
-    lines = [running.stderr.readline(), running.stderr.readline()]
-    assert "'0 2 * * *' in UTC, missed ticks: none" in lines[0] and "waits until" in lines[1]
+    lines: list[str] = []
+    while not lines or "waits until" not in lines[-1]:
+        lines.append(running.stderr.readline())
+        assert lines[-1], lines
+    assert "'0 2 * * *' in UTC, missed ticks: last" in lines[0]
+    assert any("darkroom: no data under" in line for line in lines) and "ended with exit code 2" in lines[-2]
+    (record,) = tick_record.records(open_store(str(tmp_path / "runs")))
+    assert record.outcome == "failed" and f"tick {record.id} begins" in lines[1]
     running.send_signal(signal.SIGTERM)
     assert "ends" in running.stderr.read() and running.wait(60) == 0

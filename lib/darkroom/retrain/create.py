@@ -11,13 +11,23 @@ from darkroom.retrain.rayjob import of_tick, read_rayjob
 from darkroom.retrain.times import check_cron, last_fire, tick_id
 
 
-def create_due(file: str, cron: str, time_zone: str, environment: Mapping[str, str], account: Path = ACCOUNT) -> str:
-    """A sentence that says what was done. file: holds a RayJob. ValueError for the user's part, ClusterError."""
+def create_due(
+    file: str,
+    cron: str,
+    time_zone: str,
+    alone: bool,
+    environment: Mapping[str, str],
+    account: Path = ACCOUNT,
+) -> str:
+    """A sentence that says what was done. file: holds a RayJob; alone: see `of_tick`.
+
+    Raises ValueError for the user's part, ClusterError.
+    """
     check_cron(cron)
     due = last_fire(cron, time_zone, datetime.now(UTC))
     if due is None:
         raise ValueError(f"{cron!r} in {time_zone} was never due yet")
-    job = of_tick(read_rayjob(file), tick_id(due))
+    job = of_tick(read_rayjob(file), tick_id(due), alone)
     job = owned(job, environment.get("JOB_NAME"), environment.get("JOB_UID"))
     name = job["metadata"]["name"]
     if Api.of_this_pod(environment, account).create_rayjob(job):

@@ -29,10 +29,13 @@ def read_rayjob(file: str) -> Object:
     return chosen[0]
 
 
-def of_tick(job: Object, tick: str) -> Object:
-    """The RayJob that runs one tick: `job` with the tick in its name, annotations and entry point."""
+def of_tick(job: Object, tick: str, alone: bool = True) -> Object:
+    """The RayJob of a tick: `job` with the tick in its name, annotations and, if it is to run alone, entry point.
+
+    Else the job finds out by itself what is due: this tick, and the ones before it that were missed.
+    """
     found = copy.deepcopy(job)
     found["metadata"]["name"] = f"{job['metadata']['name']}-{tick.lower()}"
     found["metadata"]["annotations"] = {TICK: tick}
-    found["spec"]["entrypoint"] += f" --tick {tick}"
+    found["spec"]["entrypoint"] += f" --tick {tick}" if alone else ""
     return found

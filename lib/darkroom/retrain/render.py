@@ -113,6 +113,12 @@ def _replace_image(node: Any, old: str, new: str) -> None:
 def _ray_cron_job(plan: Plan, job: Object) -> Object:
     if QUEUE in job["metadata"]["labels"] or job["spec"].get("suspend"):
         raise ValueError("a RayCronJob gives its jobs no labels, so Kueue would never let them begin: --kind cronjob")
+    begins = job["spec"].get("preRunningDeadlineSeconds", 0)
+    if plan.schedule.missed == "none" and plan.schedule.deadline_seconds < begins:
+        raise ValueError(
+            f"a RayCronJob's job asks what is due when its cluster stands, which may take {begins} seconds: with "
+            f"missed: none it wants a deadline_seconds of {begins} or more, was {plan.schedule.deadline_seconds}"
+        )
     spec = {"schedule": plan.schedule.cron, "timeZone": plan.schedule.time_zone, "jobTemplate": job["spec"]}
     return {"apiVersion": "ray.io/v1", "kind": "RayCronJob", "spec": spec}
 

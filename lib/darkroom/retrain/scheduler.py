@@ -12,15 +12,18 @@ import os
 import select
 import signal
 import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from types import FrameType
 
+from darkroom.retrain.due import due_ticks
 from darkroom.retrain.parts import Pipeline, Schedule
-from darkroom.retrain.tick_record import last_over, load
-from darkroom.retrain.times import due, fires_after, tick_id
+from darkroom.retrain.pipeline_file import read_pipeline
+from darkroom.retrain.tick_record import load
+from darkroom.retrain.times import fires_after, tick_id
 from darkroom.storage import StorageError, Store, open_store
 
 DONE, WRONG_INPUT = 0, 2  # a job's exit codes
@@ -82,8 +85,8 @@ class Scheduler:
 
     def once(self) -> int:
         """Runs what is due. The exit code of the first tick that failed, else 0. ValueError, StorageError."""
-        pipeline, schedule = self._read()
-        for moment in self._due(pipeline, schedule):
+        pipeline, _ = self._read()
+        for moment in self._due(pipeline):
             if self.wait(0):
                 break
             if (code := self._run(moment)) != DONE:
@@ -111,20 +114,19 @@ class Scheduler:
             assert self._last_read is not None, "it was read at the start"
             pipeline, schedule = self._last_read
         try:
-            for moment in self._due(pipeline, schedule):
+            for moment in self._due(pipeline):
                 if self.wait(0) or _may_go_on(self._run(moment)):
                     break  # the next tick would end it for good
-            again = bool(self._due(pipeline, schedule))
+            again = bool(self._due(pipeline))
         except StorageError as error:
             self.say(f"does not know which ticks are over: {error}")
             again = True
         following = next(fires_after(schedule.cron, schedule.time_zone, self.now()))
         return min(following, self.now() + RETRY) if again else following
 
-    def _due(self, pipeline: Pipeline, schedule: Schedule) -> list[datetime]:
-        when = schedule.cron, schedule.time_zone, schedule.missed, schedule.deadline_seconds
+    def _due(self, pipeline: Pipeline) -> list[datetime]:
         store = open_store(pipeline.out)
-        moments = (each for each in due(*when, last_over(store), self.now()) if self._tries[each] < TRIES)
+        moments = [moment for moment in due_ticks(pipeline, now=self.now()) if self._tries[moment] < TRIES]
         return [moment for moment in moments if not _has_failed(store, moment)]
 
     def _run(self, moment: datetime) -> int:
@@ -148,6 +150,31 @@ class Scheduler:
             if self.wait(min(left, _LOOK_SECONDS)):
                 return True
         return self.wait(0)
+
+
+def keep(uri: str, once: bool, say: Callable[[str], None]) -> int:
+    """Keeps the schedule of the pipeline file at `uri` until SIGTERM or Ctrl-C; once: runs what is due, and ends.
+
+    For the main thread of a process. Returns 0, or how the tick ended that was run once; each line for `say` begins
+    with the time. ValueError, StorageError.
+    """
+    stop = Stop()
+    ticks = TickProcess([sys.executable, "-m", "darkroom.jobs.retrain", uri], stop)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, ticks.end)
+
+    def stamped(line: str) -> None:
+        say(f"{_now():%Y-%m-%dT%H:%M:%SZ} schedule: {line}")
+
+    scheduler = Scheduler(lambda: read_pipeline(uri), ticks, _now, stop.wait, stamped)
+    if once:
+        return scheduler.once()
+    scheduler.forever()
+    return DONE
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 def _has_failed(store: Store, moment: datetime) -> bool:
