@@ -60,7 +60,7 @@ class World:
             "keep": 1,
         }
         path = self.folder / "pipeline.yaml"
-        path.write_text(yaml.safe_dump(document | changes))
+        path.write_text(yaml.safe_dump(document | changes, sort_keys=False))
         return str(path)
 
 

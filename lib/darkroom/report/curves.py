@@ -75,7 +75,7 @@ def metric_curve(
         axes.axhline(bound, color=SOFT, linewidth=0.9, linestyle="--", label="bound")
     if len(set(times)) == 1:
         axes.set_xlim(times[0] - timedelta(days=1), times[0] + timedelta(days=1))
-    locator = AutoDateLocator(maxticks=7)
+    locator = AutoDateLocator(minticks=2, maxticks=8)
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
     return _png(figure, axes)
