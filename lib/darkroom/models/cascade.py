@@ -173,7 +173,7 @@ class Cascade:
 
 
 def _revision_of_ours(root: LocalFolder, settings: list[dict[str, Any]]) -> str:
-    """Over the bytes of every file below the folder that is a setting or a weight: records since issue 1 hold it."""
+    """Over the bytes of every file below the folder that is a setting or a weight: the rows of earlier runs hold it."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for path in sorted(root.root.rglob("*")):
         if path.suffix in (".json", ".safetensors") and path.parent != root.root:
