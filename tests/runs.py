@@ -37,8 +37,8 @@ def png(size: int, seed: int = 0, mode: str = "RGB") -> bytes:
 def result(line: dict[str, Any], status: str = "ok", **more: Any) -> dict[str, Any]:
     """A result row for a line of work (id, key, row) that has no picture."""
     blank = {name: "" if SCHEMA.field(name).type == "string" else None for name in SCHEMA.names}
-    own = {"id": line["id"], "key": line["key"], "task": line["row"]["task"], "status": status, "prompts": [], "flags": []}
-    return {**blank, **own, "created_at": datetime.now(UTC), **more}
+    own = {"id": line["id"], "key": line["key"], "task": line["row"]["task"], "status": status}
+    return {**blank, **own, "prompts": [], "flags": [], "created_at": datetime.now(UTC), **more}
 
 
 def results(uri: str) -> dict[str, dict[str, Any]]:

@@ -61,8 +61,8 @@ _VERSION_1 = pa.schema([(name, kind) for name, kind in _COLUMNS if name not in _
 def to_table(rows: list[dict[str, Any]]) -> pa.Table:
     """Rows (one dict per result, every column but `schema_version`) as a table of SCHEMA.
 
-    `image` is {"bytes": bytes or None, "path": str}, or None where there is no picture. Text and lists of text are never
-    None; numbers may be. A row that does not fit is our own bug: AssertionError.
+    `image` is {"bytes": bytes or None, "path": str}, or None where there is no picture. Text and lists of text are
+    never None; numbers may be. A row that does not fit is our own bug: AssertionError.
     """
     for row in rows:
         _check(row)

@@ -152,7 +152,7 @@ class S3Store:
         with _reporting("list", self.uri(prefix)):
             found = [item for page in pages for item in page.get("Contents", ())]
         facts = {item["Key"].removeprefix(start): (item["Size"], item["ETag"].strip('"')) for item in found}
-        return {key: fact for key, fact in facts.items() if not key.endswith("/")}  # consoles put empty "folder" objects
+        return {key: fact for key, fact in facts.items() if not key.endswith("/")}  # consoles put empty "folders"
 
     def etag(self, key: str) -> ETag:
         """An object's ETag as it is now; NotFound if there is none."""
