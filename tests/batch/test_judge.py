@@ -76,11 +76,11 @@ def test_the_best_candidate_goes_on_with_its_seed_and_all_are_recorded(judge: Ju
 
 def test_every_view_is_judged_by_its_prompt(judge: Judge) -> None:
     row = {**ROW, "task": "anagram", "views": VIEWS}
-    (done,) = judge.finish([made(row, flat(0.5)[0])])
+    (done,) = judge.finish([made(row, flat(0.6)[0])])  # a level that 8 bits have
     scores = json.loads(done["scores"])
-    assert np.allclose(scores["matrix"], [[0.5, -0.5], [-0.5, 0.5]])
-    told = 1 / (1 + np.exp(-1 / 0.5))
-    assert scores["alignment"] == 0.5 and scores["concealment"] == pytest.approx(told, abs=1e-5)
+    assert np.allclose(scores["matrix"], [[0.6, -0.6], [-0.6, 0.6]])
+    told = 1 / (1 + np.exp(-1.2 / 0.5))
+    assert scores["alignment"] == 0.6 and scores["concealment"] == pytest.approx(told, abs=1e-5)
 
 
 def test_a_prompt_that_cannot_be_judged_costs_a_picture_nothing_but_candidates_their_row(judge: Judge) -> None:

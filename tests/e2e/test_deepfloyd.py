@@ -143,7 +143,7 @@ def test_what_does_not_fit_is_refused_with_numbers(
     tmp_path: Path, toy_deepfloyd: str, shared_ray: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("darkroom.batch.preflight.read_hardware", lambda say: Hardware(node=10**6, nodes=10**6))
-    with pytest.raises(DoesNotFit, match=r"stage 1 wants 0\.0 GB, the largest node has 0\.0 GB"):
+    with pytest.raises(DoesNotFit, match=r"stage 1 wants \d+ MB, the largest node has 1 MB"):
         run(asked(tmp_path, toy_deepfloyd, capacity=512), lambda line: None)
 
 

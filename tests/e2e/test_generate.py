@@ -157,6 +157,22 @@ def test_two_rows_changed_are_two_rows_made(quick: Job) -> None:
     assert audit(quick.out).passed
 
 
+def test_the_best_of_several_is_kept_and_scored(quick: Job) -> None:
+    candidates = [{**SEVEN, "id": f"seed-{seed}", "seed": seed} for seed in (3, 4, 5)]
+    outcome = quick.run([{**SEVEN, "id": "best", "seed": 3, "best_of": 3}, *candidates], scorer="digits")
+    assert (outcome.rows, outcome.failed) == (4, 0)
+    found = results(quick.out)
+    scores = json.loads(found["best"]["scores"])
+    chosen = found[f"seed-{scores['chosen_seed']}"]
+    assert chosen["alignment"] == max(found[row["id"]]["alignment"] for row in candidates)
+    assert pictures(quick.out)["best"] == pictures(quick.out)[chosen["id"]]
+    assert found["best"]["alignment"] == chosen["alignment"] == scores["alignment"]
+    assert found["best"]["evaluations"] == 3 * chosen["evaluations"] and found["best"]["seed"] == 3
+    assert [one["seed"] for one in scores["candidates"]] == [3, 4, 5]
+    with pytest.raises(ManifestError, match="'best_of' is 3, and there is no scorer"):
+        quick.run([{**SEVEN, "id": "best", "best_of": 3}])
+
+
 def test_names_that_change_places(quick: Job) -> None:
     quick.run([{**SEVEN, "id": "a", "seed": 1}, {**SEVEN, "id": "b", "seed": 2}])
     before = pictures(quick.out)

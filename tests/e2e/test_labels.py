@@ -49,7 +49,7 @@ def test_every_task_by_label_from_a_network_on_s3(tmp_path: Path, s3_env: str, s
     asked = options(tmp_path, save_toy_network(s3_env))
     work, estimated, needs = dry_run(asked)
     assert work.to_make == 8 and estimated.evaluations == {1: 38 + 4}, "that the image is missing shows later"
-    assert "stage 1" in needs and "float32" in needs and " GB" in needs
+    assert "stage 1" in needs and "float32" in needs and " MB" in needs
     said: list[str] = []
     outcome = run(asked, said.append)
     found = results(asked.out)

@@ -64,6 +64,9 @@ class Judge:
             if made["error"]:
                 continue
             picture = parcel.unpack(made["picture"])["picture"]
+            if picture.dtype != np.uint8:  # a chosen candidate: judged as it is delivered, like all others
+                picture = parcel.to_uint8(picture)
+                made["picture"] = parcel.pack({"picture": picture})
             if self.scorer is not None:
                 made["scores"] = json.dumps(self._score(made, _as_image(picture)))
             if self.how.safety:

@@ -81,9 +81,14 @@ def table(found: Sequence[Need], pools: Mapping[str, Pool] | None = None) -> str
     for need in found:
         workers = str(pools[need.name].workers) if pools and need.name in pools else "-"
         capacity = f"{need.capacity}{'+' * need.tries}"
-        sizes = f"{need.weights / GB:>8.2f} GB{need.activations / GB:>8.2f} GB"
+        sizes = f"{_size(need.weights):>11}{_size(need.activations):>11}"
         lines.append(f"  {need.name:<14}{need.dtype:<10}{capacity:>9}{workers:>9}{sizes}")
     return "\n".join(lines)
+
+
+def _size(count: float) -> str:
+    """Bytes as a person says them: 8.6 GB, 12 MB."""
+    return f"{count / GB:.1f} GB" if count >= 0.95 * GB else f"{1000 * count / GB:.2g} MB"
 
 
 def check(found: Sequence[Need], pools: Mapping[str, Pool], hardware: Hardware) -> None:
@@ -101,8 +106,8 @@ def _gpu_problems(found: Sequence[Need], pools: Mapping[str, Pool], hardware: Ha
         share = 1.0 if need.alone else pools[need.name].gpus
         there = share * hardware.gpu
         if need.on_gpu() > there:
-            of = "of a GPU" if share == 1 else f"of a GPU of {hardware.gpu / GB:.1f} GB, as its share is {share:g}"
-            problems.append(f"  {need.name} wants {need.on_gpu() / GB:.1f} GB and gets {there / GB:.1f} GB {of}")
+            of = "of a GPU" if share == 1 else f"of a GPU of {_size(hardware.gpu)}, as its share is {share:g}"
+            problems.append(f"  {need.name} wants {_size(need.on_gpu())} and gets {_size(there)} {of}")
     return problems
 
 
@@ -110,13 +115,13 @@ def _cpu_problems(found: Sequence[Need], pools: Mapping[str, Pool], hardware: Ha
     if not hardware.nodes:
         return []  # Ray does not say
     problems = [
-        f"  {need.name} wants {need.on_cpu() / GB:.1f} GB, the largest node has {hardware.node / GB:.1f} GB"
+        f"  {need.name} wants {_size(need.on_cpu())}, the largest node has {_size(hardware.node)}"
         for need in found
         if need.on_cpu() > hardware.node
     ]
     total = sum(need.on_cpu() * pools[need.name].workers for need in found if not need.alone)
     if total > hardware.nodes:
-        problems.append(f"  all stages want {total / GB:.1f} GB, all nodes have {hardware.nodes / GB:.1f} GB")
+        problems.append(f"  all stages want {_size(total)}, all nodes have {_size(hardware.nodes)}")
     return problems
 
 
