@@ -43,6 +43,14 @@ class Field:
         self.said[name] = "".join(parts)
         return code
 
+    def wait_for(self, name: str, condition: Callable[[], Any], seconds: float, what: str) -> None:
+        """Until something holds of a job that is under way; what the job said, if it does not come to that."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            over = time.monotonic() > deadline or self.api.job(name).status.is_terminal()
+            assert not over or condition(), f"waited in vain for {what}; {name} said:\n{self.api.log(name)[-4000:]}"
+            time.sleep(0.2)
+
     def workers(self) -> list[Node]:
         return [node for node in self.local.nodes[1:] if node.alive]
 
@@ -83,10 +91,3 @@ def python(program: str, *arguments: str, **environment: str) -> subprocess.Pope
     given = {**kept, "PYTHONPATH": str(ROOT / "lib"), **environment}
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen([sys.executable, "-c", program, *arguments], env=given, cwd=ROOT, **pipes)
-
-
-def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds} s in vain for {what}"
-        time.sleep(0.1)

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from clusters import Field, field_of, python, wait_for
+from clusters import Field, field_of, python
 from conftest import S3Server
 from darkroom.batch.audit import audit
 from darkroom.cluster import nodes
@@ -49,7 +49,7 @@ def test_the_demo_survives_the_loss_of_a_node(ground: Field, s3: S3Server, repla
     run = s3.uri(f"demo-{replaced}")
     asked = ["manifests/demo.yaml", "--out", run, "--workers", "2", "--unit-rows", "4", "--stall-seconds", "600"]
     name = ground.submit("generate", *asked)
-    wait_for(lambda: commits(run) >= 2, 600, "the first commits")
+    ground.wait_for(name, lambda: commits(run) >= 2, 600, "the first commits")
     assert len(stage_actors(ground)) == 2, "both nodes work"
     ground.lose(ground.workers()[0])
     before = len(results(run))
@@ -71,7 +71,7 @@ def test_a_training_survives_the_loss_of_a_node(ground: Field, s3: S3Server) -> 
     settings = [part for text in ("width=8", "epochs=4", "batch=64", "bf16=off") for part in ("--set", text)]
     asked = ["mnist-ddpm", "--data", data, "--out", run, "--workers", "2", "--no-report", *settings]
     name = ground.submit("train", *asked)
-    wait_for(lambda: epochs_kept(open_store(run)), 600, "the first checkpoint")
+    ground.wait_for(name, lambda: epochs_kept(open_store(run)), 600, "the first checkpoint")
     ground.lose(ground.workers()[0])
     assert not open_store(run).exists("config.json"), "it was lost in the middle"
     ground.gain(2)
@@ -89,7 +89,7 @@ def test_a_job_that_is_stopped_goes_on_when_it_is_submitted_again(
     manifest = write_manifest(tmp_path, [{**SEVEN, "id": f"r{n}", "seed": n} for n in range(24)])
     asked = [manifest, "--out", run, "--model", toy_network, "--capacity", "2", "--unit-rows", "2"]
     first = ground.submit("generate", *asked)
-    wait_for(lambda: commits(run) >= 1, 300, "the first commit")
+    ground.wait_for(first, lambda: commits(run) >= 1, 300, "the first commit")
     assert ground.api.stop(first).status == "STOPPED"
     before = results(run)
     assert 0 < len(before) < 24

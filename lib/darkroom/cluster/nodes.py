@@ -162,7 +162,6 @@ def _start_head(place: Path) -> LocalCluster:
         f"--dashboard-host={LOOPBACK}",
         f"--dashboard-port={dashboard}",
         f"--ray-client-server-port={client}",
-        f"--temp-dir={cluster.temporary}",
         "--disable-usage-stats",
     )
     try:
@@ -180,6 +179,7 @@ def _start(cluster: LocalCluster, name: str, address: str, cpus: int, flags: tup
         f"--num-cpus={cpus}",
         f"--object-store-memory={OBJECT_STORE_BYTES}",
         "--dashboard-agent-listen-port=0",  # its default is one port, and the nodes share this machine's
+        f"--temp-dir={cluster.temporary}/{name}",  # else one node deletes the code that another's jobs stand in
     )
     log = Path(cluster.folder, f"{name}.log")
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *flags, *common]
