@@ -110,6 +110,7 @@ def test_killed_at_any_write_a_promotion_goes_on(here: World, monkeypatch: Any) 
     with monkeypatch.context() as patch, pytest.raises(Died):
         patch.setattr(contest, "judge", lambda *given: (_ for _ in ()).throw(Died))
         run(pipeline, 2)
+    monkeypatch.setattr(tick_module, "write_ticks_page", lambda *given: None)  # a second each, and last of all
     before = here.folder / "before"
     shutil.copytree(here.uri, before)
     left = deaths = 0
@@ -144,7 +145,7 @@ def test_killed_at_any_write_a_promotion_goes_on(here: World, monkeypatch: Any) 
         assert model.versions() == [1, second] and model.champion().version == second
         kinds = [event["kind"] for event in model.history()]
         assert kinds == [*("evaluated", "gated", "registered", "promoted") * 2]
-    assert deaths > 15
+    assert deaths > 12
 
 
 def test_killed_in_training_it_goes_on_from_the_checkpoint(here: World) -> None:

@@ -159,4 +159,4 @@ def _moment(tick: str) -> str:
 def _number(value: float | None) -> str:
     if value is None:
         return ""
-    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{round(value, 9) + 0:.4g}"  # + 0: no -0

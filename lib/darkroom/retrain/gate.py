@@ -89,7 +89,7 @@ def judge(rules: Mapping[str, Rule], candidate: Measures, champion: Measures | N
 def _check(metric: str, rule: Rule, candidate: Mapping[str, Any], champion: Mapping[str, Any] | None) -> Check:
     value, reasons, gain, worst = candidate["mean"], [], None, None
     word = "at least" if rule.at_most is None else "at most"
-    bound = "" if rule.bound is None else f"{word} {rule.bound:g}"
+    bound = "" if rule.bound is None else f"{word} {rule.bound:.10g}"
     if rule.bound is not None and (value < rule.bound if word == "at least" else value > rule.bound):
         reasons.append(f"{_said(value)} is not {bound}")
     if champion is not None and rule.margin is not None:
@@ -98,7 +98,7 @@ def _check(metric: str, rule: Rule, candidate: Mapping[str, Any], champion: Mapp
             spread = "" if worst == gain else f", and by {_said(-worst)} at the end of its interval"
             reasons.append(
                 f"{_said(value)} is worse than the champion's {_said(champion['mean'])} by {_said(-gain)}{spread}; "
-                f"the margin is {rule.margin:g}"
+                f"the margin is {rule.margin:.10g}"
             )
     return Check(metric, value, bound, champion and champion["mean"], rule.margin, gain, worst, not reasons,
                  " and ".join(reasons))  # fmt: skip
