@@ -1,0 +1,43 @@
+"""Every metric that a gate may ask for is measured, of each kind of network, for three seeds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from darkroom.models.network import WEIGHTS
+from darkroom.retrain.measure import measure
+from darkroom.retrain.metrics import METRICS
+from darkroom.retrain.parts import Data, Evaluate
+from darkroom.retrain.snapshot import take_snapshot
+from darkroom.storage import open_store
+from small_world import World
+from toys import network_config, save_toy_network
+
+DENOISER = network_config(channels=1, conditioning="none", num_classes=0) | {"process": None}
+KINDS: dict[str, dict[str, Any]] = {
+    "label": network_config(channels=1),
+    "unconditional": network_config(channels=1, conditioning="time", num_classes=0),
+    "denoiser": DENOISER,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_metrics_of_a_kind_are_measured(here: World, tmp_path: Path, kind: str) -> None:
+    here.arrive("one", 0, 40, tests=30)
+    data = take_snapshot(Data(kind="idx", source=f"{here.uri}/source"), f"{here.uri}/out", print)
+    model = save_toy_network(str(tmp_path / "model"), KINDS[kind])
+    out = str(tmp_path / "page")
+    found = measure(model, data.uri, Evaluate(count=10, steps=1, guidance=2.0), out)
+    assert found["metrics"].keys() == {name for name, metric in METRICS.items() if kind in metric.of}
+    seeds = {name: len(value["by_seed"]) for name, value in found["metrics"].items()}
+    assert seeds.pop("size") == 1 and set(seeds.values()) == {3}
+    assert found["metrics"]["size"]["mean"] == open_store(model).size(WEIGHTS)
+    assert found["data"]["test"] == data.digests["test"] and open_store(out).exists("index.html")
+    name = "psnr_1" if kind == "denoiser" else "validation_loss"
+    low, mean, high = sorted(found["metrics"][name]["by_seed"])
+    assert low < mean < high, "each seed has noise of its own"
+    again = measure(model, data.uri, Evaluate(count=10, steps=1, guidance=2.0), out)["metrics"]
+    assert again[name] == found["metrics"][name], "and the same noise each time"
