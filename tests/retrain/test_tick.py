@@ -243,6 +243,33 @@ def test_a_training_that_diverges_is_recorded_and_tried_again(here: World) -> No
     assert record.outcome == "failed" and "the loss is" in record.data["reason"]
 
 
+def test_a_tick_that_failed_takes_what_was_mended(here: World) -> None:
+    here.arrive("one", 0, 64)
+    huge = {"size": {"at_most": 1_000_000}, "class_accuracy": {"at_least": 0.0}}
+    labels = open_store(f"{here.uri}/source/one").read("t10k-labels-idx1-ubyte")
+    turned = bytes([*labels[:8], *((label + 1) % 10 for label in labels[8:])])
+    open_store(f"{here.uri}/source/one").write("t10k-labels-idx1-ubyte", turned)
+    with pytest.raises(ValueError, match="which cannot be measured"):
+        run(here.pipeline(gate=huge), 1)
+    open_store(f"{here.uri}/source/one").write("t10k-labels-idx1-ubyte", labels)
+    assert run(here.pipeline(gate=huge), 1).outcome == "promoted"
+
+
+def test_a_tick_whose_file_changed_before_it_went_on_trains_anew(here: World) -> None:
+    here.arrive("one", 0, 64)
+
+    def dying(options: job.Options, say: Any) -> None:
+        train_here(options, say)
+        raise Died
+
+    with pytest.raises(Died):
+        run(here.pipeline(), 1, dying)
+    wider = here.pipeline(train={"recipe": "mnist-flow-class", "settings": QUICK | {"hidden": 6}})
+    record = run(wider, 1)
+    assert record.outcome == "promoted"
+    assert open_model(f"registry://{here.uri}/registry/digits").config["network"]["hidden"] == 6
+
+
 def test_a_tick_that_died_and_is_overtaken_is_abandoned(here: World) -> None:
     here.arrive("one", 0, 64)
 

@@ -87,6 +87,11 @@ class RegisteredModel:
         found = (re.fullmatch(rf"versions/(\d+)/{RECORD}", key) for key in self.store.list("versions/"))
         return sorted(int(match[1]) for match in found if match)
 
+    def kept(self) -> list[int]:
+        """The whole versions that have not been retired, or not quite, ascending."""
+        there = {int(match[1]) for match in map(_MODEL_OF.fullmatch, self.store.list("versions/")) if match}
+        return sorted(there & set(self.versions()))
+
     def version(self, number: int) -> dict[str, Any]:
         """What version.json holds. ModelError if there is no such version."""
         try:
@@ -165,8 +170,7 @@ class RegisteredModel:
         spared = {champion.version, champion.event["previous"], *versions[-keep:]}
         if champion.version is not None:
             spared.add(self.version(champion.version).get("parent"))
-        there = {int(match[1]) for match in map(_MODEL_OF.fullmatch, self.store.list("versions/")) if match}
-        gone = sorted((set(versions) & there) - spared)
+        gone = [number for number in self.kept() if number not in spared]
         for number in gone:
             self.discard(number, f"not among the {keep} newest")
         return gone

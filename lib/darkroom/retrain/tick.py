@@ -88,6 +88,8 @@ class _Tick:
 
     def run(self) -> None:
         """To the end. What the user caused, or the numbers, is written down and raised."""
+        if self.record.outcome == "failed" and not self._has_won():
+            self.record.data |= {"steps": {}, "rounds": []}  # what was wrong may have been mended, in data or file
         self.record.data |= {"outcome": "", "reason": ""}
         self.record.save()
         self._abandon_older()
@@ -111,7 +113,7 @@ class _Tick:
         fingerprint = self._fingerprint(snapshot)
         if self.record.steps.keys() == {"snapshot"} and fingerprint == self._last_fingerprint():
             return "skipped", "no new data"
-        self.record.data["fingerprint"] = fingerprint
+        self._begin_anew_if_not(fingerprint)
         self._step("preflight", lambda: check_fit(self.pipeline, self.recipe, snapshot["uri"]))
         self._step("train", lambda: self._train(snapshot["uri"]))
         self._step("evaluate", lambda: self._measure(f"{self.folder}/training", "candidate"))
@@ -136,6 +138,16 @@ class _Tick:
         gate = {metric: rule.model_dump() for metric, rule in self.pipeline.gate.items()}
         parts = [snapshot["id"], recipe, self.pipeline.evaluate.model_dump(), gate]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+    def _begin_anew_if_not(self, fingerprint: str) -> None:
+        """A tick that is run again after its data or file changed trains anew, unless its model is promoted already."""
+        if self.record.data.setdefault("fingerprint", fingerprint) != fingerprint and not self._has_won():
+            self.store.delete(*self.store.list(f"{tick_record.FOLDER}/{self.record.id}/training/"))
+            self.record.data |= {"steps": {"snapshot": self.record.steps["snapshot"]}, "rounds": []}
+            self.record.data["fingerprint"] = fingerprint
+
+    def _has_won(self) -> bool:
+        return any(one.get("won") for one in self.record.rounds)
 
     def _last_fingerprint(self) -> str | None:
         decided = [r for r in tick_record.records(self.store) if r.outcome in _DECIDED and r.id != self.record.id]
@@ -187,7 +199,7 @@ class _Tick:
                 record.end("abandoned", f"tick {self.record.id} began before it was over")
 
     def _sweep(self) -> None:
-        """Deletes what the next ticks do not need: checkpoints, and joined data that no version was trained on."""
+        """Deletes what the next ticks do not need: checkpoints, and joined data that no version left was trained on."""
         run = open_store(f"{self.folder}/training")
         run.delete(*run.list("checkpoints/"))
         kept = {*self._data_of_versions(), self.record.steps["snapshot"]["id"]}
@@ -195,4 +207,4 @@ class _Tick:
         self.store.delete(*(key for key in keys if key.split("/")[2] not in kept))
 
     def _data_of_versions(self) -> Iterable[str]:
-        return (self.model.version(number)["snapshot"]["id"] for number in self.model.versions())
+        return (self.model.version(number).get("snapshot", {}).get("id", "") for number in self.model.kept())
