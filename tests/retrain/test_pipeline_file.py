@@ -7,6 +7,8 @@ import pytest
 from darkroom.retrain.metrics import METRICS
 from darkroom.retrain.pipeline_checks import kind_of
 from darkroom.retrain.pipeline_file import PipelineError, read_pipeline
+from darkroom.retrain.preflight import check_fit
+from darkroom.training.data import sample_uri
 from darkroom.training.recipes import RECIPES
 from darkroom.training.recipes.network import NetworkRecipe
 
@@ -120,6 +122,12 @@ def test_what_is_no_file_or_no_mapping(tmp_path: Path) -> None:
         "night.yaml: wanted a mapping of name, out, registry, schedule, data, train, evaluate, gate, smoke, generate, "
         "keep, lease_seconds"
     ]
+
+
+def test_the_nightly_file_that_ships_can_be_run() -> None:
+    pipeline = read_pipeline(str(Path(__file__).parents[2] / "manifests" / "pipelines" / "mnist-nightly.yaml"))
+    check_fit(pipeline, pipeline.recipe(), sample_uri())
+    assert pipeline.schedule is not None and pipeline.smoke is not None and len(pipeline.gate) > 5
 
 
 def test_every_recipe_of_a_network_can_be_gated() -> None:
