@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from darkroom.storage import Ledger, NotFound, StorageError, Store, from_parquet, open_store, to_table
+from runs import result
 
 
 class DeathError(Exception):
@@ -79,14 +80,8 @@ def key_of(row_id: str) -> str:
 
 
 def shard(*ids: str, status: str = "ok") -> pa.Table:
-    row = {
-        "task": "text_to_image", "status": status, "error": "", "image": None, "image_uri": "", "sha256": "",
-        "width": 8, "height": 8, "prompts": [], "negative_prompt": "", "seed": 0, "steps": 1, "guidance": 1.0,
-        "sampler": "ddpm", "start_timestep": 990.0, "parameters": "{}", "source_uri": "", "source_sha256": "",
-        "model": "m", "model_revision": "r", "evaluations": 1, "seconds": 0.1, "worker": "w",
-        "created_at": datetime(2026, 1, 1, tzinfo=UTC),
-    }  # fmt: skip
-    return to_table([{**row, "id": row_id, "key": key_of(row_id)} for row_id in ids])
+    lines = ({"id": row_id, "key": key_of(row_id), "row": {"task": "text_to_image"}} for row_id in ids)
+    return to_table([result(line, status, created_at=datetime(2026, 1, 1, tzinfo=UTC)) for line in lines])
 
 
 def ids_in_ledger(store: Store) -> list[str]:
