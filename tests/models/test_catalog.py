@@ -91,7 +91,7 @@ def hub(toy_deepfloyd: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_repository_of_the_hub_is_pinned_planned_and_only_then_fetched(hub: type[Hub], toy_deepfloyd: str) -> None:
     model = open_model("hf://toy/stage1")
     assert (model.address, model.name, model.sizes) == (f"hf://toy/stage1@{COMMIT}", "stage1", (8,))
-    assert address("hf://toy/stage1") == address(model.address) == model.address
+    assert address("hf://toy/stage1", model) == open_model(model.address).address == model.address
     assert len(model.revision) == 16 and model.memory(1, "float32", 1).weights
     assert not any(".safetensors" in path for path in hub.asked)
     made = model.predictor(1, torch.device("cpu")).unet.state_dict()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from darkroom.models import registry
-from darkroom.models.catalog import address, open_model
+from darkroom.models.catalog import open_model
 from darkroom.models.errors import ModelError
 from darkroom.models.registry import RegisteredModel, names
 from darkroom.storage import LocalStore
@@ -52,11 +52,11 @@ def test_from_the_first_version_to_a_rollback(store_uri: str, toy_network: str, 
     opened, second = open_model("registry://digits"), open_model("registry://digits@2")
     assert (opened.name, second.name) == ("digits@1", "digits@2")
     assert opened.revision == open_model(toy_network).revision, "a row's key does not depend on the version's number"
-    assert address("registry://digits") == f"{store_uri}/digits/versions/1"
+    assert open_model("registry://digits").address == f"{store_uri}/digits/versions/1"
     with pytest.raises(ModelError, match="digits@1 is the first champion"):
         model.rollback()
     model.rollback(to=2)
-    assert address("registry://digits") == f"{store_uri}/digits/versions/2"
+    assert open_model("registry://digits").address == f"{store_uri}/digits/versions/2"
 
 
 def test_rolling_back_twice_goes_two_champions_back(tmp_path: Path, toy_network: str) -> None:

@@ -77,7 +77,9 @@ def _encode(
     stores = prompts.find_stores(model, asked, dtypes, root)
     needs = [preflight.encoder_need(model, name, dtypes) for name in asked if stores[name].missing(asked[name])]
     preflight.check(needs, {}, preflight.read_hardware(say))
-    prompts.encode(model, address(options.model), asked, dtypes, stores, prompts.watchdogs(options.stall_seconds), say)
+    prompts.encode(
+        model, address(options.model, model), asked, dtypes, stores, prompts.watchdogs(options.stall_seconds), say
+    )
 
 
 def open_file(uri: str) -> str:

@@ -8,7 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -63,12 +63,15 @@ class Order:
     @classmethod
     def open(cls, options: Options) -> Order:
         """Raises ManifestError, ModelError or another ValueError for whatever can be known before Ray starts."""
-        if "://" in options.model:  # once: a champion may change while the run lasts
-            options = replace(options, model=address(options.model))
         model = open_model(options.model)
         option.stage_dtypes(model, options.dtype, on_gpu=False)
         manifest = open_manifest(options.manifest, abilities(model, scorer=options.scorer is not None))
         return cls(options, model, manifest, open_store(options.out))
+
+    @cached_property
+    def address(self) -> str:
+        """What workers open: the very model that was opened here, though a champion may change while the run lasts."""
+        return address(self.options.model, self.model)
 
     @cached_property
     def judging(self) -> Judging:
@@ -78,7 +81,7 @@ class Order:
         for asked, part in ((self.options.safety == "flag", "safety_checker"), (marks, "watermarker")):
             if asked and not has[part]:
                 raise ModelError(f"the model {self.model.name!r} has no folder {part!r} in any of its stages")
-        return Judging(address(self.options.model), self.options.scorer, self.options.safety == "flag", marks)
+        return Judging(self.address, self.options.scorer, self.options.safety == "flag", marks)
 
     @cached_property
     def maker(self) -> Maker:
@@ -210,9 +213,7 @@ def _set_up(order: Order, work: Work, say: Callable[[str], None]) -> tuple[pipel
     pools = size_pools([one.with_memory(sized.get(one.name, 0.0)) for one in wanted], room)
     preflight.check(needs, pools, preflight.read_hardware(say))
     say("\n".join([f"{work.to_make:,} rows to make by", preflight.table(needs, pools)]))
-    prompts.encode(
-        model, address(options.model), work.prompts, dtypes, stores, prompts.watchdogs(options.stall_seconds), say
-    )
+    prompts.encode(model, order.address, work.prompts, dtypes, stores, prompts.watchdogs(options.stall_seconds), say)
     return _job(order, work, numbers, dtypes, stores), pools
 
 
@@ -231,7 +232,7 @@ def _job(
     in_pixels = tuple(stage.size for stage in model.stages if stage.factor == 1)
     first = model.stages[0]
     return pipeline.Job(
-        model=address(options.model),
+        model=order.address,
         stages=tuple(
             actors.StageJob(n, dtypes[n], options.capacity, stores.get(order.maker.encoders[n - 1])) for n in numbers
         ),
@@ -250,7 +251,7 @@ def _run_record(order: Order, work: Work) -> dict[str, Any]:
         "created_at": datetime.now(UTC).isoformat(),
         "plan": work.plan,
         "manifest": {"uri": manifest.uri, "sha256": manifest.digest, "rows": work.rows},
-        "model": {"name": model.name, "revision": model.revision},
+        "model": {"name": model.name, "revision": model.revision, "address": order.address},
         "sampler_version": SAMPLER_VERSION,
         "scorer": scorer,
         "safety": options.safety,

@@ -21,19 +21,11 @@ if TYPE_CHECKING:
 EMBEDDED = {"if-xs": Path(__file__).parent / "if_xs"}
 
 
-def address(name_or_uri: str) -> str:
-    """What another process must open to get the same model: embedded names as they are, folders absolute.
-
-    DeepFloyd IF and the hub's repositories get the commit that they stand for now, a registry:// address the folder of
-    the version that it means now.
+def address(name_or_uri: str, model: Model) -> str:
+    """What another process must open to get `model`, which was opened by that name: itself to the revision, the commit
+    or the version, whatever the name means by then. An embedded model goes by its name, as each node has its own copy.
     """
-    if name_or_uri.startswith(registry.SCHEME):
-        return registry.resolve(name_or_uri)
-    if name_or_uri in EMBEDDED:
-        return name_or_uri
-    if (parts := _parts(name_or_uri)) is not None:
-        return ",".join(open_source(part).pinned for part in parts)
-    return open_store(name_or_uri).root
+    return name_or_uri if name_or_uri in EMBEDDED else model.address
 
 
 def open_model(name_or_uri: str) -> Model:
