@@ -113,7 +113,11 @@ def down(folder: str) -> int:
     cluster = read(folder)
     # Workers first: a head that is gone has them wait for it.
     kill_trees(node.pid for node in reversed(cluster.nodes) if node.alive)
-    shutil.rmtree(cluster.temporary, ignore_errors=True)
+    for _ in range(10):  # a worker process whose node is gone ends by itself, and may write a last line before
+        shutil.rmtree(cluster.temporary, ignore_errors=True)
+        if not Path(cluster.temporary).exists():
+            break
+        time.sleep(0.5)
     for name in ("cluster.json", "token"):
         Path(folder, name).unlink(missing_ok=True)
     return len(cluster.nodes)
