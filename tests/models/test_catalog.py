@@ -81,6 +81,7 @@ def hub(toy_deepfloyd: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         "huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", where + "/{repo_id}/resolve/{revision}/{filename}"
     )
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)  # as the Makefile has it for all the others
     monkeypatch.delenv("HF_TOKEN", raising=False)
     huggingface_hub.utils.disable_progress_bars()
     yield handler

@@ -95,7 +95,7 @@ def test_off_is_the_predictor_itself_and_others_have_all_of_it(network):
         _ = fast.nothing_of_the_kind
 
 
-def test_where_compiling_fails_the_model_runs_as_it_is(network, caplog):
+def test_where_compiling_fails_the_model_runs_as_it_is(network):
     def broken(graph, examples):
         raise RuntimeError("no compiler on this machine")
 
@@ -104,7 +104,7 @@ def test_where_compiling_fails_the_model_runs_as_it_is(network, caplog):
         for _ in range(2):
             assert torch.equal(fast(*inputs(3)), network(*inputs(3)))
     (note,) = fast.notes
-    assert note.startswith("torch.compile failed, the model runs as it is:") and note in caplog.text
+    assert note.startswith("torch.compile failed, the model runs as it is:")
 
 
 def test_graphs_without_a_gpu_are_told_of_and_not_used(network):
