@@ -34,6 +34,9 @@ def main(
     dtype: Annotated[
         str | None, typer.Option(help="one, or one per stage: bfloat16,float16; default: the model's own on GPUs")
     ] = None,
+    compile: Annotated[
+        Literal["off", "default", "graphs"], typer.Option(help="torch.compile, with CUDA graphs: minutes, then speed")
+    ] = "off",
     embeddings: Annotated[str | None, typer.Option(help="where prompts' embeddings lie; default: the run")] = None,
     scorer: Annotated[str | None, typer.Option(help="clip:URI or digits: scores pictures, chooses candidates")] = None,
     safety: Annotated[Literal["off", "flag"], typer.Option(help="flag what IF's safety checker sees")] = "off",
@@ -68,6 +71,7 @@ def main(
             stage_workers=(stage1_workers, stage2_workers, stage3_workers),
             capacity=parse_capacity(capacity),
             dtype=dtype,
+            compile=compile,
             embeddings=embeddings,
             scorer=scorer,
             safety=safety,

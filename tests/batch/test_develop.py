@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from darkroom.batch.embeddings import EmbeddingStore
 from darkroom.batch.prepare import Preparation, prepare
 from darkroom.cluster import ClusterError
 from darkroom.models.catalog import open_model
+from darkroom.models.compiled import compiled
 from darkroom.sampling.plans import condition_keys
 from darkroom.storage import StorageError, open_store
 from runs import png
@@ -138,6 +140,20 @@ def test_the_second_stage_goes_on_from_the_firsts_picture(darkroom: Darkroom) ->
     assert [[stage["stage"] for stage in json.loads(one["stages"])] for one in made] == [[1, 2], [1], [2]]
     upper = {"stage": 2, "steps": 4, "guidance": 4.0, "noise_level": 100, "dtype": "float32", "capacity": 8}
     assert json.loads(made[0]["stages"])[1] == upper
+
+
+def test_a_compiled_stage_says_so_in_its_record(toy_network: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the backend that runs a traced graph as it is: no compiler is wanted for that."""
+    monkeypatch.setattr("darkroom.batch.develop.compiled", functools.partial(compiled, backend="eager"))
+    row = {key: value for key, value in TEXT.items() if key != "prompt"} | {"label": 7}
+    found = {}
+    for mode in ("off", "default"):
+        unit = [parcel.new_parcel(0, {"id": "0", "key": "0", "row": row})]
+        ((made,),) = develop(Developer(toy_network, 1, 8, 1, compile=mode), unit)
+        (record,) = json.loads(made["stages"])
+        found[mode] = picture(made)
+        assert (record.get("compile", "off"), made["error"]) == (mode, "")
+    assert np.allclose(found["off"], found["default"], atol=1e-5)
 
 
 def test_a_row_that_cannot_be_planned_costs_only_itself(darkroom: Darkroom) -> None:

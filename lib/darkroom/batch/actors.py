@@ -27,6 +27,7 @@ from darkroom.storage import StorageError
 if TYPE_CHECKING:
     from darkroom.batch.develop import Developer
     from darkroom.batch.judge import Judge, Judging
+    from darkroom.models.compiled import Mode
 
 CHOOSE, FINISH = "choose", "finish"
 
@@ -43,6 +44,7 @@ class StageJob:
     dtype: str
     capacity: Capacity
     embeddings: EmbeddingStore | None = None
+    compile: Mode = "off"
 
     @property
     def name(self) -> str:
@@ -73,7 +75,7 @@ class StageActor:
         def load() -> Developer:
             from darkroom.batch.develop import Developer
 
-            told = (stage.capacity, pool.threads, stage.embeddings, stage.dtype, pool.gpus or 1.0)
+            told = (stage.capacity, pool.threads, stage.embeddings, stage.dtype, pool.gpus or 1.0, stage.compile)
             return Developer(model, stage.number, *told)
 
         self.loaded = _Loaded(stage.name, load)

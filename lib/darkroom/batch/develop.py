@@ -19,6 +19,7 @@ from darkroom.batch.embeddings import EmbeddingStore
 from darkroom.batch.options import default_dtype
 from darkroom.batch.selection import seeds
 from darkroom.models.catalog import open_model
+from darkroom.models.compiled import Mode, compiled
 from darkroom.sampling.engine import Statistics
 from darkroom.sampling.plans import Inputs, Plan, Stage, as_asked, condition_keys, goes_through, make_plan
 from darkroom.storage import StorageError
@@ -39,7 +40,7 @@ class Developer:
 
     embeddings: of the prompts, for a text model; any other model says itself what a label is to it.
     capacity: "auto" for the largest that fits the device; dtype: None for the model's own, float32 on a processor.
-    share: of the device's memory that this actor may take.
+    share: of the device's memory that this actor may take; compile: see `compiled`.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Developer:
         embeddings: EmbeddingStore | None = None,
         dtype: str | None = None,
         share: float = 1.0,
+        compile: Mode = "off",
     ) -> None:
         torch.set_num_threads(threads)
         # Asked here and nowhere else: the machine that submits a job need not be like those that do it.
@@ -68,7 +70,8 @@ class Developer:
             revision = self.model.revision
             capacity = find_capacity(predictor, self.stage, any_condition, revision, self.dtype, share)
         self.condition: Callable[[str], torch.Tensor] = self.model.condition if embeddings is None else embeddings.get
-        self.drive = self._drive(predictor, self.dtype, capacity)
+        self.compile = compile
+        self.drive = self._drive(compiled(predictor, compile), self.dtype, capacity)
         name = torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu"
         self.worker = f"{platform.node()}:{name}"
         self.waiting = 0  # rows of the units that came in, not yet planned
@@ -178,7 +181,7 @@ class Developer:
             "noise_level": as_asked(planned.row, self.stage).noise_level,
             "dtype": "float32" if any(one.dtype == "float32" for one in walked) else self.dtype,
             "capacity": min(one.capacity for one in walked),
-        }
+        } | ({"compile": self.compile} if self.compile != "off" else {})
 
     def _handed_on(self, row: dict[str, Any], walked: list[Walked]) -> np.ndarray:
         """Candidates and what another stage goes on from as they are; else pixels, rounded here and not again."""

@@ -234,7 +234,8 @@ def _job(
     return pipeline.Job(
         model=order.address,
         stages=tuple(
-            actors.StageJob(n, dtypes[n], options.capacity, stores.get(order.maker.encoders[n - 1])) for n in numbers
+            actors.StageJob(n, dtypes[n], options.capacity, stores.get(order.maker.encoders[n - 1]), options.compile)
+            for n in numbers
         ),
         units=work.units,
         preparation=Preparation(root, work.plan, order.manifest.base, in_pixels, first.channels, model.default_size),

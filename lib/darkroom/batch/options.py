@@ -9,6 +9,7 @@ from darkroom.batch.deliver import Images
 
 if TYPE_CHECKING:
     from darkroom.models.catalog import Model
+    from darkroom.models.compiled import Mode
 
 DTYPES = ("float32", "bfloat16", "float16")
 UNIT_BYTES = 32 * 2**20  # of finished pictures: a dozen units are in flight at once
@@ -26,8 +27,8 @@ class Options:
     capacity: evaluations per pass; "auto": as many as fit a GPU, 32 on a processor. dtype: one, or one per stage joined
     by commas; None: the model's own on GPUs, float32 on processors. unit_rows: rows committed together.
     embeddings: where those of prompts lie and are put, if not in the run. scorer: see `open_scorer`.
-    watermark: None: where the model's own pipelines do. wait_seconds: for a cluster that has too little yet; None: not
-    on this machine, ten minutes on a cluster that is joined.
+    compile: of the stages' UNets, see `models.compiled`. watermark: None: where the model's own pipelines do.
+    wait_seconds: for a cluster that has too little yet; None: not on this machine, ten minutes on one that is joined.
     """
 
     manifest: str
@@ -48,6 +49,7 @@ class Options:
     safety: Literal["off", "flag"] = "off"
     watermark: Literal["on", "off"] | None = None
     wait_seconds: float | None = None
+    compile: Mode = "off"
 
     @property
     def patience(self) -> float:
