@@ -78,7 +78,7 @@ def killed(world: World, file: str, number: int, where: str) -> None:
     (world.folder / "killed.py").write_text(KILLED)
     address = ray.get_runtime_context().gcs_address
     command = [sys.executable, str(world.folder / "killed.py"), where, file, tick_id(night(number)), address]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert done.returncode == -9, done.stderr[-2000:]
 
 
