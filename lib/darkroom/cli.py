@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -69,4 +71,13 @@ def _stop(message: str, code: int, verbose: bool) -> None:
         logging.exception(message)
     else:
         print(f"darkroom: {message}", file=sys.stderr)
+    atexit.register(_keep, code)
     raise typer.Exit(code)
+
+
+def _keep(code: int) -> None:
+    """A thread that still waits in Ray, of a job that gave up, can end the process by a code of its own."""
+    if any(thread.daemon and thread.name == "consumer" for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)

@@ -103,6 +103,7 @@ def test_prompts_that_were_brought_along_need_no_text_encoder(
     assert "darkroom embed --import" in text and "the model has no file" in text
 
 
+@pytest.mark.slow
 def test_from_a_bucket_to_a_bucket_with_prompts_encoded_before(
     tmp_path: Path, toy_deepfloyd: str, s3_env: str, shared_ray: None
 ) -> None:
