@@ -33,6 +33,7 @@ def main(
     """Look into a registry of models, and roll a champion back."""
     with cli.exit_codes():
         from darkroom.models import registry_words as words
+        from darkroom.retrain.times import read_moment
 
         if registry is None:
             raise ValueError("which registry? Give --registry its folder or s3:// uri, or set DARKROOM_REGISTRY")
@@ -43,7 +44,7 @@ def main(
             raise ValueError(f"registry {action}: of which model? There are: {words.known(registry)}")
         model = words.find(registry, name)
         if action == "show":
-            print(words.shown(model, at))
+            print(words.shown(model, None if at is None else read_moment("--at", at)))
         elif action == "rollback":
             pointer = model.rollback(to, reason=reason)
             print(f"the champion of {name} is version {pointer.version} again")

@@ -39,12 +39,11 @@ def listed(root: str) -> str:
     return "\n".join(lines) or f"no models in {root}"
 
 
-def shown(model: RegisteredModel, at: str | None) -> str:
+def shown(model: RegisteredModel, at: datetime | None) -> str:
     """The champion, and the history; with `at`, which version was live then."""
     if at is not None:
-        moment = _read(at)
-        version = model.champion_at(moment)
-        return f"{_moment(moment.isoformat())}: {'no champion' if version is None else f'version {version}'}"
+        version = model.champion_at(at)
+        return f"{_moment(at.isoformat())}: {'no champion' if version is None else f'version {version}'}"
     pointer = model.champion()
     live = None if pointer is None else pointer.version
     lines = [f"{model.name}: {'no champion' if live is None else f'champion {live}'}"]
@@ -89,16 +88,6 @@ def _value(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.5g}"
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _read(text: str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise ModelError(f"--at {text}: wanted a time as 2026-11-21T12:00:00Z") from None
-    if moment.tzinfo is None:
-        raise ModelError(f"--at {text}: in which time zone? Wanted 2026-11-21T12:00:00Z, or +01:00 in place of Z")
-    return moment
 
 
 def _moment(text: str) -> str:

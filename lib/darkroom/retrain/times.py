@@ -114,10 +114,15 @@ def tick_id(moment: datetime) -> str:
 
 def read_tick(text: str) -> datetime:
     """The moment of a tick's id, or of any ISO 8601 time with its zone. ValueError for another text."""
+    return read_moment("--tick", text).astimezone(UTC).replace(microsecond=0)
+
+
+def read_moment(option: str, text: str) -> datetime:
+    """The moment that an option of a command names, as ISO 8601 with its zone. ValueError names the option."""
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise ValueError(f"--tick {text}: wanted a time as 2026-11-21T02:00:00Z") from None
+        raise ValueError(f"{option} {text}: wanted a time as 2026-11-21T02:00:00Z") from None
     if moment.tzinfo is None:
-        raise ValueError(f"--tick {text}: in which time zone? Wanted 2026-11-21T02:00:00Z, or +01:00 in place of Z")
-    return moment.astimezone(UTC).replace(microsecond=0)
+        raise ValueError(f"{option} {text}: in which time zone? Wanted 2026-11-21T02:00:00Z, or +01:00 in place of Z")
+    return moment
