@@ -51,14 +51,26 @@ class Field:
             assert not over or condition(), f"waited in vain for {what}; {name} said:\n{self.api.log(name)[-4000:]}"
             time.sleep(0.2)
 
+    def stage_actors(self, living: bool = True) -> list[tuple[str, set[str]]]:
+        """Of all actors that hold a model, or did: their nodes' addresses, and what they asked for."""
+        summary = nodes.ask(self.local, "/nodes?view=summary")["data"]["summary"]
+        address = {node["raylet"]["nodeId"]: node["raylet"]["nodeManagerAddress"] for node in summary}
+        listed = nodes.ask(self.local, "/api/v0/actors?limit=1000&detail=1")["data"]["result"]["result"]
+        found = [actor for actor in listed if "StageActor" in actor["class_name"]]
+        return [
+            (address[actor["node_id"]], set(actor["required_resources"]))
+            for actor in found
+            if actor["state"] == "ALIVE" or not living
+        ]
+
     def workers(self) -> list[Node]:
         return [node for node in self.local.nodes[1:] if node.alive]
 
     def lose(self, node: Node) -> None:
         nodes.kill_node(node)
 
-    def gain(self, cpus: int) -> None:
-        self.local = nodes.add_node(self.local, cpus)
+    def gain(self, cpus: int, *stages: str) -> None:
+        self.local = nodes.add_node(self.local, cpus, stages)
 
 
 @contextmanager

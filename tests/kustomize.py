@@ -47,11 +47,13 @@ def _is(found: Object, kind: str, name: str | None = None) -> bool:
 
 
 def apply(document: Object, operation: Object) -> None:
-    """One operation of RFC 6902, `add` or `replace`, in place. KeyError or IndexError where its path leads nowhere."""
-    *parents, last = [part.replace("~1", "/").replace("~0", "~") for part in operation["path"].split("/")[1:]]
-    place: Any = document
-    for part in parents:
-        place = place[int(part)] if isinstance(place, list) else place[part]
+    """One operation of RFC 6902, `add`, `replace` or `copy`, in place. KeyError or IndexError where its path leads
+    nowhere."""
+    if operation["op"] == "copy":
+        place, last = _find(document, operation["from"])
+        value = place[int(last) if isinstance(place, list) else last]
+        return apply(document, {"op": "add", "path": operation["path"], "value": value})
+    place, last = _find(document, operation["path"])
     value = copy.deepcopy(operation["value"])
     match operation["op"], place:
         case "add", list():
@@ -66,6 +68,15 @@ def apply(document: Object, operation: Object) -> None:
             place[last] = value
         case _:
             raise ValueError(f"{operation['op']} at {operation['path']}")
+
+
+def _find(document: Object, path: str) -> tuple[Any, str]:
+    """What holds the place a path leads to, and the place in it."""
+    *parents, last = [part.replace("~1", "/").replace("~0", "~") for part in path.split("/")[1:]]
+    place: Any = document
+    for part in parents:
+        place = place[int(part)] if isinstance(place, list) else place[part]
+    return place, last
 
 
 def _separate(node: Any) -> Any:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from darkroom.batch import pool
-from darkroom.batch.pool import Room, Wanted, find_room, size_pools
+from darkroom.batch.pool import encoder_pool, size_pools
+from darkroom.batch.room import Room, Wanted
 from darkroom.cluster import ClusterError
 
 STAGES = (
@@ -56,38 +54,52 @@ def test_processors_are_shared_and_some_are_left() -> None:
         size_pools([Wanted("stage 1", 50)], Room(2, 0, 2))
 
 
-@pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict]:
-    """A cluster that grows with each look at it: rooms, most, and what was asked of its autoscaler."""
-    state: dict = {"rooms": [Room(0, 0, 0)], "most": Room(0, 0, 0), "asked": []}
-
-    def look() -> Room:
-        return state["rooms"].pop(0) if len(state["rooms"]) > 1 else state["rooms"][0]
-
-    monkeypatch.setattr(pool, "read_room", look)
-    monkeypatch.setattr(pool, "_limit", lambda: state["most"])
-    monkeypatch.setattr(pool, "_request", state["asked"].append)
-    monkeypatch.setattr(pool, "POLL_SECONDS", 0.01)
-    yield state
+def apart(**rooms: Room) -> Room:
+    """A cluster of 64 processors and 32 GPUs, with nodes that are set apart."""
+    kinds = tuple((frozenset(name.split("_")), room) for name, room in rooms.items())
+    return Room(64, 32, 32, kinds)
 
 
-def test_a_cluster_that_grows_is_asked_and_waited_for(cluster: dict) -> None:
-    cluster |= {"rooms": [Room(0, 0, 0), Room(1, 0, 1), Room(16, 2, 8)], "most": Room(64, 2, 0)}
-    said: list[str] = []
-    assert find_room(STAGES, 60, said.append) == Room(16, 2, 8)
-    assert cluster["asked"] == [Room(1.0, 2, 0.0), None], (
-        "only the two GPUs that can come; and the asking is taken back"
-    )
-    assert "0 processors, 1 processors and 2 GPUs are wanted: waiting up to 60 s" in said[0]
+def test_stages_stay_on_the_nodes_that_are_set_apart_for_them() -> None:
+    room = apart(stage1=Room(16, 2, 8), stage2_stage3=Room(32, 5, 8), encoders=Room(8, 1, 8))
+    found = size_pools([*STAGES, JUDGE], room)
+    assert {name: (one.workers, one.gpus, one.mark) for name, one in found.items()} == {
+        "stage 1": (2, 1.0, "stage1"),
+        "stage 2": (2, 0.95, "stage2"),
+        "stage 3": (3, 0.95, "stage2"),
+        "finish": (5, 0.05, "stage2"),
+    }
+    assert found["stage 3"].resources == {"stage2": 0.001}
+    prompts = encoder_pool(room, 9)
+    assert (prompts.workers, prompts.gpus, prompts.resources) == (1, 1.0, {"encoders": 0.001})
 
 
-def test_a_cluster_that_has_enough_or_is_not_to_be_waited_for_is_taken_at_once(cluster: dict) -> None:
-    cluster["rooms"] = [Room(2, 0, 2)]
-    assert find_room(STAGES, 60, pytest.fail) == Room(2, 0, 2)
-    cluster["rooms"] = [Room(0.1, 0, 0.1)]
-    assert find_room(STAGES, 0, pytest.fail) == Room(0.1, 0, 0.1)
-    assert cluster["asked"] == []
+def test_nodes_for_stages_that_a_job_has_not_are_no_concern_of_it() -> None:
+    found = size_pools(STAGES[:1], apart(stage2=Room(16, 2, 8)))
+    assert (found["stage 1"].workers, found["stage 1"].resources) == (32, {})
+    prompts = encoder_pool(apart(stage2=Room(16, 2, 8)), 9)
+    assert (prompts.workers, prompts.resources) == (9, {})
 
 
-def test_the_wait_ends(cluster: dict) -> None:
-    assert find_room(STAGES, 0.05, lambda line: None) == Room(0, 0, 0)
+def test_processors_are_set_apart_alike() -> None:
+    room = Room(8, 0, 4, ((frozenset({"stage1"}), Room(4, 0, 4)), (frozenset({"stage2"}), Room(2, 0, 2))))
+    found = size_pools(STAGES[:2], room)
+    assert {name: (one.cpus, one.mark) for name, one in found.items()} == {
+        "stage 1": (3.0, "stage1"),
+        "stage 2": (1.5, "stage2"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("room", "said"),
+    [
+        (apart(stage1=Room(16, 2, 8)), "stage 2 has no node: nodes are set apart for stage1, and none has .* stage2"),
+        (
+            apart(stage1=Room(16, 2, 8), stage2=Room(16, 2, 8), stage1_stage2=Room(16, 2, 8)),
+            r"resource stage1 are set apart in two ways, stage1 and stage1\+stage2: make them alike",
+        ),
+    ],
+)
+def test_nodes_that_are_set_apart_for_some_stages_only_are_refused(room: Room, said: str) -> None:
+    with pytest.raises(ClusterError, match=said):
+        size_pools(STAGES[:2], room)

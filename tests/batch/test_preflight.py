@@ -35,6 +35,14 @@ def test_a_text_encoder_that_fits_no_gpu_is_refused() -> None:
         check([T5], {}, Hardware(gpu=8 * GB))
 
 
+def test_a_stage_is_held_against_the_gpus_that_are_set_apart_for_it() -> None:
+    pools = {"stage 1": Pool(1, 0.25, 1.0, "stage1"), "stage 2": Pool(1, 0.25, 1.0, "stage2")}
+    apart = Hardware(gpu=8 * GB, marked={"stage1": 80 * GB, "stage2": 8 * GB, "encoders": 24 * GB})
+    check([T5, XL, LARGE], pools, apart)
+    with pytest.raises(DoesNotFit, match="stage 1 wants 13.5 GB and gets 8.0 GB of a GPU"):
+        check([XL], pools, Hardware(gpu=8 * GB, marked={"stage1": 8 * GB}))
+
+
 def test_processors_memory_is_added_up_over_workers() -> None:
     with pytest.raises(DoesNotFit, match="all stages want 47.2 GB, all nodes have 40.0 GB"):
         check([XL], {"stage 1": Pool(4, 1.0, 0)}, Hardware(node=20 * GB, nodes=40 * GB))

@@ -225,6 +225,10 @@ def test_kustomize_says_the_same(name: str, rendered: dict) -> None:
 
 def test_patches_go_where_they_say() -> None:
     document = {"list": [{"a": 1}], "with/slash": 0}
+    apply(document, {"op": "copy", "from": "/list/0", "path": "/list/0"})
+    apply(document, {"op": "replace", "path": "/list/0/a", "value": 4})
+    assert document["list"] == [{"a": 4}, {"a": 1}]
+    del document["list"][0]
     apply(document, {"op": "add", "path": "/list/-", "value": 2})
     apply(document, {"op": "add", "path": "/list/0", "value": 0})
     apply(document, {"op": "replace", "path": "/list/1/a", "value": 5})

@@ -15,6 +15,9 @@ import yaml
 from jsonschema import Draft202012Validator
 
 import darkroom
+from darkroom.batch.room import ENCODERS, marks_of
+from darkroom.cluster.request import run_of
+from darkroom.cluster.submission import ENTRY
 from kustomize import Object, read_yaml, render
 
 ROOT = Path(__file__).parents[2]
@@ -276,20 +279,36 @@ def test_entry_points_are_commands_that_exist(objects: list[Object]) -> None:
     jobs = [one["spec"] for one in objects if one["kind"] == "RayJob"]
     assert len(jobs) == 2
     for job in jobs:
-        python, script, *arguments = shlex.split(job["entrypoint"])
-        assert python == "python" and (ROOT / script.removeprefix("/app/")).is_file()
+        given = shlex.split(job["entrypoint"])
+        entry, name, arguments = given[: len(ENTRY)], given[len(ENTRY)], given[len(ENTRY) + 1 :]
+        assert entry == [*ENTRY] and (ROOT / "jobs" / f"{name}.py").is_file()
+        assert run_of(name, arguments).startswith("s3://"), "where its log is kept"
         for argument in arguments:
             assert not argument.startswith("/") or (ROOT / argument.removeprefix("/app/")).is_file(), argument
-        module = import_module(f"darkroom.jobs.{Path(script).stem}")
         app = typer.Typer()
-        app.command()(module.main)
-        parsed = typer.main.get_command(app).make_context(script, arguments).params
+        app.command()(import_module(f"darkroom.jobs.{name}").main)
+        parsed = typer.main.get_command(app).make_context(name, arguments).params
         assert parsed["out"].startswith("s3://"), "the workers share no folder"
         assert parsed.get("recipe", "cifar10-ddpm") in import_module("darkroom.jobs.train").RECIPES.split(", ")
         assert parsed.get("resume", True), "a second try would be refused"
-        by_stage = [parsed.get(f"stage{number}_workers") or 0 for number in (1, 2, 3)]
-        replicas = sum(group["replicas"] for group in job["rayClusterSpec"]["workerGroupSpecs"])
-        assert replicas == (sum(by_stage) or int(parsed["workers"])), "they wait for each other, or some idle"
+        for group in job["rayClusterSpec"]["workerGroupSpecs"]:
+            marks = set(group.get("resources", ())) - {ENCODERS}
+            by_stage = sum(parsed.get(f"{mark}_workers") or 0 for mark in marks)
+            if not group.get("resources"):
+                assert group["replicas"] == int(parsed["workers"]), "they wait for each other, or some idle"
+            elif marks:
+                assert group["replicas"] == by_stage, group["groupName"]
+
+
+def test_nodes_are_set_apart_by_what_the_engine_looks_for(objects: list[Object]) -> None:
+    """For every stage or for none, and for no stage twice."""
+    for one in objects:
+        if one["kind"].startswith("Ray"):
+            groups = one["spec"].get("rayClusterSpec", one["spec"])["workerGroupSpecs"]
+            named = [name for group in groups for name in group.get("resources", ())]
+            assert sorted(named) in ([], [ENCODERS, "stage1", "stage2", "stage3"])
+            assert marks_of(dict.fromkeys(named)) == set(named)
+            assert all(not {"resources", "num-gpus"} & set(group["rayStartParams"]) for group in groups)
 
 
 def test_what_files_name_is_there() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from darkroom.cluster.request import LocalPath, job_names, prepare
+from darkroom.cluster.request import LocalPath, job_names, prepare, run_of
 from darkroom.manifest import ManifestError
 from runs import RED, write_manifest
 
@@ -34,6 +34,12 @@ def test_a_job_is_asked_what_was_written_and_nothing_else(job: str) -> None:
     assert again == request and again.digest == request.digest
     runs = {"audit": "run", "report": "run", "train": "flow", "evaluate": "quality", "ingest": "mnist"}
     assert request.run == f"s3://bucket/{runs[job]}"
+    assert run_of(job, COMMANDS[job]) == request.run, "as the cluster's node finds it out"
+
+
+@pytest.mark.parametrize("asked", [["audit"], ["audit", "--no-such-option"], ["develop", "s3://bucket/run"]])
+def test_a_job_that_will_refuse_what_it_was_asked_writes_nowhere(asked: list[str]) -> None:
+    assert run_of(asked[0], asked[1:]) == ""
 
 
 def test_every_job_can_be_submitted() -> None:

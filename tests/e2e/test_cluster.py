@@ -26,7 +26,7 @@ from darkroom.cluster.nodes import members
 from darkroom.cluster.request import prepare
 from darkroom.cluster.submission import Running, copied, copied_jobs
 from darkroom.storage import open_store
-from runs import png, results, write_manifest
+from runs import RED, png, results, write_manifest
 
 WRONG = "0" * 64
 SEVEN = {"task": "text_to_image", "label": 7, "steps": 30}
@@ -164,6 +164,21 @@ def test_a_jobs_exit_code_is_its_own(ground: Field, run: str) -> None:
     assert "run.json" in ground.said[first]
     with pytest.raises(ValueError, match="knows no such job"):
         ground.api.stop("nothing")
+
+
+def test_stages_run_on_the_nodes_that_are_set_apart_for_them(
+    ground: Field, s3: S3Server, toy_model: str, tmp_path: Path
+) -> None:
+    for stage in ("stage1", "stage2"):
+        ground.gain(1, stage)
+    home = {stage: node.address for node in ground.workers() for stage in node.stages}
+    manifest = write_manifest(tmp_path, [{**RED, "id": f"r{n}", "seed": n} for n in range(4)])
+    before = ground.stage_actors(living=False)
+    name = ground.submit("generate", manifest, "--out", s3.uri("cluster/apart"), "--model", toy_model)
+    assert ground.follow(name) == 0, ground.said[name]
+    found = [actor for actor in ground.stage_actors(living=False) if actor not in before]
+    asked = {mark: address for address, resources in found for mark in resources if mark in home}
+    assert asked == home and len(found) == 2
 
 
 def test_drivers_without_the_token_are_refused(drivers: dict[str, subprocess.Popen[str]]) -> None:

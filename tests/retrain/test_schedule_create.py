@@ -30,7 +30,7 @@ JOB = {
     "apiVersion": "ray.io/v1",
     "kind": "RayJob",
     "metadata": {"name": "nightly", "namespace": "darkroom"},
-    "spec": {"entrypoint": "python /app/jobs/retrain.py s3://darkroom/nightly.yaml"},
+    "spec": {"entrypoint": "python -m darkroom.cluster.entry retrain s3://darkroom/nightly.yaml"},
 }
 
 

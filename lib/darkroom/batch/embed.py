@@ -11,7 +11,7 @@ from darkroom.batch import options as option
 from darkroom.batch import preflight, prompts
 from darkroom.batch.generate import abilities
 from darkroom.batch.options import JOINED_SECONDS
-from darkroom.batch.pool import Wanted, find_room
+from darkroom.batch.room import ENCODERS, Wanted, find_room
 from darkroom.cluster import connect
 from darkroom.manifest import open_manifest
 from darkroom.models.catalog import address, open_model
@@ -72,7 +72,7 @@ def _encode(
 ) -> None:
     say("starting Ray ...")
     connect(options.address, options.verbose)
-    room = find_room([Wanted("encoders")], JOINED_SECONDS if options.address else 0.0, say)
+    room = find_room([Wanted(ENCODERS)], JOINED_SECONDS if options.address else 0.0, say)
     dtypes = option.stage_dtypes(model, options.dtype, on_gpu=room.gpus > 0)
     stores = prompts.find_stores(model, asked, dtypes, root)
     needs = [preflight.encoder_need(model, name, dtypes) for name in asked if stores[name].missing(asked[name])]

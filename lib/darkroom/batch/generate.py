@@ -23,8 +23,9 @@ from darkroom.batch.estimate import Estimate, estimate
 from darkroom.batch.judge import Judging, offers
 from darkroom.batch.options import Options, unit_size
 from darkroom.batch.outcome import Outcome, describe, describe_work, take_stock
-from darkroom.batch.pool import Pool, Wanted, find_room, size_pools
+from darkroom.batch.pool import Pool, size_pools
 from darkroom.batch.prepare import Preparation
+from darkroom.batch.room import Wanted, find_room
 from darkroom.batch.twins import commit_twins
 from darkroom.batch.watch import Progress
 from darkroom.batch.work import Maker, Work, cut

@@ -26,8 +26,9 @@ from darkroom.batch.actors import (
 )
 from darkroom.batch.consume import watched
 from darkroom.batch.deliver import Delivery, Receipt
-from darkroom.batch.pool import ACTOR_CPUS, Pool, read_room
+from darkroom.batch.pool import Pool, encoder_pool
 from darkroom.batch.prepare import Preparation
+from darkroom.batch.room import read_room
 from darkroom.batch.watch import Counter, Watchdog
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ def _with_actors(dataset: Dataset, actor: type, told: tuple[Any, ...], pool: Poo
         compute=ActorPoolStrategy(size=pool.workers, max_tasks_in_flight_per_actor=2 * at_once, **more),
         num_cpus=pool.cpus,
         num_gpus=pool.gpus or None,
+        resources=pool.resources or None,
         **_WHOLE_BLOCKS,
     )
 
@@ -131,17 +133,9 @@ def embed(unencoded: list[Unencoded], model: str, watchdog: Watchdog) -> None:
     ]
     if not blocks:
         return
-    pool = _encoders(len(blocks))
+    pool = encoder_pool(read_room(), len(blocks))
     # Blocks of our own, as in `build`.
     told = (model, [replace(one, prompts=[]) for one in unencoded], pool.threads)
     dataset = _with_actors(ray.data.from_blocks(blocks), EncoderActor, told, pool, 1)
     for _ in watched(dataset, watchdog, "prompt was embedded"):
         pass
-
-
-def _encoders(chunks: int) -> Pool:
-    """One per GPU, as far as there is work; without GPUs one with most of a node."""
-    room = read_room()
-    if room.gpus:
-        return Pool(max(1, min(int(room.gpus), chunks)), ACTOR_CPUS, min(1.0, room.gpus))
-    return Pool(1, max(ACTOR_CPUS, int(75 * min(room.cpus, room.largest)) / 100), 0.0)

@@ -1,70 +1,81 @@
-"""How much of the cluster each stage's actors may have, and waiting for a cluster that is still growing."""
+"""How many actors each stage has, and how much of the cluster each of them may take."""
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import ray
-
+from darkroom.batch.room import ACTOR_CPUS, ENCODERS, MARK_PART, Room, Wanted
 from darkroom.cluster import ClusterError
 
-ACTOR_CPUS = 0.25  # at least
 JUDGE_GPUS = 0.05  # of a judge: its models are small, and it must not keep the stages from their GPU
-POLL_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
 class Pool:
-    """How a stage's actors are sized; see `size_pools`."""
+    """How a stage's actors are sized; see `size_pools`. mark: of the nodes they run on, "" for any."""
 
     workers: int
     cpus: float
     gpus: float
+    mark: str = ""
 
     @property
     def threads(self) -> int:
         return max(1, int(self.cpus))
 
-
-@dataclass(frozen=True)
-class Wanted:
-    """A stage that wants actors. workers: as the user says, None: as many as there is room for.
-
-    cost: of one row, beside the other stages'; memory: bytes it needs, where several share a GPU.
-    """
-
-    name: str
-    workers: int | None = None
-    cost: float = 1.0
-    memory: float = 1.0
-    judge: bool = False
-
-    def with_memory(self, size: float) -> Wanted:
-        return replace(self, memory=size)
-
-
-@dataclass(frozen=True)
-class Room:
-    """What a cluster has. largest: processors of its largest node."""
-
-    cpus: float
-    gpus: float
-    largest: float
-
-
-def read_room() -> Room:
-    """What the cluster has now."""
-    have = ray.cluster_resources()
-    largest = max((node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]), default=0.0)
-    return Room(have.get("CPU", 0.0), have.get("GPU", 0.0), largest)
+    @property
+    def resources(self) -> dict[str, float]:
+        """What an actor asks Ray for besides processors and GPUs."""
+        return {self.mark: MARK_PART} if self.mark else {}
 
 
 def size_pools(wanted: Sequence[Wanted], room: Room) -> dict[str, Pool]:
-    """Actors of each stage, by name. ClusterError if the cluster is too small."""
-    return _on_gpus(wanted, room) if room.gpus else _on_processors(wanted, room)
+    """Actors of each stage, by name. ClusterError if the cluster is too small, or its nodes are set apart for some of
+    the stages and not for others."""
+    pools: dict[str, Pool] = {}
+    for mark, place, those in _places(wanted, room):
+        sized = _on_gpus(those, place) if place.gpus else _on_processors(those, place)
+        pools |= {name: replace(pool, mark=mark) for name, pool in sized.items()}
+    return pools
+
+
+def encoder_pool(room: Room, chunks: int) -> Pool:
+    """For the text encoders, which have left before the stages come: one per GPU, as far as there is work; without GPUs
+    one with most of a node."""
+    homes = room.homes(ENCODERS)
+    mark, place = (ENCODERS, homes[0][1]) if homes else ("", room)
+    if place.gpus:
+        return Pool(max(1, min(int(place.gpus), chunks)), ACTOR_CPUS, min(1.0, place.gpus), mark)
+    return Pool(1, max(ACTOR_CPUS, int(75 * min(place.cpus, place.largest)) / 100), 0.0, mark)
+
+
+def _places(wanted: Sequence[Wanted], room: Room) -> list[tuple[str, Room, list[Wanted]]]:
+    """Who shares which nodes, and a mark of those. All of them share all nodes, unless nodes are set apart for a stage:
+    then each stage has its own, since any other could take the GPU that one waits for. Judges go with the last."""
+    stages = [one for one in wanted if not one.judge]
+    if not room.marks & {one.mark for one in stages}:
+        return [("", room, list(wanted))]
+    shared: dict[frozenset[str], tuple[str, Room, list[Wanted]]] = {}
+    for one in stages:
+        marks, place = _home(one, room)
+        shared.setdefault(marks, (one.mark, place, []))[2].append(one)
+    shared[marks][2].extend(one for one in wanted if one.judge)
+    return list(shared.values())
+
+
+def _home(one: Wanted, room: Room) -> tuple[frozenset[str], Room]:
+    homes = room.homes(one.mark)
+    if not homes:
+        others = ", ".join(sorted(room.marks - {ENCODERS}))
+        raise ClusterError(
+            f"{one.name} has no node: nodes are set apart for {others}, and none has the resource {one.mark}"
+        )
+    if len(homes) > 1:
+        ways = " and ".join("+".join(sorted(marks)) for marks, _ in homes)
+        raise ClusterError(f"nodes with the resource {one.mark} are set apart in two ways, {ways}: make them alike")
+    return homes[0]
 
 
 def _on_processors(wanted: Sequence[Wanted], room: Room) -> dict[str, Pool]:
@@ -113,54 +124,3 @@ def _counts(stages: Sequence[Wanted], gpus: int) -> dict[str, int]:
 
 def _hundredths(share: float) -> float:
     return math.floor(100 * share + 1e-6) / 100
-
-
-def find_room(wanted: Sequence[Wanted], seconds: float, say: Callable[[str], None]) -> Room:
-    """What the cluster has, once it has what is wanted or all that can come; at the latest after so many seconds.
-
-    A cluster that grows by need is asked for what is wanted, as it would not grow for those who only wait.
-    """
-    room, limit = read_room(), _limit()
-    goal = _goal(wanted, room, limit)
-    if seconds <= 0 or not _short(room, goal):
-        return room
-    say(f"the cluster has {_text(room)}, {_text(goal)} are wanted: waiting up to {seconds:.0f} s for them")
-    deadline = time.monotonic() + seconds
-    _request(goal)
-    try:
-        while _short(room, goal) and time.monotonic() < deadline:
-            time.sleep(min(POLL_SECONDS, max(0.0, deadline - time.monotonic())))
-            room = read_room()
-    finally:
-        _request(None)
-    say(f"the cluster has {_text(room)}")
-    return room
-
-
-def _goal(wanted: Sequence[Wanted], room: Room, limit: Room) -> Room:
-    """What all actors want, as far as it can come: GPUs where there are any, now or later."""
-    actors = sum(one.workers or 1 for one in wanted)
-    gpus = min(sum(one.workers or 1 for one in wanted if not one.judge), max(limit.gpus, room.gpus))
-    cpus = actors * ACTOR_CPUS / 0.75
-    return Room(cpus if not limit.cpus else min(cpus, max(limit.cpus, room.cpus)), gpus, 0.0)
-
-
-def _short(room: Room, goal: Room) -> bool:
-    return room.cpus < goal.cpus or room.gpus < goal.gpus
-
-
-def _limit() -> Room:
-    """The most that an autoscaler may bring; zeros where there is none, or it does not say."""
-    most = ray._private.state.state.get_max_resources_from_cluster_config() or {}
-    return Room(float(most.get("CPU", 0)), float(most.get("GPU", 0)), 0.0)
-
-
-def _request(goal: Room | None) -> None:
-    from ray.autoscaler.sdk import request_resources
-
-    bundles = [{"GPU": 1.0}] * int(goal.gpus) + [{"CPU": 1.0}] * math.ceil(goal.cpus) if goal else []
-    request_resources(bundles=bundles)
-
-
-def _text(room: Room) -> str:
-    return f"{room.cpus:g} processors" + (f" and {room.gpus:g} GPUs" if room.gpus else "")

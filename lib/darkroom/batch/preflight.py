@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from darkroom.batch.capacity import LEAST, ON_CPU
 from darkroom.batch.options import Capacity, encoder_dtype
 from darkroom.batch.pool import Pool
+from darkroom.batch.room import ENCODERS, marks_of
 
 if TYPE_CHECKING:
     from darkroom.models.catalog import Model
@@ -47,11 +48,13 @@ class Need:
 
 @dataclass(frozen=True)
 class Hardware:
-    """Bytes: of the smallest GPU (0: there is none), of the largest node's memory and of all nodes' together."""
+    """Bytes: of the smallest GPU (0: there is none), of the largest node's memory and of all nodes' together.
+    marked: of the smallest GPU of the nodes that are set apart, by what for."""
 
     gpu: float = 0.0
     node: float = 0.0
     nodes: float = 0.0
+    marked: Mapping[str, float] = field(default_factory=dict)
 
 
 def needs(
@@ -103,10 +106,11 @@ def check(found: Sequence[Need], pools: Mapping[str, Pool], hardware: Hardware) 
 def _gpu_problems(found: Sequence[Need], pools: Mapping[str, Pool], hardware: Hardware) -> list[str]:
     problems = []
     for need in found:
-        share = 1.0 if need.alone else pools[need.name].gpus
-        there = share * hardware.gpu
+        mark, share = (ENCODERS, 1.0) if need.alone else (pools[need.name].mark, pools[need.name].gpus)
+        gpu = hardware.marked.get(mark, hardware.gpu)
+        there = share * gpu
         if need.on_gpu() > there:
-            of = "of a GPU" if share == 1 else f"of a GPU of {_size(hardware.gpu)}, as its share is {share:g}"
+            of = "of a GPU" if share == 1 else f"of a GPU of {_size(gpu)}, as its share is {share:g}"
             problems.append(f"  {need.name} wants {_size(need.on_gpu())} and gets {_size(there)} {of}")
     return problems
 
@@ -131,13 +135,17 @@ def read_hardware(say: Callable[[str], None]) -> Hardware:
 
     alive = [node for node in ray.nodes() if node["Alive"]]
     memory = [node["Resources"].get("memory", 0.0) for node in alive]
-    asked = [_ask(node["NodeID"]) for node in alive if node["Resources"].get("GPU", 0)]
+    with_gpus = [node for node in alive if node["Resources"].get("GPU", 0)]
     try:
-        gpus = ray.get(asked, timeout=ANSWER_SECONDS)
+        gpus = ray.get([_ask(node["NodeID"]) for node in with_gpus], timeout=ANSWER_SECONDS)
     except (ray.exceptions.RayError, TimeoutError) as error:
         say(f"no node said how much memory its GPUs have ({type(error).__name__}): going on unchecked")
         return Hardware()
-    return Hardware(min(gpus, default=0.0), max(memory, default=0.0), sum(memory))
+    marked: dict[str, float] = {}
+    for node, size in zip(with_gpus, gpus, strict=True):
+        for mark in marks_of(node["Resources"]):
+            marked[mark] = min(size, marked.get(mark, size))
+    return Hardware(min(gpus, default=0.0), max(memory, default=0.0), sum(memory), marked)
 
 
 def _ask(node: str) -> Any:

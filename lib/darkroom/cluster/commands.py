@@ -140,20 +140,30 @@ def status(folder: Folder = None) -> None:
         members = local_nodes.members(cluster)
         for node in cluster.nodes:
             said = "up" if node.address in members else "down" if not node.alive else "does not answer"
-            print(f"{node.name:<10} {node.address:<11} {node.cpus} CPU  process {node.pid:<8} {said}")
+            stages = ", ".join(node.stages)
+            print(
+                f"{node.name:<10} {node.address:<11} {node.cpus} CPU  process {node.pid:<8} {said:<16} {stages}".rstrip()
+            )
         raise typer.Exit(cli.DONE if {node.address for node in cluster.nodes} <= set(members) else cli.FAILED)
 
 
 @local.command()
 def add(
-    cpus: Annotated[int, typer.Option(min=1, help="processors that Ray counts on it")] = 1, folder: Folder = None
+    cpus: Annotated[int, typer.Option(min=1, help="processors that Ray counts on it")] = 1,
+    stage: Annotated[
+        list[str] | None, typer.Option(help="set apart for stage1, stage2, stage3 or encoders; again for several")
+    ] = None,
+    folder: Folder = None,
 ) -> None:
     """Start one more worker."""
     with cli.exit_codes():
+        from darkroom.batch.room import marks_of
         from darkroom.cluster import nodes as local_nodes
 
+        if unknown := set(stage or ()) - marks_of(dict.fromkeys(stage or ())):
+            raise ValueError(f"--stage {', '.join(sorted(unknown))}: wanted stage1, stage2, stage3 or encoders")
         cluster = local_nodes.read(folder or local_nodes.default_folder())
-        print(f"{local_nodes.add_node(cluster, cpus).nodes[-1].name} is up")
+        print(f"{local_nodes.add_node(cluster, cpus, tuple(stage or ())).nodes[-1].name} is up")
 
 
 @local.command()

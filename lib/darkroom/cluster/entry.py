@@ -1,7 +1,7 @@
-"""What a submitted job is on the cluster: `python -m darkroom.cluster.entry ID PRIORITY RUN JOB ARGUMENTS...`.
+"""What a submitted job is on the cluster: `python -m darkroom.cluster.entry JOB ARGUMENTS...`.
 
 Waits for jobs of a higher priority, runs the job, and keeps a copy of its log and status in the run, so that they
-outlive the cluster:
+outlive the cluster; ID is what Ray calls the job:
 
     RUN/submissions/ID/status.json    id, job, arguments, status (waiting, running, done, failed, stopped), exit code
     RUN/submissions/ID/log.txt        what the job said; its last part where that is long
@@ -12,6 +12,7 @@ Exits with the job's own code.
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
+from darkroom.cluster.request import run_of
 from darkroom.storage import StorageError, Store, open_store
 
 COPY_SECONDS = 10.0
@@ -68,12 +70,14 @@ class Record:
 
 
 def main(arguments: list[str]) -> int:
-    name, priority, run, job, *given = arguments
+    job, *given = arguments
+    told = _metadata()
+    name, run = told.get("job_submission_id", job), run_of(job, given)
     record = Record(open_store(run) if run else None, name, job, given)
     stopped = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())  # Ray tells the job's own processes as well
     record.status("waiting")
-    if not _wait_for_turn(name, int(priority), stopped):
+    if not _wait_for_turn(name, int(told.get("priority", 0)), stopped):
         record.status("stopped")
         return 128 + signal.SIGTERM
     began = time.monotonic()
@@ -83,6 +87,11 @@ def main(arguments: list[str]) -> int:
     status = "stopped" if stopped.is_set() else "failed" if code else "done"
     record.status(status, exit_code=code, seconds=round(time.monotonic() - began, 1))
     return code
+
+
+def _metadata() -> dict[str, str]:
+    """What Ray says of this job: its id, and what was submitted with it."""
+    return json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("metadata", {})
 
 
 def _run(command: list[str], record: Record) -> int:
@@ -104,12 +113,17 @@ def _run(command: list[str], record: Record) -> int:
 
 
 def _wait_for_turn(name: str, priority: int, stopped: threading.Event) -> bool:
-    """Returns when no job of a higher priority is under way; False if this one was stopped before that."""
+    """Returns when no job of a higher priority is under way; False if this one was stopped before that. Does not wait
+    where the cluster does not say what else it has to do."""
     from ray.job_submission import JobSubmissionClient
 
-    client, told = JobSubmissionClient(), ""
+    told = ""
     while not stopped.is_set():
-        first = [job.submission_id for job in client.list_jobs() if goes_before(job, priority)]
+        try:
+            first = [job.submission_id for job in JobSubmissionClient().list_jobs() if goes_before(job, priority)]
+        except (RuntimeError, ConnectionError) as error:
+            print(f"{name} begins: the cluster does not list its other jobs ({error})", flush=True)
+            return True
         if not first:
             return True
         if first[0] != told:

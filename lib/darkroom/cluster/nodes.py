@@ -39,13 +39,15 @@ PASSING = ("ddress already in use", "timed out during startup")
 
 @dataclass(frozen=True)
 class Node:
-    """A node: the process that keeps it up, when that began (see `processes.start_time`), its address and CPUs."""
+    """A node: the process that keeps it up, when that began (see `processes.start_time`), its address and CPUs, and the
+    stages it is set apart for, none: any."""
 
     name: str
     pid: int
     began: int
     address: str
     cpus: int
+    stages: tuple[str, ...] = ()
 
     @property
     def alive(self) -> bool:
@@ -94,11 +96,12 @@ def up(folder: str, workers: int, cpus_per_node: int) -> LocalCluster:
     return cluster
 
 
-def add_node(cluster: LocalCluster, cpus: int) -> LocalCluster:
-    """One more worker; returns when the head counts it in."""
+def add_node(cluster: LocalCluster, cpus: int, stages: tuple[str, ...] = ()) -> LocalCluster:
+    """One more worker; returns when the head counts it in. stages: what it is set apart for, see `batch.room`."""
     number = len(cluster.nodes)
-    node = _start(cluster, f"worker-{number}", f"127.0.0.{number + 2}", cpus, (f"--address={cluster.address}",))
-    return _record(replace(cluster, nodes=(*cluster.nodes, node)))
+    flags = (f"--address={cluster.address}", f"--resources={json.dumps(dict.fromkeys(stages, 1))}")
+    node = _start(cluster, f"worker-{number}", f"127.0.0.{number + 2}", cpus, flags)
+    return _record(replace(cluster, nodes=(*cluster.nodes, replace(node, stages=stages))))
 
 
 def kill_node(node: Node) -> None:
@@ -129,7 +132,11 @@ def read(folder: str) -> LocalCluster:
         fields = json.loads(Path(folder, "cluster.json").read_text())
     except FileNotFoundError:
         raise ValueError(f"no cluster was started in {folder}: `darkroom cluster up` starts one") from None
-    return LocalCluster(**{**fields, "nodes": tuple(Node(**node) for node in fields["nodes"])})
+    return LocalCluster(**{**fields, "nodes": tuple(_node(node) for node in fields["nodes"])})
+
+
+def _node(fields: dict[str, Any]) -> Node:
+    return Node(**{**fields, "stages": tuple(fields["stages"])})
 
 
 def ask(cluster: LocalCluster, path: str) -> Any:

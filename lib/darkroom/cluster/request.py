@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from typer.exceptions import TyperException
 
 import darkroom.jobs
 from darkroom.storage import StorageError
@@ -65,9 +66,7 @@ def prepare(job: str, arguments: list[str], shared: bool, image: bool = False) -
         given = {name: _absolute(name, value) for name, value in given.items()}
     else:
         _refuse_local(given, {parameter.name: parameter.opts[0] for parameter in command.params})
-    run = next((given[name] for name in RUNS if given.get(name)), "")
-    if given.get("pipeline"):
-        run = _pipelines_run(given["pipeline"], shared)
+    run = _run(given, shared)
     manifest, model = given.get("manifest") or "", given.get("model") or ""
     notes: list[str] = []
     if image and _is_elsewhere(manifest):
@@ -82,15 +81,34 @@ def prepare(job: str, arguments: list[str], shared: bool, image: bool = False) -
     return Request(job, tuple(_spell(command, context, given)), run, tuple(notes))
 
 
+def run_of(job: str, arguments: list[str]) -> str:
+    """Where a job with these arguments writes to; "" where that is nowhere, or they are not understood: the job itself
+    says then what is wrong."""
+    try:
+        return _run(_command(job).make_context(job, list(arguments)).params, shared=True)
+    except (ValueError, StorageError, typer.Exit, TyperException):
+        return ""
+
+
+def _run(given: dict[str, Any], shared: bool) -> str:
+    if given.get("pipeline"):
+        return _pipelines_run(given["pipeline"], shared)
+    return next((given[name] for name in RUNS if given.get(name)), "")
+
+
 def _command(job: str) -> Any:
     """The job's own command line. ValueError for a job there is not."""
-    modules = {name: import_module(f"darkroom.jobs.{name}") for name in job_names()}
-    single = {name: module.main for name, module in modules.items() if hasattr(module, "main")}
-    if job not in single:
-        raise ValueError(f"no job {job!r} to submit: wanted one of {', '.join(single)}")
+    module = import_module(f"darkroom.jobs.{job}") if job in job_names() else None
+    if not hasattr(module, "main"):
+        raise ValueError(f"no job {job!r} to submit: wanted one of {', '.join(filter(_is_single, job_names()))}")
     app = typer.Typer(add_completion=False)
-    app.command()(single[job])
+    app.command()(module.main)
     return typer.main.get_command(app)
+
+
+def _is_single(job: str) -> bool:
+    """Whether it is one command; others are several, for here and now."""
+    return hasattr(import_module(f"darkroom.jobs.{job}"), "main")
 
 
 def _spell(command: Any, context: Any, given: dict[str, Any]) -> list[str]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 ENDED_BADLY = 3  # the exit code of a job that was stopped, or lost with its node: the same submission goes on
 # For a stopped job to say so in its run; Ray's own 3 seconds are short for storage.
 STOP_SECONDS = 30
+ENTRY = ("python", "-m", "darkroom.cluster.entry")
 SECRETS = ("KEY", "SECRET", "TOKEN", "PASSWORD", "CREDENTIAL")
 
 
@@ -68,11 +69,10 @@ class Cluster:
                 return _same(job, request)
         chosen = base if not attempts else f"{base}-{1 + max(map(_attempt, attempts))}"
         metadata = {"job": request.job, "run": request.run, "request": request.digest, "priority": str(priority)}
-        entry = ["python", "-m", "darkroom.cluster.entry", chosen, str(priority), request.run]
         with _reporting(self.address), _environment(image_code, given) as environment:
             try:
                 self._client.submit_job(
-                    entrypoint=shlex.join([*entry, request.job, *request.arguments]),
+                    entrypoint=shlex.join([*ENTRY, request.job, *request.arguments]),
                     submission_id=chosen,
                     metadata=metadata,
                     runtime_env=environment,

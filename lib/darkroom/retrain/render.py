@@ -60,7 +60,7 @@ def read_plan(uri: str, at: str | None = None, image: str | None = None) -> Plan
             raise ValueError(
                 f"{uri}: {key}: {place} is a folder of one machine; wanted one in a bucket, or a relative path"
             )
-    return Plan(pipeline.name, pipeline.schedule, f"python /app/jobs/retrain.py {at}", image)
+    return Plan(pipeline.name, pipeline.schedule, f"python -m darkroom.cluster.entry retrain {at}", image)
 
 
 def rendered(kind: Kind, plan: Plan, base: Object) -> str:
