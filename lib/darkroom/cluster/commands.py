@@ -140,10 +140,8 @@ def status(folder: Folder = None) -> None:
         members = local_nodes.members(cluster)
         for node in cluster.nodes:
             said = "up" if node.address in members else "down" if not node.alive else "does not answer"
-            stages = ", ".join(node.stages)
-            print(
-                f"{node.name:<10} {node.address:<11} {node.cpus} CPU  process {node.pid:<8} {said:<16} {stages}".rstrip()
-            )
+            stages = f"  for {', '.join(node.stages)}" if node.stages else ""
+            print(f"{node.name:<10} {node.address:<11} {node.cpus} CPU  process {node.pid:<8} {said}{stages}")
         raise typer.Exit(cli.DONE if {node.address for node in cluster.nodes} <= set(members) else cli.FAILED)
 
 
