@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -117,6 +119,39 @@ def test_resumed_it_goes_on_from_the_last_checkpoint_with_more_workers(digits: s
     assert [line for line in lines if line.startswith("epoch 1")] == []
     np.testing.assert_array_equal(losses(broken)[:5], losses(whole)[:5])
     np.testing.assert_allclose(losses(broken), losses(whole), rtol=2e-4)
+
+
+STARVED = """
+import sys
+import ray
+from darkroom.cluster import ClusterError
+from darkroom.training import distributed
+from darkroom.training.job import Options, train
+
+quiet = {"include_dashboard": False, "logging_level": "error", "log_to_driver": False}
+ray.init("local", num_cpus=2, object_store_memory=10**8, **quiet)
+hog = ray.remote(num_cpus=1)(type("Hog", (), {"ready": lambda self: True})).remote()
+ray.get(hog.ready.remote())
+distributed.SAID_SECONDS, distributed.SILENCE_SECONDS = 2, 6
+try:
+    train(Options("mnist-ddpm", sys.argv[1], sys.argv[2]), print)
+except ClusterError as error:
+    print("gave up:", error)
+"""
+
+
+@pytest.mark.slow
+def test_a_training_that_finds_no_room_says_so_and_ends(digits: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", STARVED, digits, str(tmp_path / "out")]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    _, waits, ended = done.stdout.splitlines()
+    room = "1 want 1.5 CPU each; free in the cluster: 1 of 2 CPU"
+    assert waits.endswith(f"s, still waiting; {room}") and ended.startswith(
+        "gave up: no worker of the training was heard"
+    )
+    assert ended.endswith(room) and "Traceback" not in done.stderr, done.stderr
 
 
 def test_numbers_of_workers() -> None:

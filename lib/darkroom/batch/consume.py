@@ -12,7 +12,7 @@ from ray.data import Dataset
 
 from darkroom.batch.errors import Stalled
 from darkroom.batch.watch import Watchdog
-from darkroom.cluster import ClusterError
+from darkroom.cluster import ClusterError, free
 from darkroom.storage import StorageError
 
 
@@ -77,6 +77,4 @@ def _silence(watchdog: Watchdog, what: str, counter: Any | None) -> str:
         lines += ray.get(counter.lines.remote(), timeout=10) if counter else []
     except (ray.exceptions.RayError, TimeoutError) as error:
         lines.append(f"the stages' counter does not answer ({type(error).__name__})")
-    have, free = ray.cluster_resources(), ray.available_resources()
-    room = ", ".join(f"{free.get(kind, 0):g} of {have[kind]:g} {kind}" for kind in ("CPU", "GPU") if kind in have)
-    return "\n  ".join([*lines, f"free in the cluster: {room}"])
+    return "\n  ".join([*lines, free()])

@@ -39,6 +39,15 @@ def connect(address: str | None, verbose: bool) -> None:
         raise ClusterError(f"no Ray cluster at {address or 'this machine'}: {error}{token}") from error
 
 
+def free() -> str:
+    """What of the connected cluster nobody holds, in words."""
+    import ray
+
+    have, free = ray.cluster_resources(), ray.available_resources()
+    kinds = [kind for kind in ("CPU", "GPU") if kind in have]
+    return "free in the cluster: " + ", ".join(f"{free.get(kind, 0):g} of {have[kind]:g} {kind}" for kind in kinds)
+
+
 def _hush() -> None:
     """Ray Data prints what a worker raised twice, with its stack; we say it in one sentence. Its log files have it."""
     for handler in logging.getLogger("ray.data").handlers:

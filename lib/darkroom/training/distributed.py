@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from multiprocessing.pool import ThreadPool
 from typing import Any
 
 import ray
 import ray.train
 import torch
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from darkroom import metrics
-from darkroom.cluster import ClusterError
+from darkroom.cluster import ClusterError, free
 from darkroom.storage import StorageError, open_store
 from darkroom.training.feeds import Worker
 from darkroom.training.recipes.recipe import Recipe
 
+# Without a sign of life from any worker. Ray Train waits for room without end, and so would a schedule's next night.
+SAID_SECONDS, SILENCE_SECONDS = 60.0, 3600.0
 RESTARTS = 3  # after deaths of workers; what the user's input or the numbers cause is never tried again
 _KINDS: dict[str, type[Exception]] = {kind.__name__: kind for kind in (ValueError, FloatingPointError, StorageError)}
 
@@ -56,7 +57,8 @@ class Workers:
 def train_distributed(recipe: Recipe, data: str, out: str, workers: Workers, say: Callable[[str], None]) -> None:
     """Trains on the connected Ray cluster, a GPU for each worker if it has any; returns when the model is there.
 
-    Raises what a worker met: ValueError, FloatingPointError, StorageError; ClusterError when the workers keep dying.
+    Raises what a worker met: ValueError, FloatingPointError, StorageError; ClusterError when the workers keep dying, or
+    find no room.
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     # Beside this process: an actor that asks for nothing may lie on any node, and be lost with it.
@@ -90,18 +92,46 @@ def _scaling(workers: Workers) -> ScalingConfig:
 
 
 def _relay(trainer: TorchTrainer, journal: Any, say: Callable[[str], None]) -> BaseException | None:
-    """Runs the trainer and says what its workers say; what it ended with."""
-    said, ended = 0, []
-    # A ThreadPool's threads are daemons: an interrupted job does not wait for the training's end.
-    fitted = ThreadPool(1).apply_async(trainer.fit, error_callback=ended.append)
+    """Runs the trainer and says what its workers say; what it ended with. ClusterError where it waits without end."""
+    said, waits, fit = 0, False, _Fit(trainer)
+    fit.start()
     while True:
-        over = fitted.ready()
-        for line in ray.get(journal.since.remote(said)):
+        over = not fit.is_alive()
+        lines, silence = ray.get(journal.since.remote(said))
+        for line in lines:
             say(line)
-            said += 1
+        said += len(lines)
         if over:
-            return ended[0] if ended else None
+            return fit.error
+        if silence > SILENCE_SECONDS:
+            raise ClusterError(f"no worker of the training was heard of for {silence:.0f} s; {_asked(trainer)}")
+        if silence > SAID_SECONDS and not waits:
+            say(f"no worker of the training was heard of for {silence:.0f} s, still waiting; {_asked(trainer)}")
+        waits = silence > SAID_SECONDS
         time.sleep(0.5)
+
+
+class _Fit(threading.Thread):
+    """Runs a trainer. A daemon: an interrupted job does not wait for the training's end."""
+
+    def __init__(self, trainer: TorchTrainer) -> None:
+        super().__init__(name="fit", daemon=True)
+        self.trainer = trainer
+        self.error: Exception | None = ClusterError("Ray Train ended before its time; its error is above")
+
+    def run(self) -> None:
+        try:
+            self.trainer.fit()
+            self.error = None
+        except (TrainingFailedError, ray.exceptions.RayError) as error:
+            self.error = error
+
+
+def _asked(trainer: TorchTrainer) -> str:
+    scaling = trainer.scaling_config
+    each = {"CPU": 1, "GPU": 1} if scaling.use_gpu else scaling.resources_per_worker
+    wants = ", ".join(f"{count:g} {kind}" for kind, count in each.items())
+    return f"{scaling.num_workers} want {wants} each; {free()}"
 
 
 def _train_on_worker(given: dict[str, Any]) -> None:
@@ -110,9 +140,14 @@ def _train_on_worker(given: dict[str, Any]) -> None:
     device = ray.train.torch.get_device()
     if device.type == "cpu":
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size()))
-    note = partial(metrics.trained, given["out"])
-    worker = Worker(context.get_world_rank(), context.get_world_size(), device, note)
     journal = given["journal"]
+    journal.lives.remote()
+
+    def note(images: int, loss: float) -> None:
+        metrics.trained(given["out"], images, loss)
+        journal.lives.remote()
+
+    worker = Worker(context.get_world_rank(), context.get_world_size(), device, note)
     try:
         say = lambda line: journal.say.remote(line)  # noqa: E731
         given["recipe"].train(given["data"], open_store(given["out"]), worker, say)
@@ -127,12 +162,18 @@ class _Journal:
     def __init__(self) -> None:
         self._lines: list[str] = []
         self._outcome: tuple[str, str] | None = None
+        self._heard = time.monotonic()
+
+    def lives(self) -> None:
+        self._heard = time.monotonic()
 
     def say(self, line: str) -> None:
         self._lines.append(line)
+        self.lives()
 
-    def since(self, count: int) -> list[str]:
-        return self._lines[count:]
+    def since(self, count: int) -> tuple[list[str], float]:
+        """The lines after so many, and the seconds since a worker was heard of."""
+        return self._lines[count:], time.monotonic() - self._heard
 
     def fail(self, kind: str, message: str) -> None:
         self._outcome = self._outcome or (kind, message)
