@@ -172,7 +172,7 @@ def test_stages_run_on_the_nodes_that_are_set_apart_for_them(
     for stage in ("stage1", "stage2"):
         ground.gain(1, stage)
     home = {stage: node.address for node in ground.workers() for stage in node.stages}
-    manifest = write_manifest(tmp_path, [{**RED, "id": f"r{n}", "seed": n} for n in range(4)])
+    manifest = write_manifest(tmp_path, [{**RED, "id": f"r{n}", "seed": n, "size": 16} for n in range(4)])
     before = ground.stage_actors(living=False)
     name = ground.submit("generate", manifest, "--out", s3.uri("cluster/apart"), "--model", toy_model)
     assert ground.follow(name) == 0, ground.said[name]

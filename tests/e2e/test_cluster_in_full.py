@@ -1,5 +1,5 @@
 """What test_cluster.py shows in small, with the embedded model and with trainings, and the commands as they are typed.
-Half an hour on two cores; run by `make cluster-test`."""
+A quarter of an hour on two cores; run by `make cluster-test`."""
 
 from __future__ import annotations
 
@@ -33,6 +33,18 @@ def ground(s3: S3Server, tmp_path: Path) -> Iterator[Field]:
         yield ground
 
 
+def typed(*arguments: str, **environment: str) -> tuple[int, str]:
+    """Exit code and words of `darkroom ARGUMENTS`."""
+    process = python(CLI, *arguments, **environment)
+    said, _ = process.communicate(timeout=600)
+    return process.returncode, said
+
+
+def inside(ground: Field, s3: S3Server) -> dict[str, str]:
+    """What whoever types a command has exported."""
+    return {**s3.env, **ground.local.environment}
+
+
 def commits(run: str) -> int:
     return sum(1 for _ in open_store(run).list("commits/"))
 
@@ -63,7 +75,9 @@ def test_a_training_survives_the_loss_of_a_node(ground: Field, s3: S3Server) -> 
     write_dataset(data, splits, {"name": "few", "source": "sample", "classes": [str(digit) for digit in range(10)]})
     settings = [part for text in ("width=8", "epochs=4", "batch=64", "bf16=off") for part in ("--set", text)]
     asked = ["mnist-ddpm", "--data", data, "--out", run, "--workers", "2", "--no-report", *settings]
-    name = ground.submit("train", *asked)
+    code, said = typed("submit", "train", *asked, "--priority", "5", **inside(ground, s3))
+    name = said.splitlines()[-1]
+    assert code == 0 and ground.api.job(name).metadata["priority"] == "5", said
     ground.wait_for(name, lambda: epochs_kept(open_store(run)), 600, "the first checkpoint")
     ground.lose(ground.workers()[0])
     assert not open_store(run).exists("config.json"), "it was lost in the middle"
@@ -83,19 +97,14 @@ def test_a_job_that_is_stopped_goes_on_when_it_is_submitted_again(
     asked = [manifest, "--out", run, "--model", toy_network, "--capacity", "2", "--unit-rows", "2"]
     first = ground.submit("generate", *asked)
     ground.wait_for(first, lambda: commits(run) >= 1, 300, "the first commit")
-    assert ground.api.stop(first).status == "STOPPED"
+    assert typed("stop", first, **inside(ground, s3)) == (0, f"{first}: stopped\n")
     before = results(run)
     assert 0 < len(before) < 24
     second = ground.submit("generate", *asked)
-    assert second == f"{first}-2" and ground.follow(second) == 0, ground.said[second]
+    code, said = typed("logs", second, "--follow", **inside(ground, s3))
+    assert second == f"{first}-2" and code == 0 and "24 rows in" in said, said
     after = results(run)
     assert audit(run).passed and {name: after[name] for name in before} == before, "not made twice"
-
-
-def typed(*arguments: str, **environment: str) -> tuple[int, str]:
-    process = python(CLI, *arguments, **environment)
-    said, _ = process.communicate(timeout=600)
-    return process.returncode, said
 
 
 def test_from_nothing_to_a_finished_job_as_it_is_typed(tmp_path: Path, s3: S3Server, toy_network: str) -> None:
@@ -106,21 +115,21 @@ def test_from_nothing_to_a_finished_job_as_it_is_typed(tmp_path: Path, s3: S3Ser
     code, said = typed("cluster", "up", "--nodes", "1", "--cpus-per-node", "2", "--folder", folder, **storage)
     assert code == 0, said
     try:
-        inside = {**storage, **dict(re.findall(r"^export (\w+)=(.*)$", said, re.MULTILINE))}
+        come_in = {**storage, **dict(re.findall(r"^export (\w+)=(.*)$", said, re.MULTILINE))}
         assert typed("cluster", "status", "--folder", folder)[0] == 0
         assert typed("cluster", "up", "--folder", folder)[0] == 2, "one is up"
         submit = ["submit", "generate", manifest, "--out", run, "--model", toy_network, "--wait"]
-        code, said = typed(*submit, **inside)
+        code, said = typed(*submit, **come_in)
         assert code == 0 and "2 rows in" in said, said
-        assert typed("submit", "audit", run, "--wait", **inside)[0] == 0
-        assert typed("submit", "audit", f"{run}-none", "--wait", **inside)[0] == 3
-        code, said = typed("submit", "audit", str(tmp_path), **inside)
+        assert typed("submit", "audit", run, "--wait", **come_in)[0] == 0
+        assert typed("submit", "audit", f"{run}-none", "--wait", **come_in)[0] == 3
+        code, said = typed("submit", "audit", str(tmp_path), **come_in)
         assert code == 2 and "--shared-filesystem" in said and "Traceback" not in said
-        code, listed = typed("jobs", **inside)
+        code, listed = typed("jobs", **come_in)
         name = re.search(r"^generate-typed-\w+", listed, re.MULTILINE)[0]
         assert code == 0 and listed.count("SUCCEEDED (0)") == 2 and listed.count("FAILED (3)") == 1
-        assert "2 rows in" in typed("logs", name, **inside)[1]
-        without = {key: value for key, value in inside.items() if not key.startswith("RAY_AUTH")}
+        assert "2 rows in" in typed("logs", name, **come_in)[1]
+        without = {key: value for key, value in come_in.items() if not key.startswith("RAY_AUTH")}
         code, said = typed("jobs", **without)
         assert code == 3 and "it wants its token" in said and "Traceback" not in said
         local = nodes.read(folder)

@@ -82,7 +82,6 @@ def killed(world: World, file: str, number: int, where: str) -> None:
     assert done.returncode == -9, done.stderr[-2000:]
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("shared_ray")
 def test_a_new_champion_is_tried_out_and_put_to_work_or_withdrawn(s3_env: str, tmp_path: Path) -> None:
     world = World(s3_env, tmp_path)

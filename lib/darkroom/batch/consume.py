@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import queue
 import threading
 from collections.abc import Iterator
@@ -22,7 +23,8 @@ class _Consumer(threading.Thread):
 
     def __init__(self, dataset: Dataset) -> None:
         super().__init__(name="consumer", daemon=True)
-        self.dataset, self.rows = dataset, queue.Queue[dict[str, Any]]()
+        self.dataset: Dataset | None = dataset
+        self.rows = queue.Queue[dict[str, Any]]()
         self.error: ray.exceptions.RayError | None = None
         self.complete = False
 
@@ -34,12 +36,23 @@ class _Consumer(threading.Thread):
             self.complete = True
         except ray.exceptions.RayError as error:
             self.error = error
+        self.dataset = None
+
+    def take_failure(self) -> Exception | None:
+        """What ended it, if anything did, and without Ray's own error: the traceback of that refers to actors, and they
+        live, and hold their processors, while anything does. Whoever catches this may keep it and wait for those."""
+        if self.error is None:
+            return None
+        failure, self.error = _plain(self.error), None
+        gc.collect()
+        return failure
 
 
 def watched(dataset: Dataset, watchdog: Watchdog, what: str, counter: Any | None = None) -> Iterator[dict[str, Any]]:
     """The dataset's rows as they come. Stalled when none comes for too long; else what a worker raised, unwrapped if it
     is ours, and ClusterError when Ray itself gave up."""
     consumer = _Consumer(dataset)
+    del dataset  # else what is raised here would refer to it, see `take_failure`
     consumer.start()
     while consumer.is_alive() or not consumer.rows.empty():
         try:
@@ -50,8 +63,8 @@ def watched(dataset: Dataset, watchdog: Watchdog, what: str, counter: Any | None
             continue
         watchdog.beat()
         yield row
-    if consumer.error is not None:
-        raise _plain(consumer.error) from consumer.error
+    if failure := consumer.take_failure():
+        raise failure
     if not consumer.complete:
         raise ClusterError("Ray Data ended before its time; its error is above")
 
