@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -73,3 +74,14 @@ def test_storage_that_fails_costs_the_job_nothing(
 )
 def test_who_goes_before_a_job_of_priority_5(status: JobStatus, metadata: dict[str, str] | None, before: bool) -> None:
     assert goes_before(SimpleNamespace(status=status, metadata=metadata), 5) == before
+
+
+def test_a_cluster_that_does_not_list_its_jobs_keeps_none_waiting(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*given: str) -> None:
+        raise ConnectionError("nobody answers")
+
+    monkeypatch.setattr("ray.job_submission.JobSubmissionClient", refuse)
+    assert entry._wait_for_turn("try-1", 0, threading.Event())
+    assert capsys.readouterr().out == "try-1 begins: the cluster does not list its other jobs (nobody answers)\n"

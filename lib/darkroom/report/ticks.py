@@ -128,7 +128,7 @@ def _drawings(store: Store, measured: list[Tick], titles: Titles) -> list[dict[s
             [tick["steps"]["evaluate"]["metrics"][metric] for tick in having],
             [tick["outcome"] == "promoted" for tick in having],
             [_champion_mean(tick, metric) for tick in having],
-            float(rules[0]["bound"].rpartition(" ")[2]) if rules else None,
+            float(rules[0]["bound"].rpartition(" ")[2].replace(",", "")) if rules else None,
         )
         name = f"page/{metric}"
         store.write(f"{name}.png", png)

@@ -89,7 +89,7 @@ def judge(rules: Mapping[str, Rule], candidate: Measures, champion: Measures | N
 def _check(metric: str, rule: Rule, candidate: Mapping[str, Any], champion: Mapping[str, Any] | None) -> Check:
     value, reasons, gain, worst = candidate["mean"], [], None, None
     word = "at least" if rule.at_most is None else "at most"
-    bound = "" if rule.bound is None else f"{word} {rule.bound:.10g}"
+    bound = "" if rule.bound is None else f"{word} {rule.bound:,.10g}"
     if rule.bound is not None and (value < rule.bound if word == "at least" else value > rule.bound):
         reasons.append(f"{_said(value)} is not {bound}")
     if champion is not None and rule.margin is not None:
