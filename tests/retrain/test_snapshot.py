@@ -30,6 +30,22 @@ def test_the_same_files_are_the_same_snapshot_wherever_they_lie(world: World) ->
     assert changed.id != first.id and sorted(part.reused for part in changed.parts) == [False, True]
 
 
+def test_files_that_have_not_changed_are_not_read(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.arrive("one", 0, 8, tests=4)
+    world.arrive("two", 8, 8, tests=4)
+    first, source = snap(world), open_store(f"{world.uri}/source")
+    read: list[str] = []
+    whole = type(source).read
+    monkeypatch.setattr(
+        type(source), "read", lambda store, key: (store.root == source.root and read.append(key), whole(store, key))[1]
+    )
+    assert snap(world).id == first.id and read == []
+    labels = source.read("two/train-labels-idx1-ubyte")
+    source.write("two/train-labels-idx1-ubyte", labels[:-1] + bytes([(labels[-1] + 1) % 10]))
+    read.clear()
+    assert snap(world).id != first.id and read == ["two/train-labels-idx1-ubyte"], "of the same size, and another"
+
+
 def test_one_part_is_not_copied(here: World) -> None:
     here.arrive("", 0, 8, tests=4)
     found = snap(here)

@@ -2,9 +2,10 @@
 
 OUT/data/parts/DIGEST/       a part of the source as an ingested data set, and part.json: its files, rows, what was bad
 OUT/data/snapshots/DIGEST/   several parts as one data set; of one part alone, the part is the snapshot
+OUT/data/seen.json           the source's files as they were last: size, version in their store, SHA-256
 
 A part is a folder of four IDX files anywhere under the source, or the whole source for the other kinds. A part whose
-files have not changed is never read again.
+files have not changed is never made again, and a file whose size and version are those of last time is not read.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from darkroom.training.ingest_folder import read_folder
 from darkroom.training.ingest_mnist import FILES, MNIST_SHA256, read_idx_folder
 
 FORMAT = 1  # of how parts are read: another reading makes other parts of the same files
-PART = "part.json"
+PART, SEEN = "part.json", "data/seen.json"
 LISTED_BAD, TOLD_BAD = 10_000, 10
 _READ_AT_ONCE = 16
 
@@ -65,7 +66,7 @@ def take_snapshot(data: Data, out: str, say: Callable[[str], None]) -> Snapshot:
 
     Raises ValueError where there is no data, or more of it is bad than the file allows; StorageError.
     """
-    parts = [_part(data, source, files, out, say) for source, files in _find(data)]
+    parts = [_part(data, source, files, out, say) for source, files in _find(data, open_store(out))]
     _check_limit(data, parts, out)
     good = [part for part in parts if part.rows]
     digest = _digest([part.digest for part in good])
@@ -81,14 +82,15 @@ def take_snapshot(data: Data, out: str, say: Callable[[str], None]) -> Snapshot:
     return Snapshot(digest, uri, rows, digests, sum(part.bad for part in parts), parts)
 
 
-def _find(data: Data) -> list[tuple[str | None, dict[str, str]]]:
+def _find(data: Data, out: Store) -> list[tuple[str | None, dict[str, str]]]:
     """(source, its files by key with their SHA-256) of every part; a data set known by name has no files."""
     if data.source is None:
         return [(None, MNIST_SHA256 if data.kind == "mnist" else {})]
     if data.kind == "cifar10" and data.source.endswith((".tar.gz", ".tgz", ".tar")):
         return [(data.source, {posixpath.basename(data.source): _sha256(read_uri(data.source))})]
     store = open_store(data.source)
-    keys = [key for key in store.list() if not any(part.startswith(".") for part in key.split("/"))]
+    listing = store.listing()
+    keys = [key for key in sorted(listing) if not any(part.startswith(".") for part in key.split("/"))]
     folders = {posixpath.dirname(key) for key in keys if posixpath.basename(key).startswith(FILES[0])}
     if data.kind != "idx":
         folders = {""} if keys else set()
@@ -96,12 +98,25 @@ def _find(data: Data) -> list[tuple[str | None, dict[str, str]]]:
         wanted = f"a folder with {FILES[0]}-idx3-ubyte" if data.kind == "idx" else "a file"
         raise ValueError(f"no data under {data.source}: wanted {wanted}")
     found = {folder: _of_part(data.kind, folder, keys) for folder in sorted(folders)}
-    with ThreadPoolExecutor(_READ_AT_ONCE, thread_name_prefix="snapshot") as pool:
-        digests = dict(pool.map(lambda key: (key, _sha256(store.read(key))), sorted({*sum(found.values(), [])})))
+    digests = _digests(store, {key: listing[key] for of in found.values() for key in of}, out)
     return [
         (store.uri(folder) if folder else store.root, {posixpath.relpath(k, folder or "."): digests[k] for k in of})
         for folder, of in found.items()
     ]
+
+
+def _digests(store: Store, files: dict[str, tuple[int, str]], out: Store) -> dict[str, str]:
+    """The SHA-256 of each file. files: their sizes and versions."""
+    before = json.loads(out.read(SEEN)) if out.exists(SEEN) else {}
+    seen = {key: before.get(store.uri(key), []) for key in files}
+    known = {key: seen[key][2] for key, fact in files.items() if seen[key][:2] == [*fact]}
+    with ThreadPoolExecutor(_READ_AT_ONCE, thread_name_prefix="snapshot") as pool:
+        new = [key for key in files if key not in known]
+        digests = known | dict(pool.map(lambda key: (key, _sha256(store.read(key))), new))
+    if new:
+        now = {store.uri(key): [*fact, digests[key]] for key, fact in files.items()}
+        out.write(SEEN, json.dumps(now, ensure_ascii=False).encode())
+    return digests
 
 
 def _of_part(kind: str, folder: str, keys: list[str]) -> list[str]:

@@ -3,9 +3,11 @@
 from darkroom.storage.errors import NotFound, StorageError
 from darkroom.storage.images import decode, encode_png, image_key, resize_square
 from darkroom.storage.ledger import CommitRecord, Ledger
+from darkroom.storage.local import LocalStore
+from darkroom.storage.paths import join
 from darkroom.storage.results import SCHEMA, SCHEMA_VERSION, from_parquet, to_parquet, to_table
 from darkroom.storage.stored_file import StoredFile
-from darkroom.storage.stores import LocalStore, Store, join, open_store, read_uri
+from darkroom.storage.stores import Store, open_store, read_uri
 
 __all__ = [
     "SCHEMA",

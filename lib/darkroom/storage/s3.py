@@ -23,7 +23,7 @@ from botocore.exceptions import (
 )
 
 from darkroom.storage.errors import NotFound, StorageError
-from darkroom.storage.stores import check_key
+from darkroom.storage.paths import check_key
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9.\-_]{1,253}[A-Za-z0-9]")
 _DELETE_BATCH = 1000  # the most keys one DeleteObjects request may name
@@ -146,7 +146,7 @@ class S3Store:
         yield from sorted(self.listing(prefix))
 
     def listing(self, prefix: str = "") -> dict[str, tuple[int, str]]:
-        """Every key that begins with `prefix` -> its size in bytes and its ETag, without quotes."""
+        """As of every store; the version is the ETag, without quotes."""
         start = f"{self.prefix}/" if self.prefix else ""
         pages = self._client().get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=start + prefix)
         with _reporting("list", self.uri(prefix)):

@@ -1,0 +1,43 @@
+"""Uris, paths and keys, as texts."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from urllib.parse import unquote
+
+_FORMS = "a path, file:///path or s3://bucket/prefix"
+
+
+def join(base_uri: str, relative: str) -> str:
+    """What `relative` means to a reader in the folder `base_uri`; absolute paths and uris stay as they are."""
+    if "://" in relative or relative.startswith("/"):
+        return relative
+    if not base_uri.startswith("s3://"):
+        return os.path.normpath(posixpath.join(local_path(base_uri), relative))
+    bucket, _, prefix = base_uri.removeprefix("s3://").partition("/")
+    key = posixpath.normpath(posixpath.join(prefix, relative))
+    if key.split("/")[0] == "..":
+        raise ValueError(f"{relative!r} climbs out of the bucket: it was read relative to {base_uri}")
+    return f"s3://{bucket}/{key}"
+
+
+def check_key(key: str) -> str:
+    """Keys are made by this program, so a bad one is our own bug."""
+    assert key and not {"", ".", ".."} & set(key.split("/")), f"not a storage key: {key!r}"
+    return key
+
+
+def local_path(uri: str) -> str:
+    """An absolute path: workers of a cluster do not share the caller's working directory."""
+    scheme, separator, rest = uri.partition("://")
+    if separator and scheme == "file":
+        host, _, path = rest.partition("/")
+        if host not in ("", "localhost"):
+            raise ValueError(f"{uri!r} names the host {host!r}: wanted file:///path")
+        return os.path.abspath("/" + unquote(path))
+    if separator:
+        raise ValueError(f"{uri!r} has the unknown scheme {scheme!r}: wanted {_FORMS}")
+    if not uri:
+        raise ValueError(f"an empty path was given: wanted {_FORMS}")
+    return os.path.abspath(os.path.expanduser(uri))
