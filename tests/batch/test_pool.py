@@ -81,6 +81,15 @@ def test_nodes_for_stages_that_a_job_has_not_are_no_concern_of_it() -> None:
     assert (prompts.workers, prompts.resources) == (9, {})
 
 
+@pytest.mark.parametrize("nodes", [2, 3, 4, 9])
+def test_all_find_room_when_a_node_is_lost(nodes: int) -> None:
+    wanted = [Wanted("stage 1", workers=nodes), Wanted("stage 2", workers=nodes)]
+    found = size_pools(wanted, Room(2 * nodes, 0, 2))
+    kept = max(one.cpus for one in found.values())
+    assert (nodes - 1) * int(1.8 / kept) >= 2 * nodes, "beside a task or two"
+    assert found["stage 1"].threads == 1
+
+
 def test_processors_are_set_apart_alike() -> None:
     room = Room(8, 0, 4, ((frozenset({"stage1"}), Room(4, 0, 4)), (frozenset({"stage2"}), Room(2, 0, 2))))
     found = size_pools(STAGES[:2], room)

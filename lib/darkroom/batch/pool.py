@@ -14,16 +14,14 @@ JUDGE_GPUS = 0.05  # of a judge: its models are small, and it must not keep the 
 
 @dataclass(frozen=True)
 class Pool:
-    """How a stage's actors are sized; see `size_pools`. mark: of the nodes they run on, "" for any."""
+    """How a stage's actors are sized; see `size_pools`. cpus, gpus: what Ray keeps for each; mark: of the nodes that
+    they run on, "" for any."""
 
     workers: int
     cpus: float
     gpus: float
     mark: str = ""
-
-    @property
-    def threads(self) -> int:
-        return max(1, int(self.cpus))
+    threads: int = 1
 
     @property
     def resources(self) -> dict[str, float]:
@@ -48,7 +46,8 @@ def encoder_pool(room: Room, chunks: int) -> Pool:
     mark, place = (ENCODERS, homes[0][1]) if homes else ("", room)
     if place.gpus:
         return Pool(max(1, min(int(place.gpus), chunks)), ACTOR_CPUS, min(1.0, place.gpus), mark)
-    return Pool(1, max(ACTOR_CPUS, int(75 * min(place.cpus, place.largest)) / 100), 0.0, mark)
+    most = _hundredths(0.75 * min(place.cpus, place.largest))
+    return Pool(1, max(ACTOR_CPUS, most), 0.0, mark, max(1, int(most)))
 
 
 def _places(wanted: Sequence[Wanted], room: Room) -> list[tuple[str, Room, list[Wanted]]]:
@@ -80,17 +79,20 @@ def _home(one: Wanted, room: Room) -> tuple[frozenset[str], Room]:
 
 def _on_processors(wanted: Sequence[Wanted], room: Room) -> dict[str, Pool]:
     """One actor per stage unless asked. They share three quarters of the processors, so that tasks always find room
-    beside them, and none asks for more than a node has."""
+    beside them, and none asks for more than a node has. What is kept for them is less where there are several nodes:
+    all must find room when the largest is lost, as Ray lets the work of an actor wait until that one is back."""
     counts = {one.name: one.workers or 1 for one in wanted}
     total = sum(counts.values())
-    each = int(75 * min(room.cpus / total, room.largest)) / 100
+    each = _hundredths(0.75 * min(room.cpus / total, room.largest))
     if each < ACTOR_CPUS:
         asked = " + ".join(f"{count} for {name}" for name, count in counts.items())
         raise ClusterError(
             f"{total} workers ({asked}) want at least a quarter of a processor each, and reading and storing want some "
             f"too; the cluster has {room.cpus:g}: ask for fewer --workers"
         )
-    return {name: Pool(count, each, 0.0) for name, count in counts.items()}
+    others = max(1, int(room.cpus / room.largest) - 1)
+    kept = min(each, _hundredths(0.75 * room.largest / math.ceil(total / others)))
+    return {name: Pool(count, kept, 0.0, threads=max(1, int(each))) for name, count in counts.items()}
 
 
 def _on_gpus(wanted: Sequence[Wanted], room: Room) -> dict[str, Pool]:
