@@ -30,6 +30,7 @@ from darkroom.batch.pool import Pool, encoder_pool
 from darkroom.batch.prepare import Preparation
 from darkroom.batch.room import read_room
 from darkroom.batch.watch import Counter, Watchdog
+from darkroom.cluster import beside
 
 if TYPE_CHECKING:
     from darkroom.batch.judge import Judging
@@ -112,11 +113,11 @@ def _with_actors(dataset: Dataset, actor: type, told: tuple[Any, ...], pool: Poo
 
 def start_counter(names: list[str]) -> Any:
     """The actor that stages report to."""
-    return ray.remote(num_cpus=0)(Counter).remote(names)
+    return ray.remote(**beside())(Counter).remote(names)
 
 
 def busy_seconds(counter: Any) -> dict[str, float]:
-    """Seconds of work by stage; nothing if the counter was lost with its node, which is no reason to fail a job."""
+    """Seconds of work by stage; nothing if the counter was lost, which is no reason to fail a job."""
     try:
         return ray.get(counter.busy.remote(), timeout=10)
     except (ray.exceptions.RayError, TimeoutError):

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 
 class ClusterError(RuntimeError):
@@ -37,6 +38,16 @@ def connect(address: str | None, verbose: bool) -> None:
     except (ConnectionError, RuntimeError) as error:
         token = "; if it is up, is its token in RAY_AUTH_TOKEN_PATH, and RAY_AUTH_MODE=token?" if address else ""
         raise ClusterError(f"no Ray cluster at {address or 'this machine'}: {error}{token}") from error
+
+
+def beside() -> dict[str, Any]:
+    """Options of an actor that lies on this process' node: one that asks for nothing may lie on any, and be lost with
+    it."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return {"num_cpus": 0, "scheduling_strategy": here}
 
 
 def free() -> str:

@@ -16,10 +16,9 @@ import ray.train
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from darkroom import metrics
-from darkroom.cluster import ClusterError, free
+from darkroom.cluster import ClusterError, beside, free
 from darkroom.storage import StorageError, open_store
 from darkroom.training.feeds import Worker
 from darkroom.training.recipes.recipe import Recipe
@@ -60,9 +59,7 @@ def train_distributed(recipe: Recipe, data: str, out: str, workers: Workers, say
     Raises what a worker met: ValueError, FloatingPointError, StorageError; ClusterError when the workers keep dying, or
     find no room.
     """
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    # Beside this process: an actor that asks for nothing may lie on any node, and be lost with it.
-    journal = ray.remote(num_cpus=0, scheduling_strategy=here)(_Journal).remote()
+    journal = ray.remote(**beside())(_Journal).remote()
     trainer = TorchTrainer(
         _train_on_worker,
         train_loop_config={"recipe": recipe, "data": data, "out": out, "journal": journal},
