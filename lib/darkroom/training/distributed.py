@@ -128,7 +128,8 @@ def _asked(trainer: TorchTrainer) -> str:
     scaling = trainer.scaling_config
     each = {"CPU": 1, "GPU": 1} if scaling.use_gpu else scaling.resources_per_worker
     wants = ", ".join(f"{count:g} {kind}" for kind, count in each.items())
-    return f"{scaling.num_workers} want {wants} each; {free()}"
+    count = scaling.num_workers if isinstance(scaling.num_workers, int) else " to ".join(map(str, scaling.num_workers))
+    return f"{count} want {wants} each; {free()}"
 
 
 def _train_on_worker(given: dict[str, Any]) -> None:
