@@ -32,14 +32,14 @@ from mix import DIGITS, INKS, Row, Studio, canonical, make_rows, write
 
 from darkroom.batch import generate
 from darkroom.batch.deliver import to_pixels
-from darkroom.batch.pool import Pool
+from darkroom.batch.pool import size_pools
+from darkroom.batch.room import Room, Wanted
 from darkroom.models import if_xs
 from darkroom.models.catalog import open_model
 from darkroom.sampling.engine import Engine
 from darkroom.storage import Ledger, decode, image_key, open_store
 
 SIZE = if_xs.STAGE_SIZES[0]
-ACTORS_SHARE = 0.75  # of the processors, see `pool.size_pool`
 
 
 def child(options: dict[str, Any]) -> int:
@@ -94,12 +94,12 @@ def against_engine(given: argparse.Namespace, folder: Path) -> list[dict[str, An
     rows = make_rows(given.rows)
     manifest = write(folder, rows, SIZE)
     plain = [{"id": row["id"]} | canonical(row) for row in rows]
-    rounds = []
+    rounds, unit = [], generate.unit_size(len(rows), SIZE)
     for number in range(given.rounds):
         out, entry = folder / f"run-{number}", {}
         for name in ("job", "bare") if number % 2 == 0 else ("bare", "job"):
             if name == "bare":
-                entry[name], pictures = run_bare(given.model, plain, given.capacity, generate.unit_size(len(rows)))
+                entry[name], pictures = run_bare(given.model, plain, given.capacity, unit)
                 continue
             outcome = (done := run_job(manifest, out, model=given.model, capacity=given.capacity))["outcome"]
             busy = outcome["busy_seconds"]["stage 1"]
@@ -183,7 +183,8 @@ def main() -> int:
     if given.child:
         return child(json.loads(given.child))
     # As many threads as the job's one actor gets, so that the same passes give the same bits.
-    torch.set_num_threads(Pool(1, ACTORS_SHARE * (os.cpu_count() or 1), 0.0).threads)
+    cpus = os.cpu_count() or 1
+    torch.set_num_threads(size_pools([Wanted("stage 1", workers=1)], Room(cpus, 0, cpus))["stage 1"].threads)
     with tempfile.TemporaryDirectory() as name:
         rounds = against_engine(given, Path(name)) if given.rounds else []
         if rounds:

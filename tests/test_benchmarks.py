@@ -1,4 +1,4 @@
-"""The GPU scripts on a processor, tiny, without the packages that a machine with a GPU may lack."""
+"""The benchmarks, tiny: the GPU scripts on a processor, without the packages that a machine with a GPU may lack."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -76,3 +77,11 @@ def test_the_classifier_it_rebuilds_is_ours() -> None:
     pictures = torch.from_numpy(sample.images[:200]).permute(0, 3, 1, 2).float() / 127.5 - 1
     right = sum(found == wanted for found, wanted in zip(_judged(pictures), sample.labels[:200].tolist(), strict=True))
     assert right >= 195
+
+
+@pytest.mark.slow
+def test_a_job_makes_the_pictures_of_the_bare_engine(tmp_path: Path) -> None:
+    asked = ["--rows", "16", "--rounds", "1", "--free", "--json", str(tmp_path / "found")]
+    done = subprocess.run([sys.executable, "benchmarks/job.py", *asked], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "found").read_text())["rounds"][0]["same"] == 16
