@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from darkroom.batch.room import ACTOR_CPUS, ENCODERS, MARK_PART, Room, Wanted
+from darkroom.batch.room import ACTOR_CPUS, ACTORS_SHARE, ENCODERS, MARK_PART, Room, Wanted
 from darkroom.cluster import ClusterError
 
 JUDGE_GPUS = 0.05  # of a judge: its models are small, and it must not keep the stages from their GPU
@@ -46,7 +46,7 @@ def encoder_pool(room: Room, chunks: int) -> Pool:
     mark, place = (ENCODERS, homes[0][1]) if homes else ("", room)
     if place.gpus:
         return Pool(max(1, min(int(place.gpus), chunks)), ACTOR_CPUS, min(1.0, place.gpus), mark)
-    most = _hundredths(0.75 * min(place.cpus, place.largest))
+    most = _hundredths(ACTORS_SHARE * min(place.cpus, place.largest))
     return Pool(1, max(ACTOR_CPUS, most), 0.0, mark, max(1, int(most)))
 
 
@@ -78,12 +78,12 @@ def _home(one: Wanted, room: Room) -> tuple[frozenset[str], Room]:
 
 
 def _on_processors(wanted: Sequence[Wanted], room: Room) -> dict[str, Pool]:
-    """One actor per stage unless asked. They share three quarters of the processors, so that tasks always find room
-    beside them, and none asks for more than a node has. What is kept for them is less where there are several nodes:
-    all must find room when the largest is lost, as Ray lets the work of an actor wait until that one is back."""
+    """One actor per stage unless asked. They share ACTORS_SHARE of the processors, and none asks for more than a node
+    has. What is kept for them is less where there are several nodes: all must find room when the largest is lost, as
+    Ray lets the work of an actor wait until that one is back."""
     counts = {one.name: one.workers or 1 for one in wanted}
     total = sum(counts.values())
-    each = _hundredths(0.75 * min(room.cpus / total, room.largest))
+    each = _hundredths(ACTORS_SHARE * min(room.cpus / total, room.largest))
     if each < ACTOR_CPUS:
         asked = " + ".join(f"{count} for {name}" for name, count in counts.items())
         raise ClusterError(
@@ -91,7 +91,7 @@ def _on_processors(wanted: Sequence[Wanted], room: Room) -> dict[str, Pool]:
             f"too; the cluster has {room.cpus:g}: ask for fewer --workers"
         )
     others = max(1, int(room.cpus / room.largest) - 1)
-    kept = min(each, _hundredths(0.75 * room.largest / math.ceil(total / others)))
+    kept = min(each, _hundredths(ACTORS_SHARE * room.largest / math.ceil(total / others)))
     return {name: Pool(count, kept, 0.0, threads=max(1, int(each))) for name, count in counts.items()}
 
 

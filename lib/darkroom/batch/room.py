@@ -16,6 +16,7 @@ from typing import Any
 import ray
 
 ACTOR_CPUS = 0.25  # at least
+ACTORS_SHARE = 0.75  # of the processors, so that tasks always find room beside actors
 POLL_SECONDS = 2.0
 ENCODERS = "encoders"
 MARK_PART = 0.001  # of a node's mark, whatever its amount: an actor says where it belongs, and does not use it up
@@ -114,7 +115,7 @@ def find_room(wanted: Sequence[Wanted], seconds: float, say: Callable[[str], Non
 
 def _goal(wanted: Sequence[Wanted], room: Room, most: Mapping[str, float]) -> Goal:
     """What all actors want, as far as it can come: GPUs where there are any, now or later."""
-    cpus = sum(one.workers or 1 for one in wanted) * ACTOR_CPUS / 0.75
+    cpus = sum(one.workers or 1 for one in wanted) * ACTOR_CPUS / ACTORS_SHARE
     stages = {one.mark: one.workers or 1 for one in wanted if not one.judge}
     gpus = min(sum(stages.values()), max(most.get("GPU", 0), room.gpus))
     known = marks_of(most) | room.marks
