@@ -15,6 +15,8 @@ from typing import Any
 
 import ray
 
+from darkroom.cluster import nodes
+
 ACTOR_CPUS = 0.25  # at least
 ACTORS_SHARE = 0.75  # of the processors, so that tasks always find room beside actors
 POLL_SECONDS = 2.0
@@ -80,15 +82,15 @@ def marks_of(resources: Mapping[str, Any]) -> frozenset[str]:
 
 def read_room() -> Room:
     """What the cluster has now."""
-    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    alive = nodes()
     kinds = sorted({marks_of(has) for has in alive} - {frozenset()}, key=sorted)
     apart = tuple((kind, _sum([has for has in alive if marks_of(has) == kind])) for kind in kinds)
     return replace(_sum(alive), apart=apart)
 
 
-def _sum(nodes: Sequence[Mapping[str, float]]) -> Room:
-    cpus = [node.get("CPU", 0.0) for node in nodes]
-    return Room(sum(cpus), sum(node.get("GPU", 0.0) for node in nodes), max(cpus, default=0.0))
+def _sum(members: Sequence[Mapping[str, float]]) -> Room:
+    cpus = [node.get("CPU", 0.0) for node in members]
+    return Room(sum(cpus), sum(node.get("GPU", 0.0) for node in members), max(cpus, default=0.0))
 
 
 def find_room(wanted: Sequence[Wanted], seconds: float, say: Callable[[str], None]) -> Room:

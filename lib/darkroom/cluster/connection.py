@@ -40,6 +40,13 @@ def connect(address: str | None, verbose: bool) -> None:
         raise ClusterError(f"no Ray cluster at {address or 'this machine'}: {error}{token}") from error
 
 
+def nodes() -> list[dict[str, float]]:
+    """What each living node of the connected cluster has, by the resource's name."""
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
 def beside() -> dict[str, Any]:
     """Options of an actor that lies on this process' node: one that asks for nothing may lie on any, and be lost with
     it."""
