@@ -63,9 +63,8 @@ class Unencoded:
 
 def prepare_unit(numbers: pa.Table, how: Preparation, counter: Any) -> pa.Table:
     with _counted(counter, "prepare"):
-        units = numbers["unit"].to_pylist()
-        assert len(units) == 1, f"a task was handed the units {units}"
-        return parcel.to_block(prepare(units[0], how))
+        (unit,) = numbers["unit"].to_pylist()
+        return parcel.to_block(prepare(unit, how))
 
 
 class StageActor:
@@ -86,7 +85,7 @@ class StageActor:
         developer = self.loaded.get()
         self.counter.enter.remote(self.name)
         self.metrics.enter(developer.waiting)
-        parcels = await developer.develop(block.to_pylist())
+        parcels = await developer.develop(parcel.from_block(block))
         statistics = developer.statistics
         self.metrics.leave(developer.waiting, statistics)
         self.counter.leave.remote(self.name, statistics.total_seconds - self.reported)
@@ -110,7 +109,7 @@ class JudgeActor:
         judge = self.loaded.get()
         with _counted(self.counter, self.name):
             act = judge.choose if self.name == CHOOSE else judge.finish
-            return parcel.to_block(act(block.to_pylist()))
+            return parcel.to_block(act(parcel.from_block(block)))
 
 
 class _Loaded:
@@ -164,7 +163,7 @@ class EncoderActor:
 
 def deliver_unit(block: pa.Table, how: Delivery, counter: Any) -> pa.Table:
     with _counted(counter, "deliver"):
-        return pa.Table.from_pylist([asdict(deliver(block.to_pylist(), how))])
+        return pa.Table.from_pylist([asdict(deliver(parcel.from_block(block), how))])
 
 
 @contextmanager

@@ -1,4 +1,5 @@
-"""What travels between the stages: one Arrow row per manifest row, with its tensors as safetensors bytes."""
+"""What travels between the stages: a unit as one Arrow row, so that whatever Ray Data does it is one task's block. In it
+each manifest row is a struct, with its tensors as safetensors bytes."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from safetensors.numpy import load, save
 
 from darkroom.batch.causes import cause_of
 
-SCHEMA = pa.schema(
+_PARCEL = pa.struct(
     [
         ("unit", pa.int64()),
         ("row", pa.string()),  # JSON: id, key, row (canonical form)
@@ -34,6 +35,7 @@ SCHEMA = pa.schema(
         ("worker", pa.string()),
     ]
 )
+SCHEMA = pa.schema([("rows", pa.list_(_PARCEL))])
 
 
 def new_parcel(unit: int, line: dict[str, Any]) -> dict[str, Any]:
@@ -64,8 +66,14 @@ def flag(made: dict[str, Any], *flags: str) -> None:
 
 
 def to_block(parcels: list[dict[str, Any]]) -> pa.Table:
-    """Parcels as the block that Ray Data carries to the next stage."""
-    return pa.Table.from_pylist(parcels, schema=SCHEMA)
+    """A unit's parcels as the block that Ray Data carries to the next stage."""
+    return pa.Table.from_pylist([{"rows": parcels}], schema=SCHEMA)
+
+
+def from_block(block: pa.Table) -> list[dict[str, Any]]:
+    """The parcels of a block."""
+    (unit,) = block["rows"].to_pylist()
+    return unit
 
 
 def pack(tensors: dict[str, np.ndarray]) -> bytes:

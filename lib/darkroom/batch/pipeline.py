@@ -40,7 +40,9 @@ UNITS_IN_FLIGHT = 6  # per engine actor: enough that it never runs dry between u
 # asks for the same, and the engine would wait for its pictures.
 TASK_CPUS = 0.2
 PROMPTS_PER_TASK = 256
-_WHOLE_BLOCKS = {"batch_size": None, "batch_format": "pyarrow"}
+# A block has one row, which is a unit, or a chunk of prompts. Ray Data refuses whole blocks (`batch_size=None`) to those
+# that ask for a GPU, and what it makes of blocks of several rows is its own affair.
+_ONE_ROW = {"batch_size": 1, "batch_format": "pyarrow"}
 
 
 @dataclass(frozen=True)
@@ -78,14 +80,11 @@ def run(job: Job, pools: dict[str, Pool], counter: Any, watchdog: Watchdog) -> I
 
 
 def build(job: Job, pools: dict[str, Pool], counter: Any) -> Dataset:
-    """The dataset whose blocks are units, from their numbers to their receipts.
-
-    `batch_size=None` hands over whole blocks, so a unit stays together from its file to its commit.
-    """
+    """The dataset whose rows are units, from their numbers to their receipts."""
     # Blocks of our own, not `ray.data.range`: its read tasks want a whole processor each, which the actors may hold.
     dataset = ray.data.from_blocks([pa.table({"unit": [unit]}) for unit in range(job.units)])
     dataset = dataset.map_batches(
-        prepare_unit, fn_args=(job.preparation, counter), num_cpus=TASK_CPUS, zero_copy_batch=True, **_WHOLE_BLOCKS
+        prepare_unit, fn_args=(job.preparation, counter), num_cpus=TASK_CPUS, zero_copy_batch=True, **_ONE_ROW
     )
     stages = {stage.name: stage for stage in job.stages}
     for name in job.names[1:-1]:
@@ -95,7 +94,7 @@ def build(job: Job, pools: dict[str, Pool], counter: Any) -> Dataset:
         else:
             told = (name, job.judging, pools[name].threads, counter)
             dataset = _with_actors(dataset, JudgeActor, told, pools[name], 1)
-    return dataset.map_batches(deliver_unit, fn_args=(job.delivery, counter), num_cpus=TASK_CPUS, **_WHOLE_BLOCKS)
+    return dataset.map_batches(deliver_unit, fn_args=(job.delivery, counter), num_cpus=TASK_CPUS, **_ONE_ROW)
 
 
 def _with_actors(dataset: Dataset, actor: type, told: tuple[Any, ...], pool: Pool, at_once: int) -> Dataset:
@@ -107,7 +106,7 @@ def _with_actors(dataset: Dataset, actor: type, told: tuple[Any, ...], pool: Poo
         num_cpus=pool.cpus,
         num_gpus=pool.gpus or None,
         resources=pool.resources or None,
-        **_WHOLE_BLOCKS,
+        **_ONE_ROW,
     )
 
 

@@ -4,12 +4,13 @@ The engine asks for the same shapes every time, so what torch.compile specialise
 replays the kernels of one call at the same addresses, fits: the host then launches one thing a pass and not a thousand.
 
 Bits: a compiled model rounds otherwise than an uncompiled one, so a row's picture is the same to the bit under one
-mode only, and the mode belongs in its record.
+mode only. What a row records is therefore `mode_in_use`, not what was asked for.
 """
 
 from __future__ import annotations
 
 import logging
+import subprocess
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
@@ -22,6 +23,10 @@ from darkroom.sampling.engine import Predictor
 Mode = Literal["off", "default", "graphs"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 _WARM_UP = 3  # calls before a capture: libraries make their work space in the first, and may not while captured
+# Dynamo's and inductor's own errors are RuntimeErrors; what Triton builds at the first launch comes as it was raised:
+# no compiler (RuntimeError, OSError), one that fails (SubprocessError), a result that a folder mounted noexec does not
+# let load (ImportError), no libcuda, or a shape that inductor foretold wrongly (AssertionError).
+_FAILURES = (RuntimeError, OSError, ImportError, AssertionError, subprocess.SubprocessError)
 
 _log = logging.getLogger(__name__)
 
@@ -29,66 +34,87 @@ _log = logging.getLogger(__name__)
 def compiled(predictor: Predictor, mode: Mode, backend: str | Callable[..., Any] = "inductor") -> Predictor:
     """The predictor as `mode` has it: "off" as it is, "default" by torch.compile, "graphs" that and a CUDA graph.
 
-    The first call of a shape takes the minutes that compiling does. Where something cannot be had, a compiler or CUDA
-    graphs, a warning says so and the rest goes on without. ModelError for an unknown mode.
+    The first call of a shape takes the minutes that compiling does, and decides: where a compiler or CUDA graphs cannot
+    be had, a warning says so and that shape goes on without. ModelError for an unknown mode.
     """
     if mode not in MODES:
         raise ModelError(f"compile is {mode!r}, wanted {', '.join(MODES)}")
     return predictor if mode == "off" else CompiledPredictor(predictor, mode, backend)
 
 
+def mode_in_use(predictor: Predictor) -> Mode:
+    """The mode that the latest call ran in; before the first, the one that will be tried."""
+    return predictor.mode_in_use if isinstance(predictor, CompiledPredictor) else "off"
+
+
+def notes_of(predictor: Predictor) -> list[str]:
+    """What could not be had so far, a sentence each."""
+    return list(predictor.notes) if isinstance(predictor, CompiledPredictor) else []
+
+
+@torch.inference_mode()
+def warm_up(predictor: Predictor, inputs: tuple[Tensor, ...]) -> None:
+    """Calls it once, so that compiling is done before the first row. inputs: of a pass's shapes and dtypes."""
+    # Cloned, as dynamo tells tensors made in inference mode, which the engine's are, from others.
+    predictor(*(given.clone() for given in inputs))
+
+
 class CompiledPredictor:
-    """A predictor that answers as the one it wraps, and has all else of it. notes: what could not be had, sentences."""
+    """A predictor that answers as the one it wraps, and has all else of it."""
 
     def __init__(self, predictor: Predictor, mode: Mode, backend: str | Callable[..., Any]) -> None:
-        self.wrapped, self.mode, self.notes = predictor, mode, []
-        self.process, self.device = predictor.process, predictor.device
-        self._ask: Callable[..., Tensor] = torch.compile(predictor.__call__, dynamic=False, backend=backend)
-        self._graphs = mode == "graphs"
+        self.wrapped, self.process, self.device = predictor, predictor.process, predictor.device
+        self.notes: list[str] = []
+        # fullgraph: dynamo would else run what it cannot trace uncompiled, or all of it after a few shapes, unsaid.
+        self._compiled = torch.compile(predictor.__call__, dynamic=False, fullgraph=True, backend=backend)
+        self._modes: dict[_Shapes, Mode] = {}
         self._graph: _Graph | None = None
-        if self._graphs and self.device.type != "cuda":
-            self._without_graphs(f"they need a GPU, and this is a {self.device.type}")
+        self.mode_in_use: Mode = mode
+        if mode == "graphs" and self.device.type != "cuda":
+            self.mode_in_use = "default"
+            self._note(f"CUDA graphs are not used: they need a GPU, and this is a {self.device.type}")
+        self._wanted = self.mode_in_use
 
     def __call__(self, *inputs: Tensor) -> Tensor:
-        if not self._graphs:
-            return self._compiled(*inputs)
-        if self._graph is None or not self._graph.fits(inputs):
-            self._graph = None  # what it holds goes first: a smaller shape is asked for where memory is short
-            self._capture(inputs)
-        return self._compiled(*inputs) if self._graph is None else self._graph(*inputs)
+        mode = self._modes.get(_shapes(inputs))
+        if mode is None:
+            return self._first(inputs)
+        self.mode_in_use = mode
+        if mode == "graphs":
+            return self._captured(inputs)(*inputs)
+        return self._compiled(*inputs) if mode == "default" else self.wrapped(*inputs)
 
     def __getattr__(self, name: str) -> Any:
         if name == "wrapped":  # not there yet: asked for by copy and pickle
             raise AttributeError(name)
         return getattr(self.wrapped, name)
 
-    def _compiled(self, *inputs: Tensor) -> Tensor:
-        if self._ask == self.wrapped.__call__:
-            return self._ask(*inputs)
-        try:
-            return self._ask(*inputs)
-        except torch.OutOfMemoryError:
-            raise  # smaller passes help, an uncompiled model does not
-        except (torch._dynamo.exc.TorchDynamoException, RuntimeError) as error:
-            self._note(f"torch.compile failed, the model runs as it is: {_first_line(error)}")
-            self._ask = self.wrapped.__call__
-            return self._ask(*inputs)
+    def _first(self, inputs: tuple[Tensor, ...]) -> Tensor:
+        """The first call of these shapes, which decides how they run; after it an error is an error, as another mode
+        would be other bits."""
+        mode: Mode = "default"
+        answer, why = _tried(lambda: self._compiled(*inputs))
+        if answer is None:
+            mode, answer = "off", self.wrapped(*inputs)
+            self._note(f"torch.compile failed, the model runs as it is: {why}")
+        elif self._wanted == "graphs":
+            graph, why = _tried(lambda: self._captured(inputs))
+            mode = "default" if graph is None else "graphs"
+            if graph is None:
+                self._note(f"CUDA graphs are not used: {why}")
+        self._modes[_shapes(inputs)] = self.mode_in_use = mode
+        return answer
 
-    def _capture(self, inputs: tuple[Tensor, ...]) -> None:
-        try:
+    def _captured(self, inputs: tuple[Tensor, ...]) -> _Graph:
+        if self._graph is None or not self._graph.fits(inputs):
+            self._graph = None  # what it holds goes first: a smaller shape is asked for where memory is short
             self._graph = _Graph(self._compiled, inputs)
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
-            self._without_graphs(_first_line(error))
-
-    def _without_graphs(self, why: str) -> None:
-        self._graphs = False
-        self._note(f"CUDA graphs are not used: {why}")
+        return self._graph
 
     def _note(self, sentence: str) -> None:
-        self.notes.append(sentence)
-        _log.warning(sentence)
+        if sentence not in self.notes:
+            self.notes.append(sentence)
+            _log.warning(sentence)
 
 
 class _Graph:
@@ -108,14 +134,49 @@ class _Graph:
             self._output = ask(*self._inputs)
 
     def fits(self, inputs: tuple[Tensor, ...]) -> bool:
-        pairs = zip(self._inputs, inputs, strict=True)
-        return all(own.shape == given.shape and own.dtype == given.dtype for own, given in pairs)
+        return _shapes(self._inputs) == _shapes(inputs)
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         for own, given in zip(self._inputs, inputs, strict=True):
             own.copy_(given, non_blocking=True)
         self._graph.replay()
         return self._output.clone()  # the next replay writes over it, and a row may wait a pass with its answers
+
+
+_Shapes = tuple[tuple[torch.Size, torch.dtype], ...]
+
+
+def _shapes(inputs: Iterable[Tensor]) -> _Shapes:
+    return tuple((given.shape, given.dtype) for given in inputs)
+
+
+def _tried[T](work: Callable[[], T]) -> tuple[T | None, str]:
+    """What came of it, or None and why not. OutOfMemoryError comes out: smaller passes help, another mode does not."""
+    try:
+        return work(), ""
+    except (*_FAILURES, torch._dynamo.exc.FailOnRecompileLimitHit, *_triton_errors()) as error:
+        if (full := _out_of_memory(error)) is not None:
+            raise full from error
+        return None, _first_line(error)
+
+
+def _triton_errors() -> tuple[type[Exception], ...]:
+    try:
+        from triton.errors import TritonError  # not everywhere: builds of torch without CUDA come without it
+    except ImportError:
+        return ()
+    return (TritonError,)
+
+
+def _out_of_memory(error: BaseException | None) -> torch.OutOfMemoryError | None:
+    """The want of memory that this error wraps: inductor's own do, and the driver's at a capture is not torch's."""
+    while error is not None:
+        if isinstance(error, torch.OutOfMemoryError):
+            return error
+        if isinstance(error, RuntimeError) and str(error).startswith("CUDA error: out of memory"):
+            return torch.OutOfMemoryError(str(error))
+        error = getattr(error, "inner_exception", None) or error.__cause__
+    return None
 
 
 def _first_line(error: BaseException) -> str:
