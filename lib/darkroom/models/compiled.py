@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import logging
 import subprocess
-from collections.abc import Callable
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from torch import Tensor
 from darkroom.models.errors import ModelError
 from darkroom.sampling.engine import Predictor
 
+T = TypeVar("T")
 Mode = Literal["off", "default", "graphs"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 _WARM_UP = 3  # calls before a capture: libraries make their work space in the first, and may not while captured
@@ -150,13 +151,15 @@ def _shapes(inputs: Iterable[Tensor]) -> _Shapes:
     return tuple((given.shape, given.dtype) for given in inputs)
 
 
-def _tried[T](work: Callable[[], T]) -> tuple[T | None, str]:
+def _tried(work: Callable[[], T]) -> tuple[T | None, str]:
     """What came of it, or None and why not. OutOfMemoryError comes out: smaller passes help, another mode does not."""
     try:
         return work(), ""
+    except torch.OutOfMemoryError:
+        raise
     except (*_FAILURES, torch._dynamo.exc.FailOnRecompileLimitHit, *_triton_errors()) as error:
-        if (full := _out_of_memory(error)) is not None:
-            raise full from error
+        if full := _out_of_memory(error):
+            raise torch.OutOfMemoryError(full) from error
         return None, _first_line(error)
 
 
@@ -168,15 +171,14 @@ def _triton_errors() -> tuple[type[Exception], ...]:
     return (TritonError,)
 
 
-def _out_of_memory(error: BaseException | None) -> torch.OutOfMemoryError | None:
-    """The want of memory that this error wraps: inductor's own do, and the driver's at a capture is not torch's."""
+def _out_of_memory(error: BaseException | None) -> str:
+    """The want of memory that this error wraps, or "": inductor wraps its own, and the driver's at a capture is not
+    torch's."""
     while error is not None:
-        if isinstance(error, torch.OutOfMemoryError):
-            return error
-        if isinstance(error, RuntimeError) and str(error).startswith("CUDA error: out of memory"):
-            return torch.OutOfMemoryError(str(error))
+        if isinstance(error, torch.OutOfMemoryError) or str(error).startswith("CUDA error: out of memory"):
+            return str(error)
         error = getattr(error, "inner_exception", None) or error.__cause__
-    return None
+    return ""
 
 
 def _first_line(error: BaseException) -> str:
