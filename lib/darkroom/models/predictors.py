@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 
-from darkroom.models.memory import Memory, measure
+from darkroom.models.fused_attention import fuse_projections
+from darkroom.models.memory import Memory, count_flops, measure
 from darkroom.models.weights import in_dtype
 from darkroom.sampling.processes import Process
 
 
 class UNetPredictor:
-    """See `darkroom.sampling.engine.Predictor`: float32 in and out, whatever the dtype of the weights."""
+    """See `darkroom.sampling.engine.Predictor`: float32 in and out, whatever the dtype of the weights.
+
+    fused: see `fuse_projections`. Off, as it changes bits and what it gains on a GPU was not measured yet.
+    """
 
     def __init__(
-        self, unet: UNet2DConditionModel, process: Process, device: torch.device, vae: AutoencoderKL | None = None
+        self,
+        unet: UNet2DConditionModel,
+        process: Process,
+        device: torch.device,
+        vae: AutoencoderKL | None = None,
+        fused: bool = False,
     ) -> None:
         self.unet = unet.to(device, memory_format=torch.channels_last)
+        if fused:
+            fuse_projections(self.unet)
         self.process, self.device, self.vae = process, device, vae
         self.dtype = unet.dtype
         self._takes_level = unet.config.class_embed_type is not None or unet.config.num_class_embeds is not None
@@ -49,6 +60,26 @@ def pass_memory(
 
     capacity: evaluations a pass; size: of the state; length: positions of an embedding.
     """
+    predictor, run = _meta_pass(unet, dtype, capacity, size, length)
+    needed = measure(predictor.unet, run)
+    if vae is None:
+        return needed
+    with torch.device("meta"):
+        predictor.vae = AutoencoderKL.from_config(dict(vae))
+    latents = (predictor.vae.config.latent_channels, size, size)
+    decoding = measure(predictor.vae, lambda: predictor.decode(torch.empty(latents, device="meta")))
+    return Memory(needed.weights + decoding.weights, max(needed.activations, decoding.activations))
+
+
+def evaluation_flops(unet: Mapping[str, Any], size: int, length: int) -> int:
+    """Floating point operations of one evaluation, 2 a multiply-add; arguments as of `pass_memory`."""
+    return count_flops(_meta_pass(unet, "float32", 1, size, length)[1])
+
+
+def _meta_pass(
+    unet: Mapping[str, Any], dtype: str, capacity: int, size: int, length: int
+) -> tuple[UNetPredictor, Callable[[], None]]:
+    """A predictor on the meta device, and a pass of it."""
     meta, width = torch.device("meta"), unet.get("encoder_hid_dim") or unet["cross_attention_dim"]
     with meta:
         predictor = UNetPredictor(in_dtype(UNet2DConditionModel.from_config(dict(unet)), dtype), None, meta)
@@ -58,11 +89,4 @@ def pass_memory(
         times = torch.zeros(capacity, dtype=torch.int64, device=meta)
         predictor(x, times, torch.empty(capacity, length, width, device=meta), times)
 
-    needed = measure(predictor.unet, run)
-    if vae is None:
-        return needed
-    with meta:
-        predictor.vae = AutoencoderKL.from_config(dict(vae))
-    latents = (predictor.vae.config.latent_channels, size, size)
-    decoding = measure(predictor.vae, lambda: predictor.decode(torch.empty(latents, device=meta)))
-    return Memory(needed.weights + decoding.weights, max(needed.activations, decoding.activations))
+    return predictor, run
