@@ -49,6 +49,13 @@ COPY jobs jobs
 RUN python -m pip install --no-cache-dir --disable-pip-version-check --no-deps --no-build-isolation --prefix /package .
 
 FROM ${BASE_IMAGE} AS runtime
+# torch.compile, which training turns on by itself on GPUs, builds its kernels' launchers (Triton) and its kernels for
+# processors (inductor) where they run. Not pinned: Debian's mirrors hold one version of a package, so that a pin ends
+# every build at the next security fix.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends g++ libc6-dev \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
 # Libraries ask for the user's name, so the number must have one. /cache is there for the volume to take its owner from.
 RUN groupadd --gid 1000 darkroom \
     && useradd --uid 1000 --gid 1000 --home-dir /tmp --no-create-home --shell /bin/bash darkroom \
@@ -60,6 +67,8 @@ WORKDIR /app
 COPY jobs jobs
 COPY manifests manifests
 
+# TORCHINDUCTOR_CACHE_DIR, TRITON_CACHE_DIR: a node's next job finds what this one compiled. What lies there is loaded
+# into processes, so a volume mounted noexec will not do.
 # HOME: with a read-only root file system only /tmp and /cache can be written to.
 # RAY_AUTH_MODE: a node that was given no token does not start, rather than starting open.
 # NVIDIA_*: what the container runtime hands in; CUDA's own libraries come with torch.
@@ -69,6 +78,8 @@ ENV PATH=/opt/darkroom/bin:$PATH \
     DARKROOM_CACHE=/cache/darkroom \
     XDG_CACHE_HOME=/cache \
     MPLCONFIGDIR=/cache/matplotlib \
+    TORCHINDUCTOR_CACHE_DIR=/cache/torchinductor \
+    TRITON_CACHE_DIR=/cache/triton \
     HF_HUB_OFFLINE=1 \
     HF_HUB_DISABLE_TELEMETRY=1 \
     RAY_AUTH_MODE=token \

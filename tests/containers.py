@@ -21,7 +21,7 @@ from typing import Any
 # Some 20 GB with CUDA's packages. What was built stays, so that the next time only what changed is built.
 STORAGE = Path(os.environ.get("IMAGE_STORAGE", Path(tempfile.gettempdir()) / "darkroom-image"))
 TOOLS = ("buildah", "podman", "runc", "debootstrap")
-BASE = "localhost/darkroom-base:bookworm"
+BASE = "localhost/darkroom-base:bookworm-headers"
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 # What of this machine's settings says how packages are reached.
 PIP_SETTINGS = ("index-url", "extra-index-url", "find-links", "trusted-host", "proxy", "timeout", "retries")
@@ -103,12 +103,12 @@ class Containers:
         return [layer for layer in made if layer.size > 0]
 
     def _make_base(self) -> None:
-        """What stands for python:3.11-slim-bookworm: Debian 12's own Python is 3.11."""
+        """What stands for python:3.11-slim-bookworm: Debian 12's own Python is 3.11; the real one has its headers too."""
         if subprocess.run(["podman", "image", "exists", BASE], env=self.env).returncode == 0:
             return
         with tempfile.TemporaryDirectory(dir=self.folder) as scratch:
             root, packed = Path(scratch) / "root", Path(scratch) / "root.tar"
-            wanted = "--include=ca-certificates,python3,python3-venv"
+            wanted = "--include=ca-certificates,python3,python3-venv,libpython3-dev"
             log = self.folder / "base.log"
             self._do("debootstrap", "--variant=minbase", wanted, "bookworm", str(root), *_mirror(), log=log)
             for folder in ("var/lib/apt/lists", "var/cache/apt"):  # as the real one leaves them
