@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from diffusers import DDPMScheduler
 from torch import Tensor
 
-from darkroom.models.cascade import UNetPredictor
+from darkroom.models.predictors import UNetPredictor
 from darkroom.sampling import noise
 from darkroom.sampling.engine import Engine
 from darkroom.sampling.plans import Inputs, Plan, Stage, condition_keys, make_plan

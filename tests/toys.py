@@ -12,9 +12,9 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 from transformers import T5Config, T5EncoderModel
 
-from darkroom.models.cascade import UNetPredictor
 from darkroom.models.if_xs import build_scheduler, build_tokenizer
 from darkroom.models.network import build_network, save_network
+from darkroom.models.predictors import UNetPredictor
 from darkroom.sampling.diffusion import Diffusion
 from darkroom.sampling.flow import Flow
 from darkroom.sampling.processes import Process

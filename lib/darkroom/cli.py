@@ -13,6 +13,8 @@ from importlib import import_module
 
 import typer
 
+from darkroom import phases  # noqa: F401 (first: its clock begins here)
+
 DONE, FAILED, WRONG_INPUT, ENVIRONMENT = 0, 1, 2, 3
 
 

@@ -72,7 +72,7 @@ class RunMetrics:
 
 
 class StageMetrics:
-    """One worker of one stage: `enter` with each unit, `leave` when it is done."""
+    """One worker of one stage: `enter` with each unit, `leave` when it is done, `count` now and then."""
 
     def __init__(self, run: str, stage: str) -> None:
         self.labels = {"run": run, "stage": stage}
@@ -84,15 +84,19 @@ class StageMetrics:
         self.units += 1
         self._show(waiting)
 
-    def leave(self, waiting: int, counts: EngineCounts) -> None:
-        """A unit went out. counts: the engine's, since it began."""
+    def leave(self, waiting: int) -> None:
+        """A unit went out."""
         self.units -= 1
         self._show(waiting)
+
+    def count(self, counts: EngineCounts) -> tuple[int, float]:
+        """counts: the engine's, since it began. Returns the evaluations and seconds that are new."""
         now = (counts.evaluations, counts.slots, counts.total_seconds)
-        names = ("darkroom_evaluations", "darkroom_slots", "darkroom_busy_seconds")
-        for name, value, before in zip(names, now, self._told, strict=True):
-            _count(name, value - before, **self.labels)
+        more = tuple(value - before for value, before in zip(now, self._told, strict=True))
+        for name, value in zip(("darkroom_evaluations", "darkroom_slots", "darkroom_busy_seconds"), more, strict=True):
+            _count(name, value, **self.labels)
         self._told = now
+        return more[0], more[2]
 
     def _show(self, waiting: int) -> None:
         _show("darkroom_units_in_flight", self.units, **self.labels)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
-from darkroom.models.cascade import UNetPredictor
+from darkroom.models.predictors import UNetPredictor
 from darkroom.sampling import noise
 from darkroom.sampling.plans import Stage
 from parity import (

@@ -23,7 +23,7 @@ from diffusers import (
 )
 from torch import Tensor
 
-from darkroom.models.cascade import UNetPredictor
+from darkroom.models.predictors import UNetPredictor
 from darkroom.sampling import noise
 from darkroom.sampling.columns import Column
 from darkroom.sampling.diffusion import Diffusion

@@ -6,13 +6,16 @@ each of them four seconds.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import torch
 
 from darkroom.batch import parcel
 from darkroom.batch.deliver import Delivery, deliver
@@ -20,6 +23,7 @@ from darkroom.batch.embeddings import EmbeddingStore
 from darkroom.batch.options import Capacity
 from darkroom.batch.pool import Pool
 from darkroom.batch.prepare import Preparation, prepare
+from darkroom.batch.work import Unit
 from darkroom.cluster import ClusterError
 from darkroom.metrics import StageMetrics, embedded
 from darkroom.storage import StorageError
@@ -29,7 +33,9 @@ if TYPE_CHECKING:
     from darkroom.batch.judge import Judge, Judging
     from darkroom.models.compiled import Mode
 
-CHOOSE, FINISH = "choose", "finish"
+PROMPTS, CHOOSE, FINISH = "prompts", "choose", "finish"
+TELL_SECONDS = 1.0  # between two signs of life of a stage that is at work
+ENCODED_AT_ONCE = 16  # prompts between two signs of life of an encoder: its own batch
 
 
 def stage_name(number: int) -> str:
@@ -61,48 +67,65 @@ class Unencoded:
     prompts: list[str]
 
 
-def prepare_unit(numbers: pa.Table, how: Preparation, counter: Any) -> pa.Table:
+def prepare_unit(units: pa.Table, how: Preparation, counter: Any) -> pa.Table:
     with _counted(counter, "prepare"):
-        (unit,) = numbers["unit"].to_pylist()
-        return parcel.to_block(prepare(unit, how))
+        (unit,) = units.to_pylist()
+        return parcel.to_block(prepare(Unit(**unit), how))
 
 
 class StageActor:
     """`Developer` as Ray Data calls it: an async generator, so that several units are under way at once."""
 
     def __init__(self, model: str, stage: StageJob, pool: Pool, run: str, counter: Any) -> None:
-        def load() -> Developer:
+        def load(begin: Callable[[str], None]) -> Developer:
             from darkroom.batch.develop import Developer
 
             told = (stage.capacity, pool.threads, stage.embeddings, stage.dtype, pool.gpus or 1.0, stage.compile)
-            return Developer(model, stage.number, *told)
+            return Developer(model, stage.number, *told, run=run, begin=begin)
 
-        self.loaded = _Loaded(stage.name, load)
+        self.loaded = _Loaded(stage.name, load, counter)
         self.name, self.counter, self.metrics = stage.name, counter, StageMetrics(run, stage.name)
-        self.reported = 0.0
+        self.waits_for_prompts = stage.embeddings is not None
+        self.teller: asyncio.Task[None] | None = None
 
     async def __call__(self, block: pa.Table) -> AsyncIterator[pa.Table]:
-        developer = self.loaded.get()
+        developer: Developer = self.loaded.get()
+        while self.waits_for_prompts and not await self.counter.has_prompts.remote():
+            await asyncio.sleep(0.2)
+        self.waits_for_prompts = False
         self.counter.enter.remote(self.name)
         self.metrics.enter(developer.waiting)
-        parcels = await developer.develop(parcel.from_block(block))
-        statistics = developer.statistics
-        self.metrics.leave(developer.waiting, statistics)
-        self.counter.leave.remote(self.name, statistics.total_seconds - self.reported)
-        self.reported = statistics.total_seconds
+        if self.teller is None or self.teller.done():
+            self.teller = asyncio.create_task(self._keep_telling())
+        try:
+            parcels = await developer.develop(parcel.from_block(block))
+        finally:
+            self.metrics.leave(developer.waiting)
+            self._tell()
+        self.counter.leave.remote(self.name)
         yield parcel.to_block(parcels)
+
+    async def _keep_telling(self) -> None:
+        while self.metrics.units:
+            await asyncio.sleep(TELL_SECONDS)
+            self._tell()
+
+    def _tell(self) -> None:
+        evaluations, seconds = self.metrics.count(self.loaded.get().statistics)
+        if evaluations:
+            self.counter.evaluated.remote(self.name, evaluations, seconds)
 
 
 class JudgeActor:
     """`Judge` as Ray Data calls it, at one of its two places."""
 
     def __init__(self, name: str, how: Judging, threads: int, counter: Any) -> None:
-        def load() -> Judge:
+        def load(begin: Callable[[str], None]) -> Judge:
             from darkroom.batch.judge import Judge
 
             return Judge(how, threads)
 
-        self.loaded = _Loaded(name, load)
+        self.loaded = _Loaded(name, load, counter)
         self.name, self.counter = name, counter
 
     def __call__(self, block: pa.Table) -> pa.Table:
@@ -116,16 +139,19 @@ class _Loaded:
     """What an actor holds. Loaded at its start, but what goes wrong is raised by its first call: of an actor that dies
     at its start, Ray hands on the text alone."""
 
-    def __init__(self, name: str, load: Callable[[], Any]) -> None:
-        import torch
-
+    def __init__(self, name: str, load: Callable[[Callable[[str], None]], Any], counter: Any) -> None:
+        counter.load.remote(name)
+        begin = partial(counter.begin.remote, name)
+        begin("importing the model's classes")
+        began = time.monotonic()
         self.value, self.error = None, None
         try:
-            self.value = load()
+            self.value = load(begin)
         except torch.OutOfMemoryError as error:
             self.error = ClusterError(f"{name} does not fit its device: {error}")
         except (ValueError, StorageError, ClusterError) as error:
             self.error = error
+        counter.ready.remote(name, f" in {time.monotonic() - began:.1f} s")
 
     def get(self) -> Any:
         if self.error is not None:
@@ -136,28 +162,36 @@ class _Loaded:
 class EncoderActor:
     """Holds one text encoder at a time; blocks come sorted by theirs."""
 
-    def __init__(self, model: str, whose: list[Unencoded], threads: int) -> None:
-        import torch
+    def __init__(self, model: str, whose: list[Unencoded], threads: int, counter: Any) -> None:
+        def load(begin: Callable[[str], None]) -> Any:
+            from darkroom.models.catalog import open_model
 
-        from darkroom.models.catalog import open_model
+            torch.set_num_threads(threads)
+            self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+            return open_model(model)
 
-        torch.set_num_threads(threads)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model, self.whose = open_model(model), whose
+        self.model, self.whose, self.counter = _Loaded(PROMPTS, load, counter), whose, counter
         self.held: tuple[int, Any] | None = None
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        for row in block.to_pylist():
-            one, prompts = self.whose[row["encoder"]], row["prompts"]
-            one.store.put(prompts, self._hold(row["encoder"]).encode(prompts))
-            embedded(one.store.root, one.encoder, len(prompts))
-        return pa.table({"prompts": [len(block)]})
+        (row,) = block.to_pylist()
+        one, prompts = self.whose[row["encoder"]], row["prompts"]
+        encoder = self._hold(row["encoder"])
+        parts = []
+        for at in range(0, len(prompts), ENCODED_AT_ONCE):
+            began = time.monotonic()
+            parts.append(encoder.encode(prompts[at : at + ENCODED_AT_ONCE]))
+            self.counter.evaluated.remote(PROMPTS, len(parts[-1]), time.monotonic() - began)
+        one.store.put(prompts, torch.cat(parts))
+        embedded(one.store.root, one.encoder, len(prompts))
+        return pa.table({"prompts": [len(prompts)]})
 
     def _hold(self, place: int) -> Any:
         if self.held is None or self.held[0] != place:
             self.held = None  # first: the two need not fit together
             one = self.whose[place]
-            self.held = (place, self.model.text_encoder(one.encoder, self.device, one.dtype))
+            self.counter.begin.remote(PROMPTS, f"loading {one.encoder}")
+            self.held = (place, self.model.get().text_encoder(one.encoder, self.device, one.dtype))
         return self.held[1]
 
 
@@ -172,4 +206,5 @@ def _counted(counter: Any, stage: str) -> Iterator[None]:
     began = time.monotonic()
     counter.enter.remote(stage)
     yield
-    counter.leave.remote(stage, time.monotonic() - began)
+    counter.evaluated.remote(stage, 0, time.monotonic() - began)
+    counter.leave.remote(stage)

@@ -1,18 +1,24 @@
-"""How many evaluations a pass may hold: found by trying, once for each kind of GPU, model, stage and dtype."""
+"""How many evaluations a pass may hold: found by trying, once for each kind of GPU, model, stage and
+dtype."""
 
 from __future__ import annotations
 
 import json
 import re
+import secrets
 from collections.abc import Callable
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from darkroom.models.node_cache import cache_folder
+from darkroom.models.node_cache import remember
 from darkroom.sampling.engine import Predictor
 from darkroom.sampling.plans import Stage
+from darkroom.storage import NotFound, Store, open_store
+
+if TYPE_CHECKING:
+    from darkroom.models.catalog import Model
 
 ON_CPU = 32
 LEAST, MOST = 8, 128  # more gains nothing: matrices are large enough by then, and a row waits longer for its steps
@@ -20,21 +26,53 @@ MARGIN = 0.9  # of the memory that is there: the step, the pictures and the allo
 
 
 def find_capacity(
-    predictor: Predictor, stage: Stage, condition: Tensor, revision: str, dtype: str, share: float = 1.0
+    predictor: Predictor,
+    stage: Stage,
+    condition: Tensor,
+    revision: str,
+    dtype: str,
+    share: float = 1.0,
+    run: str | None = None,
 ) -> int:
     """The largest of 8, 16, 32, ... evaluations whose pass fits the share of this GPU; ON_CPU on a processor.
 
-    condition: what one row's prompt is to the model. What was found is kept in the machine's cache folder.
+    condition: what one row's prompt is to the model. What was found is kept in the machine's cache folder. run: all of
+    its workers on such a GPU take what the first of them found, since a picture's bits depend on it.
     """
     if predictor.device.type != "cuda":
         return ON_CPU
-    kind = torch.cuda.get_device_name(predictor.device)
-    known = _Known(cache_folder() / "capacities", f"{kind} {revision} stage {stage.number} {dtype} {share:.2f}")
-    found = known.read()
-    if found is None:
-        found = largest(lambda capacity: _fits(predictor, stage, condition, capacity, share))
-        known.write(found)
-    return found
+    what = f"{torch.cuda.get_device_name(predictor.device)} {revision} stage {stage.number} {dtype}"
+    agreed = None if run is None else Agreed(open_store(run), what)
+    if agreed is not None and (known := agreed.read()) is not None:
+        return known
+    found = remember(
+        "capacities", f"{what} {share:.2f}", lambda: largest(lambda n: _fits(predictor, stage, condition, n, share))
+    )
+    return found if agreed is None else agreed.settle(found)
+
+
+class Agreed:
+    """A capacity that a run's workers agreed on: RUN/capacities/NAME.json, whoever wrote it first."""
+
+    def __init__(self, store: Store, what: str) -> None:
+        self.store, self.what = store, what
+        self.key = f"capacities/{re.sub(r'[^A-Za-z0-9.]+', '-', what)}.json"
+
+    def read(self) -> int | None:
+        """None as long as nobody has settled it."""
+        try:
+            return int(json.loads(self.store.read(self.key))["capacity"])
+        except NotFound:
+            return None
+
+    def settle(self, capacity: int) -> int:
+        """This capacity, or the one that another worker was first with."""
+        record = {"for": self.what, "capacity": capacity, "by": secrets.token_hex(8)}
+        if self.store.create(self.key, json.dumps(record).encode()):
+            return capacity
+        settled = self.read()
+        assert settled is not None, f"{self.key} was there and is gone"
+        return settled
 
 
 def largest(fits: Callable[[int], bool]) -> int:
@@ -76,21 +114,9 @@ def empty_pass(stage: Stage, condition: Tensor, capacity: int) -> tuple[Tensor, 
     return x, times, condition.expand(capacity, *condition.shape), levels
 
 
-class _Known:
-    """One number in a file of the machine's cache folder; a file that cannot be read or written is no loss."""
-
-    def __init__(self, folder: Path, what: str) -> None:
-        self.path, self.what = folder / (re.sub(r"[^A-Za-z0-9.]+", "-", what) + ".json"), what
-
-    def read(self) -> int | None:
-        try:
-            return int(json.loads(self.path.read_text())["capacity"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-
-    def write(self, capacity: int) -> None:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.write_text(json.dumps({"for": self.what, "capacity": capacity}))
-        except OSError:
-            pass
+def any_condition_of(model: Model, number: int) -> Tensor:
+    """Something of the shape that a row's condition has; which one it is makes no difference to time and memory."""
+    if not model.encoders:
+        return model.condition("")
+    name = model.encoder_of(number)
+    return torch.zeros(model.encoder_length(name), model.encoder_width(name))

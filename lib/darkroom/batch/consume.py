@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import gc
 import queue
+import re
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import ray
 from ray.data import Dataset
 
 from darkroom.batch.errors import Stalled
-from darkroom.batch.watch import Watchdog
+from darkroom.batch.watch import News, Watchdog
 from darkroom.cluster import ClusterError, free
 from darkroom.storage import StorageError
+
+LISTEN_SECONDS = 1.0
+_PLACE = re.compile(r'File ".*?(darkroom/[\w/]+\.py)", line (\d+), in (\w+)')
 
 
 class _Consumer(threading.Thread):
@@ -48,18 +53,63 @@ class _Consumer(threading.Thread):
         return failure
 
 
-def watched(dataset: Dataset, watchdog: Watchdog, what: str, counter: Any | None = None) -> Iterator[dict[str, Any]]:
-    """The dataset's rows as they come. Stalled when none comes for too long; else what a worker raised, unwrapped if it
-    is ours, and ClusterError when Ray itself gave up."""
+class Listener:
+    """Hears what a counter has to say, without waiting for it.
+
+    check: called as often, to raise what ended something that goes on beside the dataset.
+    """
+
+    def __init__(
+        self,
+        counter: Any,
+        heard: Callable[[News], None] = lambda news: None,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.counter, self.heard, self.check = counter, heard, check
+        self._asked: Any = None
+        self._lines = self._evaluations = self._signs = 0
+        self._next = 0.0
+
+    def listen(self, watchdog: Watchdog) -> None:
+        """Asks once a second, and tells the watchdog and `heard` what has come."""
+        if time.monotonic() < self._next:
+            return
+        self.check()
+        if self._asked is None:
+            self._asked = self.counter.news.remote(self._lines)
+        if ray.wait([self._asked], timeout=0)[0]:
+            self._next = time.monotonic() + LISTEN_SECONDS
+            asked, self._asked = self._asked, None
+            self._take(asked, watchdog)
+
+    def _take(self, asked: Any, watchdog: Watchdog) -> None:
+        try:
+            news: News = ray.get(asked)
+        except ray.exceptions.RayError:
+            return  # it is gone: commits alone are seen from here on
+        watchdog.loading = news.loading
+        if news.evaluations > self._evaluations:
+            watchdog.beat()
+        elif news.signs > self._signs:
+            watchdog.wait()
+        self._lines += len(news.lines)
+        self._evaluations, self._signs = news.evaluations, news.signs
+        self.heard(news)
+
+
+def watched(dataset: Dataset, watchdog: Watchdog, what: str, listener: Listener) -> Iterator[dict[str, Any]]:
+    """The dataset's rows as they come. Stalled when no worker shows for too long that it lives; else what a worker
+    raised, if it is ours, and ClusterError when it crashed or Ray itself gave up. what: a row, in the message."""
     consumer = _Consumer(dataset)
     del dataset  # else what is raised here would refer to it, see `take_failure`
     consumer.start()
     while consumer.is_alive() or not consumer.rows.empty():
+        listener.listen(watchdog)
         try:
             row = consumer.rows.get(timeout=0.5)
         except queue.Empty:
             if watchdog.expired:
-                raise Stalled(_silence(watchdog, what, counter)) from None
+                raise Stalled(_silence(watchdog, what, listener.counter)) from None
             continue
         watchdog.beat()
         yield row
@@ -70,24 +120,35 @@ def watched(dataset: Dataset, watchdog: Watchdog, what: str, counter: Any | None
 
 
 def _plain(error: ray.exceptions.RayError) -> Exception:
-    """What a worker's error was before Ray wrapped it; an error of Ray's own as a ClusterError; else as it is."""
+    """What a worker's error was before Ray wrapped it, if it is ours; else, as no input is to blame for a crash, a
+    ClusterError that says where it was."""
     from darkroom.models.errors import ModelError
 
     cause: BaseException = error
+    where = ""
     while isinstance(cause, ray.exceptions.RayTaskError):
-        cause = cause.cause
+        where, cause = _last_place(cause), cause.cause
     if isinstance(cause, (StorageError, ModelError, ClusterError)):
         cause.args = (str(cause).partition("\nFailed to ")[0],)  # Ray Data adds advice on its retries
         return cause
     if isinstance(cause, ray.exceptions.RayError):
         return ClusterError(f"Ray gave up: {type(cause).__name__}: {cause}")
-    return error
+    said = str(cause).strip().partition("\n")[0]
+    return ClusterError(f"a worker crashed{where}: {type(cause).__name__}: {said}")
 
 
-def _silence(watchdog: Watchdog, what: str, counter: Any | None) -> str:
-    lines = [f"no {what} for {watchdog.silence:.0f} s, the limit is {watchdog.limit:.0f} s"]
+def _last_place(error: ray.exceptions.RayTaskError) -> str:
+    """The innermost line of ours in a worker's traceback, which travels as text."""
+    found = _PLACE.findall(error.traceback_str or "")
+    return f" at {'{}:{}, in {}'.format(*found[-1])}" if found else ""
+
+
+def _silence(watchdog: Watchdog, what: str, counter: Any) -> str:
+    lines = [
+        f"no {what} and no worker gave a sign of life for {watchdog.silence:.0f} s, the limit is {watchdog.limit:.0f} s"
+    ]
     try:
-        lines += ray.get(counter.lines.remote(), timeout=10) if counter else []
+        lines += ray.get(counter.lines.remote(), timeout=10)
     except (ray.exceptions.RayError, TimeoutError) as error:
         lines.append(f"the stages' counter does not answer ({type(error).__name__})")
     return "\n  ".join([*lines, free()])

@@ -13,13 +13,15 @@ import numpy as np
 import torch
 
 from darkroom.batch import parcel
-from darkroom.batch.capacity import find_capacity
+from darkroom.batch.capacity import any_condition_of, empty_pass, find_capacity
 from darkroom.batch.drive import Drive, Walked
 from darkroom.batch.embeddings import EmbeddingStore
 from darkroom.batch.options import default_dtype
 from darkroom.batch.selection import seeds
+from darkroom.cluster import ClusterError
 from darkroom.models.catalog import open_model
-from darkroom.models.compiled import Mode, compiled
+from darkroom.models.compiled import Mode, compiled, notes_of, warm_up
+from darkroom.models.memory import size_text
 from darkroom.sampling.engine import Statistics
 from darkroom.sampling.plans import Inputs, Plan, Stage, as_asked, condition_keys, goes_through, make_plan
 from darkroom.storage import StorageError
@@ -40,7 +42,8 @@ class Developer:
 
     embeddings: of the prompts, for a text model; any other model says itself what a label is to it.
     capacity: "auto" for the largest that fits the device; dtype: None for the model's own, float32 on a processor.
-    share: of the device's memory that this actor may take; compile: see `compiled`.
+    share: of the device's memory that this actor may take; compile: see `compiled`. run: whose workers agree on a
+    capacity; begin: told what loading is at.
     """
 
     def __init__(
@@ -53,6 +56,8 @@ class Developer:
         dtype: str | None = None,
         share: float = 1.0,
         compile: Mode = "off",
+        run: str | None = None,
+        begin: Callable[[str], None] = lambda what: None,
     ) -> None:
         torch.set_num_threads(threads)
         # Asked here and nowhere else: the machine that submits a job need not be like those that do it.
@@ -64,20 +69,35 @@ class Developer:
         self.stages: tuple[Stage, ...] = self.model.stages
         self.stage = self.stages[number - 1]
         self.default_size = self.model.default_size
-        predictor = self.model.predictor(number, self.device, self.dtype)
-        if capacity == "auto":
-            any_condition = self.model.condition("") if embeddings is None else embeddings.sample()
-            revision = self.model.revision
-            capacity = find_capacity(predictor, self.stage, any_condition, revision, self.dtype, share)
         self.condition: Callable[[str], torch.Tensor] = self.model.condition if embeddings is None else embeddings.get
-        self.compile = compile
+        begin(f"loading the weights, {size_text(self.model.memory(number, self.dtype, 1).weights)} in {self.dtype}")
+        predictor = self.model.predictor(number, self.device, self.dtype)
+        any_condition = any_condition_of(self.model, number)
+        if capacity == "auto":
+            begin("finding the largest pass that fits the device")
+            capacity = find_capacity(predictor, self.stage, any_condition, self.model.revision, self.dtype, share, run)
         self.drive = self._drive(compiled(predictor, compile), self.dtype, capacity)
+        if compile != "off":
+            begin(f"compiling ({compile})")
+            self._compile(any_condition, begin)
         name = torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu"
         self.worker = f"{platform.node()}:{name}"
         self.waiting = 0  # rows of the units that came in, not yet planned
         self._precise: Drive | None = None
+        self._too_large = ""  # what the device said when float32 did not fit beside the stage
         self._loading = asyncio.Lock()
         self._room = asyncio.Semaphore(max(ROWS_AHEAD * capacity, 2))
+
+    def _compile(self, condition: torch.Tensor, begin: Callable[[str], None]) -> None:
+        """Before the first row, so that none waits for it and what cannot be had is known for all of them."""
+        predictor = self.drive.predictor
+        inputs = empty_pass(self.stage, condition, self.drive.engine.capacity)
+        try:
+            warm_up(predictor, tuple(part.to(self.device) for part in inputs))
+        except torch.OutOfMemoryError:
+            return  # the engine will meet it too, and halve
+        for note in notes_of(predictor):
+            begin(note)
 
     @property
     def statistics(self) -> Statistics:
@@ -109,17 +129,38 @@ class Developer:
         walked = await self.drive.walk(plan)
         if walked.finite or self.dtype == "float32":
             return walked
-        parcel.flag(made, "retried_float32")
-        made["evaluations"] += walked.evaluations
-        return await (await self._in_float32()).walk(plan)
+        precise = await self._in_float32()
+        if precise is not None:
+            try:
+                again = await precise.walk(plan)
+            except ClusterError as error:  # not even passes of one evaluation fit: that is these rows' failure alone
+                self._give_up_float32(str(error))
+            else:
+                parcel.flag(made, "retried_float32")
+                made["evaluations"] += walked.evaluations
+                return again
+        parcel.flag(made, "float32_does_not_fit")
+        return walked
 
-    async def _in_float32(self) -> Drive:
-        """The same stage in full precision, loaded when a row first needs it: half the capacity, twice the bytes."""
+    async def _in_float32(self) -> Drive | None:
+        """The same stage in full precision, loaded when a row first needs it: half the capacity, twice the bytes. None
+        where the device has no room for it beside the stage, as when `auto` has filled it."""
         async with self._loading:
-            if self._precise is None:
-                predictor = await asyncio.to_thread(self.model.predictor, self.number, self.device, "float32")
-                self._precise = self._drive(predictor, "float32", max(1, self.drive.engine.capacity // 2))
+            if self._precise is None and not self._too_large:
+                try:
+                    predictor = await asyncio.to_thread(self.model.predictor, self.number, self.device, "float32")
+                    self._precise = self._drive(predictor, "float32", max(1, self.drive.engine.capacity // 2))
+                except torch.OutOfMemoryError as error:
+                    shortage = str(error)
+                else:
+                    return self._precise
+                self._give_up_float32(shortage)  # out here, where the error's frames hold no weights any more
         return self._precise
+
+    def _give_up_float32(self, shortage: str) -> None:
+        self._precise, self._too_large = None, shortage
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _drive(self, predictor: Any, dtype: str, capacity: int) -> Drive:
         return Drive(f"stage {self.number}", predictor, dtype, capacity, decodes=self.stage.factor > 1)
@@ -169,7 +210,8 @@ class Developer:
         made["worker"] = self.worker
         made["stages"] = json.dumps([*json.loads(made["stages"]), self._record(planned, walked)])
         if not all(one.finite for one in walked):
-            raise FloatingPointError(f"stage {self.number} gave values that are not finite numbers")
+            beside = "" if not self._too_large else f" in {self.dtype}, and float32 does not fit the device beside it"
+            raise FloatingPointError(f"stage {self.number} gave values that are not finite numbers{beside}")
         made["picture"] = parcel.pack({"picture": self._handed_on(planned.row, walked)})
 
     def _record(self, planned: Planned, walked: list[Walked]) -> dict[str, Any]:
@@ -181,7 +223,13 @@ class Developer:
             "noise_level": as_asked(planned.row, self.stage).noise_level,
             "dtype": "float32" if any(one.dtype == "float32" for one in walked) else self.dtype,
             "capacity": min(one.capacity for one in walked),
-        } | ({"compile": self.compile} if self.compile != "off" else {})
+        } | self._compile_record(walked)
+
+    def _compile_record(self, walked: list[Walked]) -> dict[str, str]:
+        """The mode that ran, and why it is not the one that was asked for."""
+        ran = sorted({one.compile for one in walked} - {"off"})
+        notes = notes_of(self.drive.predictor)
+        return ({"compile": ran[0]} if ran else {}) | ({"compile_note": "; ".join(notes)} if notes else {})
 
     def _handed_on(self, row: dict[str, Any], walked: list[Walked]) -> np.ndarray:
         """Candidates and what another stage goes on from as they are; else pixels, rounded here and not again."""

@@ -9,20 +9,22 @@ import torch
 from torch import Tensor
 
 from darkroom.cluster import ClusterError
+from darkroom.models.compiled import Mode, mode_in_use
 from darkroom.sampling.engine import Engine, Finished, Predictor
 from darkroom.sampling.plans import Plan
 
 
 @dataclass(frozen=True, eq=False)
 class Walked:
-    """A row at the end of a stage: image float32 [C, H, W] on the host, decoded where the state is a latent; dtype and
-    capacity: of every pass it was in."""
+    """A row at the end of a stage: image float32 [C, H, W] on the host, decoded where the state is a latent; dtype,
+    capacity and compile (see `mode_in_use`): of every pass it was in."""
 
     image: Tensor
     evaluations: int
     seconds: float
     dtype: str
     capacity: int
+    compile: Mode = "off"
 
     @property
     def finite(self) -> bool:
@@ -72,7 +74,8 @@ class Drive:
         while self._undecoded:
             finished = self._undecoded[0]
             image = self.predictor.decode(finished.image).cpu() if self.decodes else finished.image
-            walked = Walked(image, finished.evaluations, finished.seconds, self.dtype, self.engine.capacity)
+            how = (self.dtype, self.engine.capacity, mode_in_use(self.predictor))
+            walked = Walked(image, finished.evaluations, finished.seconds, *how)
             self._ready.append((finished.tag, walked))
             del self._undecoded[0]
         ready, self._ready = self._ready, []

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from darkroom.batch import options as option
-from darkroom.batch import preflight, prompts
+from darkroom.batch import pipeline, preflight, prompts
+from darkroom.batch.actors import PROMPTS
+from darkroom.batch.consume import Listener
 from darkroom.batch.generate import abilities
 from darkroom.batch.options import JOINED_SECONDS
 from darkroom.batch.room import ENCODERS, Wanted, find_room
 from darkroom.cluster import connect
 from darkroom.manifest import open_manifest
 from darkroom.models.catalog import address, open_model
+from darkroom.phases import Say, phase, to_stderr
 from darkroom.sampling.plans import condition_keys, goes_through
 from darkroom.storage import open_store
 
@@ -37,7 +38,7 @@ class Options:
     verbose: bool = False
 
 
-def run(options: Options, say: Callable[[str], None] = lambda line: print(line, file=sys.stderr)) -> int:
+def run(options: Options, say: Say = to_stderr) -> int:
     """How many prompts have embeddings now that were asked for. Raises ValueError for the user's part; StorageError,
     ClusterError, Stalled."""
     if (options.manifest is None) == (options.imported is None):
@@ -53,7 +54,7 @@ def run(options: Options, say: Callable[[str], None] = lambda line: print(line, 
     return len({prompt for name in asked for prompt in asked[name]})
 
 
-def prompts_of(manifest: str, model: Model, say: Callable[[str], None]) -> dict[str, dict[str, None]]:
+def prompts_of(manifest: str, model: Model, say: Say) -> dict[str, dict[str, None]]:
     """What the rows ask, by the text encoder that reads it."""
     opened = open_manifest(manifest, abilities(model, scorer=True))
     for warning in opened.warnings:
@@ -67,19 +68,24 @@ def prompts_of(manifest: str, model: Model, say: Callable[[str], None]) -> dict[
     return asked
 
 
-def _encode(
-    options: Options, model: Model, asked: dict[str, dict[str, None]], root: str, say: Callable[[str], None]
-) -> None:
-    say("starting Ray ...")
+def _encode(options: Options, model: Model, asked: dict[str, dict[str, None]], root: str, say: Say) -> None:
+    phase(say, "starting Ray" if options.address is None else f"joining the Ray cluster at {options.address}")
     connect(options.address, options.verbose)
     room = find_room([Wanted(ENCODERS)], JOINED_SECONDS if options.address else 0.0, say)
     dtypes = option.stage_dtypes(model, options.dtype, on_gpu=room.gpus > 0)
     stores = prompts.find_stores(model, asked, dtypes, root)
-    needs = [preflight.encoder_need(model, name, dtypes) for name in asked if stores[name].missing(asked[name])]
-    preflight.check(needs, {}, preflight.read_hardware(say))
-    prompts.encode(
-        model, address(options.model, model), asked, dtypes, stores, prompts.watchdogs(options.stall_seconds), say
+    missing = prompts.find_missing(model, asked, dtypes, stores)
+    preflight.check(
+        [preflight.encoder_need(model, one.encoder, dtypes) for one in missing], {}, preflight.read_hardware(say)
     )
+    for one in missing:
+        phase(say, f"encoding {len(one.prompts):,} prompts by {one.encoder}")
+    listener = Listener(
+        pipeline.start_counter([PROMPTS]),
+        lambda news: [phase(say, line, ago) for ago, line in news.lines],
+    )
+    where, dog = address(options.model, model), prompts.watchdog(options.stall_seconds)
+    prompts.encode(model, where, missing, None, dog, listener)
 
 
 def open_file(uri: str) -> str:

@@ -74,13 +74,6 @@ class EmbeddingStore:
         digest = _digest(prompt)
         return self._tensors.get(digest, partial(self._read, digest, prompt))
 
-    def sample(self) -> torch.Tensor:
-        """Any one of them. NotFound where there is none."""
-        digests = self._read_index().digests
-        if not len(digests):
-            raise NotFound(f"no embedding at all in {self.uri}")
-        return self._read(digests[0].decode(), "any prompt")
-
     def _read(self, digest: str, prompt: str) -> torch.Tensor:
         key = f"{self._folder}/{self._shard(digest, prompt)}.safetensors"
         start, header = self._headers.get(key, partial(_read_header, self._store(), key))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
-from darkroom.batch.capacity import empty_pass
+from darkroom.batch.capacity import any_condition_of, empty_pass
 from darkroom.batch.selection import seeds
 from darkroom.batch.work import Work
 from darkroom.sampling.plans import Inputs, Stage, condition_keys, goes_through, make_plan
@@ -16,9 +17,24 @@ from darkroom.sampling.plans import Inputs, Stage, condition_keys, goes_through,
 if TYPE_CHECKING:
     from darkroom.models.catalog import Model
 
+SAMPLED = 64  # rows
 PASSES = 3  # timed, after one to warm up
 LARGEST_TIMED = 2**30  # bytes of weights: a larger model is not made for this machine, and may not even lie on it
 _HOST = torch.device("cpu")
+
+
+def count_evaluations(work: Work, model: Model) -> dict[int, float]:
+    """Evaluations of a row by stage number: the mean over a sample of those that are to be made."""
+    sample = work.sample[:SAMPLED]
+    return {
+        stage.number: sum(_evaluations(row, model, stage) for row in sample) / max(len(sample), 1)
+        for stage in model.stages
+    }
+
+
+def seconds_per_row(evaluations: Mapping[int, float], model: Model, speeds: Mapping[int, float]) -> float:
+    """Of one actor, about, at the stage where a row takes longest. speeds: an actor's FLOP/s, by stage number."""
+    return max(evaluations[number] * model.evaluation_flops(number) / speed for number, speed in speeds.items())
 
 
 @dataclass(frozen=True)
@@ -57,13 +73,7 @@ def _seconds_per_pass(model: Model, stage: Stage, capacity: int) -> float | None
     if model.memory(stage.number, "float32", capacity).weights > LARGEST_TIMED:
         return None
     predictor = model.predictor(stage.number, _HOST)
-    # Which condition it is makes no difference to the time.
-    if model.encoders:
-        name = model.encoder_of(stage.number)
-        nothing = torch.zeros(model.encoder_length(name), model.encoder_width(name))
-    else:
-        nothing = model.condition("")
-    inputs = empty_pass(stage, nothing, capacity)
+    inputs = empty_pass(stage, any_condition_of(model, stage.number), capacity)
     predictor(*inputs)
     began = time.perf_counter()
     for _ in range(PASSES):

@@ -4,39 +4,41 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from darkroom import __version__
 from darkroom.batch import actors, pipeline, preflight, prompts
 from darkroom.batch import options as option
 from darkroom.batch.capacity import ON_CPU
+from darkroom.batch.consume import Listener
 from darkroom.batch.deliver import Delivery
 from darkroom.batch.embeddings import EmbeddingStore
-from darkroom.batch.estimate import Estimate, estimate
+from darkroom.batch.errors import Stalled
+from darkroom.batch.estimate import Estimate, count_evaluations, estimate, seconds_per_row
 from darkroom.batch.judge import Judging, offers
 from darkroom.batch.options import Options, unit_size
 from darkroom.batch.outcome import Outcome, describe, describe_work, take_stock
-from darkroom.batch.pool import Pool, size_pools
+from darkroom.batch.pool import Pool, all_apart, size_pools
 from darkroom.batch.prepare import Preparation
-from darkroom.batch.room import Wanted, find_room
+from darkroom.batch.room import ENCODERS, Wanted, find_room
 from darkroom.batch.twins import commit_twins
-from darkroom.batch.watch import Progress
-from darkroom.batch.work import Maker, Work, cut
+from darkroom.batch.watch import News, Progress
+from darkroom.batch.work import WORK_PART, Maker, Work, cut
 from darkroom.cluster import ClusterError, connect
 from darkroom.manifest import Abilities, Manifest, open_manifest
 from darkroom.metrics import RunMetrics
 from darkroom.models.catalog import address, open_model
 from darkroom.models.errors import ModelError
 from darkroom.models.scorers import open_scorer
+from darkroom.phases import Say, phase, to_stderr
 from darkroom.sampling.plans import SAMPLER_VERSION
-from darkroom.storage import Ledger, Store, open_store
+from darkroom.storage import Ledger, StorageError, Store, open_store
 
 if TYPE_CHECKING:
     from darkroom.models.catalog import Model
@@ -102,27 +104,29 @@ class Order:
 def dry_run(options: Options) -> tuple[Work, Estimate, str]:
     """What a run would do and need, without writing anything or starting Ray."""
     order = Order.open(options)
-    work = cut(order.manifest, Ledger(order.store), order.maker, 1, options.limit, None)
+    work = cut(order.manifest, Ledger(order.store), order.maker, options.limit, None)
     _refuse_strangers(options, work)
     capacity = ON_CPU if options.capacity == "auto" else options.capacity
     dtypes = option.stage_dtypes(order.model, options.dtype, on_gpu=True)
-    found = preflight.needs(order.model, sorted(work.stages), dtypes, options.capacity, True, bool(work.prompts))
+    found = preflight.needs(order.model, sorted(work.stages), dtypes, options.capacity, True, list(work.prompts))
     return work, estimate(work, order.model, capacity), "on a GPU:\n" + preflight.table(found) if found else ""
 
 
-def run(options: Options, say: Callable[[str], None] = lambda line: print(line, file=sys.stderr)) -> Outcome:
+def run(options: Options, say: Say = to_stderr) -> Outcome:
     """The whole job. Raises ManifestError or another ValueError for the user's part (DoesNotFit: what was asked for
     wants more memory than the cluster has); StorageError, ClusterError, Stalled."""
     began = time.monotonic()
+    phase(say, "reading the model and the manifest")
     order = Order.open(options)
     for warning in order.manifest.warnings:
         say(warning)
+    phase(say, "holding it against the run")
     ledger = _ledger(order)
     work = _cut(order, ledger)
     say(work.summary())
     busy: dict[str, float] = {}
     receipts = Counter[str]()
-    if work.units:
+    if work.to_make:
         busy, receipts = _develop(order, work, say)
     commit_twins(order.store, ledger, work.plan)
     outcome = take_stock(ledger, work, receipts, busy, time.monotonic() - began)
@@ -165,9 +169,7 @@ def _ledger(order: Order) -> Ledger:
 
 def _cut(order: Order, ledger: Ledger) -> Work:
     options, store, maker = order.options, order.store, order.maker
-    rows = order.manifest.rows if options.limit is None else min(order.manifest.rows, options.limit)
-    unit_rows = options.unit_rows or unit_size(rows, order.model.sizes[-1])
-    work = cut(order.manifest, ledger, maker, unit_rows, options.limit, store)
+    work = cut(order.manifest, ledger, maker, options.limit, store, options.unit_rows or WORK_PART)
     try:
         _refuse_strangers(options, work)
     except WrongRun:
@@ -185,14 +187,31 @@ def _refuse_strangers(options: Options, work: Work) -> None:
         raise WrongRun(f"{options.out} holds {work.before:,} rows, none of them of this manifest; choose another --out")
 
 
-def _develop(order: Order, work: Work, say: Callable[[str], None]) -> tuple[dict[str, float], Counter[str]]:
-    say("starting Ray ...")
-    connect(order.options.address, order.options.verbose)
-    job, pools = _set_up(order, work, say)
-    counter = pipeline.start_counter(job.names)
-    progress, metrics = Progress(work.to_make), RunMetrics(order.store.root, work.to_make)
-    receipts = Counter[str]()
-    for receipt in pipeline.run(job, pools, counter, prompts.watchdogs(order.options.stall_seconds)()):
+def _develop(order: Order, work: Work, say: Say) -> tuple[dict[str, float], Counter[str]]:
+    options, model = order.options, order.model
+    phase(say, "starting Ray" if options.address is None else f"joining the Ray cluster at {options.address}")
+    preloading = threading.Thread(target=prompts.preload, args=(model,), daemon=True)
+    preloading.start()
+    connect(options.address, options.verbose)
+    phase(say, "looking at the cluster")
+    setting = _set_up(order, work, say)
+    evaluations = count_evaluations(work, model)
+    job = _job(order, work, setting, evaluations)
+    counter = pipeline.start_counter([actors.PROMPTS, *job.names])
+    progress = Progress(work.to_make, evaluations=round(sum(evaluations.values()) * work.to_make))
+    metrics, receipts = RunMetrics(order.store.root, work.to_make), Counter[str]()
+    encoding = _Encoding(order, setting, counter, say)
+    if not setting.together:
+        encoding.run()
+    else:
+        encoding.start()
+    encoding.check()
+    phase(say, f"starting the workers, for {len(job.units):,} units of work")
+    listener = Listener(counter, partial(_hear, say, progress), encoding.check)
+    for receipt in pipeline.run(job, setting.pools, prompts.watchdog(options.stall_seconds), listener):
+        if not receipts:
+            progress.give_way()
+            phase(say, "the first rows are committed")
         progress.add(receipt.ok, receipt.failed)
         metrics.commit(receipt.ok, Counter(receipt.causes))
         receipts.update(ok=receipt.ok, failed=receipt.failed, evaluations=receipt.evaluations)
@@ -200,22 +219,77 @@ def _develop(order: Order, work: Work, say: Callable[[str], None]) -> tuple[dict
     return pipeline.busy_seconds(counter), receipts
 
 
-def _set_up(order: Order, work: Work, say: Callable[[str], None]) -> tuple[pipeline.Job, dict[str, Pool]]:
-    """The job and its actors, held against what the cluster has; prompts are encoded on the way."""
+def _hear(say: Say, progress: Progress | None, news: News) -> None:
+    """What workers said, as they said it, and how far they are."""
+    for ago, line in news.lines:
+        if progress is not None:
+            progress.give_way()
+        phase(say, line, ago)
+    if progress is not None:
+        progress.evaluated(news.evaluations)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A job held against what the cluster has. numbers: of the stages to run; missing: prompts without embeddings;
+    together: these are encoded while the stages load, on `pools[ENCODERS]` if that is there."""
+
+    numbers: list[int]
+    dtypes: dict[int, str]
+    stores: dict[str, EmbeddingStore]
+    missing: list[actors.Unencoded]
+    pools: dict[str, Pool]
+    hardware: preflight.Hardware
+    together: bool
+
+
+def _set_up(order: Order, work: Work, say: Say) -> Setting:
     options, model = order.options, order.model
     numbers = sorted(work.stages)
     wanted = _wanted(order, work, numbers)
     room = find_room(wanted, options.patience, say)
-    dtypes = option.stage_dtypes(model, options.dtype, on_gpu=room.gpus > 0)
+    on_gpu = room.gpus > 0
+    dtypes = option.stage_dtypes(model, options.dtype, on_gpu)
     stores = prompts.find_stores(model, work.prompts, dtypes, open_store(options.embeddings or options.out).root)
-    missing = any(stores[name].missing(asked) for name, asked in work.prompts.items())
-    needs = preflight.needs(model, numbers, dtypes, options.capacity, room.gpus > 0, missing)
+    missing = prompts.find_missing(model, work.prompts, dtypes, stores)
+    large = [one for one in missing if not prompts.is_small(model, one)]
+    needs = preflight.needs(model, numbers, dtypes, options.capacity, on_gpu, [one.encoder for one in large])
+    hardware = preflight.read_hardware(say)
     sized = {need.name: need.on_gpu() for need in needs}
-    pools = size_pools([one.with_memory(sized.get(one.name, 0.0)) for one in wanted], room)
-    preflight.check(needs, pools, preflight.read_hardware(say))
+    wanted = [one.with_memory(sized.get(one.name, 0.0)) for one in wanted]
+    beside = preflight.beside_the_stages(needs, room, hardware) if large else None
+    pools = size_pools(wanted if beside is None else [*wanted, beside], room)
+    preflight.check(needs, pools, hardware)
     say("\n".join([f"{work.to_make:,} rows to make by", preflight.table(needs, pools)]))
-    prompts.encode(model, order.address, work.prompts, dtypes, stores, prompts.watchdogs(options.stall_seconds), say)
-    return _job(order, work, numbers, dtypes, stores), pools
+    together = not large or beside is not None or all_apart(room, pools)
+    return Setting(numbers, dtypes, stores, missing, pools, hardware, together)
+
+
+class _Encoding(threading.Thread):
+    """Encodes the prompts that have no embedding yet, and then lets the stages ask for them. As a thread, while they
+    load; `check` raises what went wrong."""
+
+    def __init__(self, order: Order, setting: Setting, counter: Any, say: Say) -> None:
+        super().__init__(name="encoding", daemon=True)
+        self.order, self.setting, self.counter, self.say = order, setting, counter, say
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        setting, options = self.setting, self.order.options
+        for one in setting.missing:
+            phase(self.say, f"encoding {len(one.prompts):,} prompts by {one.encoder}")
+        listener = Listener(self.counter, partial(_hear, self.say, None))
+        dog = prompts.watchdog(options.stall_seconds)
+        try:
+            pool = setting.pools.get(ENCODERS)
+            prompts.encode(self.order.model, self.order.address, setting.missing, pool, dog, listener)
+            self.counter.open.remote()
+        except (ValueError, StorageError, ClusterError, Stalled) as error:
+            self.error = error
+
+    def check(self) -> None:
+        if self.error is not None:
+            raise self.error
 
 
 def _wanted(order: Order, work: Work, numbers: list[int]) -> list[Wanted]:
@@ -226,24 +300,35 @@ def _wanted(order: Order, work: Work, numbers: list[int]) -> list[Wanted]:
     return wanted + [Wanted(name, judge=True) for name in judges]
 
 
-def _job(
-    order: Order, work: Work, numbers: list[int], dtypes: dict[int, str], stores: dict[str, EmbeddingStore]
-) -> pipeline.Job:
+def _job(order: Order, work: Work, setting: Setting, evaluations: dict[int, float]) -> pipeline.Job:
     options, model, root = order.options, order.model, order.store.root
     in_pixels = tuple(stage.size for stage in model.stages if stage.factor == 1)
     first = model.stages[0]
     return pipeline.Job(
         model=order.address,
         stages=tuple(
-            actors.StageJob(n, dtypes[n], options.capacity, stores.get(order.maker.encoders[n - 1]), options.compile)
-            for n in numbers
+            actors.StageJob(
+                n,
+                setting.dtypes[n],
+                options.capacity,
+                setting.stores.get(order.maker.encoders[n - 1]),
+                options.compile,
+            )
+            for n in setting.numbers
         ),
-        units=work.units,
+        units=work.units(options.unit_rows or _unit_rows(order, work, setting, evaluations)),
         preparation=Preparation(root, work.plan, order.manifest.base, in_pixels, first.channels, model.default_size),
         delivery=Delivery(root, work.plan, model.name, model.revision, first.process.default_sampler, options.images),
         judging=order.judging,
         chooses=bool(work.best_of),
     )
+
+
+def _unit_rows(order: Order, work: Work, setting: Setting, evaluations: dict[int, float]) -> int:
+    pools = {number: setting.pools[actors.stage_name(number)] for number in setting.numbers}
+    speeds = {number: setting.hardware.speed(pool) for number, pool in pools.items()}
+    seconds = seconds_per_row(evaluations, order.model, speeds)
+    return unit_size(work.to_make, work.largest, max(pool.workers for pool in pools.values()), seconds)
 
 
 def _run_record(order: Order, work: Work) -> dict[str, Any]:

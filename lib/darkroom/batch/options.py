@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 DTYPES = ("float32", "bfloat16", "float16")
 UNIT_BYTES = 32 * 2**20  # of finished pictures: a dozen units are in flight at once
+UNIT_SECONDS = 60.0  # of one actor
+UNITS_PER_WORKER = 12  # at least, if there are rows enough: those under way, and as many to come
+LEAST_ROWS, MOST_ROWS = 4, 256
 # A row's work at each stage beside stage I: DeepFloyd's XL at 34 steps, II-L at 50, the x4 upscaler at 75.
 COSTS = {1: 1.0, 2: 2.0, 3: 4.0}
 JOINED_SECONDS = 600.0  # a cluster that grows by need starts machines in this time
@@ -94,9 +97,17 @@ def encoder_dtype(model: Model, name: str, dtypes: dict[int, str]) -> str:
     return next(dtype for number, dtype in sorted(dtypes.items()) if model.encoder_of(number) == name)
 
 
-def unit_size(rows: int, largest: int) -> int:
-    """Rows per unit, whose largest pictures have so many pixels along a side: small enough that a short job fills its
-    actors, a crash costs little and pictures in flight stay few, large enough that a long job is not spent on Ray's
-    tenths of a second per block."""
-    most = max(1, UNIT_BYTES // (3 * largest * largest or 1))
-    return min(max(8, min(256, rows // 32)), most)
+def unit_size(rows: int, largest: int, workers: int, seconds: float) -> int:
+    """Rows per unit.
+
+    rows: to be made; largest: pixels along a side of the largest picture; workers: actors of the stage that has most;
+    seconds: about, that one actor takes for a row, where it takes longest.
+    A unit is about a minute of an actor's work, so that a crash costs little; there are enough units for every actor to
+    have some under way and as many to come; pictures in flight stay few; and where rows cost next to nothing, a unit is
+    not so small that Ray's tenths of a second per block are felt.
+    """
+    in_a_minute = max(LEAST_ROWS, int(UNIT_SECONDS / max(seconds, 1e-9)))
+    in_memory = max(1, UNIT_BYTES // (3 * largest * largest or 1))
+    shared = rows // (workers * UNITS_PER_WORKER)
+    fair = max(1, rows // workers)
+    return min(MOST_ROWS, in_a_minute, in_memory, max(shared, min(LEAST_ROWS, fair)))

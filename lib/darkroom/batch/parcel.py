@@ -1,5 +1,5 @@
-"""What travels between the stages: a unit as one Arrow row, so that whatever Ray Data does it is one task's block. In it
-each manifest row is a struct, with its tensors as safetensors bytes."""
+"""What travels between the stages: a unit as one Arrow row, so that it is one task's block whatever Ray Data does. In
+it each manifest row is a struct, with its tensors as safetensors bytes."""
 
 from __future__ import annotations
 

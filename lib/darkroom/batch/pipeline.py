@@ -6,7 +6,7 @@ What the tasks and actors do is in `actors`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -24,12 +24,13 @@ from darkroom.batch.actors import (
     deliver_unit,
     prepare_unit,
 )
-from darkroom.batch.consume import watched
+from darkroom.batch.consume import Listener, watched
 from darkroom.batch.deliver import Delivery, Receipt
 from darkroom.batch.pool import Pool, encoder_pool
 from darkroom.batch.prepare import Preparation
 from darkroom.batch.room import read_room
 from darkroom.batch.watch import Counter, Watchdog
+from darkroom.batch.work import Unit
 from darkroom.cluster import beside
 
 if TYPE_CHECKING:
@@ -40,8 +41,8 @@ UNITS_IN_FLIGHT = 6  # per engine actor: enough that it never runs dry between u
 # asks for the same, and the engine would wait for its pictures.
 TASK_CPUS = 0.2
 PROMPTS_PER_TASK = 256
-# A block has one row, which is a unit, or a chunk of prompts. Ray Data refuses whole blocks (`batch_size=None`) to those
-# that ask for a GPU, and what it makes of blocks of several rows is its own affair.
+# A block has one row, which is a unit, or a chunk of prompts. Ray Data refuses whole blocks (`batch_size=None`) to
+# those that ask for a GPU, and what it makes of blocks of several rows is its own affair.
 _ONE_ROW = {"batch_size": 1, "batch_format": "pyarrow"}
 
 
@@ -54,7 +55,7 @@ class Job:
 
     model: str
     stages: tuple[StageJob, ...]
-    units: int
+    units: list[Unit]
     preparation: Preparation
     delivery: Delivery
     judging: Judging
@@ -69,20 +70,19 @@ class Job:
         return ["prepare", *stages, *[FINISH] * self.judging.finishes, "deliver"]
 
 
-def run(job: Job, pools: dict[str, Pool], counter: Any, watchdog: Watchdog) -> Iterator[Receipt]:
-    """Receipts of committed units as they come; Stalled when none comes for too long. `counter`: a `Counter` actor.
+def run(job: Job, pools: dict[str, Pool], watchdog: Watchdog, listener: Listener) -> Iterator[Receipt]:
+    """Receipts of committed units as they come; Stalled when nobody shows for too long that it is at work.
 
-    What engines have done is told by each stage's actor with every unit, see `StageActor`.
-    Raises StorageError for an outage that a worker met, ClusterError when Ray itself gave up.
+    Raises StorageError for an outage that a worker met, ClusterError when one crashed or Ray itself gave up.
     """
-    for row in watched(build(job, pools, counter), watchdog, "unit was committed", counter):
+    for row in watched(build(job, pools, listener.counter), watchdog, "unit was committed", listener):
         yield Receipt(**row)
 
 
 def build(job: Job, pools: dict[str, Pool], counter: Any) -> Dataset:
     """The dataset whose rows are units, from their numbers to their receipts."""
     # Blocks of our own, not `ray.data.range`: its read tasks want a whole processor each, which the actors may hold.
-    dataset = ray.data.from_blocks([pa.table({"unit": [unit]}) for unit in range(job.units)])
+    dataset = ray.data.from_blocks([pa.Table.from_pylist([asdict(unit)]) for unit in job.units])
     dataset = dataset.map_batches(
         prepare_unit, fn_args=(job.preparation, counter), num_cpus=TASK_CPUS, zero_copy_batch=True, **_ONE_ROW
     )
@@ -123,19 +123,18 @@ def busy_seconds(counter: Any) -> dict[str, float]:
         return {}
 
 
-def embed(unencoded: list[Unencoded], model: str, watchdog: Watchdog) -> None:
-    """Encodes the prompts, one encoder's after the other's. The actors are gone when this returns, so that a text model
-    and a stage never share a GPU. Raises as `run`."""
+def embed(missing: list[Unencoded], model: str, pool: Pool | None, watchdog: Watchdog, listener: Listener) -> None:
+    """Encodes the prompts, one encoder's after the other's. The actors are gone when this returns. Raises as `run`."""
     blocks = [
         pa.table({"encoder": [place], "prompts": [one.prompts[at : at + PROMPTS_PER_TASK]]})
-        for place, one in enumerate(unencoded)
+        for place, one in enumerate(missing)
         for at in range(0, len(one.prompts), PROMPTS_PER_TASK)
     ]
     if not blocks:
         return
-    pool = encoder_pool(read_room(), len(blocks))
+    pool = pool or encoder_pool(read_room(), len(blocks))
     # Blocks of our own, as in `build`.
-    told = (model, [replace(one, prompts=[]) for one in unencoded], pool.threads)
+    told = (model, [replace(one, prompts=[]) for one in missing], pool.threads, listener.counter)
     dataset = _with_actors(ray.data.from_blocks(blocks), EncoderActor, told, pool, 1)
-    for _ in watched(dataset, watchdog, "prompt was embedded"):
+    for _ in watched(dataset, watchdog, "prompt was embedded", listener):
         pass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from darkroom.batch.room import ACTOR_CPUS, ACTORS_SHARE, ENCODERS, MARK_PART, Room, Wanted
@@ -37,6 +37,11 @@ def size_pools(wanted: Sequence[Wanted], room: Room) -> dict[str, Pool]:
         sized = _on_gpus(those, place) if place.gpus else _on_processors(those, place)
         pools |= {name: replace(pool, mark=mark) for name, pool in sized.items()}
     return pools
+
+
+def all_apart(room: Room, pools: Mapping[str, Pool]) -> bool:
+    """Whether encoders and stages have nodes of their own, so that neither takes what the other waits for."""
+    return bool(room.homes(ENCODERS)) and all(pool.mark for pool in pools.values())
 
 
 def encoder_pool(room: Room, chunks: int) -> Pool:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from darkroom.batch import parcel
-from darkroom.batch.work import parse_lines, unit_key
+from darkroom.batch.work import Unit, read_unit
 from darkroom.storage import NotFound, decode, join, open_store, read_uri, resize_square
 
 FETCHES = 16  # at once in one task; a fetch waits on the network, not on the processor
@@ -39,11 +39,11 @@ class Preparation:
         return tuple(size for size in self.sizes if size <= largest)
 
 
-def prepare(unit: int, how: Preparation) -> list[dict[str, Any]]:
+def prepare(unit: Unit, how: Preparation) -> list[dict[str, Any]]:
     """The parcels of one unit. A picture that is missing or broken is its row's error; an outage is a StorageError."""
-    lines = parse_lines(open_store(how.run).read(unit_key(how.plan, unit)))
+    lines = read_unit(open_store(how.run), how.plan, unit)
     with ThreadPoolExecutor(FETCHES) as pool:
-        return list(pool.map(lambda line: _prepare_row(unit, line, how), lines))
+        return list(pool.map(lambda line: _prepare_row(unit.number, line, how), lines))
 
 
 def _prepare_row(unit: int, line: dict[str, Any], how: Preparation) -> dict[str, Any]:

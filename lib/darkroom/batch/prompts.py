@@ -5,14 +5,17 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from darkroom.batch import actors, pipeline
+from darkroom.batch import pipeline
+from darkroom.batch.actors import Unencoded
+from darkroom.batch.consume import Listener
 from darkroom.batch.embeddings import EmbeddingStore
 from darkroom.batch.options import DTYPES, encoder_dtype
+from darkroom.batch.pool import Pool
 from darkroom.batch.watch import Watchdog
 from darkroom.models.errors import ModelError
 from darkroom.storage import NotFound, read_uri
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
     from darkroom.models.catalog import Model
 
 LISTED = 10
+LOADING = 6
+SMALL_ENCODER, FEW_PROMPTS = 64 * 2**20, 2_000  # bytes of weights
 TOKENS_KEPT = 2**16
 
 
@@ -33,30 +38,51 @@ def find_stores(model: Model, names: Iterable[str], dtypes: dict[int, str], root
     return {name: EmbeddingStore(root, model.encoder_key(name, encoder_dtype(model, name, dtypes))) for name in names}
 
 
+def find_missing(
+    model: Model, prompts: Mapping[str, Collection[str]], dtypes: dict[int, str], stores: Mapping[str, EmbeddingStore]
+) -> list[Unencoded]:
+    """The prompts, by encoder, that its store lacks; an encoder that nothing is missing of is not among them."""
+    found = [
+        Unencoded(name, encoder_dtype(model, name, dtypes), stores[name], stores[name].missing(asked))
+        for name, asked in prompts.items()
+    ]
+    return [one for one in found if one.prompts]
+
+
+def is_small(model: Model, one: Unencoded) -> bool:
+    """Whether this process encodes them sooner than a worker of their own would have started."""
+    weights = model.encoder_memory(one.encoder, one.dtype).weights
+    # A processor does not compute in float16.
+    return weights <= SMALL_ENCODER and len(one.prompts) <= FEW_PROMPTS and one.dtype != "float16"
+
+
 def encode(
     model: Model,
     where: str,
-    prompts: Mapping[str, Collection[str]],
-    dtypes: dict[int, str],
-    stores: dict[str, EmbeddingStore],
-    watchdog: Callable[[], Watchdog],
-    say: Callable[[str], None],
+    missing: list[Unencoded],
+    pool: Pool | None,
+    watchdog: Watchdog,
+    listener: Listener,
 ) -> None:
-    """Encodes, by encoder, the prompts that its store lacks; an encoder that nothing is missing of is never loaded.
+    """Encodes them: in this process where that is quick, else by actors on the pool.
 
-    where: what a worker opens to get the model.
-    ModelError where one cannot be had, naming what is missing.
+    where: what a worker opens to get the model. pool: None for as many as there is room for.
+    ModelError where an encoder cannot be had, naming what is missing.
     """
-    missing = [
-        actors.Unencoded(name, encoder_dtype(model, name, dtypes), stores[name], stores[name].missing(asked))
-        for name, asked in prompts.items()
-    ]
-    for one in missing:
-        say(f"{len(prompts[one.encoder]):,} prompts for {one.encoder}, {len(one.prompts):,} of them to encode")
+    here = [one for one in missing if is_small(model, one)]
     try:
-        pipeline.embed([one for one in missing if one.prompts], where, watchdog())
+        for one in here:
+            encoder = model.text_encoder(one.encoder, torch.device("cpu"), one.dtype)
+            one.store.put(one.prompts, encoder.encode(one.prompts))
+        pipeline.embed([one for one in missing if one not in here], where, pool, watchdog, listener)
     except ModelError as error:
         raise ModelError("\n".join([str(error), *_unencoded(missing)])) from error
+
+
+def preload(model: Model) -> None:
+    """Imports what encoding in this process wants, for a thread that has nothing better to do while Ray starts."""
+    if model.encoders:
+        from transformers import CLIPTextModel, T5EncoderModel  # noqa: F401
 
 
 def too_long(model: Model) -> Callable[[str, str], bool]:
@@ -133,7 +159,7 @@ def _problem(prompt: Any, value: Any, shape: tuple[int, int]) -> str:
     return ""
 
 
-def _unencoded(missing: list[actors.Unencoded]) -> Iterator[str]:
+def _unencoded(missing: list[Unencoded]) -> Iterator[str]:
     for one in missing:
         left = one.store.missing(one.prompts)
         if left:
@@ -142,5 +168,6 @@ def _unencoded(missing: list[actors.Unencoded]) -> Iterator[str]:
     yield "Encode them where the text encoder is, and bring them by `darkroom embed --import FILE`."
 
 
-def watchdogs(stall_seconds: float) -> Callable[[], Watchdog]:
-    return partial(Watchdog, stall_seconds, 2 * stall_seconds)
+def watchdog(stall_seconds: float) -> Watchdog:
+    """Loading downloads weights, reads them, compiles: it has six times as long."""
+    return Watchdog(stall_seconds, LOADING * stall_seconds)

@@ -1,28 +1,42 @@
 """Seeing that a job goes on: what each stage is at, a true progress line, and an end to silence.
 
 Ray Data does not fail a starved pipeline by itself: an actor that was killed, or that holds the only processor while
-the readers wait, prints the same progress for ever.
+the readers wait, prints the same progress for ever. What shows that a job goes on is evaluations of the model, which a
+healthy one makes every few seconds, and not commits, of which the first may take an hour.
 """
 
 from __future__ import annotations
 
 import sys
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 SECONDS_BETWEEN_LINES = 10  # where no terminal redraws a bar
 
 
+class News(NamedTuple):
+    """What a counter has heard. lines: (seconds ago, sentence) of what workers began with, since the last asking;
+    signs: grows whenever a worker shows that it lives; loading: some worker is not ready yet."""
+
+    lines: list[tuple[float, str]]
+    evaluations: int
+    signs: int
+    loading: bool
+
+
 @dataclass
 class StageCount:
-    """Units that went into and came out of a stage, and the seconds its workers were busy, summed."""
+    """Units that went into and came out of a stage, model evaluations (or prompts encoded), the seconds its workers
+    were busy, summed; workers that began to load, and those that are ready."""
 
     entered: int = 0
     left: int = 0
+    evaluations: int = 0
     busy: float = 0.0
+    begun: int = 0
+    ready: int = 0
     last: float = field(default_factory=time.monotonic)
 
 
@@ -31,45 +45,95 @@ class Counter:
 
     def __init__(self, stages: list[str]) -> None:
         self.stages = {name: StageCount() for name in stages}
+        self._signs = 0
+        self._said: dict[str, float] = {}
+        self._prompts = False
+
+    def load(self, stage: str) -> None:
+        """A worker began to load."""
+        self._hear(stage).begun += 1
+
+    def begin(self, stage: str, what: str) -> None:
+        """A worker is at something that comes before its first unit. It is said once for a stage, not for each."""
+        self._hear(stage)
+        self._said.setdefault(f"{stage}: {what}", time.monotonic())
+
+    def ready(self, stage: str, what: str) -> None:
+        """A worker has loaded."""
+        count = self._hear(stage)
+        count.ready += 1
+        if count.ready == 1:
+            self._said[f"{stage}: ready{what}"] = time.monotonic()
 
     def enter(self, stage: str) -> None:
-        self.stages[stage].entered += 1
-        self.stages[stage].last = time.monotonic()
+        self._hear(stage).entered += 1
 
-    def leave(self, stage: str, busy: float) -> None:
-        count = self.stages[stage]
-        count.left += 1
+    def evaluated(self, stage: str, evaluations: int, busy: float) -> None:
+        """More model evaluations are done, and more seconds gone."""
+        count = self._hear(stage)
+        count.evaluations += evaluations
         count.busy += busy
-        count.last = time.monotonic()
+
+    def leave(self, stage: str) -> None:
+        self._hear(stage).left += 1
+
+    def open(self) -> None:
+        """All prompts have their embeddings."""
+        self._prompts = True
+
+    def has_prompts(self) -> bool:
+        """Whether rows may ask for the embeddings of their prompts."""
+        return self._prompts
+
+    def news(self, known: int) -> News:
+        """What was heard. known: how many lines the asker has."""
+        now = time.monotonic()
+        lines = [(now - when, line) for line, when in list(self._said.items())[known:]]
+        counts = self.stages.values()
+        return News(
+            lines, sum(one.evaluations for one in counts), self._signs, any(one.begun > one.ready for one in counts)
+        )
 
     def lines(self) -> list[str]:
         """A sentence per stage, for a stalled job's message."""
         now = time.monotonic()
         return [
-            f"{name}: took {count.entered} units, gave back {count.left}, last heard of {now - count.last:.0f} s ago"
+            f"{name}: took {count.entered} units, gave back {count.left}, {count.evaluations:,} evaluations, "
+            f"last heard of {now - count.last:.0f} s ago"
             for name, count in self.stages.items()
         ]
 
     def busy(self) -> dict[str, float]:
         return {name: count.busy for name, count in self.stages.items()}
 
+    def _hear(self, stage: str) -> StageCount:
+        self._signs += 1
+        self.stages[stage].last = time.monotonic()
+        return self.stages[stage]
+
 
 class Watchdog:
-    """Ends the wait when no unit was committed for `floor` seconds or `patience` times the longest gap so far.
+    """Ends the wait when no worker showed that it lives for `floor` seconds or `patience` times the longest gap so far.
 
-    The first gap also holds the loading of models, so it alone gets `first` seconds.
+    Evaluations and commits show it. Loading and compiling show nothing while they last, so before the first evaluation
+    and as long as some worker is `loading` the limit is `first`.
     """
 
     def __init__(self, floor: float, first: float, patience: float = 20.0) -> None:
         self.floor, self.first, self.patience = floor, first, patience
         self.longest, self.beats, self.since = 0.0, 0, time.monotonic()
+        self.loading = False
 
     def beat(self) -> None:
-        """A unit was committed."""
+        """Work was done."""
         now = time.monotonic()
-        if self.beats:
+        if self.beats and not self.loading:
             self.longest = max(self.longest, now - self.since)
         self.beats, self.since = self.beats + 1, now
+
+    def wait(self) -> None:
+        """A worker lives, but is not at work yet."""
+        self.since = time.monotonic()
 
     @property
     def silence(self) -> float:
@@ -77,7 +141,9 @@ class Watchdog:
 
     @property
     def limit(self) -> float:
-        return max(self.floor, self.patience * self.longest) if self.beats else max(self.first, self.floor)
+        if self.loading or not self.beats:
+            return max(self.first, self.floor)
+        return max(self.floor, self.patience * self.longest)
 
     @property
     def expired(self) -> bool:
@@ -85,31 +151,54 @@ class Watchdog:
 
 
 class Progress:
-    """One line that is true: rows committed of all to be made, rows per second, time that is left."""
+    """One line that is true: rows committed of all to be made, rows per second, time that is left.
 
-    def __init__(self, total: int, out: TextIO = sys.stderr, clock: Callable[[], float] = time.monotonic) -> None:
-        self.total, self.out, self.clock = total, out, clock
-        self.ok = self.failed = 0
-        self.began = self.first = self.printed = clock()
-        self.before_first = 0
-        self._lock = threading.Lock()
+    evaluations: that the rows are expected to take; the time that is left is theirs, as a row takes none or thousands.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        out: TextIO = sys.stderr,
+        clock: Callable[[], float] = time.monotonic,
+        evaluations: int = 0,
+    ) -> None:
+        self.total, self.out, self.clock, self.expected = total, out, clock, evaluations
+        self.ok = self.failed = self.evaluations = 0
+        self.began = self.first = self.printed = self.at_work = clock()
+        self.before_first = self.before_work = 0
 
     def add(self, ok: int, failed: int) -> None:
-        with self._lock:
-            if not self.ok + self.failed:
-                self.first, self.before_first = self.clock(), ok + failed
-            self.ok, self.failed = self.ok + ok, self.failed + failed
+        """Rows were committed."""
+        if not self.ok + self.failed:
+            self.first, self.before_first = self.clock(), ok + failed
+        self.ok, self.failed = self.ok + ok, self.failed + failed
+        self._show()
+
+    def evaluated(self, evaluations: int) -> None:
+        """So many evaluations have been made."""
+        if not self.evaluations:
+            self.at_work, self.before_work = self.clock(), evaluations
+        if evaluations > self.evaluations:
+            self.evaluations = evaluations
             self._show()
+
+    def give_way(self) -> None:
+        """Clears the bar for another line."""
+        if self.out.isatty():
+            self.out.write("\r\x1b[K")
 
     def line(self) -> str:
         """E.g. `96/480 rows committed, 3.1 rows/s, 2 min 4 s left, 1 failed`."""
         done = self.ok + self.failed
         parts = [f"{done:,}/{self.total:,} rows committed"]
-        rate = self.rate()
-        if rate:
+        if rate := self.rate():
             parts.append(f"{rate:.3g} rows/s")
-            if done < self.total:
-                parts.append(f"{duration((self.total - done) / rate)} left")
+        elif self.evaluations:
+            parts.append(f"{self.evaluations:,} evaluations")
+        left = self._seconds_left()
+        if left is not None and done < self.total:
+            parts.append(f"{duration(left)} left")
         if self.failed:
             parts.append(f"{self.failed:,} failed")
         return ", ".join(parts)
@@ -118,6 +207,14 @@ class Progress:
         """Rows per second since the first commit, which loading and warming up came before; 0 while unknown."""
         later, elapsed = self.ok + self.failed - self.before_first, self.clock() - self.first
         return later / elapsed if later and elapsed > 0 else 0.0
+
+    def _seconds_left(self) -> float | None:
+        """By evaluations where they are counted; those of a last stage that is yet to be asked are among them."""
+        made, elapsed = self.evaluations - self.before_work, self.clock() - self.at_work
+        if self.expected > self.evaluations and made > 0 and elapsed > 0:
+            return (self.expected - self.evaluations) * elapsed / made
+        rate = self.rate()
+        return (self.total - self.ok - self.failed) / rate if rate else None
 
     def _show(self) -> None:
         done = self.ok + self.failed

@@ -1,10 +1,11 @@
-"""What is left to do: the manifest held against the ledger, cut into units of work, written into the run.
+"""What is left to do: the manifest held against the ledger, written into the run, and cut into units of work.
 
-A unit is the block of rows that one task reads, that travels through the actors together and that is committed as one
-shard. Cutting is ours because Ray would make one block of a small file, and a block is lost or kept whole.
+A unit is the rows that one task reads, that travel through the actors together and that are committed as one shard.
+Cutting is ours because Ray would make one block of a small file, and a block is lost or kept whole. How many rows a
+unit has depends on the workers, which are not known while the manifest is read: a unit is a part of a file.
 
     RUN/manifest/PLAN/000000.jsonl   every row of the manifest: id, key, canonical form (what `audit` goes by)
-    RUN/work/PLAN/000000.jsonl       the rows to be made, a unit a file
+    RUN/work/PLAN/000000.jsonl       the rows to be made, WORK_PART a file
 """
 
 from __future__ import annotations
@@ -20,7 +21,17 @@ from darkroom.manifest import Manifest, Task, row_key
 from darkroom.sampling.plans import SAMPLER_VERSION, Stage, condition_keys, goes_through
 from darkroom.storage import Ledger, Store
 
-MANIFEST_PART = 5_000  # rows
+MANIFEST_PART, WORK_PART = 5_000, 256  # rows
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Rows start .. stop - 1 of a file of work."""
+
+    number: int
+    part: int
+    start: int
+    stop: int
 
 
 @dataclass(frozen=True)
@@ -59,8 +70,8 @@ class Work:
     """
 
     plan: str
+    part_rows: int = WORK_PART
     before: int = 0
-    units: int = 0
     rows: int = 0
     todo: Counter[str] = field(default_factory=Counter)
     done: int = 0
@@ -78,6 +89,16 @@ class Work:
     def to_make(self) -> int:
         return self.todo.total()
 
+    def units(self, rows: int) -> list[Unit]:
+        """All work in units of so many rows at most; none reaches over the end of a file."""
+        counts = [min(self.part_rows, self.to_make - first) for first in range(0, self.to_make, self.part_rows)]
+        cuts = [
+            (part, start, min(start + rows, count))
+            for part, count in enumerate(counts)
+            for start in range(0, count, rows)
+        ]
+        return [Unit(number, *cut) for number, cut in enumerate(cuts)]
+
     def summary(self) -> str:
         """E.g. `64 rows: 10 done, 52 to make, 2 twins, 3 changed`."""
         counts = f"{self.done:,} done, {self.to_make:,} to make, {self.twins:,} twins, {self.changed:,} changed"
@@ -85,20 +106,25 @@ class Work:
 
 
 def cut(
-    manifest: Manifest, ledger: Ledger, maker: Maker, unit_rows: int, limit: int | None, store: Store | None
+    manifest: Manifest,
+    ledger: Ledger,
+    maker: Maker,
+    limit: int | None,
+    store: Store | None,
+    part_rows: int = WORK_PART,
 ) -> Work:
-    """Plans the work. With a store, writes the manifest's rows and the units there; without (a dry run), only counts.
+    """Plans the work. With a store, writes the manifest's rows and the work there; without (a dry run), only counts.
 
-    Memory holds the ids of finished rows and the keys of the manifest, never rows.
+    Memory holds the ids of finished rows and the keys of the manifest, never rows. part_rows: in a file of work.
     """
-    work = Work(plan=secrets.token_hex(4))
+    work = Work(plan=secrets.token_hex(4), part_rows=part_rows)
     finished = _finished(ledger)
     work.before = len(finished)
     # Pictures a twin may copy: those that stay and those to be made. One whose row leaves the ledger is not among them.
     elders: set[str] = set()
     parts = _Lines(store, f"manifest/{work.plan}", MANIFEST_PART)
-    units = _Lines(store, f"work/{work.plan}", unit_rows)
-    twins = _Lines(store, f"twins/{work.plan}", unit_rows)
+    to_make = _Lines(store, f"work/{work.plan}", part_rows)
+    twins = _Lines(store, f"twins/{work.plan}", part_rows)
     seen: set[str] = set()
     for task in manifest.tasks(limit):
         key = maker.key(task)
@@ -121,10 +147,9 @@ def cut(
             twins.add(line)
             continue
         elders.add(key)
-        units.add(line | _count(work, line["row"], maker))
-    for lines in (parts, units, twins):
+        to_make.add(line | _count(work, line["row"], maker))
+    for lines in (parts, to_make, twins):
         lines.flush()
-    work.units = units.files
     if limit is None:
         work.retired |= finished.keys() - seen
     return work
@@ -142,16 +167,13 @@ def _finished(ledger: Ledger) -> dict[str, str]:
 def read_lines(store: Store, folder: str) -> Iterator[dict[str, Any]]:
     """Every line of a folder that `cut` wrote, in order."""
     for key in store.list(f"{folder}/"):
-        yield from parse_lines(store.read(key))
+        yield from map(json.loads, store.read(key).splitlines())
 
 
-def parse_lines(data: bytes) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in data.splitlines()]
-
-
-def unit_key(plan: str, number: int) -> str:
-    """Where a unit's rows lie in the run."""
-    return f"work/{plan}/{number:06d}.jsonl"
+def read_unit(store: Store, plan: str, unit: Unit) -> list[dict[str, Any]]:
+    """A unit's rows."""
+    lines = store.read(f"work/{plan}/{unit.part:06d}.jsonl").splitlines()
+    return [json.loads(line) for line in lines[unit.start : unit.stop]]
 
 
 def unit_name(plan: str, number: int) -> str:

@@ -10,25 +10,26 @@ Or a source per stage, each a pipeline as diffusers saves it: see `stages`.
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers.utils import logging as transformers_logging
 
 from darkroom.models import stages, texts
 from darkroom.models.errors import ModelError
 from darkroom.models.memory import Memory
-from darkroom.models.predictors import UNetPredictor, pass_memory
+from darkroom.models.node_cache import remember
 from darkroom.models.sources import LocalFolder, Source, read_json
 from darkroom.models.texts import Encoding, TextEncoder
 from darkroom.models.weights import DIFFUSERS, check_dtype, config_of, load_module
 from darkroom.sampling.plans import Stage
 
-__all__ = ["Cascade", "TextEncoder", "UNetPredictor"]
+if TYPE_CHECKING:  # diffusers' networks cost three seconds, which whoever only plans need not pay
+    from darkroom.models.predictors import UNetPredictor
 
 TEXT, CLIP = "text_encoder", "stage3"  # the names of the encoders: of stages I and II, and the upscaler's own
 
@@ -136,6 +137,10 @@ class Cascade:
 
     def predictor(self, number: int, device: torch.device, dtype: str = "float32") -> UNetPredictor:
         """Stage `number` (1, 2, ...) with its weights on the device, ready for the engine. Raises ModelError."""
+        from diffusers import AutoencoderKL, UNet2DConditionModel
+
+        from darkroom.models.predictors import UNetPredictor
+
         check_dtype(dtype, device)
         source, stage = self.sources[number - 1], self.stages[number - 1]
         config = config_of(source, "unet")
@@ -153,23 +158,52 @@ class Cascade:
         if isinstance(name, torch.device):
             name, device = TEXT, name
         assert device is not None, "an encoder needs a device"
-        transformers_logging.disable_progress_bar()
         return self.encodings[name].load(device, dtype)
 
     def memory(self, number: int, dtype: str, capacity: int) -> Memory:
         """What stage `number` needs on a device to make passes of `capacity` evaluations; nothing is loaded."""
         source, stage = self.sources[number - 1], self.stages[number - 1]
         vae = config_of(source, "vae") if stage.factor > 1 else None
-        length = self.encoder_length(self.encoder_of(number))
-        return pass_memory(config_of(source, "unet"), dtype, capacity, stage.size // stage.factor, length, vae)
+        shape = (dtype, capacity, *self._pass_shape(number), vae)
+
+        def measured() -> Memory:
+            from darkroom.models.predictors import pass_memory
+
+            return pass_memory(config_of(source, "unet"), *shape)
+
+        return Memory(*_remembered("memory", [config_of(source, "unet"), *shape], measured))
+
+    def evaluation_flops(self, number: int) -> int:
+        """Floating point operations of one evaluation of stage `number`; nothing is loaded."""
+        unet, shape = config_of(self.sources[number - 1], "unet"), self._pass_shape(number)
+
+        def counted() -> int:
+            from darkroom.models.predictors import evaluation_flops
+
+            return evaluation_flops(unet, *shape)
+
+        return _remembered("flops", [unet, *shape], counted)
+
+    def _pass_shape(self, number: int) -> tuple[int, int]:
+        """Side of stage `number`'s state, and positions of an embedding."""
+        stage = self.stages[number - 1]
+        return stage.size // stage.factor, self.encoder_length(self.encoder_of(number))
 
     def encoder_memory(self, name: str, dtype: str, prompts: int = texts.BATCH) -> Memory:
         """What encoder `name` needs on a device to encode `prompts` at a time; nothing is loaded."""
-        return self.encodings[name].memory(dtype, prompts)
+        encoding = self.encodings[name]
+        says = [encoding.config, encoding.positions, dtype, prompts]
+        return Memory(*_remembered("memory", says, lambda: encoding.memory(dtype, prompts)))
 
     def scheduler_config(self, number: int) -> dict[str, Any]:
         """The scheduler_config.json of stage `number`."""
         return read_json(self.sources[number - 1], "scheduler/scheduler_config.json")
+
+
+def _remembered(kind: str, says: list[Any], find: Callable[[], Any]) -> Any:
+    """What the meta device tells of a network, which takes seconds for a large one: kept by this machine."""
+    versions = [importlib.metadata.version(name) for name in ("torch", "diffusers", "transformers")]
+    return remember(kind, json.dumps([*says, *versions], sort_keys=True), find)
 
 
 def _revision_of_ours(root: LocalFolder, settings: list[dict[str, Any]]) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
+from torch.utils.flop_counter import FlopCounterMode
 
 
 class Memory(NamedTuple):
@@ -29,6 +30,11 @@ class Memory(NamedTuple):
         return self.weights + self.activations
 
 
+def size_text(count: float) -> str:
+    """Bytes as a person says them: 8.6 GB, 12 MB."""
+    return f"{count / 1e9:.1f} GB" if count >= 0.95e9 else f"{count / 1e6:.2g} MB"
+
+
 def measure(module: nn.Module, run: Callable[[], Any]) -> Memory:
     """Memory of a module on the meta device and of `run`, which passes fresh meta tensors through it."""
     tensors = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
@@ -40,6 +46,13 @@ def peak_bytes(run: Callable[[], Any]) -> int:
     with torch.inference_mode(), _FusedAttention(), _Live() as live:
         run()
     return live.peak
+
+
+def count_flops(run: Callable[[], Any]) -> int:
+    """Floating point operations of `run`, 2 a multiply-add: of matrix products, convolutions and attention."""
+    with torch.inference_mode(), FlopCounterMode(display=False) as counted:
+        run()
+    return counted.get_total_flops()
 
 
 class _Live(TorchDispatchMode):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Literal
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from darkroom.models.course_unet import CourseUNet
 from darkroom.models.ddpm_unet import DDPMUNet
 from darkroom.models.errors import ModelError
-from darkroom.models.memory import Memory, measure
+from darkroom.models.memory import Memory, count_flops, measure
 from darkroom.models.weights import DTYPES, check_dtype
 from darkroom.sampling.engine import Engine
 from darkroom.sampling.plans import Inputs, Row, Stage, condition_keys, make_plan
@@ -217,7 +217,15 @@ class Network:
 
     def memory(self, number: int, dtype: str, capacity: int) -> Memory:
         """What the network needs on a device to make passes of `capacity` evaluations; nothing is loaded."""
-        stage, meta = self.stages[number - 1], torch.device("meta")
+        return measure(*self._meta_pass(dtype, capacity))
+
+    def evaluation_flops(self, number: int) -> int:
+        """Floating point operations of one evaluation; nothing is loaded."""
+        return count_flops(self._meta_pass("float32", 1)[1])
+
+    def _meta_pass(self, dtype: str, capacity: int) -> tuple[nn.Module, Callable[[], None]]:
+        """The network on the meta device, and a pass of it."""
+        (stage,), meta = self.stages, torch.device("meta")
         with meta:
             network = build_network(self.config["network"]).to(DTYPES[dtype])
         predictor = NetworkPredictor(network, stage.process, meta)
@@ -227,7 +235,7 @@ class Network:
             times = torch.zeros(capacity, dtype=torch.int64, device=meta)
             predictor(x, times.float() if stage.process.kind == "flow" else times, times, times)
 
-        return measure(network, run)
+        return network, run
 
     def load(self) -> nn.Module:
         """The network with its weights, on the host, in eval mode and without gradients; denoisers too."""

@@ -1,20 +1,23 @@
-"""Model files of a bucket, brought to a machine once: by one of its processes, while the others wait.
+"""What a machine keeps of models, for all of its processes: files of a bucket, and facts that take long to find.
 
-A file lies in the cache under its own name only when it is whole and its checksum was right; until then it is
-NAME.part, at whose end a broken-off download goes on. The folder's name holds the digest of the listing, so objects
-that change make another folder, and the parts of one state are never continued with those of another.
+Both come once, by one process, while the others wait. A file lies in the cache under its own name only when it is whole
+and its checksum was right; until then it is NAME.part, at whose end a broken-off download goes on. The folder's name
+holds the digest of the listing, so objects that change make another folder, and the parts of one state are never
+continued with those of another.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
@@ -65,6 +68,34 @@ class S3Listing:
 def cache_folder() -> Path:
     """Where this machine keeps fetched models: DARKROOM_CACHE, or ~/.cache/darkroom."""
     return Path(os.environ.get("DARKROOM_CACHE") or Path.home() / ".cache/darkroom").absolute()
+
+
+def remember(kind: str, says: str, find: Callable[[], Any]) -> Any:
+    """What `find` finds (JSON), looked up in this machine's cache by all that it depends on, `says`. Of several
+    processes that ask at once one finds it, and the others wait. A cache that cannot be written is no loss."""
+    path = cache_folder() / kind / f"{hashlib.sha256(says.encode()).hexdigest()[:32]}.json"
+    if (known := _recall(path, says)) is not None:
+        return known[0]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):
+            if (known := _recall(path, says)) is None:
+                known = [find()]
+                part = path.with_suffix(".part")
+                part.write_text(json.dumps({"for": says, "is": known[0]}))
+                os.replace(part, path)
+        return known[0]
+    except OSError:
+        return known[0] if known else find()
+
+
+def _recall(path: Path, says: str) -> list[Any] | None:
+    """[what is kept there], None for nothing of the kind."""
+    try:
+        kept = json.loads(path.read_text())
+        return [kept["is"]] if kept["for"] == says else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def fetch_from_s3(listing: S3Listing, names: Sequence[str]) -> Path:

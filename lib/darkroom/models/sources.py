@@ -11,16 +11,17 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 from darkroom.models.errors import ModelError
-from darkroom.models.node_cache import S3Listing, fetch_from_s3
+from darkroom.models.node_cache import S3Listing, fetch_from_s3, remember
 from darkroom.storage import LocalStore, NotFound, open_store
 
 HUB = "hf://"
 _UNUSABLE = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5", ".onnx", ".onnx_data", ".lock", ".part")
+_LARGE = 2**24  # bytes: hashing them takes a hundredth of a second, and a cascade has 30 GB to be hashed by each worker
 _REVISION = re.compile(r"(?P<place>.+)@(?P<revision>[0-9a-f]{7,64})")
 
 
@@ -189,12 +190,15 @@ def _in_one_of(name: str, folders: Sequence[str]) -> bool:
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, hex; remembered in this process as long as the file's size and time stay."""
+    """SHA-256 of a file, hex; a large one's is remembered on this machine as long as its size and times stay."""
+    path = path.absolute()
     found = path.stat()
-    return _file_sha256(path, found.st_size, found.st_mtime_ns)
+    if found.st_size < _LARGE:
+        return _sha256(path)
+    facts = f"{path} {found.st_size} {found.st_ino} {found.st_mtime_ns} {found.st_ctime_ns}"
+    return remember("digests", facts, lambda: _sha256(path))
 
 
-@lru_cache(maxsize=4096)
-def _file_sha256(path: Path, size: int, time: int) -> str:
+def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -10,15 +10,8 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    CLIPTextConfig,
-    CLIPTextModel,
-    CLIPTokenizer,
-    PreTrainedTokenizerFast,
-    T5Config,
-    T5EncoderModel,
-    T5Tokenizer,
-)
+from transformers import CLIPTokenizer, PreTrainedTokenizerFast, T5Tokenizer
+from transformers.utils import logging
 
 from darkroom.models.errors import ModelError
 from darkroom.models.memory import Memory, measure
@@ -87,12 +80,16 @@ class Encoding:
         return [len(self.tokenizer(self.clean(prompt), verbose=False).input_ids) for prompt in prompts]
 
     def build(self) -> nn.Module:
+        # Here and not at the top: whoever only counts tokens need not wait two seconds for the models.
+        from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
+
         if self.is_clip:
             return CLIPTextModel(CLIPTextConfig.from_dict(self.config))
         return T5EncoderModel(T5Config.from_dict(self.config))
 
     def load(self, device: torch.device, dtype: str) -> TextEncoder:
         """The encoder with its weights on the device."""
+        logging.disable_progress_bar()
         module = load_module(self.source, "text_encoder", TRANSFORMERS, self.build, device, dtype, self._kept)
         return TextEncoder(self, module, device, dtype)
 
