@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ from diffusers import UNet2DConditionModel
 from diffusers.utils import logging
 from mix import Row, Studio, prompts
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from darkroom.models.deepfloyd import UNET_SHAPES
@@ -53,12 +56,14 @@ def process_of(shape: dict[str, Any]) -> Diffusion:
     return Diffusion.cosine(learned_variance=True, threshold=(0.95, most))
 
 
-def make_predictor(shape: dict[str, Any], device: torch.device, dtype: torch.dtype) -> UNetPredictor:
+def make_predictor(
+    shape: dict[str, Any], device: torch.device, dtype: torch.dtype, fused: bool = False
+) -> UNetPredictor:
     """Weights as the network's own initialisation has them, made on the device."""
     torch.manual_seed(0)
     with torch.device(device):
         unet = UNet2DConditionModel.from_config(shape)
-    return UNetPredictor(unet.eval().requires_grad_(False).to(dtype), process_of(shape), device)
+    return UNetPredictor(unet.eval().requires_grad_(False).to(dtype), process_of(shape), device, fused=fused)
 
 
 def inputs(shape: dict[str, Any], capacity: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, ...]:
@@ -81,6 +86,43 @@ def needs(shape: dict[str, Any], capacity: int, dtype: torch.dtype) -> tuple[flo
         predictor(*inputs(shape, 1, meta, dtype))
     memory = measure(unet, lambda: predictor(*inputs(shape, capacity, meta, dtype)))
     return sum(p.numel() for p in unet.parameters()), counted.get_total_flops(), memory
+
+
+class LayoutChanges(TorchDispatchMode):
+    """Counts, by operator, answers whose dimensions lie in another order than those of the first tensor given that has
+    as many: each is a permuting copy, or hides one. What a compiler makes of it is not seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
+        answer, before = func(*args, **kwargs or {}), list(_flat(args))
+        places = {_place(one) for one in before}
+        for made in _flat((answer,)):
+            first = next((one for one in before if one.ndim == made.ndim > 2), made)
+            # One that lies where something given lies is a view, or written in place, and moves nothing.
+            if _place(made) not in places and _order(made) != _order(first):
+                self.seen[func.overloadpacket.__name__] += 1
+        return answer
+
+
+def _flat(given: Iterable[Any]) -> Iterator[Tensor]:
+    for one in given:
+        if isinstance(one, Tensor):
+            yield one
+        elif isinstance(one, (list, tuple)):
+            yield from _flat(one)
+
+
+def _place(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def _order(tensor: Tensor) -> tuple[int, ...]:
+    """Dimensions by how far apart their neighbours lie, the farthest first; those of one element left out."""
+    dimensions = [at for at, size in enumerate(tensor.shape) if size > 1]
+    return tuple(sorted(dimensions, key=lambda at: -tensor.stride(at)))
 
 
 def studio_of(predictor: Predictor, shape: dict[str, Any], rows: list[Row], dtype: torch.dtype) -> Studio:

@@ -40,15 +40,56 @@ def run(script: str, lacks: str, *given: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+IF_TINY = ("--device", "cpu", "--tiny", "--seconds", "0", "--rows", "6", "--loop-rows", "1", "--mix-capacity", "4")
+
+
 def test_the_if_script_runs_everywhere_and_all_arms_make_the_same_pictures(tmp_path: Path) -> None:
-    tiny = ["--device", "cpu", "--tiny", "--seconds", "0", "--rows", "6", "--loop-rows", "1", "--mix-capacity", "4"]
-    run("if_gpu.py", OURS, *tiny, "--models", "IF-II-M", "--capacities", "2", "--json", str(tmp_path / "found"))
-    found = json.loads((tmp_path / "found").read_text())
+    path = tmp_path / "found"
+    run("if_gpu.py", OURS, *IF_TINY, "--models", "IF-II-M", "--capacities", "2", "--json", str(path))
+    found = json.loads(path.read_text())
     assert found["mix"]["C off"]["images_per_second"] > 0 and found["mix"]["A"]["rows"] == 1
+    assert found["mix"]["C off"]["ran"] == "off" and found["mix"]["C over A"] > 0
     assert 0 < found["mix"]["differences"]["text_to_image"] < 2e-3
     (line,) = found["forward"]
     assert line["capacity"] == 2 and line["evaluations_per_second"] > 0 and line["share"] > 0
     assert line["parameters"] > 0 and line["foretold_gb"] > 4 * line["parameters"] / 1e9
+
+
+def test_the_if_script_takes_half_precision_and_tries_things(tmp_path: Path) -> None:
+    """As on a GPU: pictures come as float32 from bfloat16 weights, far apart without a fault."""
+    path, tries = tmp_path / "found", ["plain", "fused+cudnn", "nhwc"]
+    shown = ["--models", "IF-I-M", "--capacities", "2", "--dtype", "bfloat16", "--try", *tries]
+    run("if_gpu.py", OURS, *IF_TINY, *shown, "--json", str(path))
+    found = json.loads(path.read_text())
+    assert found["mix"]["differences"]["text_to_image"] > 2e-3 and found["mix"]["C off"]["images_per_second"] > 0
+    assert [line["try"] for line in found["forward"]] == tries[:2]
+    copies = {name: sum(counts.values()) for name, counts in found["layout"]["IF-I-M"].items()}
+    assert 0 < copies["fused"] < copies["plain"]
+
+
+def test_the_if_script_keeps_what_it_has_when_its_time_is_over(tmp_path: Path) -> None:
+    path = tmp_path / "found"
+    shown = ["--quick", "--limit", "0", "--only", "forward", "--capacities", "2", "4", "--modes", "off"]
+    run("if_gpu.py", OURS, *IF_TINY, *shown, "--json", str(path))
+    found = json.loads(path.read_text())
+    assert found["forward"] == [] and found["matmul_tflops"] > 0
+    assert found["left_out"] == [f"IF-I-XL plain, capacity {capacity}, off" for capacity in (2, 4)]
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16))
+def test_arms_that_differ_are_a_fault_in_float32_only(dtype: torch.dtype) -> None:
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        from if_gpu import Made, compare
+    finally:
+        sys.path.pop(0)
+    row, picture = {"id": "a", "task": "text_to_image"}, torch.zeros(3, 4, 4)
+    made = {name: Made(images={"a": picture + off}) for name, off in (("A", 0.0), ("B", 0.0), ("C", 0.08))}
+    if dtype == torch.float32:
+        with pytest.raises(AssertionError, match="a differs by 0.08"):
+            compare(made, [row], dtype)
+    else:
+        assert compare(made, [row], dtype) == {"text_to_image": pytest.approx(0.08)}
 
 
 def test_the_gpu_script_runs_everywhere_and_leaves_a_model(tmp_path: Path) -> None:
