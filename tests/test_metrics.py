@@ -29,9 +29,12 @@ class _Worker:
     def work(self) -> None:
         self.metrics.enter(waiting=0)
         self.metrics.enter(waiting=8)
-        self.metrics.leave(5, Statistics(passes=3, evaluations=40, slots=96, total_seconds=1.5))
+        self.metrics.count(Statistics(passes=3, evaluations=40, slots=96, total_seconds=1.5))
+        self.metrics.leave(5)
         self.metrics.enter(waiting=13)
-        self.metrics.leave(2, Statistics(passes=5, evaluations=100, slots=160, total_seconds=2.5))
+        self.metrics.leave(2)
+        more = self.metrics.count(Statistics(passes=5, evaluations=100, slots=160, total_seconds=2.5))
+        assert more == (60, 1.0), "what is new since the last count"
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
-from darkroom.batch import capacity
-from darkroom.batch.capacity import LEAST, MOST, ON_CPU, empty_pass, find_capacity, largest
+from darkroom.batch.capacity import LEAST, MOST, ON_CPU, Agreed, any_condition_of, empty_pass, find_capacity, largest
 from darkroom.models.catalog import open_model
+from darkroom.storage import open_store
 
 
 @pytest.mark.parametrize(("memory", "found"), [(8, 8), (24, 16), (64, 64), (10**6, MOST), (7, 4), (1, 1), (0, 1)])
@@ -25,8 +23,7 @@ def test_the_largest_power_of_two_that_fits(memory: int, found: int) -> None:
 def test_an_empty_pass_is_what_every_stage_takes(toy_deepfloyd: str) -> None:
     model = open_model(toy_deepfloyd)
     for stage in model.stages:
-        name = model.encoder_of(stage.number)
-        condition = torch.zeros(model.encoder_length(name), model.encoder_width(name))
+        condition = any_condition_of(model, stage.number)
         predictor = model.predictor(stage.number, torch.device("cpu"))
         answer = predictor(*empty_pass(stage, condition, 3))
         channels = stage.channels * (2 if stage.process.learned_variance else 1)
@@ -34,11 +31,12 @@ def test_an_empty_pass_is_what_every_stage_takes(toy_deepfloyd: str) -> None:
     assert find_capacity(predictor, stage, condition, "rev", "float32") == ON_CPU
 
 
-def test_what_was_found_is_remembered(tmp_path: Path) -> None:
-    known = capacity._Known(tmp_path / "capacities", "NVIDIA H200 rev stage 1 bfloat16 1.00")
-    assert known.read() is None
-    known.write(64)
-    assert capacity._Known(tmp_path / "capacities", known.what).read() == 64
-    assert capacity._Known(tmp_path / "capacities", "NVIDIA H200 rev stage 1 float32 1.00").read() is None
-    known.path.write_text("{torn")
-    assert known.read() is None
+def test_all_workers_of_a_run_take_what_the_first_of_them_found(store_uri: str) -> None:
+    store, what = open_store(store_uri), "NVIDIA H200 rev stage 1 bfloat16"
+    first, second = Agreed(store, what), Agreed(open_store(store_uri), what)
+    assert first.read() is None and second.read() is None, "both are to find one"
+    assert first.settle(32) == 32
+    assert second.settle(64) == 32, "on another node, where more would fit"
+    assert Agreed(store, what).read() == 32, "and after a break"
+    assert Agreed(store, what.replace("stage 1", "stage 2")).read() is None
+    assert Agreed(store, what.replace("H200", "L4")).settle(8) == 8, "another kind of GPU has its own"

@@ -16,6 +16,7 @@ from darkroom.batch import parcel
 from darkroom.batch.develop import Developer
 from darkroom.batch.embeddings import EmbeddingStore
 from darkroom.batch.prepare import Preparation, prepare
+from darkroom.batch.work import Unit
 from darkroom.cluster import ClusterError
 from darkroom.models.catalog import open_model
 from darkroom.models.compiled import compiled
@@ -49,7 +50,7 @@ class Darkroom:
         if prompts:
             self.embeddings.put(prompts, self.encoder.encode(prompts))
             self.embeddings = EmbeddingStore(self.folder, "rev")
-        return prepare(number, Preparation(self.folder, "p", self.folder, (8, 16), 3))
+        return prepare(Unit(number, number, 0, len(rows)), Preparation(self.folder, "p", self.folder, (8, 16), 3))
 
     def developer(self, number: int = 1, capacity: int = 8, dtype: str | None = None) -> Developer:
         return Developer(self.model, number, capacity, 1, self.embeddings, dtype)
@@ -81,7 +82,8 @@ def test_a_unit_comes_back_with_its_pictures_in_order(darkroom: Darkroom) -> Non
     assert {one["error"] for one in made} == {""}
     assert all(picture(one).shape == (3, 8, 8) and picture(one).dtype == np.uint8 for one in made)
     assert made[0]["worker"].endswith(":cpu") and made[1]["start_timestep"] < made[0]["start_timestep"]
-    assert parcel.to_block(made).num_rows == 3
+    block = parcel.to_block(made)
+    assert block.num_rows == 1 and parcel.from_block(block) == made
 
 
 @pytest.mark.parametrize(("conditioning", "evaluations"), [("class", [6, 3, 9]), ("time", [3, 3, 3])])
@@ -232,6 +234,61 @@ def test_values_beyond_half_precision_are_made_again_in_float32(
     (stage,) = json.loads(made[0]["stages"])
     assert stage == {"stage": 1, "steps": 3, "guidance": 7, "noise_level": None, "dtype": "float32", "capacity": 2}
     assert developer.statistics.evaluations == 12
+
+
+@pytest.mark.parametrize("when", ["its weights are loaded", "it makes its first pass"])
+def test_float32_that_does_not_fit_beside_costs_the_row_alone(
+    darkroom: Darkroom, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    developer = darkroom.developer(capacity=4, dtype="bfloat16")
+
+    def spoil_first(output: torch.Tensor, seen: list[int] = []) -> torch.Tensor:  # noqa: B006 (it counts the calls)
+        seen.append(1)
+        output[0] *= float("nan") if len(seen) == 1 else 1
+        return output
+
+    def no_room(*_: Any) -> Any:
+        if when == "its weights are loaded":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.")
+        return type(
+            "NoRoom", (), {"process": developer.stage.process, "device": developer.device, "__call__": no_pass}
+        )()
+
+    def no_pass(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.")
+
+    break_predictor(developer, monkeypatch, spoil_first)
+    monkeypatch.setattr(type(developer.model), "predictor", no_room)
+    (made,) = develop(developer, darkroom.unit(TEXT, {**TEXT, "seed": 1}, {**TEXT, "seed": 2}))
+    complaint = "stage 1 gave values that are not finite numbers in bfloat16, and float32 does not fit the device"
+    assert made[0]["error"].startswith(complaint) and made[0]["cause"] == "numeric"
+    assert made[0]["flags"] == ["float32_does_not_fit"]
+    assert [one["error"] for one in made[1:]] == ["", ""] and all(one["picture"] for one in made[1:])
+
+
+def test_the_mode_that_ran_is_recorded_and_not_the_one_that_was_asked_for(
+    darkroom: Darkroom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_compiler(*_: Any) -> Any:
+        raise RuntimeError("Failed to find C compiler")
+
+    said: list[str] = []
+    works = functools.partial(compiled, backend="eager")
+    fails = functools.partial(compiled, backend=no_compiler)
+    for chosen, record in (
+        (works, {"compile": "default", "compile_note": "CUDA graphs are not used: they need a GPU, and this is a cpu"}),
+        (fails, None),
+    ):
+        monkeypatch.setattr("darkroom.batch.develop.compiled", chosen)
+        told = (darkroom.model, 1, 4, 1, darkroom.embeddings, None, 1.0, "graphs")
+        developer = Developer(*told, begin=said.append)
+        (made,) = develop(developer, darkroom.unit(TEXT))
+        (stage,) = json.loads(made[0]["stages"])
+        if record is not None:
+            assert {key: stage[key] for key in record} == record
+        else:
+            assert "compile" not in stage and "torch.compile failed" in stage["compile_note"]
+    assert "compiling (graphs)" in said and any("the model runs as it is" in line for line in said)
 
 
 def test_memory_that_ends_halves_the_capacity_and_costs_no_row(

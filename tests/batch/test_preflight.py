@@ -5,8 +5,19 @@ from __future__ import annotations
 import pytest
 
 from darkroom.batch.options import encoder_dtype, stage_dtypes
-from darkroom.batch.pool import Pool
-from darkroom.batch.preflight import GB, DoesNotFit, Hardware, Need, check, needs, table
+from darkroom.batch.pool import Pool, size_pools
+from darkroom.batch.preflight import (
+    GB,
+    THREAD_FLOPS,
+    DoesNotFit,
+    Hardware,
+    Need,
+    beside_the_stages,
+    check,
+    needs,
+    table,
+)
+from darkroom.batch.room import ENCODERS, Room, Wanted
 from darkroom.models.catalog import open_model
 
 XL = Need("stage 1", "bfloat16", 32, int(8.6 * GB), int(3.2 * GB))
@@ -51,14 +62,34 @@ def test_processors_memory_is_added_up_over_workers() -> None:
 def test_needs_are_measured_and_grow_with_the_capacity(toy_deepfloyd: str) -> None:
     model = open_model(toy_deepfloyd)
     dtypes = stage_dtypes(model, "bfloat16,float32,float32", on_gpu=True)
-    small, large = (needs(model, (1, 2, 3), dtypes, capacity, True, True) for capacity in (2, 8))
+    small, large = (needs(model, (1, 2, 3), dtypes, capacity, True, model.encoders) for capacity in (2, 8))
     assert [need.name for need in small] == ["text_encoder", "stage3", "stage 1", "stage 2", "stage 3"]
     assert [need.dtype for need in small] == ["bfloat16", "float32", "bfloat16", "float32", "float32"]
     assert [need.alone for need in small] == [True, True, False, False, False]
     for before, after in list(zip(small, large, strict=True))[2:]:
         assert before.weights == after.weights > 0 and before.activations < after.activations
-    unasked = needs(model, (1,), dtypes, "auto", True, False)
+    unasked = needs(model, (1,), dtypes, "auto", True, ())
     assert [(need.capacity, need.tries) for need in unasked] == [(8, True)] and "8+" in table(unasked)
+
+
+def test_an_encoder_stays_beside_the_stages_where_the_gpu_has_room_to_spare() -> None:
+    one = Room(cpus=16, gpus=1, largest=16)
+    beside = beside_the_stages([T5, XL, LARGE], one, Hardware(gpu=80 * GB))
+    assert beside is not None and beside.name == ENCODERS and beside.memory == T5.on_gpu()
+    pools = size_pools([Wanted("stage 1", memory=XL.on_gpu()), Wanted("stage 2", memory=LARGE.on_gpu()), beside], one)
+    assert sum(pool.gpus for pool in pools.values()) <= 1
+    check([XL, LARGE], pools, Hardware(gpu=80 * GB))
+    assert pools[ENCODERS].gpus * 80 * GB >= T5.on_gpu(), "each gets what it needs"
+    for room, gpu in ((one, 40), (Room(16, 2, 16), 80), (Room(16, 0, 16), 0)):
+        assert beside_the_stages([T5, XL, LARGE], room, Hardware(gpu=gpu * GB)) is None
+    assert beside_the_stages([XL, LARGE], one, Hardware(gpu=80 * GB)) is None
+
+
+def test_an_actors_speed_is_its_share_of_a_gpu_or_its_threads() -> None:
+    found = Hardware(gpu=80 * GB, gpu_flops=120e12)
+    assert found.speed(Pool(1, 0.25, 0.5)) == 60e12
+    assert Hardware().speed(Pool(1, 2.0, 0.0, threads=2)) == 2 * THREAD_FLOPS
+    assert Hardware().speed(Pool(1, 0.25, 1.0)) == THREAD_FLOPS, "a GPU that says nothing of itself"
 
 
 def test_dtypes_are_one_or_one_each(toy_deepfloyd: str) -> None:

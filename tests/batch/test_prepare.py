@@ -10,6 +10,7 @@ import pytest
 
 from darkroom.batch import parcel
 from darkroom.batch.prepare import Preparation, prepare
+from darkroom.batch.work import Unit
 from darkroom.storage import NotFound, StorageError, open_store
 from runs import png
 
@@ -22,7 +23,7 @@ def prepared(base: str, *rows: dict[str, Any], sizes: tuple[int, ...] = (8, 16))
     """The parcels of one unit with these rows; the run lies in the same place as the pictures."""
     lines = [{"id": str(n), "key": f"{n:032x}", "row": row} for n, row in enumerate(rows)]
     open_store(base).write("work/plan/000003.jsonl", "\n".join(map(json.dumps, lines)).encode())
-    return prepare(3, Preparation(base, "plan", base, sizes, 3))
+    return prepare(Unit(3, 3, 0, len(rows)), Preparation(base, "plan", base, sizes, 3))
 
 
 def put(base: str, **files: bytes) -> None:
@@ -98,4 +99,4 @@ def test_an_outage_is_nobodys_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_a_unit_that_is_gone_is_an_outage_too(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match=r"work/plan/000000\.jsonl"):
-        prepare(0, Preparation(str(tmp_path), "plan", str(tmp_path), (8,), 3))
+        prepare(Unit(0, 0, 0, 1), Preparation(str(tmp_path), "plan", str(tmp_path), (8,), 3))

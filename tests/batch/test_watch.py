@@ -56,13 +56,47 @@ def test_the_counter_says_where_units_stand(clock: Clock) -> None:
     counter.enter("prepare")
     counter.enter("prepare")
     clock.now = 4
-    counter.leave("prepare", 1.5)
+    counter.evaluated("prepare", 0, 1.5)
+    counter.leave("prepare")
+    counter.evaluated("stage 1", 1200, 3.0)
     clock.now = 10
     assert counter.lines() == [
-        "prepare: took 2 units, gave back 1, last heard of 6 s ago",
-        "stage 1: took 0 units, gave back 0, last heard of 10 s ago",
+        "prepare: took 2 units, gave back 1, 0 evaluations, last heard of 6 s ago",
+        "stage 1: took 0 units, gave back 0, 1,200 evaluations, last heard of 6 s ago",
     ]
-    assert counter.busy() == {"prepare": 1.5, "stage 1": 0.0}
+    assert counter.busy() == {"prepare": 1.5, "stage 1": 3.0}
+
+
+def test_what_workers_begin_with_is_said_once_a_stage_and_how_long_ago(clock: Clock) -> None:
+    counter = Counter(["stage 1", "stage 2"])
+    assert counter.news(0) == ([], 0, 0, False)
+    for stage in ("stage 1", "stage 1", "stage 2"):  # two workers of stage 1
+        counter.load(stage)
+        counter.begin(stage, "loading")
+        clock.now += 1
+    counter.ready("stage 1", " in 9.0 s")
+    news = counter.news(0)
+    assert news.lines == [(3, "stage 1: loading"), (1, "stage 2: loading"), (0, "stage 1: ready in 9.0 s")]
+    assert news.loading and news.signs == 7
+    counter.ready("stage 1", " in 9.5 s")
+    counter.ready("stage 2", " in 4.0 s")
+    counter.evaluated("stage 2", 32, 0.5)
+    news = counter.news(3)
+    assert [line for _, line in news.lines] == ["stage 2: ready in 4.0 s"]
+    assert (news.evaluations, news.loading) == (32, False)
+
+
+def test_loading_has_longer_whenever_it_comes(clock: Clock) -> None:
+    dog = Watchdog(floor=10, first=60)
+    dog.beat()
+    dog.loading = True  # a worker that was lost is replaced
+    clock.now = 50
+    dog.wait()
+    clock.now = 100
+    assert not dog.expired and dog.silence == 50
+    dog.beat()
+    dog.loading = False
+    assert dog.limit == 10, "its silence says nothing of how long a pass takes"
 
 
 def progress(clock: Clock, total: int, terminal: bool = False) -> tuple[Progress, Any]:
@@ -81,6 +115,19 @@ def test_the_line_counts_and_estimates_from_the_first_commit_on(clock: Clock) ->
     shown.add(30, 2)
     assert shown.rate() == 3.2
     assert shown.line() == "48/480 rows committed, 3.2 rows/s, 2 min 15 s left, 2 failed"
+
+
+def test_evaluations_say_how_long_it_takes_before_the_first_commit(clock: Clock) -> None:
+    out = io.StringIO()
+    shown = Progress(100, out, clock, evaluations=6000)
+    clock.now = 60  # loading
+    shown.evaluated(200)
+    clock.now = 80
+    shown.evaluated(1000)
+    assert shown.line() == "0/100 rows committed, 1,000 evaluations, 2 min 5 s left"
+    shown.add(90, 10)
+    assert shown.line() == "100/100 rows committed, 1,000 evaluations, 10 failed"
+    assert out.getvalue().splitlines()[0].startswith("0/100 rows committed, 200 evaluations")
 
 
 def test_all_at_once_has_no_rate(clock: Clock) -> None:

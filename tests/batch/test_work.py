@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from darkroom.batch.generate import abilities
-from darkroom.batch.work import Maker, Work, cut, read_lines, unit_key
+from darkroom.batch.work import Maker, Unit, Work, cut, read_lines, read_unit
 from darkroom.manifest import open_manifest
 from darkroom.models.catalog import open_model
 from darkroom.storage import Ledger, Store, open_store, to_table
@@ -27,11 +27,11 @@ def plan_work(tmp_path: Path, toy_model: str, store: Store):
     model = open_model(toy_model)
 
     def plan(
-        rows: list[dict[str, Any]], unit_rows: int = 2, limit: int | None = None, dry: bool = False, **more: Any
+        rows: list[dict[str, Any]], part_rows: int = 2, limit: int | None = None, dry: bool = False, **more: Any
     ) -> Work:
         manifest = open_manifest(write_manifest(tmp_path, rows), abilities(model, scorer=True))
         maker = Maker(**{**MAKER, "revision": model.revision, "stages": model.stages, **more})
-        return cut(manifest, Ledger(store), maker, unit_rows, limit, None if dry else store)
+        return cut(manifest, Ledger(store), maker, limit, None if dry else store, part_rows)
 
     return plan
 
@@ -48,9 +48,13 @@ def finish(store: Store, work: Work, statuses: dict[str, str] | None = None) -> 
 
 
 def test_rows_are_cut_into_units_of_so_many(plan_work, store: Store) -> None:
-    work = plan_work(rows(5), unit_rows=2)
-    assert (work.rows, work.to_make, work.units, work.done, work.twins) == (5, 5, 3, 0, 0)
-    assert [len(store.read(unit_key(work.plan, n)).splitlines()) for n in range(3)] == [2, 2, 1]
+    work = plan_work(rows(5), part_rows=4)
+    assert (work.rows, work.to_make, work.done, work.twins) == (5, 5, 0, 0)
+    units = work.units(3)
+    assert units == [Unit(0, 0, 0, 3), Unit(1, 0, 3, 4), Unit(2, 1, 0, 1)], "none reaches over the end of a file"
+    found = [[line["id"] for line in read_unit(store, work.plan, unit)] for unit in units]
+    assert found == [["r0", "r1", "r2"], ["r3"], ["r4"]]
+    assert [unit.stop - unit.start for unit in work.units(100)] == [4, 1]
     assert [line["id"] for line in read_lines(store, f"manifest/{work.plan}")] == ["r0", "r1", "r2", "r3", "r4"]
     assert work.todo == {"text_to_image": 5} and (work.stages, work.largest) == ({1}, 8)
     assert {name: list(prompts) for name, prompts in work.prompts.items()} == {"t5": ["a red one", ""]}
@@ -58,14 +62,14 @@ def test_rows_are_cut_into_units_of_so_many(plan_work, store: Store) -> None:
 
 def test_a_dry_run_counts_the_same_and_writes_nothing(plan_work, store: Store) -> None:
     work = plan_work(rows(5), dry=True)
-    assert (work.rows, work.to_make, work.units) == (5, 5, 3)
+    assert (work.rows, work.to_make, len(work.units(2))) == (5, 5, 3)
     assert list(store.list()) == []
 
 
 def test_unchanged_rows_are_done(plan_work, store: Store) -> None:
     finish(store, plan_work(rows(4)))
     work = plan_work(rows(4))
-    assert (work.done, work.to_make, work.units, work.changed, work.retired) == (4, 0, 0, 0, set())
+    assert (work.done, work.to_make, work.units(2), work.changed, work.retired) == (4, 0, [], 0, set())
 
 
 def test_changed_and_failed_rows_are_made_anew(plan_work, store: Store) -> None:
