@@ -103,7 +103,7 @@ class Containers:
         return [layer for layer in made if layer.size > 0]
 
     def _make_base(self) -> None:
-        """What stands for python:3.11-slim-bookworm: Debian 12's own Python is 3.11; the real one has its headers too."""
+        """What stands for python:3.11-slim-bookworm: Debian 12's own Python is 3.11. Both have Python's headers."""
         if subprocess.run(["podman", "image", "exists", BASE], env=self.env).returncode == 0:
             return
         with tempfile.TemporaryDirectory(dir=self.folder) as scratch:
