@@ -13,8 +13,9 @@ from darkroom.training.checkpoints import Checkpoint, epochs_kept, load_checkpoi
 from darkroom.training.data import Images
 from darkroom.training.draws import Draw
 from darkroom.training.feeds import Batch, Resident, Worker
-from darkroom.training.loop import Optimization, fit
+from darkroom.training.loop import fit
 from darkroom.training.objectives import Objective
+from darkroom.training.steps import Optimization
 
 CPU = torch.device("cpu")
 ALONE = Worker(0, 1, CPU)
@@ -29,8 +30,11 @@ class Line(Objective):
         network.number = nn.Parameter(torch.zeros(1))
         super().__init__(network)
 
-    def forward(self, batch: Batch) -> torch.Tensor:
-        return (self.network.number - batch.images.mean(dim=(1, 2, 3))).square().mean()
+    def inputs(self, batch: Batch) -> tuple[torch.Tensor, ...]:
+        return (batch.images,)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return (self.network.number - images.mean(dim=(1, 2, 3))).square().mean()
 
 
 def pictures(count: int = 40) -> Images:
@@ -58,9 +62,9 @@ def test_the_average_follows_its_closed_form(tmp_path: Path) -> None:
     seen: list[float] = []
 
     class Watched(Line):
-        def forward(self, batch: Batch) -> torch.Tensor:
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
             seen.append(self.network.number.item())
-            return super().forward(batch)
+            return super().forward(images)
 
     fit(Watched(), feed(), replace(HOW, epochs=2), ALONE, open_store(str(tmp_path / "w")), {}, lambda line: None)
     after = [*seen[1:], last.weights["number"].item()]
@@ -109,9 +113,9 @@ def test_a_loss_that_is_no_number_names_step_rate_and_checkpoint(tmp_path: Path)
     class Broken(Line):
         steps = 0
 
-        def forward(self, batch: Batch) -> torch.Tensor:
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
             self.steps += 1
-            return super().forward(batch) * (float("nan") if self.steps == 8 else 1.0)
+            return super().forward(images) * (float("nan") if self.steps == 8 else 1.0)
 
     with pytest.raises(
         FloatingPointError, match="epoch 2, step 7: the loss is nan at a learning rate of 0.05; last good"

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -27,11 +27,13 @@ from darkroom.models import if_xs
 from darkroom.storage import Store
 from darkroom.training.data import Images, load_images
 from darkroom.training.draws import Draw
+from darkroom.training.epochs import Say
 from darkroom.training.feeds import Worker
-from darkroom.training.loop import Optimization, Say, fit
+from darkroom.training.loop import fit
 from darkroom.training.objectives import LearnedRangeDiffusion, Objective
 from darkroom.training.painted_digits import paint, vocabulary
 from darkroom.training.recipes.if_xs import IfXs
+from darkroom.training.steps import Optimization
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, T5EncoderModel
@@ -112,35 +114,39 @@ class Stage(Objective):
         self.network["text_encoder"].train(mode and not self.frozen)
         return self
 
-    def accelerate(self, channels_last: bool, compile: bool) -> None:
-        if channels_last:
-            self.network["unet"].to(memory_format=torch.channels_last)
-        if compile:
-            self.network["unet"].compile()
+    @property
+    def core(self) -> nn.Module:
+        return self.network["unet"]
 
-    def embed(self, prompts: list[str], device: torch.device) -> Tensor:
-        """B sentences -> [B, 12, 64]."""
-        tokens = self.tokenizer(
-            prompts, padding="max_length", truncation=True, max_length=if_xs.TEXT_LENGTH, return_tensors="pt"
-        ).to(device)
-        return self.network["text_encoder"](tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
-
-    def forward(self, batch: Painted) -> Tensor:
-        assert self.diffusion is not None, "no phase was begun"
+    def inputs(self, batch: Painted) -> tuple[Tensor, ...]:
         x0 = batch.small if self.number == 1 else batch.large
         torch.manual_seed(batch.seed)  # dropout knows the global generator only
         t = batch.draw.integers(1000)
         few = round(self.noisiest * len(x0))
         t[:few] = 900 + t[:few] // 10
-        epsilon = batch.draw.normal(x0.shape[1:])
+        tensors = (x0, t, batch.draw.normal(x0.shape[1:]), *self._tokens(batch.prompts, x0.device))
+        if self.number == 1:
+            return tensors
+        return *tensors, batch.small, batch.draw.integers(self.noise_levels), batch.draw.normal(x0.shape[1:])
+
+    def _tokens(self, prompts: list[str], device: torch.device) -> tuple[Tensor, Tensor]:
+        """B sentences -> token ids and attention mask, int64 [B, 12]."""
+        tokens = self.tokenizer(
+            prompts, padding="max_length", truncation=True, max_length=if_xs.TEXT_LENGTH, return_tensors="pt"
+        ).to(device)
+        return tokens.input_ids, tokens.attention_mask
+
+    def forward(self, x0: Tensor, t: Tensor, epsilon: Tensor, ids: Tensor, mask: Tensor, *low: Tensor) -> Tensor:
+        """low, at stage II: the small picture, and the level and values of its noise."""
+        assert self.diffusion is not None, "no phase was begun"
         x, more = self.diffusion.noise(x0, t, epsilon), {}
-        if self.number == 2:
-            level = batch.draw.integers(self.noise_levels)
-            upscaled = F.interpolate(batch.small, size=x0.shape[-2:], mode="bilinear", align_corners=True)
-            x = torch.cat([x, self.diffusion.noise(upscaled, level, batch.draw.normal(x0.shape[1:]))], dim=1)
-            more = {"class_labels": level}
+        if low:
+            small, level, noise = low
+            upscaled = F.interpolate(small, size=x0.shape[-2:], mode="bilinear", align_corners=True)
+            x, more = torch.cat([x, self.diffusion.noise(upscaled, level, noise)], dim=1), {"class_labels": level}
         x = x.contiguous(memory_format=torch.channels_last)
-        output = self.network["unet"](x, t, encoder_hidden_states=self.embed(batch.prompts, x.device), **more).sample
+        text = self.network["text_encoder"](ids, attention_mask=mask).last_hidden_state
+        output = self.ask(x, t, encoder_hidden_states=text, **more).sample
         return self.diffusion.loss(output, x0, t, epsilon)
 
 
@@ -148,9 +154,9 @@ def train_cascade(recipe: IfXs, data: str, store: Store, worker: Worker, say: Sa
     """Trains both stages and leaves a cascade's folder in `store`; run again, it goes on from the last checkpoint."""
     digits = load_images(data, "train")
 
-    def train(stage: Stage, phase: Phase, frozen: bool) -> None:
+    def train(stage: Stage, phase: Phase, frozen: bool) -> dict[str, Any]:
         stage.set_frozen(frozen)
-        _train_phase(phase, stage, digits, recipe, store, worker, say)
+        return _train_phase(phase, stage, digits, recipe, store, worker, say)
 
     tokenizer = if_xs.build_tokenizer(vocabulary())
     torch.manual_seed(recipe.seed)
@@ -163,14 +169,14 @@ def train_cascade(recipe: IfXs, data: str, store: Store, worker: Worker, say: Sa
     torch.manual_seed(recipe.seed)  # or it would begin otherwise when the phases before it were already done
     second = Stage(2, tokenizer, first.network["text_encoder"])
     train(second, Phase("stage2", 2, recipe.stage2_steps), True)
-    train(second, Phase("copy", 7, recipe.copy_steps, recipe.roles_weight, gamma=math.inf, average=0.99), True)
+    ran = train(second, Phase("copy", 7, recipe.copy_steps, recipe.roles_weight, gamma=math.inf, average=0.99), True)
     if worker.rank == 0:
         save_cascade(first, second, store)
         config = {
             "name": "if-xs",
             "kind": "cascade",
             "stages": [{}, STAGE2],
-            "training": {"recipe": recipe.record(), "data": {"train": digits.digest}},
+            "training": {"recipe": recipe.record(), "data": {"train": digits.digest}, "ran": ran},
         }
         store.write("config.json", json.dumps(config, indent=1).encode())  # last: without it the folder is no model
 
@@ -192,12 +198,14 @@ def save_cascade(first: Stage, second: Stage, store: Store) -> None:
 
 def _train_phase(
     phase: Phase, stage: Stage, digits: Images, recipe: IfXs, store: Store, worker: Worker, say: Say
-) -> None:
-    """One phase to its end, from its checkpoint if there is one; leaves the averaged weights in `stage`."""
+) -> dict[str, Any]:
+    """One phase to its end, from its checkpoint if there is one; leaves the averaged weights in `stage`. Returns what
+    of the wished speed was had."""
     feed = PaintedDigits(digits, recipe, phase, worker)
     epochs = -(-phase.steps // feed.steps)
     stage.noise_levels, stage.noisiest = recipe.noise_levels, phase.noisiest
-    stage.diffusion = LearnedRangeDiffusion(if_xs.build_scheduler().alphas_cumprod, phase.shape_weight, phase.gamma)
+    alphas = if_xs.build_scheduler().alphas_cumprod.to(worker.device)
+    stage.diffusion = LearnedRangeDiffusion(alphas, phase.shape_weight, phase.gamma)
     how = Optimization(
         epochs=epochs,
         rate=lambda step: learning_rate(step, epochs * feed.steps, recipe),
@@ -205,7 +213,7 @@ def _train_phase(
         average=phase.average,
         clip=1.0,
         keep_last=1,
-        **recipe.speed(worker.device),
+        **recipe.speed(worker),
     )
     about = {"phase": phase.name}
     last = fit(
@@ -213,6 +221,7 @@ def _train_phase(
         folder=f"checkpoints/{phase.name}",
     )  # fmt: skip
     stage.network.load_state_dict(last.sampling_weights, strict=False)  # a tied tensor has one of its two names only
+    return last.config.get("ran", {})
 
 
 def learning_rate(step: int, steps: int, recipe: IfXs) -> float:

@@ -18,7 +18,7 @@ from darkroom.training.recipes.recipe import Recipe, with_settings
 
 PACKAGES = ("ray", "torch", "torchvision", "numpy", "pyarrow")
 # Fields that may differ when a training is resumed: they say how fast and what is kept, not what is learned.
-FREE = {"keep_last", "show", "bf16", "compile", "channels_last", "fused"}
+FREE = {"keep_last", "show", "bf16", "compile", "channels_last", "fused", "graphs"}
 
 
 @dataclass(frozen=True)

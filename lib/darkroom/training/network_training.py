@@ -23,8 +23,9 @@ from darkroom.models.network import build_network, save_network
 from darkroom.storage import Store
 from darkroom.training.checkpoints import Checkpoint
 from darkroom.training.data import load_images, read_record
+from darkroom.training.epochs import Say
 from darkroom.training.feeds import Feed, Resident, Worker, fits, to_network
-from darkroom.training.loop import Say, fit
+from darkroom.training.loop import fit
 from darkroom.training.recipes.network import NetworkRecipe
 from darkroom.training.streams import Streamed
 
@@ -39,7 +40,7 @@ def train_network(recipe: NetworkRecipe, data: str, store: Store, worker: Worker
     last = fit(
         objective,
         feed,
-        recipe.optimization(feed.steps, worker.device),
+        recipe.optimization(feed.steps, worker),
         worker,
         store,
         config,
@@ -48,7 +49,8 @@ def train_network(recipe: NetworkRecipe, data: str, store: Store, worker: Worker
         noted=lambda checkpoint: write_curves(store, checkpoint, recipe.batch),
     )
     if worker.rank == 0:
-        save_network(store, last.sampling_weights, config | {"metrics": _metrics(last)})
+        training = config["training"] | {"ran": last.config.get("ran", {})}
+        save_network(store, last.sampling_weights, config | {"training": training, "metrics": _metrics(last)})
 
 
 def make_feed(recipe: NetworkRecipe, data: str, record: Mapping[str, Any], worker: Worker) -> Feed:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -65,18 +67,33 @@ class LearnedRangeDiffusion:
 
 
 class Objective(nn.Module):
-    """A network and what it is trained to minimise: forward(batch) is the mean loss of a worker's share."""
+    """A network and what it is trained to minimise, in two halves: `inputs` draws all that is random, in an order that
+    never changes, and `forward` makes of those tensors the mean loss of a worker's share. The second half knows tensors
+    alone, and so can be shared by workers and captured as a graph."""
+
+    backend: str | Callable[..., Any] = "inductor"  # of torch.compile
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
+        self._compiled: Callable[..., Any] | None = None
 
-    def accelerate(self, channels_last: bool, compile: bool) -> None:
-        """Prepares the network, in place: memory order as convolutions like it, kernels to measure."""
-        if channels_last:
-            self.network.to(memory_format=torch.channels_last)
-        if compile:
-            self.network.compile()
+    def inputs(self, batch: Any) -> tuple[Tensor, ...]:
+        """What `forward` takes, for a worker's share of a step; on the device, without a wait for it."""
+        raise NotImplementedError
+
+    @property
+    def core(self) -> nn.Module:
+        """The part of the network that is compiled, and whose convolutions say what order its memory has."""
+        return self.network
+
+    def compile_core(self, on: bool) -> None:
+        """From now on the core answers through torch.compile, or as it is."""
+        self._compiled = torch.compile(self.core.forward, backend=self.backend) if on else None
+
+    def ask(self, *inputs: Any, **named: Any) -> Any:
+        """The core's answer."""
+        return (self._compiled or self.core)(*inputs, **named)
 
 
 class Denoising(Objective):
@@ -89,11 +106,13 @@ class Denoising(Objective):
         super().__init__(network)
         self.sigma, self.pure_noise = sigma, pure_noise
 
-    def forward(self, batch: Batch) -> Tensor:
-        x = (batch.images + 1) / 2
-        epsilon = batch.draw.normal(x.shape[1:])
+    def inputs(self, batch: Batch) -> tuple[Tensor, ...]:
+        return batch.images, batch.draw.normal(batch.images.shape[1:])
+
+    def forward(self, images: Tensor, epsilon: Tensor) -> Tensor:
+        x = (images + 1) / 2
         noisy = epsilon if self.pure_noise else x + self.sigma * epsilon
-        return F.mse_loss(self.network(noisy).float(), x)
+        return F.mse_loss(self.ask(noisy).float(), x)
 
 
 class FlowMatching(Objective):
@@ -104,12 +123,15 @@ class FlowMatching(Objective):
         super().__init__(network)
         self.drop = drop
 
-    def forward(self, batch: Batch) -> Tensor:
+    def inputs(self, batch: Batch) -> tuple[Tensor, ...]:
         t, noise = batch.draw.uniform(), batch.draw.normal(batch.images.shape[1:])
+        return batch.images, t, noise, *shown_labels(self.network, batch, self.drop)
+
+    def forward(self, images: Tensor, t: Tensor, noise: Tensor, label: Tensor | None = None) -> Tensor:
         share = t[:, None, None, None]
-        x_t = (1 - share) * noise + share * batch.images
-        velocity = self.network(x_t, t, shown_labels(self.network, batch, self.drop)).float()
-        return F.mse_loss(velocity, batch.images - noise)
+        x_t = (1 - share) * noise + share * images
+        velocity = self.ask(x_t, t, label).float()
+        return F.mse_loss(velocity, images - noise)
 
 
 class DenoisingDiffusion(Objective):
@@ -119,16 +141,19 @@ class DenoisingDiffusion(Objective):
         super().__init__(network)
         self.process, self.drop = process, drop
 
-    def forward(self, batch: Batch) -> Tensor:
+    def inputs(self, batch: Batch) -> tuple[Tensor, ...]:
         t = batch.draw.integers(self.process.num_timesteps)
         epsilon = batch.draw.normal(batch.images.shape[1:])
-        x_t = self.process.noise(batch.images, t, epsilon)
-        answer = self.network(x_t, t, shown_labels(self.network, batch, self.drop)).float()
-        return F.mse_loss(answer, self.process.target(batch.images, t, epsilon))
+        return batch.images, t, epsilon, *shown_labels(self.network, batch, self.drop)
+
+    def forward(self, images: Tensor, t: Tensor, epsilon: Tensor, label: Tensor | None = None) -> Tensor:
+        x_t = self.process.noise(images, t, epsilon)
+        answer = self.ask(x_t, t, label).float()
+        return F.mse_loss(answer, self.process.target(images, t, epsilon))
 
 
-def shown_labels(network: nn.Module, batch: Batch, drop: float) -> Tensor | None:
-    """The labels a network of classes is shown, a share of them withheld; None for one without."""
+def shown_labels(network: nn.Module, batch: Batch, drop: float) -> tuple[Tensor, ...]:
+    """The labels a network of classes is shown, a share of them withheld; none at all for one without."""
     if not network.num_classes:
-        return None
-    return torch.where(batch.draw.uniform() < drop, network.num_classes, batch.labels)
+        return ()
+    return (torch.where(batch.draw.uniform() < drop, network.num_classes, batch.labels),)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from darkroom.storage import Store
+from darkroom.training.epochs import Say
 from darkroom.training.feeds import Worker
-from darkroom.training.loop import Say
 from darkroom.training.recipes.recipe import Recipe
 
 

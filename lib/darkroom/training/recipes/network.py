@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from darkroom.models.network import build_network
 from darkroom.sampling.processes import Process
 from darkroom.storage import Store
+from darkroom.training.epochs import Say
 from darkroom.training.feeds import Worker
-from darkroom.training.loop import Optimization, Say
 from darkroom.training.objectives import Objective
 from darkroom.training.recipes.recipe import Recipe
+from darkroom.training.steps import Optimization
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +56,8 @@ class NetworkRecipe(Recipe):
         """The learning rate at a step (from 0) of a training of so many steps an epoch. Constant, unless overridden."""
         return self.learning_rate
 
-    def optimization(self, steps: int, device: torch.device) -> Optimization:
-        """How the loop is to move the weights, on that device."""
+    def optimization(self, steps: int, worker: Worker) -> Optimization:
+        """How the loop is to move the weights, as one of those workers."""
         return Optimization(
             epochs=self.epochs,
             rate=lambda step: self.rate(step, steps),
@@ -64,7 +65,7 @@ class NetworkRecipe(Recipe):
             clip=self.clip or None,
             keep_last=self.keep_last,
             keep=self.show,
-            **self.speed(device),
+            **self.speed(worker),
         )
 
     def check(self, data: Mapping[str, Any]) -> None:

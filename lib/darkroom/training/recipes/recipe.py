@@ -10,8 +10,8 @@ import torch
 
 from darkroom.sampling.schedules import unknown
 from darkroom.storage import Store
+from darkroom.training.epochs import Say
 from darkroom.training.feeds import Worker
-from darkroom.training.loop import Say
 
 Switch = Literal["auto", "on", "off"]
 Settings = TypeVar("Settings")
@@ -19,7 +19,7 @@ Settings = TypeVar("Settings")
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Something that `darkroom train` trains. The last four fields name speed and change rounding only; "auto" is on
+    """Something that `darkroom train` trains. The last five fields name speed and change rounding only; "auto" is on
     where the device gains by it."""
 
     name: ClassVar[str]
@@ -32,6 +32,7 @@ class Recipe:
     compile: Switch = "auto"
     channels_last: Switch = "auto"
     fused: Switch = "auto"
+    graphs: Switch = "auto"
 
     def __post_init__(self) -> None:
         for name in ("batch", "learning_rate", "keep_last"):
@@ -49,13 +50,14 @@ class Recipe:
         """
         raise NotImplementedError
 
-    def speed(self, device: torch.device) -> dict[str, bool]:
-        """The fields of `Optimization` that name speed, on that device."""
-        gpu = device.type == "cuda"
+    def speed(self, worker: Worker) -> dict[str, bool]:
+        """The fields of `Optimization` that name speed, for one of those workers."""
+        gpu = worker.device.type == "cuda"
         capable = torch.cpu.get_capabilities()
         # Measured on the course UNet: a processor with such instructions trains half as fast again.
         bf16 = gpu or capable.get("avx512_bf16", False) or capable.get("amx_bf16", False)
-        auto = {"bf16": bf16, "compile": gpu, "channels_last": True, "fused": True}
+        graphs = gpu and worker.count == 1
+        auto = {"bf16": bf16, "compile": gpu, "channels_last": True, "fused": True, "graphs": graphs}
         given = {name: getattr(self, name) for name in auto}
         return {name: auto[name] if switch == "auto" else switch == "on" for name, switch in given.items()}
 
