@@ -25,9 +25,9 @@ BASE = "localhost/darkroom-base:bookworm-headers"
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 # What of this machine's settings says how packages are reached.
 PIP_SETTINGS = ("index-url", "extra-index-url", "find-links", "trusted-host", "proxy", "timeout", "retries")
-# As cluster/compose.yaml and cluster/kubernetes run it.
+# As cluster/compose.yaml and cluster/kubernetes run it; noexec: Docker mounts a tmpfs so.
 HARDENED = (
-    *("--network", "none", "--read-only", "--tmpfs", "/tmp:rw,size=2g,mode=1777", "--cap-drop", "all"),
+    *("--network", "none", "--read-only", "--tmpfs", "/tmp:rw,noexec,size=2g,mode=1777", "--cap-drop", "all"),
     *("--security-opt", "no-new-privileges", "--memory", "4g", "--pids-limit", "2000", "--shm-size", "1g"),
 )
 
