@@ -24,10 +24,6 @@ T = TypeVar("T")
 Mode = Literal["off", "default", "graphs"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 _WARM_UP = 3  # calls before a capture: libraries make their work space in the first, and may not while captured
-# Dynamo's and inductor's own errors are RuntimeErrors; what Triton builds at the first launch comes as it was raised:
-# no compiler (RuntimeError, OSError), one that fails (SubprocessError), a result that a folder mounted noexec does not
-# let load (ImportError), no libcuda, or a shape that inductor foretold wrongly (AssertionError).
-_FAILURES = (RuntimeError, OSError, ImportError, AssertionError, subprocess.SubprocessError)
 
 _log = logging.getLogger(__name__)
 
@@ -51,6 +47,23 @@ def mode_in_use(predictor: Predictor) -> Mode:
 def notes_of(predictor: Predictor) -> list[str]:
     """What could not be had so far, a sentence each."""
     return list(predictor.notes) if isinstance(predictor, CompiledPredictor) else []
+
+
+def compile_failures() -> tuple[type[Exception], ...]:
+    """What the first call of a compiled model raises where compiling cannot be had; RuntimeError, and so
+    OutOfMemoryError, which says nothing of the kind, is among them.
+
+    Dynamo's and inductor's own are RuntimeErrors. What Triton builds at the first launch comes as it was raised: no
+    compiler (RuntimeError, OSError), one that fails (SubprocessError), a result that a folder mounted noexec does not
+    let load (ImportError), no libcuda, or a shape that inductor foretold wrongly (AssertionError).
+    """
+    plain = (RuntimeError, OSError, ImportError, AssertionError, subprocess.SubprocessError)
+    dynamos = torch._dynamo.exc.FailOnRecompileLimitHit
+    try:
+        from triton.errors import TritonError  # not everywhere: builds of torch without CUDA come without it
+    except ImportError:
+        return (*plain, dynamos)
+    return (*plain, dynamos, TritonError)
 
 
 @torch.inference_mode()
@@ -157,18 +170,10 @@ def _tried(work: Callable[[], T]) -> tuple[T | None, str]:
         return work(), ""
     except torch.OutOfMemoryError:
         raise
-    except (*_FAILURES, torch._dynamo.exc.FailOnRecompileLimitHit, *_triton_errors()) as error:
+    except compile_failures() as error:
         if full := _out_of_memory(error):
             raise torch.OutOfMemoryError(full) from error
         return None, _first_line(error)
-
-
-def _triton_errors() -> tuple[type[Exception], ...]:
-    try:
-        from triton.errors import TritonError  # not everywhere: builds of torch without CUDA come without it
-    except ImportError:
-        return ()
-    return (TritonError,)
 
 
 def _out_of_memory(error: BaseException | None) -> str:
@@ -182,4 +187,6 @@ def _out_of_memory(error: BaseException | None) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    inner = getattr(error, "inner_exception", None)  # dynamo's own begins by naming its backend
+    text, kind = str(inner or error).strip(), f"{type(inner).__name__}: " if inner else ""
+    return kind + (text or type(error).__name__).splitlines()[0]
