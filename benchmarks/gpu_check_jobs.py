@@ -49,7 +49,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Figure:
-    """What a step found. goal: in words, met: whether it is reached, None without one; detail: too long for the table."""
+    """What a step found. goal: in words; met: whether it is reached, None without one; detail: too long for a table."""
 
     name: str
     value: Any
