@@ -7,25 +7,27 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
 import ray.train
 import torch
-from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-from ray.train.torch import TorchTrainer
+import torch.distributed
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
+from ray.train.torch import TorchConfig, TorchTrainer
 
 from darkroom import metrics
-from darkroom.cluster import ClusterError, beside, free
+from darkroom.cluster import ClusterError, beside, free, nodes
 from darkroom.storage import StorageError, open_store
 from darkroom.training.feeds import Worker
 from darkroom.training.recipes.recipe import Recipe
 
 # Without a sign of life from any worker. Ray Train waits for room without end, and so would a schedule's next night.
 SAID_SECONDS, SILENCE_SECONDS = 60.0, 3600.0
-RESTARTS = 3  # after deaths of workers; what the user's input or the numbers cause is never tried again
+ENDING_SECONDS = 120.0  # of patience with workers that are to end because one met a final error
+RESTARTS = 3  # after deaths of workers; what the user's input, the numbers or the storage cause is never tried again
 _KINDS: dict[str, type[Exception]] = {kind.__name__: kind for kind in (ValueError, FloatingPointError, StorageError)}
 
 
@@ -56,49 +58,83 @@ class Workers:
 def train_distributed(recipe: Recipe, data: str, out: str, workers: Workers, say: Callable[[str], None]) -> None:
     """Trains on the connected Ray cluster, a GPU for each worker if it has any; returns when the model is there.
 
-    Raises what a worker met: ValueError, FloatingPointError, StorageError; ClusterError when the workers keep dying, or
-    find no room.
+    Raises what a worker met: ValueError, FloatingPointError, StorageError; ClusterError when the workers keep failing
+    in another way, or find no room.
     """
-    journal = ray.remote(**beside())(_Journal).remote()
-    trainer = TorchTrainer(
-        _train_on_worker,
-        train_loop_config={"recipe": recipe, "data": data, "out": out, "journal": journal},
-        scaling_config=_scaling(workers),
-        run_config=RunConfig(
-            name=f"darkroom-{uuid.uuid4().hex[:12]}",
-            # Of Ray's own notes; our checkpoints go to the run, with whatever storage it has.
-            storage_path=os.path.join(tempfile.gettempdir(), "darkroom-train"),
-            failure_config=FailureConfig(max_failures=RESTARTS),
-        ),
-    )
-    error = _relay(trainer, journal, say)
-    outcome = ray.get(journal.outcome.remote())
-    if outcome is not None and outcome[0] in _KINDS:
-        raise _KINDS[outcome[0]](outcome[1])
+    try:
+        journal = ray.remote(**beside())(_Journal).remote()
+        trainer = TorchTrainer(
+            _train_on_worker,
+            train_loop_config={"recipe": recipe, "data": data, "out": out, "journal": journal},
+            torch_config=_OwnDevice(),
+            scaling_config=_scaling(workers),
+            run_config=RunConfig(
+                name=f"darkroom-{uuid.uuid4().hex[:12]}",
+                # Of Ray's own notes; our checkpoints go to the run, with whatever storage it has.
+                storage_path=os.path.join(tempfile.gettempdir(), "darkroom-train"),
+                failure_config=FailureConfig(max_failures=RESTARTS),
+            ),
+        )
+        error = _relay(trainer, journal, say)
+        final = ray.get(journal.final.remote())
+    except ray.exceptions.RayError as lost:
+        raise ClusterError(f"the training lost its Ray cluster: {_first_line(lost)}") from lost
+    if final is not None:
+        raise _KINDS[final[0]](final[1])
     if error is not None:
-        raise ClusterError(f"the training's workers died more than {RESTARTS} times; the last time: {_shortly(error)}")
+        raise ClusterError(f"the training's workers failed more than {RESTARTS} times; the last time: {_why(error)}")
 
 
 def _scaling(workers: Workers) -> ScalingConfig:
-    have = ray.cluster_resources()
-    if have.get("GPU", 0):
+    have = nodes()
+    if any(node.get("GPU", 0) for node in have):
         return ScalingConfig(num_workers=workers.scaling, use_gpu=True)
-    # A quarter of the processors stays free: streamed data is read by tasks that need some.
-    share = max(0.5, int(0.75 * have.get("CPU", 1) / workers.most * 4) / 4)
+    share = cpu_share([node.get("CPU", 0) for node in have], workers.most)
     return ScalingConfig(num_workers=workers.scaling, resources_per_worker={"CPU": share})
 
 
-def _relay(trainer: TorchTrainer, journal: Any, say: Callable[[str], None]) -> BaseException | None:
+def cpu_share(processors: Sequence[float], workers: int) -> float:
+    """How many processors to ask for each of so many workers, on nodes of so many processors: the most, in quarters,
+    with which all workers fit now; a quarter of one where they do not, as on a cluster that is still to grow.
+
+    A quarter of a node's processors stays free: streamed data is read by tasks that need some.
+    """
+    rooms = [int(3 * count) for count in processors]  # in quarters of a processor: 0.75 of the node, times 4
+    shares = range(max(rooms, default=1), 0, -1)
+    return next((share for share in shares if sum(room // share for room in rooms) >= workers), 1) / 4
+
+
+class _OwnDeviceBackend(TorchConfig().backend_cls):
+    """Ray's own choice goes by what was asked for, and NCCL dies where Ray was told of a GPU that torch does not find
+    (one that is no NVIDIA card, a driver that is too old, a test). So the workers are asked, once they are where they
+    are: before, nobody knows which node they come to, and a question of its own would have to wait for a GPU too."""
+
+    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        found = all(worker_group.execute(torch.cuda.is_available))
+        super().on_start(worker_group, replace(backend_config, backend="nccl" if found else "gloo"))
+
+
+class _OwnDevice(TorchConfig):
+    """A process group of what the workers have: NCCL where all have a GPU, else gloo."""
+
+    @property
+    def backend_cls(self) -> type:
+        return _OwnDeviceBackend
+
+
+def _relay(trainer: TorchTrainer, journal: Any, say: Callable[[str], None]) -> Exception | None:
     """Runs the trainer and says what its workers say; what it ended with. ClusterError where it waits without end."""
-    said, waits, fit = 0, False, _Fit(trainer)
+    said, waits, final, fit = 0, False, None, _Fit(trainer)
     fit.start()
     while True:
         over = not fit.is_alive()
-        lines, silence = ray.get(journal.since.remote(said))
+        lines, silence, ends = ray.get(journal.since.remote(said))
         for line in lines:
             say(line)
         said += len(lines)
-        if over:
+        if ends and final is None:
+            final = time.monotonic()
+        if over or (final is not None and time.monotonic() - final > ENDING_SECONDS):
             return fit.error
         if silence > SILENCE_SECONDS:
             raise ClusterError(f"no worker of the training was heard of for {silence:.0f} s; {_asked(trainer)}")
@@ -133,12 +169,17 @@ def _asked(trainer: TorchTrainer) -> str:
 
 
 def _train_on_worker(given: dict[str, Any]) -> None:
-    """What every worker does. An error that another try would meet again is noted, and is not Ray's to retry."""
-    context = ray.train.get_context()
-    device = ray.train.torch.get_device()
-    if device.type == "cpu":
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size()))
+    """What every worker does. An error that another try would meet again is noted, and then raised: Ray ends the other
+    workers, who may be waiting for this one, and the try after it finds the note and ends at once."""
     journal = given["journal"]
+    if ray.get(journal.final.remote()) is not None:
+        return
+    context = ray.train.get_context()
+    # Where the group is gloo's, not all workers have a GPU, whatever Ray was told of this one's node.
+    gpu = torch.distributed.get_backend() == "nccl"
+    device = ray.train.torch.get_device() if gpu else torch.device("cpu")
+    if not gpu:
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size()))
     journal.lives.remote()
 
     def note(images: int, loss: float) -> None:
@@ -149,9 +190,12 @@ def _train_on_worker(given: dict[str, Any]) -> None:
     try:
         say = lambda line: journal.say.remote(line)  # noqa: E731
         given["recipe"].train(given["data"], open_store(given["out"]), worker, say)
-    except (ValueError, FloatingPointError, StorageError) as error:
-        kind = next(name for name, known in _KINDS.items() if isinstance(error, known))
-        ray.get(journal.fail.remote(kind, str(error)))
+    except tuple(_KINDS.values()) as error:
+        # Without its group the worker is being ended for another's death, and torch raises ValueErrors of its own.
+        if torch.distributed.is_initialized():
+            kind = next(name for name, known in _KINDS.items() if isinstance(error, known))
+            ray.get(journal.end.remote(kind, str(error)))
+        raise
 
 
 class _Journal:
@@ -159,7 +203,7 @@ class _Journal:
 
     def __init__(self) -> None:
         self._lines: list[str] = []
-        self._outcome: tuple[str, str] | None = None
+        self._final: tuple[str, str] | None = None
         self._heard = time.monotonic()
 
     def lives(self) -> None:
@@ -169,17 +213,31 @@ class _Journal:
         self._lines.append(line)
         self.lives()
 
-    def since(self, count: int) -> tuple[list[str], float]:
-        """The lines after so many, and the seconds since a worker was heard of."""
-        return self._lines[count:], time.monotonic() - self._heard
+    def since(self, count: int) -> tuple[list[str], float, bool]:
+        """The lines after so many, the seconds since a worker was heard of, whether there is a final error."""
+        return self._lines[count:], time.monotonic() - self._heard, self._final is not None
 
-    def fail(self, kind: str, message: str) -> None:
-        self._outcome = self._outcome or (kind, message)
+    def end(self, kind: str, message: str) -> None:
+        """Notes an error that every other try would meet again."""
+        self._final = self._final or (kind, message)
 
-    def outcome(self) -> tuple[str, str] | None:
-        return self._outcome
+    def final(self) -> tuple[str, str] | None:
+        return self._final
 
 
-def _shortly(error: BaseException) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+def _why(error: Exception) -> str:
+    """What ended a trainer, in a line: each kind of failure once, as most workers only lost the one that failed."""
+    if not isinstance(error, WorkerGroupError):
+        return _first_line(getattr(error, "controller_failure", error))
+    told: dict[str, int] = {}
+    for rank, failure in sorted(error.worker_failures.items()):
+        told.setdefault(_first_line(failure), rank)
+    return "; ".join(f"worker {rank}: {line}" for line, rank in list(told.items())[:3])
+
+
+def _first_line(error: BaseException) -> str:
+    """An error's kind and its first line; of what it stands for, where Ray wrapped it."""
+    error = getattr(error, "health_check_failure", error)
+    error = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

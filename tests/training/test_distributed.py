@@ -1,0 +1,108 @@
+"""Workers of a real Ray Train: what one of them meets ends all of them soon, and is told as what it was."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+import torch.distributed
+
+from darkroom.cluster import ClusterError
+from darkroom.storage import StorageError, open_store
+from darkroom.training import distributed
+from darkroom.training.data import load_images, read_record, sample_uri, write_dataset
+from darkroom.training.distributed import Workers, cpu_share, train_distributed
+from darkroom.training.recipes.flow import FlowClass
+from darkroom.training.recipes.recipe import Recipe
+
+SMALL = {"hidden": 4, "epochs": 2, "batch": 500, "validation_images": 8, "bf16": "off"}
+SOON = 150.0  # seconds on a busy machine; a collective waits for 1,800 by itself
+
+
+@pytest.mark.parametrize(
+    ("processors", "workers", "share"),
+    [
+        ([8, 8, 0], 1, 6),  # the shipped nightly: a head that takes no work
+        ([8, 8, 0], 2, 6),
+        ([8, 8, 0], 3, 3),
+        ([1, 1], 1, 0.75),
+        ([2], 1, 1.5),
+        ([2], 2, 0.75),
+        ([2], 6, 0.25),
+        ([64, 2], 2, 24),
+        ([2], 8, 0.25),  # more than fit: as little as can be
+        ([0], 1, 0.25),  # a cluster that has yet to grow
+        ([], 1, 0.25),
+    ],
+)
+def test_the_share_of_a_worker_is_one_that_some_node_has(processors: list[float], workers: int, share: float) -> None:
+    assert cpu_share(processors, workers) == share
+
+
+def train(recipe: Recipe, out: Path, workers: int = 2, data: str | None = None) -> list[str]:
+    lines: list[str] = []
+    train_distributed(recipe, data or sample_uri(), str(out), Workers(workers, workers), lines.append)
+    return lines
+
+
+@pytest.mark.usefixtures("shared_ray")
+def test_a_full_disk_that_one_worker_sees_ends_all(tmp_path: Path) -> None:
+    class Full(FlowClass):  # in the test: a worker gets it by value, as it cannot import this file
+        def validation_loss(self, *given) -> float:  # asked for on rank 0, while the other trains on
+            raise StorageError("could not write checkpoints/epoch-0001: the disk is full")
+
+    began = time.monotonic()
+    with pytest.raises(StorageError, match="the disk is full"):
+        train(Full(**SMALL), tmp_path)
+    assert time.monotonic() - began < SOON
+
+
+@pytest.mark.usefixtures("shared_ray")
+def test_a_damaged_split_that_one_worker_reads_ends_all(tmp_path: Path) -> None:
+    data = str(tmp_path / "data")
+    splits = {split: load_images(sample_uri(), split) for split in ("train", "test")}
+    write_dataset(data, {name: (s.images, s.labels) for name, s in splits.items()},
+                  {"name": "few", "source": "sample", "classes": [str(digit) for digit in range(10)]})  # fmt: skip
+    open_store(data).write(read_record(data)["splits"]["test"]["files"][0], b"no parquet")
+    began = time.monotonic()
+    with pytest.raises((ValueError, StorageError), match="test"):
+        train(FlowClass(**SMALL), tmp_path / "out", data=data)
+    assert time.monotonic() - began < SOON
+
+
+@pytest.mark.usefixtures("shared_ray")
+def test_a_death_that_is_recovered_from_is_no_failure_whatever_the_others_met(tmp_path: Path) -> None:
+    """Ray takes the group from the worker that is left, to which torch then says so by a ValueError."""
+    died = tmp_path / "died"
+
+    class Mortal(FlowClass):
+        def train(self, data, store, worker, say) -> None:
+            if worker.rank == 1 and not died.exists():
+                died.touch()
+                os._exit(1)
+            while worker.rank == 0 and not died.exists():
+                time.sleep(0.01)
+            if (tmp_path / "again").exists():
+                return super().train(data, store, worker, say)
+            (tmp_path / "again").touch()
+            while torch.distributed.is_initialized():
+                time.sleep(0.001)
+            torch.distributed.barrier()
+
+    lines = train(Mortal(**SMALL), tmp_path / "out")
+    assert sum(line.startswith("epoch") for line in lines) == 2 and (tmp_path / "out" / "config.json").exists()
+
+
+@pytest.mark.usefixtures("shared_ray")
+def test_what_nobody_foresaw_is_the_clusters_error_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Unlucky(FlowClass):
+        def train(self, data, store, worker, say) -> None:
+            raise RuntimeError("CUDA error: device-side assert triggered\nCompile with TORCH_USE_CUDA_DSA.\n")
+
+    monkeypatch.setattr(distributed, "RESTARTS", 0)
+    with pytest.raises(ClusterError) as caught:
+        train(Unlucky(**SMALL), tmp_path, workers=1)
+    told = "the last time: worker 0: RuntimeError: CUDA error: device-side assert triggered"
+    assert str(caught.value) == f"the training's workers failed more than 0 times; {told}"
