@@ -39,7 +39,7 @@ from darkroom.models.catalog import open_model
 from darkroom.sampling.engine import Engine
 from darkroom.storage import Ledger, decode, image_key, open_store
 
-SIZE = if_xs.STAGE_SIZES[0]
+SIZE, UNIT_ROWS = if_xs.STAGE_SIZES[0], 8
 
 
 def child(options: dict[str, Any]) -> int:
@@ -94,14 +94,15 @@ def against_engine(given: argparse.Namespace, folder: Path) -> list[dict[str, An
     rows = make_rows(given.rows)
     manifest = write(folder, rows, SIZE)
     plain = [{"id": row["id"]} | canonical(row) for row in rows]
-    rounds, unit = [], generate.unit_size(len(rows), SIZE)
+    rounds: list[dict[str, Any]] = []
     for number in range(given.rounds):
         out, entry = folder / f"run-{number}", {}
         for name in ("job", "bare") if number % 2 == 0 else ("bare", "job"):
             if name == "bare":
-                entry[name], pictures = run_bare(given.model, plain, given.capacity, unit)
+                entry[name], pictures = run_bare(given.model, plain, given.capacity, UNIT_ROWS)
                 continue
-            outcome = (done := run_job(manifest, out, model=given.model, capacity=given.capacity))["outcome"]
+            asked = {"model": given.model, "capacity": given.capacity, "unit_rows": UNIT_ROWS}
+            outcome = (done := run_job(manifest, out, **asked))["outcome"]
             busy = outcome["busy_seconds"]["stage 1"]
             entry[name] = {"wall": done["wall"], "rate": outcome["images_per_second"], "busy": busy}
         same = sum(np.array_equal(pictures[row_id], array) for row_id, array in pictures_of(out))

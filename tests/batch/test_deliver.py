@@ -21,7 +21,9 @@ PICTURE = np.linspace(-1.2, 1.2, 3 * 8 * 8, dtype=np.float32).reshape(3, 8, 8)
 
 def made(name: str, error: str = "", unit: int = 2) -> dict[str, Any]:
     """A parcel at the end of its way."""
-    new = parcel.new_parcel(unit, {"id": name, "key": hashlib.md5(name.encode()).hexdigest(), "row": ROW})
+    new = parcel.new_parcel(
+        unit, {"id": name, "key": hashlib.md5(name.encode()).hexdigest(), "row": ROW, "prompts": ["a one"]}
+    )
     if error:
         return {**new, "error": error}
     done = {"steps": 34, "start_timestep": 990.0, "evaluations": 68, "seconds": 1.5, "worker": "here:cpu"}

@@ -16,7 +16,7 @@ from darkroom.batch import parcel
 from darkroom.batch.develop import Developer
 from darkroom.batch.embeddings import EmbeddingStore
 from darkroom.batch.prepare import Preparation, prepare
-from darkroom.batch.work import Unit
+from darkroom.batch.units import Unit
 from darkroom.cluster import ClusterError
 from darkroom.models.catalog import open_model
 from darkroom.models.compiled import compiled

@@ -10,7 +10,7 @@ import pytest
 
 from darkroom.batch import parcel
 from darkroom.batch.prepare import Preparation, prepare
-from darkroom.batch.work import Unit
+from darkroom.batch.units import Unit
 from darkroom.storage import NotFound, StorageError, open_store
 from runs import png
 

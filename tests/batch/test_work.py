@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from darkroom.batch.generate import abilities
-from darkroom.batch.work import Maker, Unit, Work, cut, read_lines, read_unit
+from darkroom.batch.units import Unit, read_lines, read_unit
+from darkroom.batch.work import Maker, Work, cut
 from darkroom.manifest import open_manifest
 from darkroom.models.catalog import open_model
 from darkroom.storage import Ledger, Store, open_store, to_table

@@ -14,6 +14,7 @@ from PIL import Image
 
 from darkroom.batch.deliver import Delivery, deliver
 from darkroom.batch.parcel import new_parcel, pack
+from darkroom.batch.work import prompts_of
 from darkroom.manifest import parse_task, row_key
 from darkroom.report.details import details, flags, score
 from darkroom.report.page import write_report
@@ -70,7 +71,9 @@ def make_run(
 def _made(number: int, row: dict[str, Any], folder: Path, how: Delivery) -> dict[str, Any]:
     task = parse_task(row)
     key = row_key(task, how.revision, "1")
-    made = new_parcel(0, {"id": task.id or key, "key": key, "row": task.canonical()})
+    made = new_parcel(
+        0, {"id": task.id or key, "key": key, "row": (row := task.canonical()), "prompts": prompts_of(row)}
+    )
     if "gone.png" in str(row):
         return {**made, "error": ERROR}
     pixels = np.ascontiguousarray(picture(number).transpose(2, 0, 1), np.float32)

@@ -1,16 +1,11 @@
-"""What Ray's tasks and actors do with the blocks that they are handed.
-
-Models are imported in the actors that hold them: every worker process imports this module, and diffusers would cost
-each of them four seconds.
-"""
+"""What Ray's actors do with the blocks that they are handed. What its tasks do is in `tasks`."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +13,10 @@ import pyarrow as pa
 import torch
 
 from darkroom.batch import parcel
-from darkroom.batch.deliver import Delivery, deliver
 from darkroom.batch.embeddings import EmbeddingStore
 from darkroom.batch.options import Capacity
 from darkroom.batch.pool import Pool
-from darkroom.batch.prepare import Preparation, prepare
-from darkroom.batch.work import Unit
+from darkroom.batch.tasks import counted
 from darkroom.cluster import ClusterError
 from darkroom.metrics import StageMetrics, embedded
 from darkroom.storage import StorageError
@@ -65,12 +58,6 @@ class Unencoded:
     dtype: str
     store: EmbeddingStore
     prompts: list[str]
-
-
-def prepare_unit(units: pa.Table, how: Preparation, counter: Any) -> pa.Table:
-    with _counted(counter, "prepare"):
-        (unit,) = units.to_pylist()
-        return parcel.to_block(prepare(Unit(**unit), how))
 
 
 class StageActor:
@@ -130,7 +117,7 @@ class JudgeActor:
 
     def __call__(self, block: pa.Table) -> pa.Table:
         judge = self.loaded.get()
-        with _counted(self.counter, self.name):
+        with counted(self.counter, self.name):
             act = judge.choose if self.name == CHOOSE else judge.finish
             return parcel.to_block(act(parcel.from_block(block)))
 
@@ -193,18 +180,3 @@ class EncoderActor:
             self.counter.begin.remote(PROMPTS, f"loading {one.encoder}")
             self.held = (place, self.model.get().text_encoder(one.encoder, self.device, one.dtype))
         return self.held[1]
-
-
-def deliver_unit(block: pa.Table, how: Delivery, counter: Any) -> pa.Table:
-    with _counted(counter, "deliver"):
-        return pa.Table.from_pylist([asdict(deliver(parcel.from_block(block), how))])
-
-
-@contextmanager
-def _counted(counter: Any, stage: str) -> Iterator[None]:
-    """Tells the counter of a unit's time in a stage that does one unit after the other."""
-    began = time.monotonic()
-    counter.enter.remote(stage)
-    yield
-    counter.evaluated.remote(stage, 0, time.monotonic() - began)
-    counter.leave.remote(stage)

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from darkroom.batch.work import read_lines
+from darkroom.batch.units import read_lines
 from darkroom.storage import CommitRecord, Ledger, NotFound, Store, open_store
 
 LISTED = 20

@@ -139,7 +139,7 @@ def _plain(error: ray.exceptions.RayError) -> Exception:
 
 def _last_place(error: ray.exceptions.RayTaskError) -> str:
     """The innermost line of ours in a worker's traceback, which travels as text."""
-    found = _PLACE.findall(error.traceback_str or "")
+    found = _PLACE.findall(str(error))
     return f" at {'{}:{}, in {}'.format(*found[-1])}" if found else ""
 
 

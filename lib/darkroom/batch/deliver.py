@@ -12,8 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from darkroom.batch import parcel
-from darkroom.batch.work import unit_name
-from darkroom.sampling.plans import condition_keys
+from darkroom.batch.units import unit_name
 from darkroom.storage import Ledger, StorageError, Store, encode_png, image_key, open_store, to_table
 
 UPLOADS = 16  # at once in one task
@@ -87,7 +86,6 @@ def _store_row(made: dict[str, Any], how: Delivery, store: Store) -> dict[str, A
 def result_row(made: dict[str, Any], line: dict[str, Any], how: Delivery) -> dict[str, Any]:
     """A row of the results' schema, without its picture."""
     row = line["row"]
-    prompts = [key for key in condition_keys(row) if key != row.get("negative_prompt", "")]
     scores = json.loads(made["scores"])
     return {
         "id": line["id"],
@@ -100,7 +98,7 @@ def result_row(made: dict[str, Any], line: dict[str, Any], how: Delivery) -> dic
         "sha256": "",
         "width": None,
         "height": None,
-        "prompts": prompts,
+        "prompts": line["prompts"],
         "negative_prompt": row.get("negative_prompt", ""),
         "seed": row["seed"],
         "steps": made["steps"],

@@ -252,6 +252,9 @@ def _set_up(order: Order, work: Work, say: Say) -> Setting:
     dtypes = option.stage_dtypes(model, options.dtype, on_gpu)
     stores = prompts.find_stores(model, work.prompts, dtypes, open_store(options.embeddings or options.out).root)
     missing = prompts.find_missing(model, work.prompts, dtypes, stores)
+    for name, asked in work.prompts.items():
+        left = sum(len(one.prompts) for one in missing if one.encoder == name)
+        say(f"{len(asked):,} prompts for {name}, {left:,} of them to encode")
     large = [one for one in missing if not prompts.is_small(model, one)]
     needs = preflight.needs(model, numbers, dtypes, options.capacity, on_gpu, [one.encoder for one in large])
     hardware = preflight.read_hardware(say)

@@ -21,16 +21,15 @@ from darkroom.batch.actors import (
     StageActor,
     StageJob,
     Unencoded,
-    deliver_unit,
-    prepare_unit,
 )
 from darkroom.batch.consume import Listener, watched
 from darkroom.batch.deliver import Delivery, Receipt
 from darkroom.batch.pool import Pool, encoder_pool
 from darkroom.batch.prepare import Preparation
 from darkroom.batch.room import read_room
+from darkroom.batch.tasks import deliver_unit, prepare_unit
+from darkroom.batch.units import Unit
 from darkroom.batch.watch import Counter, Watchdog
-from darkroom.batch.work import Unit
 from darkroom.cluster import beside
 
 if TYPE_CHECKING:

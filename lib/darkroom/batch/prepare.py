@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from darkroom.batch import parcel
-from darkroom.batch.work import Unit, read_unit
+from darkroom.batch.units import Unit, read_unit
 from darkroom.storage import NotFound, decode, join, open_store, read_uri, resize_square
 
 FETCHES = 16  # at once in one task; a fetch waits on the network, not on the processor

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
 
-from darkroom.batch.work import read_lines
+from darkroom.batch.units import read_lines
 from darkroom.storage import CommitRecord, Ledger, Store, to_table
 
 ROWS_PER_COMMIT = 256

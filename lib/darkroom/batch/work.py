@@ -1,37 +1,19 @@
-"""What is left to do: the manifest held against the ledger, written into the run, and cut into units of work.
-
-A unit is the rows that one task reads, that travel through the actors together and that are committed as one shard.
-Cutting is ours because Ray would make one block of a small file, and a block is lost or kept whole. How many rows a
-unit has depends on the workers, which are not known while the manifest is read: a unit is a part of a file.
-
-    RUN/manifest/PLAN/000000.jsonl   every row of the manifest: id, key, canonical form (what `audit` goes by)
-    RUN/work/PLAN/000000.jsonl       the rows to be made, WORK_PART a file
-"""
+"""What is left to do: the manifest held against the ledger, written into the run, and cut into units of work."""
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from darkroom.batch.units import LineWriter, Unit
 from darkroom.manifest import Manifest, Task, row_key
 from darkroom.sampling.plans import SAMPLER_VERSION, Stage, condition_keys, goes_through
 from darkroom.storage import Ledger, Store
 
 MANIFEST_PART, WORK_PART = 5_000, 256  # rows
-
-
-@dataclass(frozen=True)
-class Unit:
-    """Rows start .. stop - 1 of a file of work."""
-
-    number: int
-    part: int
-    start: int
-    stop: int
 
 
 @dataclass(frozen=True)
@@ -122,9 +104,9 @@ def cut(
     work.before = len(finished)
     # Pictures a twin may copy: those that stay and those to be made. One whose row leaves the ledger is not among them.
     elders: set[str] = set()
-    parts = _Lines(store, f"manifest/{work.plan}", MANIFEST_PART)
-    to_make = _Lines(store, f"work/{work.plan}", part_rows)
-    twins = _Lines(store, f"twins/{work.plan}", part_rows)
+    parts = LineWriter(store, f"manifest/{work.plan}", MANIFEST_PART)
+    to_make = LineWriter(store, f"work/{work.plan}", part_rows)
+    twins = LineWriter(store, f"twins/{work.plan}", part_rows)
     seen: set[str] = set()
     for task in manifest.tasks(limit):
         key = maker.key(task)
@@ -164,23 +146,6 @@ def _finished(ledger: Ledger) -> dict[str, str]:
     return finished
 
 
-def read_lines(store: Store, folder: str) -> Iterator[dict[str, Any]]:
-    """Every line of a folder that `cut` wrote, in order."""
-    for key in store.list(f"{folder}/"):
-        yield from map(json.loads, store.read(key).splitlines())
-
-
-def read_unit(store: Store, plan: str, unit: Unit) -> list[dict[str, Any]]:
-    """A unit's rows."""
-    lines = store.read(f"work/{plan}/{unit.part:06d}.jsonl").splitlines()
-    return [json.loads(line) for line in lines[unit.start : unit.stop]]
-
-
-def unit_name(plan: str, number: int) -> str:
-    """What the unit is called in the ledger."""
-    return f"{plan}-{number:06d}"
-
-
 def _count(work: Work, row: dict[str, Any], maker: Maker) -> dict[str, Any]:
     """Counts a row that is to be made; what is to be said of it beside what it asks for."""
     way = maker.way(row)
@@ -198,30 +163,13 @@ def _count(work: Work, row: dict[str, Any], maker: Maker) -> dict[str, Any]:
             work.prompts.setdefault(encoder, {}).update(dict.fromkeys(asked))
             truncated = truncated or any(maker.too_long(encoder, prompt) for prompt in asked)
     work.truncated += truncated
-    return {"flags": ["prompt_truncated"]} if truncated else {}
+    return {"prompts": prompts_of(row), "flags": ["prompt_truncated"] * truncated}
+
+
+def prompts_of(row: dict[str, Any]) -> list[str]:
+    """What a row asks for, as its result row states it: every prompt or "label N", but not the negative one."""
+    return [key for key in condition_keys(row) if key != row.get("negative_prompt", "")]
 
 
 def _candidates(task: Task) -> int:
     return getattr(task, "best_of", None) or 1
-
-
-class _Lines:
-    """JSON lines, gathered into files of so many; with no store they are only counted."""
-
-    def __init__(self, store: Store | None, folder: str, per_file: int) -> None:
-        self.store, self.folder, self.per_file = store, folder, per_file
-        self.files = 0
-        self._buffer: list[str] = []
-
-    def add(self, line: dict[str, Any]) -> None:
-        self._buffer.append(json.dumps(line, ensure_ascii=False))
-        if len(self._buffer) == self.per_file:
-            self.flush()
-
-    def flush(self) -> None:
-        if not self._buffer:
-            return
-        if self.store is not None:
-            self.store.write(f"{self.folder}/{self.files:06d}.jsonl", "\n".join(self._buffer).encode())
-        self.files += 1
-        self._buffer = []
