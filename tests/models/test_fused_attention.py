@@ -10,6 +10,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from darkroom.models.compiled import compiled, mode_in_use
 from darkroom.models.fused_attention import fuse_projections
 from darkroom.models.predictors import UNetPredictor
 from toys import tiny_unet
@@ -64,6 +65,16 @@ def test_it_takes_the_place_of_the_old_weights_and_saves_products() -> None:
         ran.append(counting.ran["linear"])
     attentions = sum(name.endswith("to_qkv.weight") for name, _ in fused.unet.named_parameters())
     assert attentions > 0 and ran[0] - ran[1] == 3 * attentions, "q, k, v and two of the text became two products"
+
+
+@pytest.mark.slow
+def test_it_compiles_in_one_piece() -> None:
+    _, fused = make(False)
+    fast = compiled(fused, "default", "eager")
+    with torch.inference_mode():
+        assert torch.equal(fast(*inputs()), fused(*inputs()))
+    assert mode_in_use(fast) == "default"
+    torch._dynamo.reset()
 
 
 def test_a_second_time_changes_nothing() -> None:
