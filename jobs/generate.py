@@ -48,7 +48,9 @@ def main(
         Literal["objects", "inline", "both"], typer.Option(help="where the picture bytes lie")
     ] = "objects",
     unit_rows: Annotated[int | None, typer.Option(min=1, max=4096, help="rows committed together")] = None,
-    stall_seconds: Annotated[float, typer.Option(min=1, help="give up after so long without a commit, at least")] = 300,
+    stall_seconds: Annotated[
+        float, typer.Option(min=1, help="give up after so long without a sign of life, at least")
+    ] = 300,
     wait_seconds: Annotated[
         float | None, typer.Option(min=0, help="for a cluster to grow; default: 600 for one that is joined")
     ] = None,

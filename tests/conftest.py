@@ -51,6 +51,14 @@ class S3Server:
         }
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A machine that knows nothing of any model yet."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DARKROOM_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     binary = Path(sys.executable).with_name("weed")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from ray.exceptions import GetTimeoutError, RayTaskError
 
 from darkroom import cli
 from darkroom.batch.errors import Stalled
@@ -44,6 +45,17 @@ def test_errors_are_a_sentence_and_a_code(error: Exception, code: int, capsys: p
     assert ("run the same command again" in said) == (code == 3)
 
 
+def test_what_ray_raises_is_a_line_and_the_environments_fault(capsys: pytest.CaptureFixture[str]) -> None:
+    told = ValueError("unexpected shape")
+    wrapped = RayTaskError("work", "Traceback\n  File ...\nValueError: unexpected shape", told).as_instanceof_cause()
+    assert isinstance(wrapped, ValueError), "Ray's wrapper is of both kinds"
+    for error, said in ((wrapped, "ValueError: unexpected shape"), (GetTimeoutError("timed out"), "timed out")):
+        with pytest.raises(typer.Exit) as stopped, cli.exit_codes():
+            raise error
+        assert stopped.value.exit_code == 3
+        assert capsys.readouterr().err.startswith(f"darkroom: Ray gave up: {said}\n")
+
+
 def test_a_bug_of_ours_keeps_its_traceback() -> None:
     with pytest.raises(AssertionError, match="a bug"), cli.exit_codes():
         raise AssertionError("a bug")
@@ -64,7 +76,8 @@ def test_every_problem_of_a_manifest_in_one_message(tmp_path: Path, toy_model: s
     out = tmp_path / "run"
     ended = darkroom("generate", manifest, "--out", str(out), "--model", toy_model)
     assert ended.returncode == 2 and ended.stdout == ""
-    lines = ended.stderr.splitlines()
+    phase, *lines = ended.stderr.splitlines()
+    assert phase.endswith(" s  reading the model and the manifest")
     assert lines[0] == "darkroom: the manifest has 2 problems:"
     assert lines[1] == "  jobs.jsonl line 2: unknown key 'promt', did you mean 'prompt'?"
     assert lines[2].startswith("  jobs.jsonl line 3: the size 99 is not one the model 'toy' makes")

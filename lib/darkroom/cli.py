@@ -16,6 +16,7 @@ import typer
 from darkroom import phases  # noqa: F401 (first: its clock begins here)
 
 DONE, FAILED, WRONG_INPUT, ENVIRONMENT = 0, 1, 2, 3
+KEPT = "Nothing that was committed is lost: run the same command again to go on."
 
 
 @contextmanager
@@ -29,11 +30,17 @@ def exit_codes(verbose: bool = False) -> Iterator[None]:
     try:
         yield
     except (StorageError, ClusterError, Stalled) as error:
-        _stop(
-            f"{error}\nNothing that was committed is lost: run the same command again to go on.", ENVIRONMENT, verbose
-        )
+        _stop(f"{error}\n{KEPT}", ENVIRONMENT, verbose)
+    except _errors_of_ray() as error:  # before ValueError: of a worker's, Ray's wrapper is one too
+        *_, last = str(error).strip().splitlines() or [type(error).__name__]
+        _stop(f"Ray gave up: {last}\n{KEPT}", ENVIRONMENT, verbose)
     except ValueError as error:
         _stop(str(error), WRONG_INPUT, verbose)
+
+
+def _errors_of_ray() -> tuple[type[Exception], ...]:
+    """Whatever Ray raises; nothing where it was never imported, as it need not be to say that an argument is wrong."""
+    return (sys.modules["ray"].exceptions.RayError,) if "ray" in sys.modules else ()
 
 
 def quiet(verbose: bool) -> None:

@@ -42,6 +42,21 @@ def test_too_few_gpus_hold_equal_parts_that_can_be_packed() -> None:
     assert {gpus for _, gpus in shared(2, Wanted("stage 1", 3), Wanted("stage 2", 3)).values()} == {0.33}
 
 
+@pytest.mark.parametrize("gpus", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("stages", [1, 2, 3])
+@pytest.mark.parametrize("judges", [0, 1, 2])
+def test_all_that_is_asked_for_is_there(gpus: int, stages: int, judges: int) -> None:
+    """Each actor finds its share on some GPU, however Ray places them; else the last would wait for ever."""
+    wanted = [*STAGES[:stages], *(Wanted(name, judge=True) for name in ("choose", "finish")[:judges])]
+    found = size_pools(wanted, Room(64, gpus, 32))
+    shares = sorted((one.gpus for one in found.values() for _ in range(one.workers)), reverse=True)
+    free = [1.0] * gpus
+    for share in shares:
+        place = max(range(gpus), key=lambda n: free[n])
+        free[place] -= share
+        assert free[place] > -1e-9, f"{shares} do not fit {gpus} GPUs"
+
+
 def test_judges_take_a_little_of_every_gpu() -> None:
     found = shared(2, *STAGES[:2], JUDGE)
     assert found == {"stage 1": (1, 0.95), "stage 2": (1, 0.95), "finish": (2, 0.05)}

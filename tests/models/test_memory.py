@@ -9,7 +9,7 @@ from torch import nn
 
 from darkroom.models.catalog import open_model
 from darkroom.models.deepfloyd import PARAMETERS, T5_XXL, UNET_SHAPES
-from darkroom.models.memory import Memory, measure, peak_bytes
+from darkroom.models.memory import Memory, count_flops, measure, peak_bytes
 
 META = torch.device("meta")
 
@@ -85,3 +85,20 @@ def test_t5_has_as_many_bytes_as_the_hub_says() -> None:
     with META:
         encoder = in_dtype(T5EncoderModel(T5Config(**T5_XXL)), "float16", ("wo",))
     assert measure(encoder, lambda: None).weights == pytest.approx(11.5e9, rel=0.01)
+
+
+def test_operations_are_counted() -> None:
+    with META:
+        module = nn.Linear(10, 20, bias=False)
+    assert count_flops(lambda: module(torch.empty(3, 10, device=META))) == 2 * 3 * 10 * 20
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_an_evaluation_costs_what_a_pass_is_seen_to_compute(toy_deepfloyd: str, number: int) -> None:
+    model = open_model(toy_deepfloyd)
+    stage, width = model.stages[number - 1], 32
+    predictor, zeros = model.predictor(number, torch.device("cpu")), torch.zeros(2, dtype=torch.int64)
+    x = torch.zeros(2, 3 * number, stage.size, stage.size)
+    counted = count_flops(lambda: predictor(x, zeros, torch.zeros(2, 77, width), zeros))
+    # The fused attention of a processor is not counted; on the meta device all of it is.
+    assert 0.7 < counted / (2 * model.evaluation_flops(number)) <= 1
