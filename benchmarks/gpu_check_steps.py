@@ -49,14 +49,12 @@ STEPS = {
     "graphs": Step("--compile graphs", f"{PICTURES}:graphs", 180),
 }
 BENCHMARKS = {
-    "if-mix": Step(
-        "if_gpu.py, mix", BENCHMARK, 240, arguments=(_IF, "--only", "mix", "--rows", "96", "--loop-rows", "6")
-    ),
+    "if-mix": Step("if_gpu.py, mix", BENCHMARK, 240, arguments=(_IF, "--only", "mix", "--quick", "--limit", "200")),
     "if-forward": Step(
         "if_gpu.py, forward",
         BENCHMARK,
         240,
-        arguments=(_IF, "--only", "forward", "--models", "IF-I-XL", "--capacities", "32", "64", "--seconds", "1"),
+        arguments=(_IF, "--only", "forward", "--quick", "--limit", "180", "--capacities", "32", "64"),
     ),
     **{
         f"train-{section}": Step(f"train_gpu.py, {section}", BENCHMARK, 200, arguments=(_TRAIN, "--only", section))
