@@ -121,6 +121,31 @@ def test_resumed_it_goes_on_from_the_last_checkpoint_with_more_workers(digits: s
     np.testing.assert_allclose(losses(broken), losses(whole), rtol=2e-4)
 
 
+TOLD = """
+import sys
+import ray
+from darkroom.training.job import Options, train
+
+quiet = {"include_dashboard": False, "logging_level": "error", "log_to_driver": False}
+ray.init("local", num_cpus=2, num_gpus=2, object_store_memory=10**8, **quiet)
+for workers in ("1", "2"):
+    train(Options("mnist-ddpm", sys.argv[1], sys.argv[2] + workers, tuple(sys.argv[3:]), workers), print)
+"""
+
+
+def test_gpus_that_ray_was_told_of_and_torch_does_not_find_are_trained_beside(digits: str, tmp_path: Path) -> None:
+    out = str(tmp_path / "workers")
+    command = [sys.executable, "-c", TOLD, digits, out, *DDPM]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=600, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_allclose(losses(f"{out}1"), losses(f"{out}2"), rtol=2e-4)
+    for workers in (1, 2):
+        ran = open_model(f"{out}{workers}").config["training"]["ran"]
+        assert (ran["device"], ran["workers"], ran["compile"], ran["graphs"]) == ("cpu", workers, False, False)
+
+
 STARVED = """
 import sys
 import ray

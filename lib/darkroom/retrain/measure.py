@@ -5,17 +5,19 @@ Candidate and champion are measured by one version of this module, with the same
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
 
 import torch
 
+from darkroom.cluster import ClusterError, free
 from darkroom.models.catalog import open_model
 from darkroom.models.network import WEIGHTS, Network
 from darkroom.report.evaluation import write_evaluation
-from darkroom.retrain.gate import Measures
 from darkroom.retrain.metrics import psnr_name
 from darkroom.retrain.parts import Evaluate
+from darkroom.storage import StorageError
 from darkroom.training import evaluate_denoiser
 from darkroom.training import sample_measures as measures
 from darkroom.training.data import load_images
@@ -24,6 +26,8 @@ from darkroom.training.evaluate_network import SEEDS, Evaluation, Sampling, eval
 from darkroom.training.validation import validation_loss
 
 EVALUATOR = 1  # another number for another meaning of any measure
+SAID_SECONDS, SILENCE_SECONDS = 60.0, 3600.0  # that a GPU is waited for, as a training's workers are
+TRIES = 3
 _NO_ERROR = 200.0  # decibels, in place of an infinity
 
 
@@ -51,13 +55,51 @@ def measure(model: str, data: str, how: Evaluate, out: str) -> dict[str, Any]:
     }
 
 
-def measure_where_fast(model: str, data: str, how: Evaluate, out: str) -> dict[str, Any]:
-    """`measure`, on a GPU of the joined cluster if it has any, else here: the machine of a scheduler rarely has one."""
+def measure_where_fast(model: str, data: str, how: Evaluate, out: str, say: Callable[[str], None]) -> dict[str, Any]:
+    """`measure`, on a GPU of the joined cluster if it has any, else here: the machine of a scheduler rarely has one.
+
+    Raises what `measure` raises, and ClusterError where no GPU becomes free, or those that are there keep being lost.
+    """
     import ray
 
     if not ray.is_initialized() or not ray.cluster_resources().get("GPU"):
         return measure(model, data, how, out)
-    return ray.get(ray.remote(num_gpus=1, max_retries=2)(measure).remote(model, data, how, out))
+    # Not by Ray's own retries: a second try may find no GPU left, and would wait for one without end.
+    task = ray.remote(num_gpus=1, max_retries=0)(_measure_in_two)
+    for _ in range(TRIES):
+        try:
+            parts = task.remote(model, data, how, out)
+            _await_begin(parts, say)
+            return [ray.get(part) for part in parts][-1]
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, (ValueError, StorageError)):
+                raise error.cause from None
+            raise ClusterError(f"a model could not be measured: {_in_a_line(error.cause or error)}") from error
+        except ray.exceptions.RayError as error:
+            lost = error
+    raise ClusterError(f"the worker that measures a model was lost {TRIES} times: {_in_a_line(lost)}") from lost
+
+
+def _measure_in_two(model: str, data: str, how: Evaluate, out: str) -> Iterator[dict[str, Any] | None]:
+    """Nothing, as soon as it has a GPU; then what it measures."""
+    yield None
+    yield measure(model, data, how, out)
+
+
+def _await_begin(parts: Any, say: Callable[[str], None]) -> None:
+    """Until the first part is there. ClusterError where there is no GPU for it in all the time it may take."""
+    import ray
+
+    if ray.wait([parts], timeout=SAID_SECONDS)[0]:
+        return
+    say(f"no GPU is free to measure a model, waiting for up to {SILENCE_SECONDS:.0f} s; {free()}")
+    if not ray.wait([parts], timeout=SILENCE_SECONDS - SAID_SECONDS)[0]:
+        ray.cancel(parts, force=True)
+        raise ClusterError(f"no GPU became free to measure a model within {SILENCE_SECONDS:.0f} s; {free()}")
+
+
+def _in_a_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0]}"
 
 
 def _of_generator(network: Network, data: str, evaluation: Evaluation) -> dict[str, Any]:
@@ -99,8 +141,3 @@ def _of_denoiser(network: Network, data: str) -> dict[str, Any]:
         psnr_name(lines[0][0]): measures.measured([min(after, _NO_ERROR) for _, _, after in lines])
         for lines in zip(*tables, strict=True)
     }
-
-
-def metrics_of(result: dict[str, Any] | None) -> Measures | None:
-    """The metrics of what `measure` returned."""
-    return None if result is None else result["metrics"]

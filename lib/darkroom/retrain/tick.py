@@ -168,7 +168,7 @@ class _Tick:
 
     def _measure(self, model: str, name: str) -> dict[str, Any]:
         data = self.record.steps["snapshot"]["uri"]
-        return measure_where_fast(model, data, self.pipeline.evaluate, f"{self.folder}/{name}")
+        return measure_where_fast(model, data, self.pipeline.evaluate, f"{self.folder}/{name}", self.say)
 
     def _pointer(self) -> Pointer | None:
         """The registry's pointer, if it still is the one that this tick set."""

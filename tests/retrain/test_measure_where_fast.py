@@ -1,0 +1,75 @@
+"""Where a GPU measures: on a Ray that is told it has one, whose torch finds none and so measures on the processor."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from darkroom.retrain.parts import Data
+from darkroom.retrain.snapshot import take_snapshot
+from small_world import World
+from toys import network_config, save_toy_network
+
+TOLD = """
+import json, os, signal, sys, threading
+import ray
+from darkroom.retrain import measure as m
+from darkroom.retrain.parts import Evaluate
+
+model, data, out = sys.argv[1:]
+quiet = {"include_dashboard": False, "logging_level": "error", "log_to_driver": False}
+ray.init("local", num_cpus=2, num_gpus=1, object_store_memory=10**8, **quiet)
+hog = ray.remote(num_gpus=1)(type("Hog", (), {"ready": lambda self: True})).remote()
+ray.get(hog.ready.remote())
+found = {"said": []}
+
+
+def ends(name, model, how=Evaluate(count=10, steps=1, guidance=2.0)):
+    try:
+        found[name] = sorted(m.measure_where_fast(model, data, how, out, found["said"].append)["metrics"])
+    except Exception as error:
+        found[name] = [type(error).__name__, str(error)]
+
+
+m.SAID_SECONDS, m.SILENCE_SECONDS = 1, 3
+ends("starved", model)
+m.SAID_SECONDS, m.SILENCE_SECONDS = 1, 300
+threading.Timer(3, lambda: ray.kill(hog)).start()
+ends("patient", model)
+ends("wrong", model + "-that-is-not-there")
+ends("broken", model, None)
+
+
+def dies(*given):
+    yield None
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+m._measure_in_two = dies
+ends("lost", model)
+print(json.dumps(found))
+"""
+
+
+def test_a_gpu_is_waited_for_but_not_for_ever_and_errors_come_as_they_are(here: World, tmp_path: Path) -> None:
+    here.arrive("one", 0, 40, tests=30)
+    data = take_snapshot(Data(kind="idx", source=f"{here.uri}/source"), f"{here.uri}/out", print).uri
+    model = save_toy_network(str(tmp_path / "model"), network_config(channels=1))
+    command = [sys.executable, "-c", TOLD, model, data, str(tmp_path / "page")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
+    assert done.returncode == 0, done.stderr
+    found = next(json.loads(line) for line in done.stdout.splitlines() if line.startswith("{"))  # Ray talks there too
+    room = "free in the cluster: 1 of 2 CPU, 0 of 1 GPU"
+    assert found["starved"] == ["ClusterError", f"no GPU became free to measure a model within 3 s; {room}"]
+    assert found["said"][0] == f"no GPU is free to measure a model, waiting for up to 3 s; {room}"
+    assert "class_accuracy" in found["patient"] and "validation_loss" in found["patient"]
+    kind, message = found["wrong"]
+    assert kind in ("ModelError", "ValueError", "NotFound") and "Traceback" not in message and "not-there" in message
+    kind, message = found["broken"]
+    assert kind == "ClusterError" and message.startswith("a model could not be measured: AttributeError: 'NoneType'")
+    kind, message = found["lost"]
+    assert kind == "ClusterError" and message.startswith("the worker that measures a model was lost 3 times: Worker")
