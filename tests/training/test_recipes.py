@@ -10,6 +10,7 @@ import torch
 
 from darkroom.models.network import build_network
 from darkroom.training.data import read_record, sample_uri
+from darkroom.training.feeds import Worker
 from darkroom.training.recipes import RECIPES, find_recipe
 from darkroom.training.recipes.flow import FlowClass, FlowTime
 from darkroom.training.recipes.if_xs import IfXs
@@ -35,6 +36,16 @@ def test_every_wrong_setting_is_told_at_once() -> None:
         "--set warmup: warmup takes a whole number",
         "--set compile=yes: compile takes one of auto, on, off",
     ]
+
+
+def test_speed_is_on_where_a_worker_gains_by_it() -> None:
+    processor, gpu = (Worker(0, 1, torch.device(kind)) for kind in ("cpu", "cuda"))
+    shared = Worker(0, 2, torch.device("cuda"))
+    assert all(FlowClass().speed(gpu).values())
+    assert [name for name, on in FlowClass().speed(shared).items() if not on] == ["graphs"]
+    assert [name for name, on in FlowClass(bf16="off").speed(processor).items() if on] == ["channels_last", "fused"]
+    forced = FlowClass(compile="on", graphs="on", fused="off").speed(processor)
+    assert forced["compile"] and forced["graphs"] and not forced["fused"]
 
 
 def test_what_cannot_be_is_refused() -> None:

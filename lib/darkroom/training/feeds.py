@@ -93,6 +93,11 @@ def to_network(pixels: Tensor) -> Tensor:
     return pixels.float() / 127.5 - 1
 
 
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on the device; the host goes on before a GPU has it, which wants memory that is not paged."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
 def fits(pixels: int, worker: Worker) -> bool:
     """Whether so many bytes of pictures may lie on the worker's device."""
     if worker.device.type == "cuda":

@@ -16,7 +16,7 @@ import torch
 
 from darkroom.training.data import FILE_ROWS, ROW_GROUP, read_groups, read_record
 from darkroom.training.draws import Draw
-from darkroom.training.feeds import Batch, Worker, to_network
+from darkroom.training.feeds import Batch, Worker, to_device, to_network
 
 LANES, FEW_LANES = 64, 16
 MANY_GROUPS = 100 * LANES  # below this, as many lanes would leave much of the data set out of an epoch
@@ -48,7 +48,7 @@ class Streamed:
         for step in range(self.steps):
             images, labels = next(rows)
             draw = Draw((self._seed, number, step), self.batch, share, device)
-            yield Batch(to_network(images.to(device)), labels.to(device), draw)
+            yield Batch(to_network(to_device(images, device)), to_device(labels, device), draw)
 
     def _by_lane(self, number: int, lanes: np.ndarray) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """uint8 [b, C, H, W] and labels [b], step by step: from each lane its rows, lane after lane."""
