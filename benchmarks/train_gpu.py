@@ -152,7 +152,7 @@ def course(given: argparse.Namespace) -> list[dict[str, Any]]:
             ratio = rate / best["images_per_second"]
             print(f"  D {hidden:<4} {'darkroom':32} batch {size:<6}{rate:>12,.0f}  {ratio:.2f} of {best['setting']}")
             rows.append({"hidden": hidden, "setting": "darkroom", "batch": size, "images_per_second": rate,
-                         "of_best": ratio})  # fmt: skip
+                         "share": ratio})  # fmt: skip
     return rows
 
 
@@ -278,7 +278,7 @@ def mnist(given: argparse.Namespace) -> dict[str, float] | None:
     print(
         f"  class accuracy {accuracy:.1%} of {drawn} at guidance 5 in 50 steps (goal 99 %); {seconds:.0f} s (goal 45 s)"
     )
-    found = {"accuracy": accuracy, "seconds": seconds, "loss": loss}
+    found = {"accuracy": accuracy, "minutes": seconds / 60, "loss": loss}
     training = {"recipe": {"name": "mnist-flow-class", "by": "benchmarks/train_gpu.py"}, "epochs": epochs}
     weights = network.state_dict()
     write_model(Path(given.out), "mnist-flow-class", {"architecture": "course-unet", **shape}, Flow().to_config(),
