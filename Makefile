@@ -23,7 +23,7 @@ test: setup  ## all tests but the slow ones
 test-slow: setup  ## the tests that take minutes
 	$(BIN)/python -m pytest -q -m slow
 
-image-test: setup  ## builds the image and runs it, without a container engine: ten minutes, and 20 GB in IMAGE_STORAGE
+image-test: setup  ## builds the image and runs it, without a container engine: fifteen minutes, and 27 GB in IMAGE_STORAGE
 	$(BIN)/python -m pytest -q -m image tests/image
 
 cluster-test: setup  ## a cluster of several nodes on this machine loses some of them: half an hour

@@ -1,4 +1,4 @@
-"""The whole product on whatever GPU is here, Ray included, in one call that ends with one table.
+"""The whole product on the first GPU that is here, Ray included, in one call that ends with one table.
 
     python benchmarks/gpu_check.py --out gpu-check --mnist FOLDER_OF_THE_FOUR_IDX_FILES     # within eight minutes
     python benchmarks/gpu_check.py --out gpu-check --quick                                  # within three
@@ -9,7 +9,8 @@
 --tiny runs all of it with tiny networks, on a processor where there is no GPU; with RAY_OVERRIDE_RESOURCES='{"CPU": 2,
 "GPU": 1}' in the environment Ray then hands out a GPU that is not there, and whatever asks for one is walked.
 
-Each step is a process that is ended at its limit with all that it started; all of them share --seconds. After each,
+Each step is a process that is ended at its limit with all that it started; all of them share --seconds, and those for
+which nothing is left are left out: the benchmarks in most cases, which `--only benchmarks` runs alone. After each step
 OUT/table.md, OUT/figures.json and --json are written, and OUT/logs/STEP.log holds what it said, so that a check that is
 cut off keeps what it has. Wants what the product wants, and no network. Exit code 1 if a step failed.
 """
@@ -48,7 +49,7 @@ try:
 except ImportError as error:
     version = f"missing ({error})"
 card = f"{len(cards)} x {cards[0]}, {memory:.0f} GB" if cards else "no GPU"
-driver = f"driver {torch._C._cuda_getDriverVersion()}, " if gpu else ""
+driver = f"driver for CUDA {torch._C._cuda_getDriverVersion() / 1000:g}, " if gpu else ""
 cores = len(os.sched_getaffinity(0))
 torch_and_ray = f"CUDA {torch.version.cuda}; torch {torch.__version__}; Ray {version}"
 print(f"{card}; {driver}{torch_and_ray}; Python {platform.python_version()}; {cores} cores")
@@ -78,6 +79,9 @@ class Runner:
         self.given, self.out, self.began = given, given.out.absolute(), time.monotonic()
         self.lines, self.env = list[Line](), environment(self.out)
         self.machine = machine(self.env)
+        if "no GPU" not in self.machine:
+            # Else a job shares its stages out among all cards, and the engine that it is held against has one.
+            self.env["CUDA_VISIBLE_DEVICES"] = self.env.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
 
     def run(self) -> int:
         given = self.given

@@ -31,8 +31,11 @@ from gpu_check_model import DONE, TINY_SIZES
 from gpu_check_processes import started
 from mix import Row, make_rows, write
 
+from darkroom.models.if_xs import STAGE_SIZES, TEXT_LENGTH, TEXT_WIDTH
+
 DEMO = ROOT / "manifests" / "demo.yaml"
 SIZES = (64, 256)  # of IF's stages
+ROWS = 200  # of the mix that all manifests are cut from
 IMAGELESS = ("text_to_image", "anagram", "hybrid")
 PHASE = re.compile(r"^ *(?P<at>\d+\.\d) s {2}(?P<what>\S.*)$")
 # Of the GPU, while IF-I-M is asked for passes of 128: weights, CUDA itself and a pass of 32 want about 3, one of 128 5.
@@ -48,7 +51,7 @@ def demo(check: Check, found: Found, folder: Path) -> None:
     add_start(found, ran, "GPU" if check.on_gpu else "as told", at_most=15)
     found.add("seconds of the job", ran.seconds)
     found.add("rows", len(read_rows(folder / "run")))
-    some = check.pick([], ["--limit", "16"], limit)
+    some = check.pick([], ["--limit", "12"], limit)
     reference = generate(DEMO, folder / "reference", *some, env=on_processor())
     add_start(found, reference, "processor")
     add_drift(found, folder / "run", folder / "reference", "against the processor", mean=1.0)
@@ -56,8 +59,8 @@ def demo(check: Check, found: Found, folder: Path) -> None:
 
 def cascade(check: Check, found: Found, folder: Path) -> None:
     """Mixed rows at IF-I-M's and IF-II-M's shapes: the job against the bare engine."""
-    model, (count, upper) = wait_for_model(check), check.pick((200, 40), (64, 8), (10, 2))
-    manifest = write_rows(check, folder, count, upper, *check.pick((30, 20), (30, 20), (200, 2)))
+    model, (count, upper) = wait_for_model(check), check.pick((200, 24), (64, 8), (10, 2))
+    manifest = write_rows(check, folder, count, upper, *check.pick((30, 15), (30, 15), (200, 2)))
     capacity = check.pick(32, 32, 4)
     ran = generate(manifest, folder / "run", *common(check, model), "--capacity", str(capacity))
     add_start(found, ran, "job", at_most=30)
@@ -108,8 +111,9 @@ def out_of_memory(check: Check, found: Found, folder: Path) -> None:
         generate(manifest, folder / "run", *common(check, model), "--capacity", str(asked))
         read_rows(folder / "run")
         return
-    # Encoded before, so that it is stage I that meets the want of memory.
-    run_job("embed", manifest, "--model", model, "--out", check.out / "embeddings")
+    if not (check.out / "embeddings").exists():
+        # Before, so that it is stage I that meets the want of memory; the step `if` has encoded these prompts too.
+        run_job("embed", manifest, "--model", model, "--out", check.out / "embeddings")
     hold = [sys.executable, str(ROOT / "benchmarks" / "gpu_check_hold.py"), str(LEAVE_GB), str(folder / "held")]
     with started(hold, folder / "hold.log", os.environ) as process:
         found.add("memory", wait_for_hold(process, folder))
@@ -141,17 +145,16 @@ def in_float32(check: Check, found: Found, folder: Path) -> None:
 
 def overflowing() -> torch.Tensor:
     """An embedding for if-xs, [12, 64]."""
-    from darkroom.models.if_xs import TEXT_LENGTH, TEXT_WIDTH
-
     signs = torch.randn(TEXT_LENGTH, TEXT_WIDTH, generator=torch.Generator().manual_seed(0)).sign()
     return OVERFLOWING * signs
 
 
 def graphs(check: Check, found: Found, folder: Path) -> None:
     """--compile graphs: which mode ran, and how far its pictures are from the uncompiled ones."""
-    limit = ["--limit", str(check.pick(12, 12, 3)), "--capacity", "32"]
-    generate(DEMO, folder / "off", *limit)
-    ran = generate(DEMO, folder / "run", *limit, "--compile", "graphs")
+    # At stage I alone: a stage's compiling takes half a minute.
+    manifest = write(folder, make_rows(ROWS)[: check.pick(12, 12, 3)], STAGE_SIZES[0])
+    generate(manifest, folder / "off", "--capacity", "32")
+    ran = generate(manifest, folder / "run", "--capacity", "32", "--compile", "graphs")
     modes = of_stages(read_rows(folder / "run"), "compile")
     add_start(found, ran, "with compiling")
     found.add(
@@ -216,12 +219,14 @@ def common(check: Check, model: Path) -> list[str | Path]:
 
 
 def write_rows(check: Check, folder: Path, count: int, upper: int, stride: int, steps: int) -> Path:
-    """A manifest of mixed rows, of which the last `upper` go on through stage II in so many steps."""
+    """A manifest of mixed rows, of which the last `upper` go on through stage II in so many steps. Those of a small one
+    are of every large one too, and their prompts are encoded once."""
     sizes = TINY_SIZES if check.tiny else SIZES
-    plain = make_rows(count)
-    going = [row for row in make_rows(4 * upper, seed=1) if row["task"] in IMAGELESS][:upper]
+    going = [row for row in make_rows(ROWS, seed=1) if row["task"] in IMAGELESS][:upper]
     above = {"size": sizes[1], "stage2": {"steps": steps}}
-    rows = plain[: count - upper] + [row | above | {"id": f"upper-{number:03d}"} for number, row in enumerate(going)]
+    rows = make_rows(ROWS)[: count - upper] + [
+        row | above | {"id": f"upper-{number:03d}"} for number, row in enumerate(going)
+    ]
     rows = [row | {"stride": stride} | start_within(row, stride) for row in rows]
     return write(folder, rows, sizes[0])
 

@@ -45,7 +45,7 @@ STEPS = {
     "oom": Step("out of memory: halved, nothing lost", f"{PICTURES}:out_of_memory", 90, cascade=True),
     "auto": Step("--capacity auto", f"{PICTURES}:auto", 90, cascade=True),
     "train": Step("train mnist-flow-class, evaluate", f"{TRAINING}:train", 300, 100),
-    "retrain": Step("a retraining tick", f"{TRAINING}:retrain", 120),
+    "retrain": Step("a retraining tick", f"{TRAINING}:retrain", 150),
     "graphs": Step("--compile graphs", f"{PICTURES}:graphs", 180),
 }
 BENCHMARKS = {

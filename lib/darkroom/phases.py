@@ -17,6 +17,11 @@ def phase(say: Say, what: str, ago: float = 0.0) -> None:
     say(f"{time.monotonic() - BEGAN - ago:7.1f} s  {what}")
 
 
+def phase_of_ray(say: Say, address: str | None) -> None:
+    """Says that Ray is joined at that address, or started here."""
+    phase(say, "starting Ray" if address is None else f"joining the Ray cluster at {address}")
+
+
 def to_stderr(line: str) -> None:
     """A line for the user, whole even where two threads have something to say."""
     sys.stderr.write(f"{line}\n")

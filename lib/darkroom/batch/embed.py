@@ -15,7 +15,7 @@ from darkroom.batch.room import ENCODERS, Wanted, find_room
 from darkroom.cluster import connect
 from darkroom.manifest import open_manifest
 from darkroom.models.catalog import address, open_model
-from darkroom.phases import Say, phase, to_stderr
+from darkroom.phases import Say, phase, phase_of_ray, to_stderr
 from darkroom.sampling.plans import condition_keys, goes_through
 from darkroom.storage import open_store
 
@@ -69,7 +69,7 @@ def prompts_of(manifest: str, model: Model, say: Say) -> dict[str, dict[str, Non
 
 
 def _encode(options: Options, model: Model, asked: dict[str, dict[str, None]], root: str, say: Say) -> None:
-    phase(say, "starting Ray" if options.address is None else f"joining the Ray cluster at {options.address}")
+    phase_of_ray(say, options.address)
     connect(options.address, options.verbose)
     room = find_room([Wanted(ENCODERS)], JOINED_SECONDS if options.address else 0.0, say)
     dtypes = option.stage_dtypes(model, options.dtype, on_gpu=room.gpus > 0)

@@ -36,7 +36,7 @@ from darkroom.metrics import RunMetrics
 from darkroom.models.catalog import address, open_model
 from darkroom.models.errors import ModelError
 from darkroom.models.scorers import open_scorer
-from darkroom.phases import Say, phase, to_stderr
+from darkroom.phases import Say, phase, phase_of_ray, to_stderr
 from darkroom.sampling.plans import SAMPLER_VERSION
 from darkroom.storage import Ledger, StorageError, Store, open_store
 
@@ -189,7 +189,7 @@ def _refuse_strangers(options: Options, work: Work) -> None:
 
 def _develop(order: Order, work: Work, say: Say) -> tuple[dict[str, float], Counter[str]]:
     options, model = order.options, order.model
-    phase(say, "starting Ray" if options.address is None else f"joining the Ray cluster at {options.address}")
+    phase_of_ray(say, options.address)
     preloading = threading.Thread(target=prompts.preload, args=(model,), daemon=True)
     preloading.start()
     connect(options.address, options.verbose)

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from darkroom import __version__
+from darkroom.phases import phase, phase_of_ray
 from darkroom.storage import NotFound, Store, open_store
 from darkroom.training.checkpoints import epochs_kept
 from darkroom.training.data import read_record
@@ -51,8 +52,9 @@ def train(options: Options, say: Callable[[str], None]) -> None:
         say(f"the training in {options.out} is finished already")
         return
     store.write("run.json", json.dumps(_run_record(recipe, record, options), indent=1).encode())
-    say("starting Ray ...")
+    phase_of_ray(say, options.address)
     cluster.connect(options.address, options.verbose)
+    phase(say, "starting the workers")
     train_distributed(recipe, options.data, options.out, workers, say)
 
 

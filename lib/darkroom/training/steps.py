@@ -7,7 +7,6 @@ is of one kind from end to end.
 from __future__ import annotations
 
 import functools
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,12 +16,10 @@ import torch.distributed
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from darkroom.models.compiled import compile_failures
 from darkroom.training import graphs
 from darkroom.training.feeds import Worker
 from darkroom.training.objectives import Objective
-
-# What a compiler that is not there, or cannot build, raises: dynamo's errors are RuntimeErrors, Triton starts gcc.
-_NO_COMPILER = (RuntimeError, OSError, subprocess.SubprocessError)
 
 
 @dataclass(frozen=True)
@@ -179,7 +176,7 @@ class Steps:
             loss.backward()
         except torch.OutOfMemoryError:
             raise  # a network that is not compiled needs no less
-        except _NO_COMPILER as error:
+        except compile_failures() as error:
             problem = _first_line(error)
         with torch.no_grad():
             for name, buffer in self.network.named_buffers():
