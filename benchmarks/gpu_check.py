@@ -39,7 +39,15 @@ from gpu_check_steps import ALL, GROUPS, chosen  # noqa: E402
 FULL_SECONDS, QUICK_SECONDS = 480.0, 180.0
 LEAST = 15.0  # seconds without which a step is not begun
 MACHINE = """
-import os, platform, torch
+import os, platform, subprocess, torch
+
+def driver():
+    asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.run(asked, capture_output=True, text=True, timeout=20, check=True).stdout.split()[0]
+    except (OSError, subprocess.SubprocessError, IndexError):
+        return "unknown"
+
 gpu = torch.cuda.is_available()
 cards = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())] if gpu else []
 memory = torch.cuda.get_device_properties(0).total_memory / 1e9 if gpu else 0
@@ -49,10 +57,9 @@ try:
 except ImportError as error:
     version = f"missing ({error})"
 card = f"{len(cards)} x {cards[0]}, {memory:.0f} GB" if cards else "no GPU"
-driver = f"driver for CUDA {torch._C._cuda_getDriverVersion() / 1000:g}, " if gpu else ""
 cores = len(os.sched_getaffinity(0))
 torch_and_ray = f"CUDA {torch.version.cuda}; torch {torch.__version__}; Ray {version}"
-print(f"{card}; {driver}{torch_and_ray}; Python {platform.python_version()}; {cores} cores")
+print(f"{card}; driver {driver()}, {torch_and_ray}; Python {platform.python_version()}; {cores} cores")
 """
 
 

@@ -35,7 +35,7 @@ def started(command: list[str], log: Path, env: Mapping[str, str]) -> Iterator[s
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
-            env={**env, MARK: mark},
+            env={**env, MARK: f"{env.get(MARK, '')}/{mark}"},  # whoever ends the outer one ends this too
             start_new_session=True,
         )
     try:
@@ -61,11 +61,11 @@ def _end(process: subprocess.Popen[bytes], mark: str) -> None:
 
 def marked(mark: str) -> list[int]:
     """The processes whose environment holds this mark: Ray's leave the group of whoever starts them."""
-    wanted, found = f"{MARK}={mark}".encode(), []
+    found = []
     for folder in Path("/proc").iterdir():
         try:
             # A zombie has no environment any more.
-            if folder.name.isdecimal() and wanted in (folder / "environ").read_bytes().split(b"\0"):
+            if folder.name.isdecimal() and f"/{mark}".encode() in (folder / "environ").read_bytes():
                 found.append(int(folder.name))
         except OSError:
             continue

@@ -123,7 +123,7 @@ def add_leaves(found: Found, value: Any, name: str = "") -> None:
     elif isinstance(value, list):
         for one in value:
             add_leaves(found, one, name)
-    elif isinstance(value, float) and name.endswith(KEPT):
+    elif isinstance(value, float) and name.endswith(KEPT) and value == value:
         found.add(" ".join(name.split()), value)
 
 

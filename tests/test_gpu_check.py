@@ -90,6 +90,28 @@ def test_what_left_its_group_is_ended_too(benchmarks: None, tmp_path: Path) -> N
     assert running_with(told) == []
 
 
+def test_what_a_step_holds_beside_itself_ends_with_it(benchmarks: None, tmp_path: Path) -> None:
+    from gpu_check_processes import run_limited
+
+    inner = f"started(['sleep', '600'], Path({str(tmp_path / 'inner')!r}), os.environ)"
+    # Without mercy for its context: as where it is killed before it can end what it holds.
+    script = f"""
+import os, signal, sys, time
+from pathlib import Path
+sys.path.insert(0, {str(ROOT / "benchmarks")!r})
+from gpu_check_processes import started
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
+with {inner} as held:
+    print(held.pid, flush=True)
+    time.sleep(600)
+"""
+    env = os.environ | {"GPU_CHECK_TEST": str(tmp_path)}
+    assert run_limited([sys.executable, "-c", script], tmp_path / "log", 4, env) is None
+    assert int((tmp_path / "log").read_text()) > 0
+    time.sleep(0.2)
+    assert running_with(f"GPU_CHECK_TEST={tmp_path}") == []
+
+
 def test_a_step_that_fails_says_why_and_so_does_the_exit_code(check: Callable[..., Any], tmp_path: Path) -> None:
     code, printed, lines = check("--only", "train", "--mnist", str(tmp_path / "nowhere"))
     assert code == 1
