@@ -1,10 +1,10 @@
 """Every job on a Ray that is told it has GPUs, on a machine that has none: a process of its own, as a process can be in
 one Ray only.
 
-    python tests/told_gpus.py one|two FOLDER CASCADE NETWORK
+    python tests/told_gpus.py one|apart FOLDER CASCADE NETWORK
 
 All that asks Ray for a GPU is walked so; the workers' torch finds no CUDA and works on the processor. `one`: a node
-with one GPU. `two`: two nodes with one each, set apart for stages I and II.
+with one GPU. `apart`: three nodes with one each, set apart for stage I, stage II and text encoders.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import ray
 from ray.cluster_utils import Cluster
 
-from darkroom.batch import embed, generate, prompts
+from darkroom.batch import embed, generate, preflight, prompts
 from darkroom.retrain.tick import run_tick
 from darkroom.retrain.times import read_tick
 from darkroom.training import job
@@ -34,6 +34,7 @@ ROWS: list[dict[str, Any]] = [
 SEVEN = {"task": "text_to_image", "label": 7, "steps": 2}
 BEST = [{**SEVEN, "id": "best", "best_of": 3}, {**SEVEN, "id": "plain", "seed": 5}]
 TINY = ("width=8", "epochs=1", "batch=500", "validation_images=8", "dropout=0", "bf16=off")
+LARGE_GPU = preflight.Hardware(gpu=80e9, gpu_flops=1e14)  # with room for text encoders beside the stages
 QUIET = {"object_store_memory": 150 * 2**20, "include_dashboard": False}
 
 
@@ -53,6 +54,9 @@ def trained(folder: Path, name: str, workers: str) -> None:
 def on_one(folder: Path, cascade: str, network: str) -> None:
     prompts.SMALL_ENCODER = 0  # an encoder is not too small for actors of its own
     pictures_of(folder, "shared", ROWS, cascade)
+    unknown, preflight.read_hardware = preflight.read_hardware, lambda say: LARGE_GPU
+    pictures_of(folder, "beside", ROWS, cascade)
+    preflight.read_hardware = unknown
     asked = embed.Options(str(folder / "embeddings"), cascade, manifest=str(folder / "manifest-shared/jobs.jsonl"))
     assert embed.run(asked) == 3
     prompts.SMALL_ENCODER = 2**26
@@ -64,7 +68,8 @@ def on_one(folder: Path, cascade: str, network: str) -> None:
     assert record.outcome == "promoted", record.data
 
 
-def on_two(folder: Path, cascade: str, network: str) -> None:
+def on_nodes_apart(folder: Path, cascade: str, network: str) -> None:
+    prompts.SMALL_ENCODER = 0
     pictures_of(folder, "apart", ROWS, cascade)
     trained(folder, "model-2", "2")
 
@@ -75,10 +80,10 @@ def main(kind: str, folder: str, cascade: str, network: str) -> None:
         on_one(Path(folder), cascade, network)
     else:
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **QUIET})
-        for stage in ("stage1", "stage2"):
+        for stage in ("stage1", "stage2", "encoders"):
             cluster.add_node(num_cpus=1, num_gpus=1, resources={stage: 1}, object_store_memory=150 * 2**20)
         ray.init(cluster.address, logging_level="error", log_to_driver=False)
-        on_two(Path(folder), cascade, network)
+        on_nodes_apart(Path(folder), cascade, network)
         ray.shutdown()
         cluster.shutdown()
 

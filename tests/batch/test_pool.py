@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from darkroom.batch.pool import encoder_pool, size_pools
+from darkroom.batch.pool import all_apart, encoder_pool, size_pools
 from darkroom.batch.room import Room, Wanted
 from darkroom.cluster import ClusterError
 
@@ -87,6 +87,16 @@ def test_stages_stay_on_the_nodes_that_are_set_apart_for_them() -> None:
     assert found["stage 3"].resources == {"stage2": 0.001}
     prompts = encoder_pool(room, 9)
     assert (prompts.workers, prompts.gpus, prompts.resources) == (1, 1.0, {"encoders": 0.001})
+
+
+def test_encoders_go_beside_the_stages_where_neither_takes_what_the_other_waits_for() -> None:
+    stages = {"stage1": Room(16, 2, 8), "stage2": Room(16, 2, 8)}
+    own = apart(**stages, encoders=Room(8, 1, 8))
+    assert all_apart(own, size_pools(STAGES[:2], own))
+    for shared in (apart(**stages), apart(stage1_encoders=Room(16, 2, 8), stage2=Room(16, 2, 8))):
+        assert not all_apart(shared, size_pools(STAGES[:2], shared))
+    some = apart(encoders=Room(8, 1, 8))
+    assert not all_apart(some, size_pools(STAGES[:2], some)), "stages go anywhere"
 
 
 def test_nodes_for_stages_that_a_job_has_not_are_no_concern_of_it() -> None:

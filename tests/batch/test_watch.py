@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from darkroom.batch import watch
-from darkroom.batch.watch import Counter, Progress, Watchdog, duration
+from darkroom.batch.watch import PROMPTS, Counter, Progress, Watchdog, duration
 
 
 class Clock:
@@ -68,8 +68,8 @@ def test_the_counter_says_where_units_stand(clock: Clock) -> None:
 
 
 def test_what_workers_begin_with_is_said_once_a_stage_and_how_long_ago(clock: Clock) -> None:
-    counter = Counter(["stage 1", "stage 2"])
-    assert counter.news(0) == ([], 0, 0, False)
+    counter = Counter([PROMPTS, "stage 1", "stage 2"])
+    assert counter.news(0) == ([], 0, 0, 0, False)
     for stage in ("stage 1", "stage 1", "stage 2"):  # two workers of stage 1
         counter.load(stage)
         counter.begin(stage, "loading")
@@ -81,9 +81,10 @@ def test_what_workers_begin_with_is_said_once_a_stage_and_how_long_ago(clock: Cl
     counter.ready("stage 1", " in 9.5 s")
     counter.ready("stage 2", " in 4.0 s")
     counter.evaluated("stage 2", 32, 0.5)
+    counter.evaluated(PROMPTS, 16, 0.5)
     news = counter.news(3)
     assert [line for _, line in news.lines] == ["stage 2: ready in 4.0 s"]
-    assert (news.evaluations, news.loading) == (32, False)
+    assert (news.evaluations, news.work, news.loading) == (32, 48, False)
 
 
 def test_loading_has_longer_whenever_it_comes(clock: Clock) -> None:

@@ -37,9 +37,9 @@ def one(tmp_path_factory: pytest.TempPathFactory, toy_model: str, toy_network: s
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory, toy_model: str, toy_network: str) -> Path:
-    folder = tmp_path_factory.mktemp("two-gpus")
-    (folder / "said").write_text(walk("two", folder, toy_model, toy_network))
+def apart(tmp_path_factory: pytest.TempPathFactory, toy_model: str, toy_network: str) -> Path:
+    folder = tmp_path_factory.mktemp("nodes-apart")
+    (folder / "said").write_text(walk("apart", folder, toy_model, toy_network))
     return folder
 
 
@@ -61,6 +61,10 @@ def test_stages_that_share_a_gpu_make_the_same_pictures(one: Path, on_processors
         assert phase in said, phase
 
 
+def test_encoders_beside_the_stages_on_one_gpu(one: Path, on_processors: dict[str, bytes]) -> None:
+    assert pictures(str(one / "beside")) == on_processors
+
+
 def test_prompts_are_encoded_by_actors(one: Path, toy_model: str) -> None:
     model = open_model(toy_model)
     store = EmbeddingStore(str(one / "embeddings"), model.encoder_key("text_encoder", "float32"))
@@ -78,12 +82,15 @@ def test_a_training_and_a_tick(one: Path) -> None:
     assert (one / "world/registry").exists(), "promoted, after its evaluation on what Ray calls a GPU"
 
 
-def test_each_stage_on_a_node_of_its_own(two: Path, on_processors: dict[str, bytes]) -> None:
-    assert pictures(str(two / "apart")) == on_processors
-    assert audit(str(two / "apart")).passed
+def test_each_stage_and_the_encoders_on_a_node_of_its_own(apart: Path, on_processors: dict[str, bytes]) -> None:
+    assert pictures(str(apart / "apart")) == on_processors
+    assert audit(str(apart / "apart")).passed
+    said = (apart / "said").read_text()
+    assert said.index("starting the workers") < said.index("prompts: loading text_encoder"), "while the stages load"
+    assert said.count("prompts: loading text_encoder") == 1, "said once, though two listen"
 
 
-def test_two_workers_share_a_training(two: Path, one: Path) -> None:
+def test_two_workers_share_a_training(apart: Path, one: Path) -> None:
     losses = [(folder / "epochs.csv").read_text().splitlines()[1].split(",")[2] for folder in
-              (one / "model-1", two / "model-2")]  # fmt: skip
+              (one / "model-1", apart / "model-2")]  # fmt: skip
     assert float(losses[0]) == pytest.approx(float(losses[1]), rel=2e-4)

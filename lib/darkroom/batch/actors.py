@@ -17,6 +17,7 @@ from darkroom.batch.embeddings import EmbeddingStore
 from darkroom.batch.options import Capacity
 from darkroom.batch.pool import Pool
 from darkroom.batch.tasks import counted
+from darkroom.batch.watch import PROMPTS
 from darkroom.cluster import ClusterError
 from darkroom.metrics import StageMetrics, embedded
 from darkroom.storage import StorageError
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from darkroom.batch.judge import Judge, Judging
     from darkroom.models.compiled import Mode
 
-PROMPTS, CHOOSE, FINISH = "prompts", "choose", "finish"
+CHOOSE, FINISH = "choose", "finish"
 TELL_SECONDS = 1.0  # between two signs of life of a stage that is at work
 ENCODED_AT_ONCE = 16  # prompts between two signs of life of an encoder: its own batch
 
@@ -77,9 +78,7 @@ class StageActor:
 
     async def __call__(self, block: pa.Table) -> AsyncIterator[pa.Table]:
         developer: Developer = self.loaded.get()
-        while self.waits_for_prompts and not await self.counter.has_prompts.remote():
-            await asyncio.sleep(0.2)
-        self.waits_for_prompts = False
+        await self._wait_for_prompts()
         self.counter.enter.remote(self.name)
         self.metrics.enter(developer.waiting)
         if self.teller is None or self.teller.done():
@@ -91,6 +90,15 @@ class StageActor:
             self._tell()
         self.counter.leave.remote(self.name)
         yield parcel.to_block(parcels)
+
+    async def _wait_for_prompts(self) -> None:
+        while self.waits_for_prompts:
+            problem = await self.counter.prompts.remote()
+            if problem:
+                raise ClusterError(problem)
+            self.waits_for_prompts = problem is None
+            if self.waits_for_prompts:
+                await asyncio.sleep(0.2)
 
     async def _keep_telling(self) -> None:
         while self.metrics.units:

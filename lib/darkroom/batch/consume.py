@@ -67,7 +67,7 @@ class Listener:
     ) -> None:
         self.counter, self.heard, self.check = counter, heard, check
         self._asked: Any = None
-        self._lines = self._evaluations = self._signs = 0
+        self._lines = self._work = self._signs = 0
         self._next = 0.0
 
     def listen(self, watchdog: Watchdog) -> None:
@@ -88,12 +88,12 @@ class Listener:
         except ray.exceptions.RayError:
             return  # it is gone: commits alone are seen from here on
         watchdog.loading = news.loading
-        if news.evaluations > self._evaluations:
+        if news.work > self._work:
             watchdog.beat()
         elif news.signs > self._signs:
             watchdog.wait()
         self._lines += len(news.lines)
-        self._evaluations, self._signs = news.evaluations, news.signs
+        self._work, self._signs = news.work, news.signs
         self.heard(news)
 
 
@@ -114,6 +114,7 @@ def watched(dataset: Dataset, watchdog: Watchdog, what: str, listener: Listener)
         watchdog.beat()
         yield row
     if failure := consumer.take_failure():
+        listener.check()  # what goes on beside the dataset may have failed first, and be why
         raise failure
     if not consumer.complete:
         raise ClusterError("Ray Data ended before its time; its error is above")

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from darkroom.batch import options as option
 from darkroom.batch import pipeline, preflight, prompts
-from darkroom.batch.actors import PROMPTS
 from darkroom.batch.consume import Listener
 from darkroom.batch.generate import abilities
 from darkroom.batch.options import JOINED_SECONDS
 from darkroom.batch.room import ENCODERS, Wanted, find_room
+from darkroom.batch.watch import PROMPTS
 from darkroom.cluster import connect
 from darkroom.manifest import open_manifest
 from darkroom.models.catalog import address, open_model

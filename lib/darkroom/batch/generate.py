@@ -28,7 +28,7 @@ from darkroom.batch.pool import Pool, all_apart, size_pools
 from darkroom.batch.prepare import Preparation
 from darkroom.batch.room import ENCODERS, Wanted, find_room
 from darkroom.batch.twins import commit_twins
-from darkroom.batch.watch import News, Progress
+from darkroom.batch.watch import PROMPTS, News, Progress
 from darkroom.batch.work import WORK_PART, Maker, Work, cut
 from darkroom.cluster import ClusterError, connect
 from darkroom.manifest import Abilities, Manifest, open_manifest
@@ -197,17 +197,17 @@ def _develop(order: Order, work: Work, say: Say) -> tuple[dict[str, float], Coun
     setting = _set_up(order, work, say)
     evaluations = count_evaluations(work, model)
     job = _job(order, work, setting, evaluations)
-    counter = pipeline.start_counter([actors.PROMPTS, *job.names])
+    counter = pipeline.start_counter([PROMPTS, *job.names])
     progress = Progress(work.to_make, evaluations=round(sum(evaluations.values()) * work.to_make))
     metrics, receipts = RunMetrics(order.store.root, work.to_make), Counter[str]()
     encoding = _Encoding(order, setting, counter, say)
-    if not setting.together:
-        encoding.run()
-    else:
+    listener = Listener(counter, partial(_hear, say, progress), encoding.check)
+    if setting.together:
         encoding.start()
+    else:
+        encoding.encode(listener)
     encoding.check()
     phase(say, f"starting the workers, for {len(job.units):,} units of work")
-    listener = Listener(counter, partial(_hear, say, progress), encoding.check)
     for receipt in pipeline.run(job, setting.pools, prompts.watchdog(options.stall_seconds), listener):
         if not receipts:
             progress.give_way()
@@ -219,14 +219,12 @@ def _develop(order: Order, work: Work, say: Say) -> tuple[dict[str, float], Coun
     return pipeline.busy_seconds(counter), receipts
 
 
-def _hear(say: Say, progress: Progress | None, news: News) -> None:
+def _hear(say: Say, progress: Progress, news: News) -> None:
     """What workers said, as they said it, and how far they are."""
     for ago, line in news.lines:
-        if progress is not None:
-            progress.give_way()
+        progress.give_way()
         phase(say, line, ago)
-    if progress is not None:
-        progress.evaluated(news.evaluations)
+    progress.evaluated(news.evaluations)
 
 
 @dataclass(frozen=True)
@@ -278,17 +276,20 @@ class _Encoding(threading.Thread):
         self.error: Exception | None = None
 
     def run(self) -> None:
-        setting, options = self.setting, self.order.options
+        self.encode(Listener(self.counter))  # a silent one: the stages' says what is heard
+
+    def encode(self, listener: Listener) -> None:
+        """All of it, in the thread that calls."""
+        order, setting = self.order, self.setting
         for one in setting.missing:
             phase(self.say, f"encoding {len(one.prompts):,} prompts by {one.encoder}")
-        listener = Listener(self.counter, partial(_hear, self.say, None))
-        dog = prompts.watchdog(options.stall_seconds)
+        dog, pool = prompts.watchdog(order.options.stall_seconds), setting.pools.get(ENCODERS)
         try:
-            pool = setting.pools.get(ENCODERS)
-            prompts.encode(self.order.model, self.order.address, setting.missing, pool, dog, listener)
-            self.counter.open.remote()
+            prompts.encode(order.model, order.address, setting.missing, pool, dog, listener)
+            self.counter.end_prompts.remote()
         except (ValueError, StorageError, ClusterError, Stalled) as error:
             self.error = error
+            self.counter.end_prompts.remote(str(error))
 
     def check(self) -> None:
         if self.error is not None:

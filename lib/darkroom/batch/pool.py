@@ -41,7 +41,8 @@ def size_pools(wanted: Sequence[Wanted], room: Room) -> dict[str, Pool]:
 
 def all_apart(room: Room, pools: Mapping[str, Pool]) -> bool:
     """Whether encoders and stages have nodes of their own, so that neither takes what the other waits for."""
-    return bool(room.homes(ENCODERS)) and all(pool.mark for pool in pools.values())
+    homes = room.homes(ENCODERS)
+    return bool(homes) and all(marks == {ENCODERS} for marks, _ in homes) and all(one.mark for one in pools.values())
 
 
 def encoder_pool(room: Room, chunks: int) -> Pool:

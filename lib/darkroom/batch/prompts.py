@@ -82,7 +82,9 @@ def encode(
 def preload(model: Model) -> None:
     """Imports what encoding in this process wants, for a thread that has nothing better to do while Ray starts."""
     if model.encoders:
-        from transformers import CLIPTextModel, T5EncoderModel  # noqa: F401
+        from darkroom.models.texts import import_models
+
+        import_models()
 
 
 def too_long(model: Model) -> Callable[[str, str], bool]:

@@ -13,15 +13,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple, TextIO
 
+PROMPTS = "prompts"  # what encoding them is called among the stages
 SECONDS_BETWEEN_LINES = 10  # where no terminal redraws a bar
 
 
 class News(NamedTuple):
     """What a counter has heard. lines: (seconds ago, sentence) of what workers began with, since the last asking;
-    signs: grows whenever a worker shows that it lives; loading: some worker is not ready yet."""
+    evaluations: of the stages; work: these and prompts encoded; signs: grows whenever a worker shows that it lives;
+    loading: some worker is not ready yet."""
 
     lines: list[tuple[float, str]]
     evaluations: int
+    work: int
     signs: int
     loading: bool
 
@@ -47,7 +50,7 @@ class Counter:
         self.stages = {name: StageCount() for name in stages}
         self._signs = 0
         self._said: dict[str, float] = {}
-        self._prompts = False
+        self._prompts: str | None = None
 
     def load(self, stage: str) -> None:
         """A worker began to load."""
@@ -77,22 +80,23 @@ class Counter:
     def leave(self, stage: str) -> None:
         self._hear(stage).left += 1
 
-    def open(self) -> None:
-        """All prompts have their embeddings."""
-        self._prompts = True
+    def end_prompts(self, problem: str = "") -> None:
+        """All prompts have their embeddings, or never will, for this reason."""
+        self._prompts = problem
 
-    def has_prompts(self) -> bool:
-        """Whether rows may ask for the embeddings of their prompts."""
+    def prompts(self) -> str | None:
+        """None as long as rows may not ask for the embeddings of their prompts, "" when they may; else why they never
+        will."""
         return self._prompts
 
     def news(self, known: int) -> News:
         """What was heard. known: how many lines the asker has."""
         now = time.monotonic()
         lines = [(now - when, line) for line, when in list(self._said.items())[known:]]
-        counts = self.stages.values()
-        return News(
-            lines, sum(one.evaluations for one in counts), self._signs, any(one.begun > one.ready for one in counts)
-        )
+        work = sum(one.evaluations for one in self.stages.values())
+        prompts = self.stages[PROMPTS].evaluations if PROMPTS in self.stages else 0
+        loading = any(one.begun > one.ready for one in self.stages.values())
+        return News(lines, work - prompts, work, self._signs, loading)
 
     def lines(self) -> list[str]:
         """A sentence per stage, for a stalled job's message."""

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from types import ModuleType
 from typing import Any, Literal
 
 import torch
@@ -80,12 +81,10 @@ class Encoding:
         return [len(self.tokenizer(self.clean(prompt), verbose=False).input_ids) for prompt in prompts]
 
     def build(self) -> nn.Module:
-        # Here and not at the top: whoever only counts tokens need not wait two seconds for the models.
-        from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
-
+        models = import_models()
         if self.is_clip:
-            return CLIPTextModel(CLIPTextConfig.from_dict(self.config))
-        return T5EncoderModel(T5Config.from_dict(self.config))
+            return models.CLIPTextModel(models.CLIPTextConfig.from_dict(self.config))
+        return models.T5EncoderModel(models.T5Config.from_dict(self.config))
 
     def load(self, device: torch.device, dtype: str) -> TextEncoder:
         """The encoder with its weights on the device."""
@@ -100,6 +99,14 @@ class Encoding:
             encoder = in_dtype(self.build(), dtype, self._kept)
         # Without the mask, whose values the encoder wants to look at; it is as small as the tokens.
         return measure(encoder, lambda: encoder(torch.zeros(prompts, self.positions, dtype=torch.int64, device=meta)))
+
+
+def import_models() -> ModuleType:
+    """transformers, its text models imported: two seconds, which whoever only counts tokens need not wait."""
+    import transformers
+    from transformers import CLIPTextModel, T5EncoderModel  # noqa: F401 (each is imported when it is first asked for)
+
+    return transformers
 
 
 class TextEncoder:
