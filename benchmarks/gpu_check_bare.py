@@ -103,6 +103,8 @@ def pixels(image: torch.Tensor) -> np.ndarray:
 
 def main() -> int:
     given = _arguments()
+    if DEVICE.type == "cpu":
+        torch.set_num_threads(1)  # as a job's stages have it on few processors; threads that wait for each other spin
     rows = [json.loads(line) for line in given.manifest.read_text().splitlines()]
     rows = [{"id": row["id"], **canonical(row)} for row in rows]
     made = read_rows(given.run)

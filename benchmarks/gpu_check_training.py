@@ -89,7 +89,8 @@ def recipe(name: str, *settings: str) -> Any:
 
 
 def small(name: str) -> list[str]:
-    return ["epochs=1", "hidden=8"] if "denoiser" in name else ["epochs=1", "width=8", "multipliers=1,2"]
+    shape = {"mnist-ddpm": ["width=8"], "cifar10-ddpm": ["width=8", "multipliers=1,2", "batch=16"]}
+    return ["epochs=1", *shape.get(name, ["hidden=8"])]
 
 
 def benchmark(script: str, *arguments: str) -> Any:

@@ -39,6 +39,7 @@ KNOWN = {
     },
     "models/node_cache.py": {"DARKROOM_CACHE"},
     "huggingface_hub": {"HF_HOME", "HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "HF_TOKEN"},
+    "torch.compile": {"TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"},
     "other libraries": {"XDG_CACHE_HOME", "MPLCONFIGDIR"},
     "NVIDIA's container runtime": {"NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES"},
     "python and the shell": {"HOME", "PATH", "PYTHONUNBUFFERED"},
@@ -98,7 +99,9 @@ def test_one_image(objects: list[Object]) -> None:
 def test_the_image_is_pinned_and_not_root() -> None:
     assert re.search(r"^ARG BASE_IMAGE=python:3\.11\.\d+-slim-bookworm$", DOCKERFILE, re.MULTILINE)
     assert re.findall(r"^USER (.*)$", DOCKERFILE, re.MULTILINE) == ["1000:1000"]
-    assert not re.search(r"^ENTRYPOINT|apt-get|:latest", DOCKERFILE, re.MULTILINE)
+    assert not re.search(r"^ENTRYPOINT|:latest", DOCKERFILE, re.MULTILINE)
+    installed = re.findall(r"apt-get install (.*?) \\$", DOCKERFILE, re.MULTILINE)
+    assert installed == ["--yes --no-install-recommends g++ libc6-dev"], "the compiler that torch.compile needs, alone"
     assert "RAY_AUTH_MODE=token" in DOCKERFILE and "RAY_USAGE_STATS_ENABLED=0" in DOCKERFILE
     ignored = (ROOT / ".dockerignore").read_text().split()
     copied = {
@@ -198,7 +201,8 @@ def test_prometheus_and_nobody_else_may_ask_for_metrics(objects: list[Object]) -
 
 def test_models_are_kept_on_the_cache_volume() -> None:
     """What the image says about caches lies where pods and containers have a volume to write to."""
-    for name in ("DARKROOM_CACHE", "HF_HOME", "XDG_CACHE_HOME", "MPLCONFIGDIR"):
+    compiled = KNOWN["torch.compile"]
+    for name in ("DARKROOM_CACHE", "HF_HOME", "XDG_CACHE_HOME", "MPLCONFIGDIR", *sorted(compiled)):
         (place,) = re.findall(rf"^ +{name}=(\S+)", DOCKERFILE, re.MULTILINE)
         assert Path(place).is_relative_to("/cache"), name
     assert 'VOLUME ["/cache", "/tmp"]' in DOCKERFILE
