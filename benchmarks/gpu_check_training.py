@@ -89,7 +89,9 @@ def recipe(name: str, *settings: str) -> Any:
 
 
 def small(name: str) -> list[str]:
-    shape = {"mnist-ddpm": ["width=8"], "cifar10-ddpm": ["width=8", "multipliers=1,2", "batch=16"]}
+    """A report walks all of a DDPM's times."""
+    ddpm = ["width=8", "num_timesteps=50"]
+    shape = {"mnist-ddpm": ddpm, "cifar10-ddpm": [*ddpm, "multipliers=1,2", "batch=16"]}
     return ["epochs=1", *shape.get(name, ["hidden=8"])]
 
 
