@@ -80,3 +80,10 @@ def test_a_crash_of_a_worker_is_the_clusters_failure_in_one_line(counter: Any) -
     said = str(caught.value)
     assert "a worker crashed at darkroom/batch/parcel.py:" in said and "KeyError" in said
     assert "\n" not in said and "Traceback" not in said
+
+
+def test_silence_is_said_long_before_it_ends_the_job(counter: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("darkroom.batch.consume.SAID_SECONDS", 2.0)
+    said: list[str] = []
+    list(watched(Slow(7.0), Watchdog(60, 60), "unit was committed", Listener(counter, say=said.append)))
+    assert len(said) == 1 and said[0].startswith("no worker gave a sign of life for ") and "of 2 CPU" in said[0]

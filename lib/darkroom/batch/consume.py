@@ -18,7 +18,7 @@ from darkroom.batch.watch import News, Watchdog
 from darkroom.cluster import ClusterError, free
 from darkroom.storage import StorageError
 
-LISTEN_SECONDS = 1.0
+LISTEN_SECONDS, SAID_SECONDS = 1.0, 60.0
 _PLACE = re.compile(r'File ".*?(darkroom/[\w/]+\.py)", line (\d+), in (\w+)')
 
 
@@ -31,7 +31,7 @@ class _Consumer(threading.Thread):
         self.dataset: Dataset | None = dataset
         self.rows = queue.Queue[dict[str, Any]]()
         self.error: ray.exceptions.RayError | None = None
-        self.complete = False
+        self.complete = self.abandoned = False
 
     def run(self) -> None:
         try:
@@ -42,6 +42,8 @@ class _Consumer(threading.Thread):
         except ray.exceptions.RayError as error:
             self.error = error
         self.dataset = None
+        if self.abandoned:
+            self.take_failure()  # nobody else will, see there
 
     def take_failure(self) -> Exception | None:
         """What ended it, if anything did, and without Ray's own error: the traceback of that refers to actors, and they
@@ -56,7 +58,8 @@ class _Consumer(threading.Thread):
 class Listener:
     """Hears what a counter has to say, without waiting for it.
 
-    check: called as often, to raise what ended something that goes on beside the dataset.
+    heard: told each time; say: told once where nobody shows for a while that he lives; check: called as often, to raise
+    what ended something that goes on beside the dataset.
     """
 
     def __init__(
@@ -64,8 +67,10 @@ class Listener:
         counter: Any,
         heard: Callable[[News], None] = lambda news: None,
         check: Callable[[], None] = lambda: None,
+        say: Callable[[str], None] = lambda line: None,
     ) -> None:
-        self.counter, self.heard, self.check = counter, heard, check
+        self.counter, self.heard, self.check, self.say = counter, heard, check, say
+        self._silent = False
         self._asked: Any = None
         self._lines = self._work = self._signs = 0
         self._next = 0.0
@@ -75,6 +80,9 @@ class Listener:
         if time.monotonic() < self._next:
             return
         self.check()
+        if watchdog.silence > SAID_SECONDS and not self._silent:
+            self.say(f"no worker gave a sign of life for {watchdog.silence:.0f} s, still waiting; {free()}")
+        self._silent = watchdog.silence > SAID_SECONDS
         if self._asked is None:
             self._asked = self.counter.news.remote(self._lines)
         if ray.wait([self._asked], timeout=0)[0]:
@@ -103,16 +111,19 @@ def watched(dataset: Dataset, watchdog: Watchdog, what: str, listener: Listener)
     consumer = _Consumer(dataset)
     del dataset  # else what is raised here would refer to it, see `take_failure`
     consumer.start()
-    while consumer.is_alive() or not consumer.rows.empty():
-        listener.listen(watchdog)
-        try:
-            row = consumer.rows.get(timeout=0.5)
-        except queue.Empty:
-            if watchdog.expired:
-                raise Stalled(_silence(watchdog, what, listener.counter)) from None
-            continue
-        watchdog.beat()
-        yield row
+    try:
+        while consumer.is_alive() or not consumer.rows.empty():
+            listener.listen(watchdog)
+            try:
+                row = consumer.rows.get(timeout=0.5)
+            except queue.Empty:
+                if watchdog.expired:
+                    raise Stalled(_silence(watchdog, what, listener.counter)) from None
+                continue
+            watchdog.beat()
+            yield row
+    finally:
+        consumer.abandoned = True
     if failure := consumer.take_failure():
         listener.check()  # what goes on beside the dataset may have failed first, and be why
         raise failure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from darkroom.batch import options as option
@@ -83,6 +84,7 @@ def _encode(options: Options, model: Model, asked: dict[str, dict[str, None]], r
     listener = Listener(
         pipeline.start_counter([PROMPTS]),
         lambda news: [phase(say, line, ago) for ago, line in news.lines],
+        say=partial(phase, say),
     )
     where, dog = address(options.model, model), prompts.watchdog(options.stall_seconds)
     prompts.encode(model, where, missing, None, dog, listener)

@@ -201,7 +201,7 @@ def _develop(order: Order, work: Work, say: Say) -> tuple[dict[str, float], Coun
     progress = Progress(work.to_make, evaluations=round(sum(evaluations.values()) * work.to_make))
     metrics, receipts = RunMetrics(order.store.root, work.to_make), Counter[str]()
     encoding = _Encoding(order, setting, counter, say)
-    listener = Listener(counter, partial(_hear, say, progress), encoding.check)
+    listener = Listener(counter, partial(_hear, say, progress), encoding.check, partial(phase, say))
     if setting.together:
         encoding.start()
     else:
@@ -262,7 +262,7 @@ def _set_up(order: Order, work: Work, say: Say) -> Setting:
     pools = size_pools(wanted if beside is None else [*wanted, beside], room)
     preflight.check(needs, pools, hardware)
     say("\n".join([f"{work.to_make:,} rows to make by", preflight.table(needs, pools)]))
-    together = not large or beside is not None or all_apart(room, pools)
+    together = bool(large) and (beside is not None or all_apart(room, pools))
     return Setting(numbers, dtypes, stores, missing, pools, hardware, together)
 
 

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from darkroom.models.catalog import Model
 
 LISTED = 10
-LOADING = 6
 SMALL_ENCODER, FEW_PROMPTS = 64 * 2**20, 2_000  # bytes of weights
 TOKENS_KEPT = 2**16
 
@@ -171,5 +170,4 @@ def _unencoded(missing: list[Unencoded]) -> Iterator[str]:
 
 
 def watchdog(stall_seconds: float) -> Watchdog:
-    """Loading downloads weights, reads them, compiles: it has six times as long."""
-    return Watchdog(stall_seconds, LOADING * stall_seconds)
+    return Watchdog(stall_seconds, 2 * stall_seconds)

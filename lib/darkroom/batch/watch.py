@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, TextIO
 
 PROMPTS = "prompts"  # what encoding them is called among the stages
+LOADING = 6  # times as long: weights are downloaded, read, compiled
 SECONDS_BETWEEN_LINES = 10  # where no terminal redraws a bar
 
 
@@ -119,8 +120,9 @@ class Counter:
 class Watchdog:
     """Ends the wait when no worker showed that it lives for `floor` seconds or `patience` times the longest gap so far.
 
-    Evaluations and commits show it. Loading and compiling show nothing while they last, so before the first evaluation
-    and as long as some worker is `loading` the limit is `first`.
+    Evaluations and commits show it. Before the first of them the limit is `first`: workers are found room and start.
+    Loading and compiling show nothing while they last, so as long as some worker is `loading` it is LOADING times
+    `floor` at least.
     """
 
     def __init__(self, floor: float, first: float, patience: float = 20.0) -> None:
@@ -145,9 +147,8 @@ class Watchdog:
 
     @property
     def limit(self) -> float:
-        if self.loading or not self.beats:
-            return max(self.first, self.floor)
-        return max(self.floor, self.patience * self.longest)
+        usual = max(self.floor, self.patience * self.longest if self.beats else self.first)
+        return max(usual, LOADING * self.floor) if self.loading else usual
 
     @property
     def expired(self) -> bool:
