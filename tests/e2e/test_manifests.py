@@ -20,6 +20,7 @@ from darkroom.batch.develop import Developer
 from darkroom.batch.embeddings import EmbeddingStore
 from darkroom.batch.generate import Options, abilities, run
 from darkroom.batch.prepare import Preparation, prepare
+from darkroom.batch.units import Unit
 from darkroom.manifest import Manifest, Task, open_manifest
 from darkroom.models.cascade import Cascade
 from darkroom.models.catalog import EMBEDDED, open_model
@@ -64,7 +65,7 @@ def test_its_first_rows_are_made(path: Path, tmp_path: Path, model_for: Callable
     open_store(str(tmp_path)).write("work/p/000000.jsonl", "\n".join(lines).encode())
     embeddings = _embedded(rows, model, tmp_path) if model.conditioning == "text" else None
     channels = model.stages[0].channels
-    made = prepare(0, Preparation(str(tmp_path), "p", manifest.base, model.sizes, channels))
+    made = prepare(Unit(0, 0, 0, len(rows)), Preparation(str(tmp_path), "p", manifest.base, model.sizes, channels))
     for stage in model.stages:
         if any(goes_through(row, stage, model.default_size) for row in rows):
             made = asyncio.run(Developer(model_for(path), stage.number, 16, 1, embeddings).develop(made))

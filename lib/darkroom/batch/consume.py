@@ -81,7 +81,9 @@ class Listener:
             return
         self.check()
         if watchdog.silence > SAID_SECONDS and not self._silent:
-            self.say(f"no worker gave a sign of life for {watchdog.silence:.0f} s, still waiting; {free()}")
+            at = "one is loading" if watchdog.loading else "none is loading"
+            waits = f"waiting up to {watchdog.limit:.0f} s; {free()}"
+            self.say(f"no worker gave a sign of life for {watchdog.silence:.0f} s, and {at}: {waits}")
         self._silent = watchdog.silence > SAID_SECONDS
         if self._asked is None:
             self._asked = self.counter.news.remote(self._lines)

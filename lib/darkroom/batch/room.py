@@ -15,7 +15,7 @@ from typing import Any
 
 import ray
 
-from darkroom.cluster import nodes
+from darkroom.cluster import node_resources
 
 ACTOR_CPUS = 0.25  # at least
 ACTORS_SHARE = 0.75  # of the processors, so that tasks always find room beside actors
@@ -82,7 +82,7 @@ def marks_of(resources: Mapping[str, Any]) -> frozenset[str]:
 
 def read_room() -> Room:
     """What the cluster has now."""
-    alive = nodes()
+    alive = node_resources()
     kinds = sorted({marks_of(has) for has in alive} - {frozenset()}, key=sorted)
     apart = tuple((kind, _sum([has for has in alive if marks_of(has) == kind])) for kind in kinds)
     return replace(_sum(alive), apart=apart)

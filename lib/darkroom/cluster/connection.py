@@ -40,7 +40,7 @@ def connect(address: str | None, verbose: bool) -> None:
         raise ClusterError(f"no Ray cluster at {address or 'this machine'}: {error}{token}") from error
 
 
-def nodes() -> list[dict[str, float]]:
+def node_resources() -> list[dict[str, float]]:
     """What each living node of the connected cluster has, by the resource's name."""
     import ray
 

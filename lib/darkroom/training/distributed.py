@@ -19,7 +19,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from darkroom import metrics
-from darkroom.cluster import ClusterError, beside, free, nodes
+from darkroom.cluster import ClusterError, beside, free, node_resources
 from darkroom.storage import StorageError, open_store
 from darkroom.training.feeds import Worker
 from darkroom.training.recipes.recipe import Recipe
@@ -86,7 +86,7 @@ def train_distributed(recipe: Recipe, data: str, out: str, workers: Workers, say
 
 
 def _scaling(workers: Workers) -> ScalingConfig:
-    have = nodes()
+    have = node_resources()
     if any(node.get("GPU", 0) for node in have):
         return ScalingConfig(num_workers=workers.scaling, use_gpu=True)
     share = cpu_share([node.get("CPU", 0) for node in have], workers.most)
