@@ -158,8 +158,8 @@ def read_hardware(say: Callable[[str], None]) -> Hardware:
     try:
         gpus: list[tuple[float, int]] = ray.get(answers, timeout=ANSWER_SECONDS)
     except (ray.exceptions.RayError, TimeoutError) as error:
-        for answer in answers:
-            ray.cancel(answer)
+        for answer in ray.wait(answers, num_returns=len(answers), timeout=0)[1]:
+            ray.cancel(answer)  # not one that has ended: Ray's core may crash of that
         why = "no answer" if isinstance(error, TimeoutError) else str(error).strip().rpartition("\n")[2]
         say(f"no node said how much memory its GPUs have, going on unchecked ({why})")
         return Hardware()
