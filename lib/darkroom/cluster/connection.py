@@ -35,7 +35,10 @@ def connect(address: str | None, verbose: bool) -> None:
     try:
         with nullcontext() if verbose else _closed_stderr():
             ray.init(address=address or "local", logging_level=level, log_to_driver=verbose, **local)
-    except (ConnectionError, RuntimeError) as error:
+    except Exception as error:
+        # A node that does not come up in time, as on a busy machine, is a bare Exception of Ray's.
+        if not isinstance(error, (ConnectionError, RuntimeError)) and type(error) is not Exception:
+            raise
         token = "; if it is up, is its token in RAY_AUTH_TOKEN_PATH, and RAY_AUTH_MODE=token?" if address else ""
         raise ClusterError(f"no Ray cluster at {address or 'this machine'}: {error}{token}") from error
 
