@@ -23,9 +23,9 @@ LARGEST_TIMED = 2**30  # bytes of weights: a larger model is not made for this m
 _HOST = torch.device("cpu")
 
 
-def count_evaluations(work: Work, model: Model) -> dict[int, float]:
-    """Evaluations of a row by stage number: the mean over a sample of those that are to be made."""
-    sample = work.sample[:SAMPLED]
+def count_evaluations(work: Work, model: Model, most: int = SAMPLED) -> dict[int, float]:
+    """Evaluations of a row by stage number: the mean over a sample, of so many rows, of those that are to be made."""
+    sample = work.sample[:most]
     return {
         stage.number: sum(_evaluations(row, model, stage) for row in sample) / max(len(sample), 1)
         for stage in model.stages
@@ -49,10 +49,10 @@ def estimate(work: Work, model: Model, capacity: int) -> Estimate:
     """Counts a sample of the rows exactly, scales to all of them, and times a few passes of each small stage."""
     evaluations: dict[int, int] = {}
     seconds: dict[int, float | None] = {}
+    means = count_evaluations(work, model, len(work.sample))
     for stage in model.stages:
-        counted = sum(_evaluations(row, model, stage) for row in work.sample)
-        evaluations[stage.number] = round(counted * work.to_make / max(len(work.sample), 1))
-        per_pass = _seconds_per_pass(model, stage, capacity) if counted else 0.0
+        evaluations[stage.number] = round(means[stage.number] * work.to_make)
+        per_pass = _seconds_per_pass(model, stage, capacity) if means[stage.number] else 0.0
         total = None if per_pass is None else evaluations[stage.number] / capacity * per_pass
         seconds[stage.number] = total
     return Estimate(evaluations, seconds)

@@ -170,7 +170,7 @@ class Progress:
     ) -> None:
         self.total, self.out, self.clock, self.expected = total, out, clock, evaluations
         self.ok = self.failed = self.evaluations = 0
-        self.began = self.first = self.printed = self.at_work = clock()
+        self.first = self.printed = self.at_work = clock()
         self.before_first = self.before_work = 0
 
     def add(self, ok: int, failed: int) -> None:
