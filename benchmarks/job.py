@@ -31,13 +31,14 @@ from diffusers import UNet2DConditionModel
 from mix import DIGITS, INKS, Row, Studio, canonical, make_rows, write
 
 from darkroom.batch import generate
-from darkroom.batch.deliver import to_pixels
-from darkroom.batch.pool import size_pools
-from darkroom.batch.room import Room, Wanted
+from darkroom.batch.placement import size_pools
+from darkroom.batch.write_results import to_pixels
 from darkroom.models import if_xs
 from darkroom.models.catalog import open_model
+from darkroom.ray_cluster.resources import Room, Wanted
+from darkroom.runs import Ledger
 from darkroom.sampling.engine import Engine
-from darkroom.storage import Ledger, decode, image_key, open_store
+from darkroom.storage import decode, image_key, open_store
 
 SIZE, UNIT_ROWS = if_xs.STAGE_SIZES[0], 8
 

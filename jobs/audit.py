@@ -18,7 +18,7 @@ from darkroom import cli
 def main(run: Annotated[str, typer.Argument(help="the run's folder or s3:// uri")]) -> None:
     """Check that a run holds exactly one good row and a whole picture for every manifest row."""
     with cli.exit_codes():
-        from darkroom.batch.audit import audit
+        from darkroom.runs.audit import audit
 
         result = audit(run)
         print(result.text())

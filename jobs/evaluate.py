@@ -38,15 +38,15 @@ def main(
 
         opened = open_model(model)
         if opened.kind == "network":
+            from darkroom.evaluation.network import Sampling, evaluate_network
             from darkroom.report.evaluation import write_evaluation
-            from darkroom.training.evaluate_network import Sampling, evaluate_network
 
             if data is None:
                 raise ValueError(f"{model} is a network: --data wants the data set to measure it against")
             how = Sampling(count or 1000, steps, 5.0 if guidance is None else guidance, sampler, seed)
             print(f"{write_evaluation(evaluate_network(opened, data, how), out)}\nindex.html lies in {out}")
             return
-        from darkroom.training.evaluate import evaluate
+        from darkroom.evaluation.cascade import evaluate
 
         evaluation = evaluate(model, out, count or 500, stride, 7.0 if guidance is None else guidance, seed)
         print(f"{evaluation.text()}\nquality.json and the contact sheets lie in {out}")

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from conftest import S3Server
-from darkroom.cluster import nodes
-from darkroom.cluster.nodes import LocalCluster, Node
-from darkroom.cluster.request import prepare
-from darkroom.cluster.submission import Cluster
+from darkroom.submit import nodes
+from darkroom.submit.nodes import LocalCluster, Node
+from darkroom.submit.request import prepare
+from darkroom.submit.submission import Cluster
 
 ROOT = Path(__file__).parent.parent
 

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from darkroom.storage import SCHEMA, Ledger, open_store
+from darkroom.runs import SCHEMA, Ledger
+from darkroom.storage import open_store
 
 RED = {"task": "text_to_image", "prompt": "a red one", "steps": 2}
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 import yaml
 
-from darkroom.retrain.parts import Pipeline
 from darkroom.retrain.pipeline_file import read_pipeline
+from darkroom.retrain.schema import Pipeline
 from darkroom.storage import open_store
 from darkroom.training import job
 from darkroom.training.data import load_images, sample_uri

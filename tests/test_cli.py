@@ -13,7 +13,7 @@ from ray.exceptions import GetTimeoutError, RayTaskError
 
 from darkroom import cli
 from darkroom.batch.errors import Stalled
-from darkroom.cluster import ClusterError
+from darkroom.ray_cluster import ClusterError
 from darkroom.storage import StorageError
 from runs import RED, png, tree, write_manifest
 

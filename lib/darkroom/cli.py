@@ -23,7 +23,7 @@ KEPT = "Nothing that was committed is lost: run the same command again to go on.
 def exit_codes(verbose: bool = False) -> Iterator[None]:
     """Turns errors into a message on stderr and an exit code: 2 for the user's input, 3 for the environment."""
     from darkroom.batch.errors import Stalled
-    from darkroom.cluster import ClusterError
+    from darkroom.ray_cluster import ClusterError
     from darkroom.storage import StorageError
 
     quiet(verbose)
@@ -61,8 +61,8 @@ def quiet(verbose: bool) -> None:
 
 def main() -> None:
     """Entry point of the console command."""
-    from darkroom.cluster import commands
-    from darkroom.cluster.request import job_names
+    from darkroom.submit import commands
+    from darkroom.submit.request import job_names
 
     app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
     for name in job_names():

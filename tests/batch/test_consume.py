@@ -14,9 +14,9 @@ import ray
 from darkroom.batch.consume import Listener, watched
 from darkroom.batch.errors import Stalled
 from darkroom.batch.pipeline import start_counter
+from darkroom.batch.progress import News, Watchdog
 from darkroom.batch.tasks import deliver_unit
-from darkroom.batch.watch import News, Watchdog
-from darkroom.cluster import ClusterError, connect
+from darkroom.ray_cluster import ClusterError, connect
 
 
 class Slow:
@@ -78,7 +78,7 @@ def test_a_crash_of_a_worker_is_the_clusters_failure_in_one_line(counter: Any) -
     with pytest.raises(ClusterError) as caught:
         list(watched(broken, Watchdog(60, 60), "unit was committed", Listener(counter)))
     said = str(caught.value)
-    assert "a worker crashed at darkroom/batch/parcel.py:" in said and "KeyError" in said
+    assert "a worker crashed at darkroom/batch/row_state.py:" in said and "KeyError" in said
     assert "\n" not in said and "Traceback" not in said
 
 

@@ -7,10 +7,11 @@ import pytest
 
 from darkroom.batch.estimate import Estimate, estimate
 from darkroom.batch.generate import abilities
-from darkroom.batch.work import Maker, cut
+from darkroom.batch.planning import Maker, cut
 from darkroom.manifest import open_manifest
 from darkroom.models.catalog import open_model
-from darkroom.storage import Ledger, open_store
+from darkroom.runs import Ledger
+from darkroom.storage import open_store
 from runs import RED, write_manifest
 
 

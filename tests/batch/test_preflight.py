@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from darkroom.batch.options import encoder_dtype, stage_dtypes
-from darkroom.batch.pool import Pool, size_pools
+from darkroom.batch.placement import Pool, size_pools
 from darkroom.batch.preflight import (
     GB,
     THREAD_FLOPS,
@@ -17,8 +17,8 @@ from darkroom.batch.preflight import (
     needs,
     table,
 )
-from darkroom.batch.room import ENCODERS, Room, Wanted
 from darkroom.models.catalog import open_model
+from darkroom.ray_cluster.resources import ENCODERS, Room, Wanted
 
 XL = Need("stage 1", "bfloat16", 32, int(8.6 * GB), int(3.2 * GB))
 LARGE = Need("stage 2", "bfloat16", 8, int(2.5 * GB), int(4 * GB))

@@ -15,9 +15,9 @@ import yaml
 from jsonschema import Draft202012Validator
 
 import darkroom
-from darkroom.batch.room import ENCODERS, marks_of
-from darkroom.cluster.request import run_of
-from darkroom.cluster.submission import ENTRY
+from darkroom.ray_cluster.resources import ENCODERS, marks_of
+from darkroom.submit.request import run_of
+from darkroom.submit.submission import ENTRY
 from kustomize import Object, read_yaml, render
 
 ROOT = Path(__file__).parents[2]

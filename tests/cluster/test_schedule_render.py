@@ -75,7 +75,7 @@ def test_kubernetes_takes_the_cronjob_and_kuberay_what_it_creates(tmp_path: Path
     created = of_tick(rayjob(found), TICK)
     assert problems(validators, created) == []
     assert created["metadata"]["name"] == "nightly-20261121t020000z"
-    assert created["spec"]["entrypoint"] == f"python -m darkroom.cluster.entry retrain {AT} --tick {TICK}"
+    assert created["spec"]["entrypoint"] == f"python -m darkroom.submit.entry retrain {AT} --tick {TICK}"
 
 
 def test_pods_are_those_of_the_training(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_pods_are_those_of_the_training(tmp_path: Path) -> None:
         objects("raycronjob", write(tmp_path))["RayCronJob"]["spec"]["jobTemplate"],
         rayjob(objects("cronjob", write(tmp_path)))["spec"],
     ):
-        assert spec.pop("entrypoint") == f"python -m darkroom.cluster.entry retrain {AT}"
+        assert spec.pop("entrypoint") == f"python -m darkroom.submit.entry retrain {AT}"
         assert spec == {key: value for key, value in base.items() if key != "entrypoint"}
 
 

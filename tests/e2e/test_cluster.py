@@ -21,11 +21,11 @@ from ray.core.generated.ray_client_pb2_grpc import RayletDriverStub
 
 from clusters import Field, field_of, planted, python
 from conftest import S3Server
-from darkroom.batch.audit import audit
-from darkroom.cluster.nodes import members
-from darkroom.cluster.request import prepare
-from darkroom.cluster.submission import Running, copied, copied_jobs
+from darkroom.runs.audit import audit
 from darkroom.storage import open_store
+from darkroom.submit.nodes import members
+from darkroom.submit.request import prepare
+from darkroom.submit.submission import Running, copied, copied_jobs
 from runs import RED, png, results, write_manifest
 
 WRONG = "0" * 64

@@ -14,10 +14,10 @@ import pytest
 
 from clusters import Field, field_of, python
 from conftest import S3Server
-from darkroom.batch.audit import audit
-from darkroom.cluster import nodes
-from darkroom.cluster.processes import start_time
+from darkroom.ray_cluster.processes import start_time
+from darkroom.runs.audit import audit
 from darkroom.storage import open_store
+from darkroom.submit import nodes
 from darkroom.training.checkpoints import epochs_kept
 from darkroom.training.data import load_images, sample_uri, write_dataset
 from runs import results, write_manifest

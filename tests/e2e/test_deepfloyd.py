@@ -18,10 +18,10 @@ import torch
 from PIL import Image
 
 from darkroom.batch import embed
-from darkroom.batch.audit import audit
 from darkroom.batch.generate import Options, dry_run, run
 from darkroom.batch.preflight import DoesNotFit, Hardware
 from darkroom.models.errors import ModelError
+from darkroom.runs.audit import audit
 from darkroom.storage import open_store
 from runs import pictures, png, results, write_manifest
 

@@ -11,9 +11,9 @@ import pytest
 from datasets import load_dataset
 from PIL import Image
 
-from darkroom.batch.audit import audit
 from darkroom.batch.generate import Options, Outcome, WrongRun, run
 from darkroom.manifest import ManifestError
+from darkroom.runs.audit import audit
 from darkroom.storage import open_store, read_uri
 from runs import RED, pictures, png, results, tree, write_manifest
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from darkroom.batch.audit import audit
 from darkroom.batch.generate import Options, dry_run, run
 from darkroom.manifest import ManifestError
 from darkroom.models.errors import ModelError
 from darkroom.report.page import write_report
+from darkroom.runs.audit import audit
 from darkroom.storage import open_store
 from runs import pictures, png, results, write_manifest
 from toys import network_config, save_toy_network

@@ -14,17 +14,17 @@ import numpy as np
 import pytest
 import torch
 
-from darkroom.batch import parcel
-from darkroom.batch.audit import audit
-from darkroom.batch.develop import Developer
+from darkroom.batch import row_state
 from darkroom.batch.embeddings import EmbeddingStore
 from darkroom.batch.generate import Options, abilities, run
-from darkroom.batch.prepare import Preparation, prepare
+from darkroom.batch.load_inputs import Preparation, prepare
+from darkroom.batch.sampler_worker import Developer
 from darkroom.batch.units import Unit
 from darkroom.manifest import Manifest, Task, open_manifest
 from darkroom.models.cascade import Cascade
 from darkroom.models.catalog import EMBEDDED, open_model
 from darkroom.report.page import write_report
+from darkroom.runs.audit import audit
 from darkroom.sampling.plans import condition_keys, goes_through
 from darkroom.storage import join, open_store, read_uri
 
@@ -73,7 +73,7 @@ def test_its_first_rows_are_made(path: Path, tmp_path: Path, model_for: Callable
     for row, one in zip(rows, made, strict=True):
         size = row.get("size", model.default_size)
         assert one["error"] == ""
-        picture = parcel.unpack(one["picture"])["picture"]
+        picture = row_state.unpack(one["picture"])["picture"]
         assert picture.shape == (channels, size, size)
         assert picture.dtype == np.uint8 and picture.std() > 6, "a picture, not one colour"
 

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 import torch
 
-from darkroom.batch.audit import audit
 from darkroom.batch.embeddings import EmbeddingStore
 from darkroom.batch.generate import Options, run
-from darkroom.cluster import ClusterError
 from darkroom.models.catalog import open_model
+from darkroom.ray_cluster import ClusterError
+from darkroom.runs.audit import audit
 from darkroom.storage import StorageError
 from runs import RED, results, write_manifest
 

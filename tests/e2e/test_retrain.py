@@ -16,7 +16,7 @@ import yaml
 from darkroom.batch import generate
 from darkroom.models.catalog import open_model
 from darkroom.models.registry import RegisteredModel
-from darkroom.retrain.parts import Pipeline
+from darkroom.retrain.schema import Pipeline
 from darkroom.retrain.tick import run_tick
 from darkroom.retrain.tick_record import TickRecord, load
 from darkroom.retrain.times import tick_id

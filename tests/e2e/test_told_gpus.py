@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from darkroom.batch.audit import audit
 from darkroom.batch.embeddings import EmbeddingStore
 from darkroom.batch.generate import Options, run
 from darkroom.models.catalog import open_model
+from darkroom.runs.audit import audit
 from runs import pictures, results, write_manifest
 from told_gpus import BEST, ROWS
 

@@ -149,7 +149,7 @@ def test_gpus_that_ray_was_told_of_and_torch_does_not_find_are_trained_beside(di
 STARVED = """
 import sys
 import ray
-from darkroom.cluster import ClusterError
+from darkroom.ray_cluster import ClusterError
 from darkroom.training import distributed
 from darkroom.training.job import Options, train
 

@@ -101,9 +101,9 @@ def test_it_is_what_kuberay_wants(run: Callable) -> None:
         "/opt/darkroom/bin/python",
     ]
     for path in sorted((ROOT / "cluster" / "kubernetes" / "base").glob("ray*job-*.yaml")):
-        job = re.search(r"python -m darkroom.cluster.entry (\w+)", path.read_text())
+        job = re.search(r"python -m darkroom.submit.entry (\w+)", path.read_text())
         assert job is not None, path
-        done = run(f"python -c 'import darkroom.cluster.entry' && python /app/jobs/{job[1]}.py --help")
+        done = run(f"python -c 'import darkroom.submit.entry' && python /app/jobs/{job[1]}.py --help")
         assert done.returncode == 0, done.stderr
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from darkroom.manifest import Abilities, ManifestError, check, open_manifest
-from darkroom.manifest.abilities import misfits
+from darkroom.manifest.capabilities import misfits
 from darkroom.manifest.tasks import TextToImage, parse_task
 
 TEXT = Abilities("if-xs", (24, 48), 48, "text", "diffusion", 1000, upscale=True)

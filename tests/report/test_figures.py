@@ -14,7 +14,8 @@ from darkroom.report.captions import noised_labels
 from darkroom.report.figures import Panel, panels
 from darkroom.report.pictures import Pictures
 from darkroom.report.rows import Shown, select
-from darkroom.storage import Ledger, encode_png, open_store, to_table
+from darkroom.runs import Ledger, to_table
+from darkroom.storage import encode_png, open_store
 
 RANDOM = np.random.default_rng(7)
 PICTURE = RANDOM.integers(0, 256, (48, 48, 3), np.uint8)

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from darkroom.batch.deliver import Delivery, deliver
-from darkroom.batch.parcel import new_parcel, pack
-from darkroom.batch.work import prompts_of
+from darkroom.batch.planning import prompts_of
+from darkroom.batch.row_state import new_parcel, pack
+from darkroom.batch.write_results import Delivery, deliver
 from darkroom.manifest import parse_task, row_key
-from darkroom.report.details import details, flags, score
 from darkroom.report.page import write_report
+from darkroom.report.row_details import details, flags, score
 from darkroom.report.rows import Shown
 from darkroom.storage import NotFound, Store, encode_png, open_store
 

@@ -9,7 +9,8 @@ import pytest
 
 from darkroom.manifest import parse_task, row_key
 from darkroom.report.rows import FIGURES, LISTED_FAILURES, LONGEST_STRIP, figure_of, in_manifest_order, select
-from darkroom.storage import Ledger, open_store, to_table
+from darkroom.runs import Ledger, to_table
+from darkroom.storage import open_store
 
 NO_RECORD: dict[str, Any] = {"stages": "[]", "flags": [], "scores": "{}", "alignment": None, "concealment": None}
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from darkroom.retrain.gate import Rule, judge, rule_problems
-from darkroom.retrain.metrics import METRICS
+from darkroom.retrain.gate_metrics import METRICS
 
 
 def of(*by_seed: float) -> dict[str, object]:

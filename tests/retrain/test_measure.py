@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from darkroom.models.network import WEIGHTS
+from darkroom.retrain.gate_metrics import METRICS
 from darkroom.retrain.measure import measure
-from darkroom.retrain.metrics import METRICS
-from darkroom.retrain.parts import Data, Evaluate
+from darkroom.retrain.schema import Data, Evaluate
 from darkroom.retrain.snapshot import take_snapshot
 from darkroom.storage import open_store
 from small_world import World

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from darkroom.retrain.parts import Data
+from darkroom.retrain.schema import Data
 from darkroom.retrain.snapshot import take_snapshot
 from small_world import World
 from toys import network_config, save_toy_network
@@ -17,7 +17,7 @@ TOLD = """
 import json, os, signal, sys, threading
 import ray
 from darkroom.retrain import measure as m
-from darkroom.retrain.parts import Evaluate
+from darkroom.retrain.schema import Evaluate
 
 model, data, out = sys.argv[1:]
 quiet = {"include_dashboard": False, "logging_level": "error", "log_to_driver": False}

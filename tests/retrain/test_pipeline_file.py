@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from darkroom.retrain.metrics import METRICS
+from darkroom.retrain.gate_metrics import METRICS
 from darkroom.retrain.pipeline_checks import kind_of
 from darkroom.retrain.pipeline_file import PipelineError, read_pipeline
 from darkroom.retrain.preflight import check_fit

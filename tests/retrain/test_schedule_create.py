@@ -21,7 +21,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from darkroom.cluster import ClusterError
+from darkroom.ray_cluster import ClusterError
 from darkroom.retrain import create
 from darkroom.retrain.times import last_fire, tick_id
 
@@ -30,7 +30,7 @@ JOB = {
     "apiVersion": "ray.io/v1",
     "kind": "RayJob",
     "metadata": {"name": "nightly", "namespace": "darkroom"},
-    "spec": {"entrypoint": "python -m darkroom.cluster.entry retrain s3://darkroom/nightly.yaml"},
+    "spec": {"entrypoint": "python -m darkroom.submit.entry retrain s3://darkroom/nightly.yaml"},
 }
 
 

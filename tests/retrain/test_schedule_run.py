@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from darkroom.retrain import tick_record
-from darkroom.retrain.parts import Pipeline
 from darkroom.retrain.pipeline_file import read_pipeline
 from darkroom.retrain.scheduler import TRIES, Scheduler, Stop, TickProcess
+from darkroom.retrain.schema import Pipeline
 from darkroom.storage import StorageError, open_store
 
 NIGHTLY = """\

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from darkroom.retrain.parts import Data
+from darkroom.retrain.schema import Data
 from darkroom.retrain.snapshot import Snapshot, take_snapshot
 from darkroom.storage import encode_png, open_store
 from darkroom.training.data import load_images, sample_uri

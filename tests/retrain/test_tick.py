@@ -12,14 +12,14 @@ import pytest
 
 from darkroom.models.catalog import open_model
 from darkroom.models.registry import RegisteredModel
-from darkroom.retrain import contest, tick_record
+from darkroom.retrain import challenge, tick_record
 from darkroom.retrain import tick as tick_module
-from darkroom.retrain.lease import LEASE, _record, hold
-from darkroom.retrain.parts import Pipeline
+from darkroom.retrain.schema import Pipeline
 from darkroom.retrain.tick import run_tick
 from darkroom.retrain.tick_record import TickRecord
 from darkroom.retrain.times import tick_id
 from darkroom.storage import LocalStore, open_store
+from darkroom.storage.lease import LEASE, _record, hold
 from darkroom.training import job
 from small_world import QUICK, World, train_here
 
@@ -108,7 +108,7 @@ def test_killed_at_any_write_a_promotion_goes_on(here: World, monkeypatch: Any) 
     here.arrive("two", 64, 32)
     pipeline, verbs = here.pipeline(), {name: getattr(LocalStore, name) for name in ("write", "create", "replace")}
     with monkeypatch.context() as patch, pytest.raises(Died):
-        patch.setattr(contest, "judge", lambda *given: (_ for _ in ()).throw(Died))
+        patch.setattr(challenge, "judge", lambda *given: (_ for _ in ()).throw(Died))
         run(pipeline, 2)
     monkeypatch.setattr(tick_module, "write_ticks_page", lambda *given: None)  # a second each, and last of all
     before = here.folder / "before"

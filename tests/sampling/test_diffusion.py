@@ -4,9 +4,9 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
-from darkroom.sampling.columns import Column
 from darkroom.sampling.diffusion import Diffusion
 from darkroom.sampling.schedules import CLEAN, NAMED, Move, moves, timesteps
+from darkroom.sampling.solvers import Column
 
 SHAPE = (3, 8, 8)
 DIFFUSERS_NAMES = {"epsilon": "epsilon", "x0": "sample", "v": "v_prediction"}

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from darkroom.sampling.columns import Column
 from darkroom.sampling.flow import Flow
 from darkroom.sampling.schedules import Move, flow_moves, flow_times
+from darkroom.sampling.solvers import Column
 
 
 def randn(seed: int, *shape: int) -> torch.Tensor:

@@ -25,9 +25,9 @@ from torch import Tensor
 
 from darkroom.models.predictors import UNetPredictor
 from darkroom.sampling import noise
-from darkroom.sampling.columns import Column
 from darkroom.sampling.diffusion import Diffusion
 from darkroom.sampling.plans import Stage
+from darkroom.sampling.solvers import Column
 from parity import (
     LARGE,
     SEED,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch.distributed
 
-from darkroom.cluster import ClusterError
+from darkroom.ray_cluster import ClusterError
 from darkroom.storage import StorageError, open_store
 from darkroom.training import distributed
 from darkroom.training.data import load_images, read_record, sample_uri, write_dataset

@@ -14,8 +14,8 @@ import ray
 from ray.data import Dataset
 
 from darkroom.batch.errors import Stalled
-from darkroom.batch.watch import News, Watchdog
-from darkroom.cluster import ClusterError, free
+from darkroom.batch.progress import News, Watchdog
+from darkroom.ray_cluster import ClusterError, free
 from darkroom.storage import StorageError
 
 LISTEN_SECONDS, SAID_SECONDS = 1.0, 60.0

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from darkroom.cluster import ClusterError
 from darkroom.models.compiled import Mode, mode_in_use
+from darkroom.ray_cluster import ClusterError
 from darkroom.sampling.engine import Engine, Finished, Predictor
 from darkroom.sampling.plans import Plan
 

@@ -11,12 +11,12 @@ from darkroom.batch import pipeline, preflight, prompts
 from darkroom.batch.consume import Listener
 from darkroom.batch.generate import abilities
 from darkroom.batch.options import JOINED_SECONDS
-from darkroom.batch.room import ENCODERS, Wanted, find_room
-from darkroom.batch.watch import PROMPTS
-from darkroom.cluster import connect
+from darkroom.batch.progress import PROMPTS
 from darkroom.manifest import open_manifest
 from darkroom.models.catalog import address, open_model
 from darkroom.phases import Say, phase, phase_of_ray, to_stderr
+from darkroom.ray_cluster import connect
+from darkroom.ray_cluster.resources import ENCODERS, Wanted, find_room
 from darkroom.sampling.plans import condition_keys, goes_through
 from darkroom.storage import open_store
 

@@ -13,32 +13,33 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from darkroom import __version__
-from darkroom.batch import actors, pipeline, preflight, prompts
 from darkroom.batch import options as option
+from darkroom.batch import pipeline, preflight, prompts, stages
 from darkroom.batch.capacity import ON_CPU
 from darkroom.batch.consume import Listener
-from darkroom.batch.deliver import Delivery
+from darkroom.batch.duplicates import commit_twins
 from darkroom.batch.embeddings import EmbeddingStore
 from darkroom.batch.errors import Stalled
 from darkroom.batch.estimate import Estimate, count_evaluations, estimate, seconds_per_row
-from darkroom.batch.judge import Judging, offers
+from darkroom.batch.load_inputs import Preparation
 from darkroom.batch.options import Options, unit_size
-from darkroom.batch.outcome import Outcome, describe, describe_work, take_stock
-from darkroom.batch.pool import Pool, all_apart, size_pools
-from darkroom.batch.prepare import Preparation
-from darkroom.batch.room import ENCODERS, Wanted, find_room
-from darkroom.batch.twins import commit_twins
-from darkroom.batch.watch import PROMPTS, News, Progress
-from darkroom.batch.work import WORK_PART, Maker, Work, cut
-from darkroom.cluster import ClusterError, connect
+from darkroom.batch.placement import Pool, all_apart, size_pools
+from darkroom.batch.planning import WORK_PART, Maker, Work, cut
+from darkroom.batch.progress import PROMPTS, News, Progress
+from darkroom.batch.scoring import Judging, offers
+from darkroom.batch.summary import Outcome, describe, describe_work, take_stock
+from darkroom.batch.write_results import Delivery
 from darkroom.manifest import Abilities, Manifest, open_manifest
 from darkroom.metrics import RunMetrics
 from darkroom.models.catalog import address, open_model
 from darkroom.models.errors import ModelError
 from darkroom.models.scorers import open_scorer
 from darkroom.phases import Say, phase, phase_of_ray, to_stderr
+from darkroom.ray_cluster import ClusterError, connect
+from darkroom.ray_cluster.resources import ENCODERS, Wanted, find_room
+from darkroom.runs import Ledger
 from darkroom.sampling.plans import SAMPLER_VERSION
-from darkroom.storage import Ledger, StorageError, Store, open_store
+from darkroom.storage import StorageError, Store, open_store
 
 if TYPE_CHECKING:
     from darkroom.models.catalog import Model
@@ -235,7 +236,7 @@ class Setting:
     numbers: list[int]
     dtypes: dict[int, str]
     stores: dict[str, EmbeddingStore]
-    missing: list[actors.Unencoded]
+    missing: list[stages.Unencoded]
     pools: dict[str, Pool]
     hardware: preflight.Hardware
     together: bool
@@ -298,9 +299,9 @@ class _Encoding(threading.Thread):
 
 def _wanted(order: Order, work: Work, numbers: list[int]) -> list[Wanted]:
     wanted = [
-        Wanted(actors.stage_name(n), order.options.workers_of(n), option.COSTS.get(n, option.COSTS[3])) for n in numbers
+        Wanted(stages.stage_name(n), order.options.workers_of(n), option.COSTS.get(n, option.COSTS[3])) for n in numbers
     ]
-    judges = [actors.CHOOSE] * bool(work.best_of) + [actors.FINISH] * order.judging.finishes
+    judges = [stages.CHOOSE] * bool(work.best_of) + [stages.FINISH] * order.judging.finishes
     return wanted + [Wanted(name, judge=True) for name in judges]
 
 
@@ -311,7 +312,7 @@ def _job(order: Order, work: Work, setting: Setting, evaluations: dict[int, floa
     return pipeline.Job(
         model=order.address,
         stages=tuple(
-            actors.StageJob(
+            stages.StageJob(
                 n,
                 setting.dtypes[n],
                 options.capacity,
@@ -329,7 +330,7 @@ def _job(order: Order, work: Work, setting: Setting, evaluations: dict[int, floa
 
 
 def _unit_rows(order: Order, work: Work, setting: Setting, evaluations: dict[int, float]) -> int:
-    pools = {number: setting.pools[actors.stage_name(number)] for number in setting.numbers}
+    pools = {number: setting.pools[stages.stage_name(number)] for number in setting.numbers}
     speeds = {number: setting.hardware.speed(pool) for number, pool in pools.items()}
     seconds = seconds_per_row(evaluations, order.model, speeds)
     return unit_size(work.to_make, work.largest, max(pool.workers for pool in pools.values()), seconds)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from darkroom.batch.deliver import Images
+from darkroom.batch.write_results import Images
 
 if TYPE_CHECKING:
     from darkroom.models.catalog import Model

@@ -13,7 +13,11 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, Dataset
 
-from darkroom.batch.actors import (
+from darkroom.batch.consume import Listener, watched
+from darkroom.batch.load_inputs import Preparation
+from darkroom.batch.placement import Pool, encoder_pool
+from darkroom.batch.progress import Counter, Watchdog
+from darkroom.batch.stages import (
     CHOOSE,
     FINISH,
     EncoderActor,
@@ -22,18 +26,14 @@ from darkroom.batch.actors import (
     StageJob,
     Unencoded,
 )
-from darkroom.batch.consume import Listener, watched
-from darkroom.batch.deliver import Delivery, Receipt
-from darkroom.batch.pool import Pool, encoder_pool
-from darkroom.batch.prepare import Preparation
-from darkroom.batch.room import read_room
 from darkroom.batch.tasks import deliver_unit, prepare_unit
 from darkroom.batch.units import Unit
-from darkroom.batch.watch import Counter, Watchdog
-from darkroom.cluster import beside
+from darkroom.batch.write_results import Delivery, Receipt
+from darkroom.ray_cluster import beside
+from darkroom.ray_cluster.resources import read_room
 
 if TYPE_CHECKING:
-    from darkroom.batch.judge import Judging
+    from darkroom.batch.scoring import Judging
 
 UNITS_IN_FLIGHT = 6  # per engine actor: enough that it never runs dry between units, few enough that memory stays flat
 # Preparing and delivering mostly wait on storage. Not what any actor asks for: Ray would fuse a task into an actor that

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from darkroom.batch.capacity import LEAST, ON_CPU
 from darkroom.batch.options import Capacity, encoder_dtype
-from darkroom.batch.pool import Pool
-from darkroom.batch.room import ENCODERS, Room, Wanted, marks_of
+from darkroom.batch.placement import Pool
 from darkroom.models.memory import size_text
+from darkroom.ray_cluster.resources import ENCODERS, Room, Wanted, marks_of
 
 if TYPE_CHECKING:
     from darkroom.models.catalog import Model

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from darkroom.batch import pipeline
-from darkroom.batch.actors import Unencoded
 from darkroom.batch.consume import Listener
 from darkroom.batch.embeddings import EmbeddingStore
 from darkroom.batch.options import DTYPES, encoder_dtype
-from darkroom.batch.pool import Pool
-from darkroom.batch.watch import Watchdog
+from darkroom.batch.placement import Pool
+from darkroom.batch.progress import Watchdog
+from darkroom.batch.stages import Unencoded
 from darkroom.models.errors import ModelError
 from darkroom.storage import NotFound, read_uri
 

@@ -13,21 +13,21 @@ from typing import Any
 
 import pyarrow as pa
 
-from darkroom.batch import parcel
-from darkroom.batch.deliver import Delivery, deliver
-from darkroom.batch.prepare import Preparation, prepare
+from darkroom.batch import row_state
+from darkroom.batch.load_inputs import Preparation, prepare
 from darkroom.batch.units import Unit
+from darkroom.batch.write_results import Delivery, deliver
 
 
 def prepare_unit(units: pa.Table, how: Preparation, counter: Any) -> pa.Table:
     with counted(counter, "prepare"):
         (unit,) = units.to_pylist()
-        return parcel.to_block(prepare(Unit(**unit), how))
+        return row_state.to_block(prepare(Unit(**unit), how))
 
 
 def deliver_unit(block: pa.Table, how: Delivery, counter: Any) -> pa.Table:
     with counted(counter, "deliver"):
-        return pa.Table.from_pylist([asdict(deliver(parcel.from_block(block), how))])
+        return pa.Table.from_pylist([asdict(deliver(row_state.from_block(block), how))])
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """What is asked for: manifest files read as a stream, checked as a whole, and turned into one frozen task per row."""
 
-from darkroom.manifest.abilities import Abilities
+from darkroom.manifest.capabilities import Abilities
 from darkroom.manifest.checks import Manifest, check, open_manifest
 from darkroom.manifest.problems import ManifestError
 from darkroom.manifest.readers import read_rows

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import ValidationError
 
-from darkroom.manifest.abilities import Abilities, in_pixels, misfits
-from darkroom.manifest.lengths import Lengths, hashed
+from darkroom.manifest.capabilities import Abilities, in_pixels, misfits
+from darkroom.manifest.messages import sentences, shown
 from darkroom.manifest.problems import ManifestError, Problems
 from darkroom.manifest.readers import file_name, read_rows, rows_in
 from darkroom.manifest.sweeps import Row
 from darkroom.manifest.tasks import Task, parse_task
-from darkroom.manifest.wording import sentences, shown
+from darkroom.manifest.token_limits import Lengths, hashed
 from darkroom.storage import NotFound, read_uri
 
 

@@ -31,7 +31,7 @@ from darkroom.manifest.fields import (
 )
 from darkroom.sampling.components import check_sum, make_component
 from darkroom.sampling.schedules import DEFAULT_STRIDE
-from darkroom.sampling.walks import BLUR_SIGMA
+from darkroom.sampling.trajectories import BLUR_SIGMA
 
 
 class _Task(Frozen):

@@ -1,7 +1,7 @@
 """A small MNIST classifier, the judge of generated digits, which comes with the package.
 
 The folder mnist_classifier/ holds config.json (what it is, recipe, data digest, test accuracy) and model.safetensors;
-`darkroom.training.classifier` trained it.
+`darkroom.training.digit_classifier` trained it.
 """
 
 from __future__ import annotations

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from darkroom.report.comparisons import NOISED, SWEPT, varying
 from darkroom.report.rows import Shown
-from darkroom.report.strips import NOISED, SWEPT, varying
 from darkroom.sampling.components import KERNEL
-from darkroom.sampling.walks import asks_nothing
+from darkroom.sampling.trajectories import asks_nothing
 
 NEARLY_ALL = 0.75
 _ELSEWHERE = {"task", "prompt", "label", "views", "components", "seed"}  # said in a place of their own

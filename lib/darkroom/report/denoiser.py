@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from darkroom.evaluation.denoising import SIGMAS, Denoise, noised, psnr, psnr_table
 from darkroom.report.grids import draw_grid
 from darkroom.report.sections import Drawing, Section, Table
 from darkroom.report.trained import TrainingRun, after, device, one_of_each, to_unit
-from darkroom.training.denoising import SIGMAS, Denoise, noised, psnr, psnr_table
 
 MEASURED_EACH = 10  # pictures of each class that PSNR is measured on
 COLUMNS = 10

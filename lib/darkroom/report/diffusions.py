@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from darkroom.evaluation.distances import frechet_distance
 from darkroom.models.mnist_classifier import SIDE
 from darkroom.models.network import sampling_row
 from darkroom.report.grids import draw_grid
@@ -16,7 +17,6 @@ from darkroom.report.samples import COLUMNS, Painter, headings, labels
 from darkroom.report.sections import Drawing, Section, Table
 from darkroom.report.trained import TrainingRun, after, device, named, one_of_each, to_unit
 from darkroom.storage import NotFound, StorageError
-from darkroom.training.metrics import frechet_distance
 
 DDIM_STEPS = 50
 GUIDANCE = 1.0  # the model as it is: guidance would cost twice the evaluations and hide what the samplers do

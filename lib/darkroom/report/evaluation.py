@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from PIL import ImageColor
 from torch import Tensor
 
+from darkroom.evaluation.network import Evaluation
 from darkroom.report.grids import draw_grid, page_size
 from darkroom.report.sections import Drawing, Section, Table
 from darkroom.report.sheets import PAPER
 from darkroom.report.templates import render
 from darkroom.storage import open_store
-from darkroom.training.evaluate_network import Evaluation
 
 WRONG = "#c23b22"
 _HEAD = ["", "model", "95 % interval", "real pictures", "counted"]

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from darkroom.report.captions import drawn_label, noised_labels, prompt_of, start_of
+from darkroom.report.comparisons import varying
 from darkroom.report.pictures import Pictures
 from darkroom.report.rows import Shown
-from darkroom.report.strips import varying
 from darkroom.sampling.plans import component_of, view_of
 
 

@@ -8,11 +8,12 @@ from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any
 
-from darkroom.report.blocks import Desk, Heading, section
 from darkroom.report.pictures import Pictures
 from darkroom.report.rows import LISTED_FAILURES, PER_TASK, Part, Selection, in_manifest_order, select
+from darkroom.report.run_sections import Desk, Heading, section
 from darkroom.report.templates import render
-from darkroom.storage import Ledger, NotFound, Store, open_store
+from darkroom.runs import Ledger
+from darkroom.storage import NotFound, Store, open_store
 
 TASKS = {
     "text_to_image": ("Text to image", "From noise alone, under one prompt."),

@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow.compute as pc
 
 from darkroom.report.rows import Shown
-from darkroom.storage import Ledger, NotFound, StorageError, Store, decode, join, read_uri, resize_square
+from darkroom.runs import Ledger
+from darkroom.storage import NotFound, StorageError, Store, decode, join, read_uri, resize_square
 
 
 class Pictures:

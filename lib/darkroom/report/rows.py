@@ -14,8 +14,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from darkroom.report.strips import NOISED, merged, shared
-from darkroom.storage import CommitRecord, Ledger, Store
+from darkroom.report.comparisons import NOISED, merged, shared
+from darkroom.runs import CommitRecord, Ledger
+from darkroom.storage import Store
 
 PER_TASK = 200
 LONGEST_STRIP = 24  # rows that differ only in where they start

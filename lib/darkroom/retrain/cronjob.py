@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 
 import yaml
 
-from darkroom.retrain.parts import Schedule
 from darkroom.retrain.rayjob import Object
+from darkroom.retrain.schema import Schedule
 from darkroom.retrain.times import fires_after
 
 FILE = "rayjob.yaml"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from darkroom.retrain.parts import Pipeline
+from darkroom.retrain.schema import Pipeline
 from darkroom.retrain.tick_record import last_over
 from darkroom.retrain.times import due, read_tick
 from darkroom.storage import open_store

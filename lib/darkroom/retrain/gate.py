@@ -14,8 +14,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from darkroom.retrain.metrics import METRICS
-from darkroom.training.metrics import bootstrap_interval
+from darkroom.evaluation.distances import bootstrap_interval
+from darkroom.retrain.gate_metrics import METRICS
 
 Measures = Mapping[str, Mapping[str, Any]]  # metric -> {"mean", "by_seed", "interval"}
 

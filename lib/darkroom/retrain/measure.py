@@ -11,19 +11,19 @@ from typing import Any
 
 import torch
 
-from darkroom.cluster import ClusterError, free
+from darkroom.evaluation import denoiser
+from darkroom.evaluation import sample_measures as measures
+from darkroom.evaluation.denoising import psnr_table
+from darkroom.evaluation.network import SEEDS, Evaluation, Sampling, evaluate_network
+from darkroom.evaluation.validation import validation_loss
 from darkroom.models.catalog import open_model
 from darkroom.models.network import WEIGHTS, Network
+from darkroom.ray_cluster import ClusterError, free
 from darkroom.report.evaluation import write_evaluation
-from darkroom.retrain.metrics import psnr_name
-from darkroom.retrain.parts import Evaluate
+from darkroom.retrain.gate_metrics import psnr_name
+from darkroom.retrain.schema import Evaluate
 from darkroom.storage import StorageError
-from darkroom.training import evaluate_denoiser
-from darkroom.training import sample_measures as measures
 from darkroom.training.data import load_images
-from darkroom.training.denoising import psnr_table
-from darkroom.training.evaluate_network import SEEDS, Evaluation, Sampling, evaluate_network
-from darkroom.training.validation import validation_loss
 
 EVALUATOR = 1  # another number for another meaning of any measure
 SAID_SECONDS, SILENCE_SECONDS = 60.0, 3600.0  # that a GPU is waited for, as a training's workers are
@@ -135,7 +135,7 @@ def _of_denoiser(network: Network, data: str) -> dict[str, Any]:
     test = load_images(data, "test")
     chosen = measures.evenly(len(test.labels), measures.HELD_OUT)
     clean = measures.as_tensor(test.images[chosen]).float() / 255
-    denoise = evaluate_denoiser.as_function(network, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    denoise = denoiser.as_function(network, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     tables = [psnr_table(denoise, clean.roll(seed, 0)) for seed in range(SEEDS)]
     return {
         psnr_name(lines[0][0]): measures.measured([min(after, _NO_ERROR) for _, _, after in lines])

@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from darkroom.retrain.gate import Rule, rule_problems
-from darkroom.retrain.metrics import METRICS, Kind
-from darkroom.retrain.parts import Data, Train
+from darkroom.retrain.gate_metrics import METRICS, Kind
+from darkroom.retrain.schema import Data, Train
 from darkroom.retrain.times import check_cron, read_zone
 from darkroom.retrain.yaml_lines import Place
 from darkroom.sampling.schedules import unknown

@@ -23,8 +23,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from darkroom.retrain.gate import Rule
-from darkroom.retrain.parts import Data, Evaluate, Generate, Pipeline, Schedule, Train
 from darkroom.retrain.pipeline_checks import Problem, meant_wrong
+from darkroom.retrain.schema import Data, Evaluate, Generate, Pipeline, Schedule, Train
 from darkroom.retrain.yaml_lines import Place, line_of, load
 from darkroom.sampling.schedules import unknown
 from darkroom.storage import NotFound, join, open_store, read_uri

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from darkroom.batch.generate import abilities
+from darkroom.evaluation.digit_judge import why_not_judged
 from darkroom.manifest import open_manifest
 from darkroom.models.network import Network
-from darkroom.retrain.metrics import METRICS
-from darkroom.retrain.parts import Pipeline
+from darkroom.retrain.gate_metrics import METRICS
+from darkroom.retrain.schema import Pipeline
 from darkroom.storage import open_store
 from darkroom.training.data import load_images, read_record
-from darkroom.training.judged_digits import why_not_judged
 from darkroom.training.network_training import describe
 from darkroom.training.recipes.network import NetworkRecipe
 

@@ -16,9 +16,9 @@ from typing import Any, Literal
 import yaml
 
 from darkroom.retrain import cronjob
-from darkroom.retrain.parts import Schedule
 from darkroom.retrain.pipeline_file import read_pipeline
 from darkroom.retrain.rayjob import Object
+from darkroom.retrain.schema import Schedule
 from darkroom.storage import join, read_uri
 
 Kind = Literal["raycronjob", "cronjob"]
@@ -60,7 +60,7 @@ def read_plan(uri: str, at: str | None = None, image: str | None = None) -> Plan
             raise ValueError(
                 f"{uri}: {key}: {place} is a folder of one machine; wanted one in a bucket, or a relative path"
             )
-    return Plan(pipeline.name, pipeline.schedule, f"python -m darkroom.cluster.entry retrain {at}", image)
+    return Plan(pipeline.name, pipeline.schedule, f"python -m darkroom.submit.entry retrain {at}", image)
 
 
 def rendered(kind: Kind, plan: Plan, base: Object) -> str:

@@ -20,8 +20,8 @@ from datetime import UTC, datetime, timedelta
 from types import FrameType
 
 from darkroom.retrain.due import due_ticks
-from darkroom.retrain.parts import Pipeline, Schedule
 from darkroom.retrain.pipeline_file import read_pipeline
+from darkroom.retrain.schema import Pipeline, Schedule
 from darkroom.retrain.tick_record import load
 from darkroom.retrain.times import fires_after, tick_id
 from darkroom.storage import StorageError, Store, open_store

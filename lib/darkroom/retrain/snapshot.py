@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from darkroom.retrain.parts import Data
+from darkroom.retrain.schema import Data
 from darkroom.storage import Store, open_store, read_uri
 from darkroom.training.data import RECORD, load_images, read_record, write_dataset
 from darkroom.training.ingest import INGESTERS, Splits

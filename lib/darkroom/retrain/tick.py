@@ -17,17 +17,17 @@ from typing import Any
 from darkroom.models.registry import Pointer, RegisteredModel
 from darkroom.report.ticks import write_ticks_page
 from darkroom.retrain import tick_record
-from darkroom.retrain.contest import Contest
-from darkroom.retrain.lease import Held, Lease, hold
+from darkroom.retrain.challenge import Contest
+from darkroom.retrain.gate_metrics import METRICS
 from darkroom.retrain.measure import measure_where_fast
-from darkroom.retrain.metrics import METRICS
-from darkroom.retrain.parts import Pipeline
 from darkroom.retrain.preflight import check_fit
-from darkroom.retrain.publish import generate_step, smoke_step
+from darkroom.retrain.rollout import generate_step, smoke_step
+from darkroom.retrain.schema import Pipeline
 from darkroom.retrain.snapshot import take_snapshot
 from darkroom.retrain.tick_record import TickRecord
 from darkroom.retrain.times import tick_id
 from darkroom.storage import Store, open_store
+from darkroom.storage.lease import Held, Lease, hold
 from darkroom.training import job
 
 Say = Callable[[str], None]

@@ -13,9 +13,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from darkroom.sampling import rounding
-from darkroom.sampling.columns import Column, per_sample, table
+from darkroom.sampling import bitwise
 from darkroom.sampling.schedules import Move, unknown
+from darkroom.sampling.solvers import Column, per_sample, table
 
 Prediction = Literal["epsilon", "x0", "v"]
 PREDICTIONS = ("epsilon", "x0", "v")
@@ -149,7 +149,7 @@ class Diffusion:
     def bounded(self, x0: Tensor) -> Tensor:
         """x0 [B, C, H, W], thresholded or clipped as this process is told to."""
         if self.threshold is not None:
-            return rounding.threshold(x0, *self.threshold)
+            return bitwise.threshold(x0, *self.threshold)
         return x0 if self.clip is None else x0.clamp(-self.clip, self.clip)
 
     def coefficients(self, moves: Sequence[Move], sampler: str | None = None, eta: float = 0.0) -> Tensor:
@@ -189,7 +189,7 @@ class Diffusion:
         if not self.learned_variance:
             return mean + c[Column.NOISE] * noise, anchor
         assert variance is not None, "this process learns its variance, and got none"
-        return mean + c[Column.NOISE] * rounding.exp(c[Column.SPREAD] * variance) * noise, anchor
+        return mean + c[Column.NOISE] * bitwise.exp(c[Column.SPREAD] * variance) * noise, anchor
 
     def _check(self) -> None:
         alphas = self.alphas_cumprod

@@ -23,11 +23,11 @@ import torch
 from torch import Tensor
 
 from darkroom.sampling import noise
+from darkroom.sampling.device import Arrival, Stopwatch, placed, places, to_device
+from darkroom.sampling.guidance import Answers, combine, constrain
 from darkroom.sampling.packing import Packing, Slot
 from darkroom.sampling.plans import Plan, start_state
 from darkroom.sampling.processes import Column, Process
-from darkroom.sampling.reduction import Answers, combine, constrain
-from darkroom.sampling.transfer import Arrival, Stopwatch, placed, places, to_device
 from darkroom.sampling.views import View
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
-from darkroom.sampling.columns import Column, per_sample, table
 from darkroom.sampling.schedules import Move, unknown
+from darkroom.sampling.solvers import Column, per_sample, table
 
 KINDS = {
     "euler": ("denoise",),

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from darkroom.sampling.reduction import group
-from darkroom.sampling.transfer import places, to_device
+from darkroom.sampling.device import places, to_device
+from darkroom.sampling.guidance import group
 from darkroom.sampling.views import View
 
 

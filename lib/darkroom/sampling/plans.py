@@ -16,8 +16,8 @@ from darkroom.sampling import noise
 from darkroom.sampling.components import Component, make_component
 from darkroom.sampling.processes import Process
 from darkroom.sampling.schedules import Move
+from darkroom.sampling.trajectories import asks_nothing, enlarged, make_walk, sampler_of
 from darkroom.sampling.views import View, make_view
-from darkroom.sampling.walks import asks_nothing, enlarged, make_walk, sampler_of
 
 SAMPLER_VERSION = "1"  # part of every row's key: raise it whenever the same row would give another picture
 

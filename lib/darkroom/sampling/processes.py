@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from darkroom.sampling.columns import Column
 from darkroom.sampling.diffusion import Diffusion
 from darkroom.sampling.flow import Flow
 from darkroom.sampling.schedules import unknown
+from darkroom.sampling.solvers import Column
 
 __all__ = ["Column", "Diffusion", "Flow", "Process", "process_from_config"]
 

@@ -1,19 +1,13 @@
-"""Where things lie: stores of bytes, pictures, result rows, and the ledger of what is done."""
+"""Where bytes lie: stores of a folder or of S3, pictures, and the lease that lets one job alone write."""
 
 from darkroom.storage.errors import NotFound, StorageError
 from darkroom.storage.images import decode, encode_png, image_key, resize_square
-from darkroom.storage.ledger import CommitRecord, Ledger
 from darkroom.storage.local import LocalStore
 from darkroom.storage.paths import join
-from darkroom.storage.results import SCHEMA, SCHEMA_VERSION, from_parquet, to_parquet, to_table
 from darkroom.storage.stored_file import StoredFile
 from darkroom.storage.stores import Store, open_store, read_uri
 
 __all__ = [
-    "SCHEMA",
-    "SCHEMA_VERSION",
-    "CommitRecord",
-    "Ledger",
     "LocalStore",
     "NotFound",
     "StorageError",
@@ -21,12 +15,9 @@ __all__ = [
     "StoredFile",
     "decode",
     "encode_png",
-    "from_parquet",
     "image_key",
     "join",
     "open_store",
     "read_uri",
     "resize_square",
-    "to_parquet",
-    "to_table",
 ]

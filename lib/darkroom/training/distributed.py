@@ -19,7 +19,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from darkroom import metrics
-from darkroom.cluster import ClusterError, beside, free, node_resources
+from darkroom.ray_cluster import ClusterError, beside, free, node_resources
 from darkroom.storage import StorageError, open_store
 from darkroom.training.feeds import Worker
 from darkroom.training.recipes.recipe import Recipe

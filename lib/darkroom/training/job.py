@@ -39,7 +39,7 @@ class Options:
 def train(options: Options, say: Callable[[str], None]) -> None:
     """The whole job. Raises ValueError for the user's part, FloatingPointError for a training that diverged,
     StorageError and ClusterError for the environment."""
-    from darkroom import cluster
+    from darkroom.ray_cluster import connect
     from darkroom.training.distributed import Workers, train_distributed
 
     # Absolute, as workers stand in other folders.
@@ -53,7 +53,7 @@ def train(options: Options, say: Callable[[str], None]) -> None:
         return
     store.write("run.json", json.dumps(_run_record(recipe, record, options), indent=1).encode())
     phase_of_ray(say, options.address)
-    cluster.connect(options.address, options.verbose)
+    connect(options.address, options.verbose)
     phase(say, "starting the workers")
     train_distributed(recipe, options.data, options.out, workers, say)
 

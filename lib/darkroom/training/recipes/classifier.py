@@ -31,8 +31,8 @@ class MnistClassifier(Recipe):
             raise ValueError(f"the classifier takes grey 28 x 28 pictures of 10 classes; {data['name']} has others")
 
     def train(self, data: str, store: Store, worker: Worker, say: Say) -> None:
-        from darkroom.training.classifier import train_classifier
         from darkroom.training.data import load_images
+        from darkroom.training.digit_classifier import train_classifier
 
         if worker.rank == 0:  # a minute or two on one processor: nothing to share
             train_classifier(load_images(data, "train"), load_images(data, "test"), store, self, say)

@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from darkroom.evaluation.validation import validation_loss
 from darkroom.sampling.diffusion import Diffusion
 from darkroom.training.objectives import DenoisingDiffusion
 from darkroom.training.recipes.network import NetworkRecipe, square_size
-from darkroom.training.validation import validation_loss
 
 
 @dataclass(frozen=True, kw_only=True)

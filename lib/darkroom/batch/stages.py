@@ -1,0 +1,190 @@
+"""What Ray's actors do with the blocks that they are handed. What its tasks do is in `tasks`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import torch
+
+from darkroom.batch import row_state
+from darkroom.batch.embeddings import EmbeddingStore
+from darkroom.batch.options import Capacity
+from darkroom.batch.placement import Pool
+from darkroom.batch.progress import PROMPTS
+from darkroom.batch.tasks import counted
+from darkroom.metrics import StageMetrics, embedded
+from darkroom.ray_cluster import ClusterError
+from darkroom.storage import StorageError
+
+if TYPE_CHECKING:
+    from darkroom.batch.sampler_worker import Developer
+    from darkroom.batch.scoring import Judge, Judging
+    from darkroom.models.compiled import Mode
+
+CHOOSE, FINISH = "choose", "finish"
+TELL_SECONDS = 1.0  # between two signs of life of a stage that is at work
+ENCODED_AT_ONCE = 16  # prompts between two signs of life of an encoder: its own batch
+
+
+def stage_name(number: int) -> str:
+    return f"stage {number}"
+
+
+@dataclass(frozen=True)
+class StageJob:
+    """One stage of a model, as a job runs it. embeddings: of a text model's prompts; None for one that takes none."""
+
+    number: int
+    dtype: str
+    capacity: Capacity
+    embeddings: EmbeddingStore | None = None
+    compile: Mode = "off"
+
+    @property
+    def name(self) -> str:
+        return stage_name(self.number)
+
+
+@dataclass(frozen=True)
+class Unencoded:
+    """Prompts that a store lacks, and the text encoder that is to encode them."""
+
+    encoder: str
+    dtype: str
+    store: EmbeddingStore
+    prompts: list[str]
+
+
+class StageActor:
+    """`Developer` as Ray Data calls it: an async generator, so that several units are under way at once."""
+
+    def __init__(self, model: str, stage: StageJob, pool: Pool, run: str, counter: Any) -> None:
+        def load(begin: Callable[[str], None]) -> Developer:
+            from darkroom.batch.sampler_worker import Developer
+
+            told = (stage.capacity, pool.threads, stage.embeddings, stage.dtype, pool.gpus or 1.0, stage.compile)
+            return Developer(model, stage.number, *told, run=run, begin=begin)
+
+        self.loaded = _Loaded(stage.name, load, counter)
+        self.name, self.counter, self.metrics = stage.name, counter, StageMetrics(run, stage.name)
+        self.waits_for_prompts = stage.embeddings is not None
+        self.teller: asyncio.Task[None] | None = None
+
+    async def __call__(self, block: pa.Table) -> AsyncIterator[pa.Table]:
+        developer: Developer = self.loaded.get()
+        await self._wait_for_prompts()
+        self.counter.enter.remote(self.name)
+        self.metrics.enter(developer.waiting)
+        if self.teller is None or self.teller.done():
+            self.teller = asyncio.create_task(self._keep_telling())
+        try:
+            parcels = await developer.develop(row_state.from_block(block))
+        finally:
+            self.metrics.leave(developer.waiting)
+            self._tell()
+        self.counter.leave.remote(self.name)
+        yield row_state.to_block(parcels)
+
+    async def _wait_for_prompts(self) -> None:
+        while self.waits_for_prompts:
+            problem = await self.counter.prompts.remote()
+            if problem:
+                raise ClusterError(problem)
+            self.waits_for_prompts = problem is None
+            if self.waits_for_prompts:
+                await asyncio.sleep(0.2)
+
+    async def _keep_telling(self) -> None:
+        while self.metrics.units:
+            await asyncio.sleep(TELL_SECONDS)
+            self._tell()
+
+    def _tell(self) -> None:
+        evaluations, seconds = self.metrics.count(self.loaded.get().statistics)
+        if evaluations:
+            self.counter.evaluated.remote(self.name, evaluations, seconds)
+
+
+class JudgeActor:
+    """`Judge` as Ray Data calls it, at one of its two places."""
+
+    def __init__(self, name: str, how: Judging, threads: int, counter: Any) -> None:
+        def load(begin: Callable[[str], None]) -> Judge:
+            from darkroom.batch.scoring import Judge
+
+            return Judge(how, threads)
+
+        self.loaded = _Loaded(name, load, counter)
+        self.name, self.counter = name, counter
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        judge = self.loaded.get()
+        with counted(self.counter, self.name):
+            act = judge.choose if self.name == CHOOSE else judge.finish
+            return row_state.to_block(act(row_state.from_block(block)))
+
+
+class _Loaded:
+    """What an actor holds. Loaded at its start, but what goes wrong is raised by its first call: of an actor that dies
+    at its start, Ray hands on the text alone."""
+
+    def __init__(self, name: str, load: Callable[[Callable[[str], None]], Any], counter: Any) -> None:
+        counter.load.remote(name)
+        begin = partial(counter.begin.remote, name)
+        begin("importing the model's classes")
+        began = time.monotonic()
+        self.value, self.error = None, None
+        try:
+            self.value = load(begin)
+        except torch.OutOfMemoryError as error:
+            self.error = ClusterError(f"{name} does not fit its device: {error}")
+        except (ValueError, StorageError, ClusterError) as error:
+            self.error = error
+        counter.ready.remote(name, f" in {time.monotonic() - began:.1f} s")
+
+    def get(self) -> Any:
+        if self.error is not None:
+            raise self.error
+        return self.value
+
+
+class EncoderActor:
+    """Holds one text encoder at a time; blocks come sorted by theirs."""
+
+    def __init__(self, model: str, whose: list[Unencoded], threads: int, counter: Any) -> None:
+        def load(begin: Callable[[str], None]) -> Any:
+            from darkroom.models.catalog import open_model
+
+            torch.set_num_threads(threads)
+            self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+            return open_model(model)
+
+        self.model, self.whose, self.counter = _Loaded(PROMPTS, load, counter), whose, counter
+        self.held: tuple[int, Any] | None = None
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        (row,) = block.to_pylist()
+        one, prompts = self.whose[row["encoder"]], row["prompts"]
+        encoder = self._hold(row["encoder"])
+        parts = []
+        for at in range(0, len(prompts), ENCODED_AT_ONCE):
+            began = time.monotonic()
+            parts.append(encoder.encode(prompts[at : at + ENCODED_AT_ONCE]))
+            self.counter.evaluated.remote(PROMPTS, len(parts[-1]), time.monotonic() - began)
+        one.store.put(prompts, torch.cat(parts))
+        embedded(one.store.root, one.encoder, len(prompts))
+        return pa.table({"prompts": [len(prompts)]})
+
+    def _hold(self, place: int) -> Any:
+        if self.held is None or self.held[0] != place:
+            self.held = None  # first: the two need not fit together
+            one = self.whose[place]
+            self.counter.begin.remote(PROMPTS, f"loading {one.encoder}")
+            self.held = (place, self.model.get().text_encoder(one.encoder, self.device, one.dtype))
+        return self.held[1]

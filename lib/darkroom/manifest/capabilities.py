@@ -1,0 +1,172 @@
+"""What a model can do, and why it cannot do a task."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from darkroom.manifest.tasks import Anagram, Denoise, Forward, Hybrid, Inpaint, Task, Upscale
+from darkroom.sampling.schedules import descent, start_index, timesteps
+from darkroom.sampling.trajectories import levels
+
+SAMPLERS = {"diffusion": ("ddpm", "ddim"), "flow": ("euler", "heun", "midpoint")}
+
+
+@dataclass(frozen=True)
+class Abilities:
+    """What a model can do.
+
+    sizes: ascending output sizes in pixels; default_size: the one a row gets that names none.
+    num_timesteps: noise levels of the process, what `stride` and `steps` divide.
+    num_classes: labels 0..num_classes - 1 may be asked for; None where the model takes none.
+    upscale: whether it has upper stages that can be run alone; scorer: whether there is one to choose candidates by.
+    prompt_tokens: how many tokens a prompt is, end mark included; max_tokens: as many as the text encoder reads.
+    """
+
+    name: str
+    sizes: tuple[int, ...]
+    default_size: int
+    conditioning: Literal["text", "label", "none"]
+    process: Literal["diffusion", "flow"]
+    num_timesteps: int
+    num_classes: int | None = None
+    upscale: bool = False
+    scorer: bool = False
+    prompt_tokens: Callable[[str], int] | None = None
+    max_tokens: int | None = None
+
+
+def in_pixels(row: dict[str, Any], sizes: tuple[int, ...]) -> dict[str, Any]:
+    """The row, a size such as "stage2" replaced by the pixels of that stage. ValueError where the model has no such
+    stage."""
+    word = re.fullmatch(r"stage([1-9])", size) if isinstance(size := row.get("size"), str) else None
+    if word is None:
+        return row
+    if int(word[1]) > len(sizes):
+        offered = ", ".join(f"stage{number} ({pixels} px)" for number, pixels in enumerate(sizes, 1))
+        raise ValueError(f"the size 'stage{word[1]}' is not one the model makes: {offered}")
+    return row | {"size": sizes[int(word[1]) - 1]}
+
+
+def misfits(task: Task, abilities: Abilities) -> Iterator[str]:
+    """Why this model cannot do this task, in sentences."""
+    yield from _size_misfits(task, abilities)
+    yield from _question_misfits(task, abilities)
+    offered = SAMPLERS[abilities.process]
+    if task.sampler is not None and task.sampler not in offered:
+        model = f"the {abilities.process} model '{abilities.name}'"
+        yield f"the sampler '{task.sampler}' does not fit {model}, which takes {' or '.join(offered)}"
+    yield from _schedule_misfits(task, abilities)
+    yield from _stage_misfits(task, abilities)
+    if getattr(task, "best_of", 1) > 1 and not abilities.scorer:
+        yield f"'best_of' is {task.best_of}, and there is no scorer to choose by: give one with --scorer"
+
+
+def _size_misfits(task: Task, abilities: Abilities) -> Iterator[str]:
+    sizes = abilities.sizes
+    if isinstance(task, Upscale):
+        if not abilities.upscale:
+            yield f"the model '{abilities.name}' has no stage that could upscale"
+            return
+        sizes = sizes[1:]
+    if isinstance(task, Forward | Denoise):
+        if task.size not in (None, sizes[0]):
+            yield f"the size {task.size} is not one that {task.task} is made at: it is the first stage's, {sizes[0]}"
+        return
+    size = abilities.default_size if task.size is None else task.size
+    if size not in sizes:
+        given = "no size is given and the model's own" if task.size is None else "the size"
+        does = "upscales to" if isinstance(task, Upscale) else "makes"
+        yield f"{given} {size} is not one the model '{abilities.name}' {does}: {', '.join(map(str, sizes))}"
+
+
+def _question_misfits(task: Task, abilities: Abilities) -> Iterator[str]:
+    takes = {"text": "prompt", "label": "label", "none": None}[abilities.conditioning]
+    model = f"the model '{abilities.name}' " + (f"takes a {takes}" if takes else "takes neither prompt nor label")
+    for place, branch in _asked(task):
+        for name in ("prompt", "label"):
+            value = getattr(branch, name)
+            if name == takes and value is None:
+                yield f"{place}'{name}' is missing, {model}"
+            if name != takes and value is not None:
+                yield f"{place}'{name}' is given, {model}"
+        classes = abilities.num_classes
+        if takes == "label" and branch.label is not None and classes is not None and branch.label >= classes:
+            yield f"{place}'label' must be below {classes}, the classes of '{abilities.name}', was {branch.label}"
+    if task.negative_prompt and takes != "prompt":
+        yield f"'negative_prompt' is given, {model}"
+
+
+def _asked(task: Task) -> Iterator[tuple[str, Any]]:
+    if isinstance(task, Anagram):
+        yield from ((f"view {number}: ", view) for number, view in enumerate(task.views, 1))
+    elif isinstance(task, Hybrid):
+        for number, component in enumerate(task.components, 1):
+            if component.image is None:
+                yield f"component {number}: ", component
+    elif task.branches():
+        yield "", task
+
+
+def _stage_misfits(task: Task, abilities: Abilities) -> Iterator[str]:
+    """Settings of a stage that the model lacks, or that the row never reaches."""
+    sizes = abilities.sizes
+    size = abilities.default_size if task.size is None else task.size
+    for number in (2, 3):
+        own = getattr(task, f"stage{number}", None)
+        if own is None:
+            continue
+        if number > len(sizes):
+            count = f"{len(sizes)} stages" if len(sizes) > 1 else "one stage"
+            yield f"'stage{number}' is given, the model '{abilities.name}' has {count}"
+        elif size < sizes[number - 1]:
+            yield f"'stage{number}' is given, a picture of {size} px never reaches it: it makes {sizes[number - 1]} px"
+        elif own.steps is not None and abilities.process == "diffusion" and own.steps > abilities.num_timesteps:
+            yield f"stage{number}: 'steps' must be at most {abilities.num_timesteps}, was {own.steps}"
+
+
+def _schedule_misfits(task: Task, abilities: Abilities) -> Iterator[str]:
+    if task.timesteps is not None and abilities.process == "flow":
+        yield f"'timesteps' names a diffusion schedule, '{abilities.name}' is a flow model: give 'steps'"
+        return
+    # As the plans have it: flow has no timesteps to stride over, so a stride counts in thousandths of the way.
+    levels = 1000 if abilities.process == "flow" else abilities.num_timesteps
+    try:
+        count = _schedule_length(levels, task.steps, task.stride, task.timesteps)
+    except ValueError as error:
+        yield str(error)
+        return
+    if isinstance(task, Forward | Denoise):
+        yield from _level_misfits(task, abilities)
+    start, strength = getattr(task, "start", None), getattr(task, "strength", None)
+    if start is not None and start > count:
+        yield f"'start' is an index into a schedule of {count} steps, was {start}"
+        return
+    if isinstance(task, Inpaint) and task.resample is not None:
+        walked = count - (start or 0) if strength is None else count - start_index(count, strength)
+        # RePaint never jumps from the clean picture, so the last step is not part of any stretch.
+        if task.resample.jump > walked - 1:
+            yield (
+                f"resample: 'jump' must be at most {max(walked - 1, 0)}, "
+                f"as {walked} steps are walked and the last is never repeated, was {task.resample.jump}"
+            )
+
+
+def _level_misfits(task: Forward | Denoise, abilities: Abilities) -> Iterator[str]:
+    total = abilities.num_timesteps
+    if abilities.process == "diffusion" and task.timestep >= total:
+        yield f"'timestep' must be below {total}, the timesteps of '{abilities.name}', was {task.timestep}"
+    elif isinstance(task, Denoise) and task.until is not None:
+        spacing = {"steps": task.steps, "stride": task.stride, "timesteps": task.timesteps}
+        try:
+            descent(levels(spacing, abilities.process, total), task.timestep, task.until)
+        except ValueError as error:
+            yield str(error)
+
+
+@functools.lru_cache(maxsize=1024)
+def _schedule_length(num_timesteps: int, steps: int | None, stride: int | None, name: str | None) -> int:
+    return len(timesteps(num_timesteps, steps=steps, stride=stride, name=name))

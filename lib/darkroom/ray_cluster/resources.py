@@ -1,0 +1,152 @@
+"""What a cluster has, which of its nodes are set apart for which stages, and waiting for one that is still growing.
+
+A node is set apart by custom resources of Ray that are named after stages: `stage1`, `stage2`, `stage3`, and `encoders`
+for text encoders. A stage that has such nodes runs on them and nowhere else.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ray
+
+from darkroom.ray_cluster import node_resources
+
+ACTOR_CPUS = 0.25  # at least
+ACTORS_SHARE = 0.75  # of the processors, so that tasks always find room beside actors
+POLL_SECONDS = 2.0
+ENCODERS = "encoders"
+MARK_PART = 0.001  # of a node's mark, whatever its amount: an actor says where it belongs, and does not use it up
+_MARK = re.compile(rf"stage[1-3]|{ENCODERS}")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A stage that wants actors. workers: as the user says, None: as many as there is room for.
+
+    cost: of one row, beside the other stages'; memory: bytes it needs, where several share a GPU.
+    """
+
+    name: str
+    workers: int | None = None
+    cost: float = 1.0
+    memory: float = 1.0
+    judge: bool = False
+
+    @property
+    def mark(self) -> str:
+        """What nodes that are set apart for it have as a resource."""
+        return self.name.replace(" ", "")
+
+    def with_memory(self, size: float) -> Wanted:
+        return replace(self, memory=size)
+
+
+@dataclass(frozen=True)
+class Room:
+    """Processors and GPUs of some nodes; largest: processors of the largest. apart: of those of them that are set
+    apart, by what for."""
+
+    cpus: float
+    gpus: float
+    largest: float
+    apart: tuple[tuple[frozenset[str], Room], ...] = ()
+
+    @property
+    def marks(self) -> frozenset[str]:
+        return frozenset().union(*(marks for marks, _ in self.apart))
+
+    def homes(self, mark: str) -> list[tuple[frozenset[str], Room]]:
+        """Where a stage with this mark may run, if nodes are set apart for it."""
+        return [(marks, room) for marks, room in self.apart if mark in marks]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a job would have of a cluster. marked: actors that belong on nodes with a mark, by mark."""
+
+    cpus: float
+    gpus: float
+    marked: tuple[tuple[str, int], ...] = ()
+
+
+def marks_of(resources: Mapping[str, Any]) -> frozenset[str]:
+    """What a node with these resources is set apart for."""
+    return frozenset(name for name in resources if _MARK.fullmatch(name))
+
+
+def read_room() -> Room:
+    """What the cluster has now."""
+    alive = node_resources()
+    kinds = sorted({marks_of(has) for has in alive} - {frozenset()}, key=sorted)
+    apart = tuple((kind, _sum([has for has in alive if marks_of(has) == kind])) for kind in kinds)
+    return replace(_sum(alive), apart=apart)
+
+
+def _sum(members: Sequence[Mapping[str, float]]) -> Room:
+    cpus = [node.get("CPU", 0.0) for node in members]
+    return Room(sum(cpus), sum(node.get("GPU", 0.0) for node in members), max(cpus, default=0.0))
+
+
+def find_room(wanted: Sequence[Wanted], seconds: float, say: Callable[[str], None]) -> Room:
+    """What the cluster has, once it has what is wanted or all that can come; at the latest after so many seconds.
+
+    A cluster that grows by need is asked for what is wanted, as it would not grow for those who only wait.
+    """
+    room, most = read_room(), _most()
+    goal = _goal(wanted, room, most)
+    if seconds <= 0 or not _short(room, goal):
+        return room
+    say(f"the cluster has {_text(room)}, {_text(goal)} are wanted: waiting up to {seconds:.0f} s for them")
+    deadline = time.monotonic() + seconds
+    _request(_bundles(goal))
+    try:
+        while _short(room, goal) and time.monotonic() < deadline:
+            time.sleep(min(POLL_SECONDS, max(0.0, deadline - time.monotonic())))
+            room = read_room()
+    finally:
+        _request([])
+    say(f"the cluster has {_text(room)}")
+    return room
+
+
+def _goal(wanted: Sequence[Wanted], room: Room, most: Mapping[str, float]) -> Goal:
+    """What all actors want, as far as it can come: GPUs where there are any, now or later."""
+    cpus = sum(one.workers or 1 for one in wanted) * ACTOR_CPUS / ACTORS_SHARE
+    stages = {one.mark: one.workers or 1 for one in wanted if not one.judge}
+    gpus = min(sum(stages.values()), max(most.get("GPU", 0), room.gpus))
+    known = marks_of(most) | room.marks
+    marked = tuple((mark, count) for mark, count in stages.items() if mark in known)
+    return Goal(cpus if not most.get("CPU") else min(cpus, max(most["CPU"], room.cpus)), gpus, marked)
+
+
+def _short(room: Room, goal: Goal) -> bool:
+    return room.cpus < goal.cpus or room.gpus < goal.gpus or not {mark for mark, _ in goal.marked} <= room.marks
+
+
+def _most() -> Mapping[str, float]:
+    """The most that an autoscaler may bring, by resource; empty where there is none, or it does not say."""
+    return ray._private.state.state.get_max_resources_from_cluster_config() or {}
+
+
+def _bundles(goal: Goal) -> list[dict[str, float]]:
+    """What an autoscaler is asked to have room for."""
+    device = {"GPU": 1.0} if goal.gpus else {"CPU": 1.0}
+    marked = [device | {mark: MARK_PART} for mark, count in goal.marked for _ in range(count)]
+    others = int(goal.gpus) - len(marked)
+    return marked + [{"GPU": 1.0}] * others + [{"CPU": 1.0}] * math.ceil(goal.cpus)
+
+
+def _request(bundles: list[dict[str, float]]) -> None:
+    from ray.autoscaler.sdk import request_resources
+
+    request_resources(bundles=bundles)
+
+
+def _text(room: Room | Goal) -> str:
+    return f"{room.cpus:g} processors" + (f" and {room.gpus:g} GPUs" if room.gpus else "")

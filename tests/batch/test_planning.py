@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from darkroom.batch.generate import abilities
+from darkroom.batch.planning import Maker, Work, cut
+from darkroom.batch.units import Unit, read_lines, read_unit
+from darkroom.manifest import open_manifest
+from darkroom.models.catalog import open_model
+from darkroom.runs import Ledger, to_table
+from darkroom.storage import Store, open_store
+from runs import RED, result, write_manifest
+
+MAKER = {"default_size": 8, "encoders": ("t5", "t5")}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(str(tmp_path / "run"))
+
+
+@pytest.fixture
+def plan_work(tmp_path: Path, toy_model: str, store: Store):
+    """Cuts a list of manifest rows against the run's ledger."""
+    model = open_model(toy_model)
+
+    def plan(
+        rows: list[dict[str, Any]], part_rows: int = 2, limit: int | None = None, dry: bool = False, **more: Any
+    ) -> Work:
+        manifest = open_manifest(write_manifest(tmp_path, rows), abilities(model, scorer=True))
+        maker = Maker(**{**MAKER, "revision": model.revision, "stages": model.stages, **more})
+        return cut(manifest, Ledger(store), maker, limit, None if dry else store, part_rows)
+
+    return plan
+
+
+def rows(count: int, **more: Any) -> list[dict[str, Any]]:
+    return [{**RED, "id": f"r{n}", "seed": n, **more} for n in range(count)]
+
+
+def finish(store: Store, work: Work, statuses: dict[str, str] | None = None) -> None:
+    """Commits a result row for every row of the work, as `deliver` would."""
+    lines = list(read_lines(store, f"work/{work.plan}"))
+    table = to_table([result(line, (statuses or {}).get(line["id"], "ok")) for line in lines])
+    assert Ledger(store).commit(f"{work.plan}-all", table)
+
+
+def test_rows_are_cut_into_units_of_so_many(plan_work, store: Store) -> None:
+    work = plan_work(rows(5), part_rows=4)
+    assert (work.rows, work.to_make, work.done, work.twins) == (5, 5, 0, 0)
+    units = work.units(3)
+    assert units == [Unit(0, 0, 0, 3), Unit(1, 0, 3, 4), Unit(2, 1, 0, 1)], "none reaches over the end of a file"
+    found = [[line["id"] for line in read_unit(store, work.plan, unit)] for unit in units]
+    assert found == [["r0", "r1", "r2"], ["r3"], ["r4"]]
+    assert [unit.stop - unit.start for unit in work.units(100)] == [4, 1]
+    assert [line["id"] for line in read_lines(store, f"manifest/{work.plan}")] == ["r0", "r1", "r2", "r3", "r4"]
+    assert work.todo == {"text_to_image": 5} and (work.stages, work.largest) == ({1}, 8)
+    assert {name: list(prompts) for name, prompts in work.prompts.items()} == {"t5": ["a red one", ""]}
+
+
+def test_a_dry_run_counts_the_same_and_writes_nothing(plan_work, store: Store) -> None:
+    work = plan_work(rows(5), dry=True)
+    assert (work.rows, work.to_make, len(work.units(2))) == (5, 5, 3)
+    assert list(store.list()) == []
+
+
+def test_unchanged_rows_are_done(plan_work, store: Store) -> None:
+    finish(store, plan_work(rows(4)))
+    work = plan_work(rows(4))
+    assert (work.done, work.to_make, work.units(2), work.changed, work.retired) == (4, 0, [], 0, set())
+
+
+def test_changed_and_failed_rows_are_made_anew(plan_work, store: Store) -> None:
+    finish(store, plan_work(rows(4)), {"r3": "failed"})
+    wanted = rows(4)
+    wanted[1]["guidance"] = 3
+    work = plan_work(wanted)
+    assert (work.done, work.to_make, work.changed, work.retired) == (2, 2, 2, {"r1", "r3"})
+
+
+def test_a_default_that_is_written_out_changes_nothing(plan_work, store: Store) -> None:
+    finish(store, plan_work(rows(2)))
+    assert plan_work(rows(2, guidance=7, negative_prompt="")).done == 2
+
+
+def test_rows_that_left_the_manifest_are_retired_but_not_by_a_limit(plan_work, store: Store) -> None:
+    finish(store, plan_work(rows(4)))
+    assert plan_work(rows(3)).retired == {"r3"}
+    assert plan_work(rows(4), limit=2).retired == set()
+
+
+def test_a_row_without_an_id_is_called_by_its_key_and_counts_once(plan_work, store: Store) -> None:
+    work = plan_work([RED, RED, {**RED, "seed": 1}])
+    lines = list(read_lines(store, f"manifest/{work.plan}"))
+    assert work.rows == 2 and all(line["id"] == line["key"] for line in lines)
+
+
+def test_twins_are_made_once(plan_work, store: Store) -> None:
+    work = plan_work([{**RED, "id": name} for name in "abc"])
+    assert (work.rows, work.to_make, work.twins) == (3, 1, 2)
+    assert [line["id"] for line in read_lines(store, f"twins/{work.plan}")] == ["b", "c"]
+
+
+def test_a_twin_of_a_finished_row_is_not_made(plan_work, store: Store) -> None:
+    finish(store, plan_work([{**RED, "id": "a"}]))
+    work = plan_work([{**RED, "id": "a"}, {**RED, "id": "b"}])
+    assert (work.done, work.to_make, work.twins) == (1, 0, 1)
+
+
+def test_a_picture_whose_row_leaves_the_ledger_has_no_twins(plan_work, store: Store) -> None:
+    """Its row is retired before twins are copied: a twin of it would find nothing to copy."""
+    finish(store, plan_work(rows(2)))
+    swapped = [{**RED, "id": "r0", "seed": 1}, {**RED, "id": "r1", "seed": 0}]
+    work = plan_work(swapped)
+    assert (work.to_make, work.twins, work.retired) == (2, 0, {"r0", "r1"})
+    renamed = plan_work([{**RED, "id": "other", "seed": 0}])
+    assert (renamed.to_make, renamed.twins, renamed.retired) == (1, 0, {"r0", "r1"})
+
+
+def test_a_row_that_two_jobs_committed_is_made_anew(plan_work, store: Store) -> None:
+    first, second = plan_work(rows(2)), plan_work(rows(2))
+    finish(store, first)
+    finish(store, second)
+    work = plan_work(rows(2))
+    assert (work.done, work.to_make, work.retired) == (0, 2, {"r0", "r1"})
+    assert Ledger(store).retire(work.retired) == 4
+
+
+def test_a_new_model_or_watermark_makes_everything_anew(plan_work, store: Store) -> None:
+    finish(store, plan_work(rows(2)))
+    assert plan_work(rows(2), revision="another revision").changed == 2
+    assert plan_work(rows(2), finish="watermark").changed == 2
+
+
+def test_a_scorer_has_a_say_where_it_chooses_and_only_there(plan_work, store: Store) -> None:
+    wanted = [*rows(2), {**RED, "id": "best", "best_of": 3}]
+    finish(store, plan_work(wanted, judge="clip-1"))
+    work = plan_work(wanted, judge="clip-2")
+    assert (work.done, work.retired, work.best_of) == (2, {"best"}, 1)
+
+
+def test_every_encoder_gets_what_its_stages_ask(plan_work, toy_model: str) -> None:
+    views = [{"view": "identity", "prompt": "a one"}, {"view": "rotate_180", "prompt": "a two"}]
+    upper = {"id": "large", "task": "anagram", "views": views, "size": 16}
+    first, second = open_model(toy_model).stages
+    stages = (first, replace(second, factor=4))
+    work = plan_work([{**RED, "id": "small"}, upper], stages=stages, encoders=("t5", "clip"))
+    asked = {name: sorted(prompts) for name, prompts in work.prompts.items()}
+    assert asked == {"t5": ["", "a one", "a red one", "a two"], "clip": ["", "a one"]}, "latents: the first prompt"
+    assert work.stages == {1, 2}
+
+
+def test_a_row_whose_prompt_is_cut_says_so(plan_work, store: Store) -> None:
+    wanted = [{**RED, "id": "short"}, {**RED, "id": "long", "prompt": "a " * 80}]
+    work = plan_work(wanted, too_long=lambda encoder, prompt: encoder == "t5" and len(prompt) > 100)
+    flags = {line["id"]: line.get("flags", []) for line in read_lines(store, f"work/{work.plan}")}
+    assert flags == {"short": [], "long": ["prompt_truncated"]} and work.truncated == 1

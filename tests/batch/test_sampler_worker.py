@@ -1,0 +1,377 @@
+"""The actor without its Ray: several units in flight in one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from darkroom.batch import row_state
+from darkroom.batch.embeddings import EmbeddingStore
+from darkroom.batch.load_inputs import Preparation, prepare
+from darkroom.batch.sampler_worker import Developer
+from darkroom.batch.units import Unit
+from darkroom.models.catalog import open_model
+from darkroom.models.compiled import compiled
+from darkroom.ray_cluster import ClusterError
+from darkroom.sampling.plans import condition_keys
+from darkroom.storage import StorageError, open_store
+from runs import png
+from toys import network_config, save_toy_network
+
+TEXT = {"task": "text_to_image", "prompt": "a red one", "negative_prompt": "", "guidance": 7, "seed": 0, "steps": 3}
+EDIT = {**TEXT, "task": "image_to_image", "image": "one.png", "start": 1}
+VIEWS = [{"view": "identity", "prompt": "a one"}, {"view": "rotate_90", "prompt": "a two"}]
+ANAGRAM = {**TEXT, "task": "anagram", "prompt": None, "views": VIEWS}
+UPSCALE = {**TEXT, "task": "upscale", "image": "one.png", "size": 16}
+
+
+class Darkroom:
+    """A folder with a unit's rows, their inputs and embeddings, and developers to hand them to."""
+
+    def __init__(self, folder: Path, model: str) -> None:
+        self.folder, self.model, self.units = str(folder), model, 0
+        self.store = open_store(self.folder)
+        self.store.write("one.png", png(16))
+        self.embeddings = EmbeddingStore(self.folder, "rev")
+        self.encoder = open_model(model).text_encoder(torch.device("cpu"))
+
+    def unit(self, *rows: dict[str, Any]) -> list[dict[str, Any]]:
+        number, self.units = self.units, self.units + 1
+        lines = [{"id": f"{number}-{n}", "key": f"{n:032x}", "row": row} for n, row in enumerate(rows)]
+        self.store.write(f"work/p/{number:06d}.jsonl", "\n".join(map(json.dumps, lines)).encode())
+        prompts = self.embeddings.missing({key for row in rows for key in condition_keys(row)})
+        if prompts:
+            self.embeddings.put(prompts, self.encoder.encode(prompts))
+            self.embeddings = EmbeddingStore(self.folder, "rev")
+        return prepare(Unit(number, number, 0, len(rows)), Preparation(self.folder, "p", self.folder, (8, 16), 3))
+
+    def developer(self, number: int = 1, capacity: int = 8, dtype: str | None = None) -> Developer:
+        return Developer(self.model, number, capacity, 1, self.embeddings, dtype)
+
+
+@pytest.fixture
+def darkroom(tmp_path: Path, toy_model: str) -> Darkroom:
+    return Darkroom(tmp_path, toy_model)
+
+
+def develop(developer: Developer, *units: list[dict[str, Any]]) -> list[Any]:
+    """All units at once; what each gave back, or its error."""
+
+    async def all_of_them() -> list[Any]:
+        return await asyncio.gather(*map(developer.develop, units), return_exceptions=True)
+
+    return asyncio.run(all_of_them())
+
+
+def picture(made: dict[str, Any]) -> np.ndarray:
+    return row_state.unpack(made["picture"])["picture"]
+
+
+def test_a_unit_comes_back_with_its_pictures_in_order(darkroom: Darkroom) -> None:
+    unit = darkroom.unit(TEXT, EDIT, ANAGRAM)
+    (made,) = develop(darkroom.developer(), unit)
+    assert [json.loads(one["row"])["id"] for one in made] == ["0-0", "0-1", "0-2"]
+    assert [(one["evaluations"], one["steps"]) for one in made] == [(6, 3), (4, 2), (12, 3)]
+    assert {one["error"] for one in made} == {""}
+    assert all(picture(one).shape == (3, 8, 8) and picture(one).dtype == np.uint8 for one in made)
+    assert made[0]["worker"].endswith(":cpu") and made[1]["start_timestep"] < made[0]["start_timestep"]
+    block = row_state.to_block(made)
+    assert block.num_rows == 1 and row_state.from_block(block) == made
+
+
+@pytest.mark.parametrize(("conditioning", "evaluations"), [("class", [6, 3, 9]), ("time", [3, 3, 3])])
+def test_a_network_knows_itself_what_labels_are(tmp_path: Path, conditioning: str, evaluations: list[int]) -> None:
+    """By label; or unconditional, where all questions of a step are one and guidance has no say."""
+    classes = 10 if conditioning == "class" else 0
+    model = save_toy_network(str(tmp_path), network_config(conditioning=conditioning, num_classes=classes))
+    label = (lambda n: {"label": n}) if classes else (lambda n: {})
+    plain = {key: value for key, value in TEXT.items() if key != "prompt"}
+    views = [{"view": "identity", **label(6)}, {"view": "identity", **label(9)}]
+    rows = [plain | label(7), plain | label(7) | {"guidance": 1}, plain | {"task": "anagram", "views": views}]
+    unit = [row_state.new_parcel(0, {"id": str(n), "key": "0", "row": row}) for n, row in enumerate(rows)]
+    (made,) = develop(Developer(model, 1, 8, 1), unit)
+    assert [one["error"] for one in made] == ["", "", ""]
+    assert [one["evaluations"] for one in made] == evaluations
+    assert picture(made[0]).shape == (1, 28, 28)
+    assert np.array_equal(picture(made[0]), picture(made[1])) is not bool(classes)
+
+
+def test_several_units_in_flight_keep_every_pass_full(darkroom: Darkroom) -> None:
+    units = [darkroom.unit(*({**TEXT, "seed": 4 * n + k} for k in range(4))) for n in range(6)]
+    developer = darkroom.developer(capacity=8)
+    develop(developer, *units)
+    statistics = developer.statistics
+    assert statistics.evaluations == 24 * 6 and statistics.passes == 18
+    assert statistics.slot_use == 1.0
+
+
+def test_a_picture_does_not_depend_on_its_company(darkroom: Darkroom) -> None:
+    (alone,) = develop(darkroom.developer(), darkroom.unit(ANAGRAM))
+    together = develop(darkroom.developer(), darkroom.unit(TEXT, EDIT), darkroom.unit({**TEXT, "seed": 3}, ANAGRAM))
+    assert np.array_equal(picture(alone[0]), picture(together[1][1]))
+
+
+def test_units_one_after_the_other(darkroom: Darkroom) -> None:
+    developer = darkroom.developer()
+
+    async def in_turn() -> list[Any]:
+        return [await developer.develop(darkroom.unit(TEXT)) for _ in range(3)]
+
+    made = asyncio.run(in_turn())
+    assert len({picture(unit[0]).tobytes() for unit in made}) == 1
+
+
+def test_the_second_stage_goes_on_from_the_firsts_picture(darkroom: Darkroom) -> None:
+    large = {**TEXT, "size": 16}
+    (small,) = develop(darkroom.developer(1), darkroom.unit(large, TEXT, UPSCALE))
+    first = picture(small[1])
+    assert (picture(small[0]).dtype, first.dtype) == (np.float32, np.uint8), "pixels where no stage goes on from it"
+    assert small[2]["picture"] == b"" and small[2]["evaluations"] == 0, "stage I has no part in upscaling"
+    (made,) = develop(darkroom.developer(2), small)
+    assert [picture(one).shape[-1] for one in made] == [16, 8, 16]
+    assert np.array_equal(picture(made[1]), first), "a row of 8 pixels passes stage II by"
+    assert [one["evaluations"] for one in made] == [6 + 8, 6, 8]
+    assert [one["steps"] for one in made] == [3, 3, 4]
+    assert [[stage["stage"] for stage in json.loads(one["stages"])] for one in made] == [[1, 2], [1], [2]]
+    upper = {"stage": 2, "steps": 4, "guidance": 4.0, "noise_level": 100, "dtype": "float32", "capacity": 8}
+    assert json.loads(made[0]["stages"])[1] == upper
+
+
+def test_a_compiled_stage_says_so_in_its_record(toy_network: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the backend that runs a traced graph as it is: no compiler is wanted for that."""
+    monkeypatch.setattr("darkroom.batch.sampler_worker.compiled", functools.partial(compiled, backend="eager"))
+    row = {key: value for key, value in TEXT.items() if key != "prompt"} | {"label": 7}
+    found = {}
+    for mode in ("off", "default"):
+        unit = [row_state.new_parcel(0, {"id": "0", "key": "0", "row": row})]
+        ((made,),) = develop(Developer(toy_network, 1, 8, 1, compile=mode), unit)
+        (record,) = json.loads(made["stages"])
+        found[mode] = picture(made)
+        assert (record.get("compile", "off"), made["error"]) == (mode, "")
+    assert np.allclose(found["off"], found["default"], atol=1e-5)
+
+
+def test_a_row_that_cannot_be_planned_costs_only_itself(darkroom: Darkroom) -> None:
+    beyond = {**EDIT, "start": 9}
+    unit = darkroom.unit(TEXT, beyond, {**TEXT, "seed": 2})
+    (made,) = develop(darkroom.developer(), unit)
+    assert made[1]["error"] == "start 9 lies beyond the schedule, which has 3 steps" and not made[1]["picture"]
+    assert [one["error"] for one in (made[0], made[2])] == ["", ""] and made[2]["picture"]
+
+
+def test_a_bug_in_planning_is_named_and_costs_only_its_row(darkroom: Darkroom) -> None:
+    unit = darkroom.unit({**TEXT, "seed": 1}, TEXT)
+    unit[0]["row"] = json.dumps({"id": "x", "key": "y", "row": {"task": "text_to_image", "prompt": "a red one"}})
+    (made,) = develop(darkroom.developer(), unit)
+    assert made[0]["error"] == "KeyError: 'seed'" and made[1]["picture"]
+
+
+def test_a_row_that_failed_before_passes_through(darkroom: Darkroom) -> None:
+    unit = darkroom.unit({**EDIT, "image": "none.png"}, TEXT)
+    error = unit[0]["error"]
+    (made,) = develop(darkroom.developer(), unit)
+    assert error.startswith("there is no file") and made[0]["error"] == error
+    assert made[0]["evaluations"] == 0 and made[1]["evaluations"] == 6
+
+
+def test_a_storage_outage_is_no_failed_row(darkroom: Darkroom) -> None:
+    unit = darkroom.unit(TEXT)
+    developer = darkroom.developer()
+    darkroom.store.delete(*darkroom.store.list("embeddings/"))
+    (error,) = develop(developer, unit)
+    assert isinstance(error, StorageError), error
+
+
+def break_predictor(developer: Developer, monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:
+    original = developer.drive.predictor
+
+    class Broken:
+        process, device = original.process, original.device
+
+        def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
+            return answer(original(*inputs))
+
+    for holder in (developer.drive, developer.drive.engine):
+        monkeypatch.setattr(holder, "predictor", Broken())
+
+
+def test_values_that_are_not_numbers_fail_their_row(darkroom: Darkroom, monkeypatch: pytest.MonkeyPatch) -> None:
+    developer = darkroom.developer(capacity=2)  # one row a pass
+
+    def spoil_first(output: torch.Tensor, seen: list[int] = []) -> torch.Tensor:  # noqa: B006 (it counts the calls)
+        seen.append(1)
+        return output * float("nan") if len(seen) <= 3 else output
+
+    break_predictor(developer, monkeypatch, spoil_first)
+    (made,) = develop(developer, darkroom.unit(TEXT, {**TEXT, "seed": 1}))
+    assert made[0]["error"] == "stage 1 gave values that are not finite numbers" and not made[0]["picture"]
+    assert made[0]["cause"] == "numeric" and "retried_float32" not in made[0]["flags"]
+    assert made[1]["error"] == "" and made[1]["picture"]
+
+
+def test_values_beyond_half_precision_are_made_again_in_float32(
+    darkroom: Darkroom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    developer = darkroom.developer(capacity=4, dtype="bfloat16")
+
+    def spoil_large(output: torch.Tensor) -> torch.Tensor:
+        output[0] *= float("nan")  # of the row that is alone in the engine first
+        return output
+
+    break_predictor(developer, monkeypatch, spoil_large)
+    (made,) = develop(developer, darkroom.unit(TEXT))
+    assert made[0]["error"] == "" and made[0]["flags"] == ["retried_float32"]
+    assert made[0]["evaluations"] == 12, "both walks were paid for"
+    (precise,) = develop(darkroom.developer(capacity=2), darkroom.unit(TEXT))
+    assert np.array_equal(picture(made[0]), picture(precise[0]))
+    (stage,) = json.loads(made[0]["stages"])
+    assert stage == {"stage": 1, "steps": 3, "guidance": 7, "noise_level": None, "dtype": "float32", "capacity": 2}
+    assert developer.statistics.evaluations == 12
+
+
+@pytest.mark.parametrize("when", ["its weights are loaded", "it makes its first pass"])
+def test_float32_that_does_not_fit_beside_costs_the_row_alone(
+    darkroom: Darkroom, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    developer = darkroom.developer(capacity=4, dtype="bfloat16")
+
+    def spoil_first(output: torch.Tensor, seen: list[int] = []) -> torch.Tensor:  # noqa: B006 (it counts the calls)
+        seen.append(1)
+        output[0] *= float("nan") if len(seen) == 1 else 1
+        return output
+
+    def no_room(*_: Any) -> Any:
+        if when == "its weights are loaded":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.")
+        return type(
+            "NoRoom", (), {"process": developer.stage.process, "device": developer.device, "__call__": no_pass}
+        )()
+
+    def no_pass(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.")
+
+    break_predictor(developer, monkeypatch, spoil_first)
+    monkeypatch.setattr(type(developer.model), "predictor", no_room)
+    (made,) = develop(developer, darkroom.unit(TEXT, {**TEXT, "seed": 1}, {**TEXT, "seed": 2}))
+    complaint = "stage 1 gave values that are not finite numbers in bfloat16, and float32 does not fit the device"
+    assert made[0]["error"].startswith(complaint) and made[0]["cause"] == "numeric"
+    assert made[0]["flags"] == ["float32_does_not_fit"]
+    assert [one["error"] for one in made[1:]] == ["", ""] and all(one["picture"] for one in made[1:])
+
+
+def test_the_mode_that_ran_is_recorded_and_not_the_one_that_was_asked_for(
+    darkroom: Darkroom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_compiler(*_: Any) -> Any:
+        raise RuntimeError("Failed to find C compiler")
+
+    said: list[str] = []
+    works = functools.partial(compiled, backend="eager")
+    fails = functools.partial(compiled, backend=no_compiler)
+    for chosen, record in (
+        (works, {"compile": "default", "compile_note": "CUDA graphs are not used: they need a GPU, and this is a cpu"}),
+        (fails, None),
+    ):
+        monkeypatch.setattr("darkroom.batch.sampler_worker.compiled", chosen)
+        told = (darkroom.model, 1, 4, 1, darkroom.embeddings, None, 1.0, "graphs")
+        developer = Developer(*told, begin=said.append)
+        (made,) = develop(developer, darkroom.unit(TEXT))
+        (stage,) = json.loads(made[0]["stages"])
+        if record is not None:
+            assert {key: stage[key] for key in record} == record
+        else:
+            assert "compile" not in stage and "torch.compile failed" in stage["compile_note"]
+    assert "compiling (graphs)" in said and any("the model runs as it is" in line for line in said)
+
+
+def test_memory_that_ends_halves_the_capacity_and_costs_no_row(
+    darkroom: Darkroom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unit() -> list[dict[str, Any]]:
+        return darkroom.unit(*({**TEXT, "seed": seed, "steps": 2 + seed} for seed in range(5)), ANAGRAM)
+
+    def refuse_eight(output: torch.Tensor) -> torch.Tensor:
+        passes.append(len(output))
+        if len(output) > 3 or len(passes) == 6:  # and once on the way, when rows are half developed
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return output
+
+    passes: list[int] = []
+    developer = darkroom.developer(capacity=8)
+    break_predictor(developer, monkeypatch, refuse_eight)
+    made, also = develop(developer, unit(), unit())
+    assert passes[:3] == [8, 4, 2] and set(passes[6:]) == {1}
+    small = {capacity: develop(darkroom.developer(capacity=capacity), unit())[0] for capacity in (1, 2)}
+    capacities = [json.loads(one["stages"])[0]["capacity"] for one in (*made, *also)]
+    assert set(capacities) == {1, 2}
+    for place, (one, capacity) in enumerate(zip((*made, *also), capacities, strict=True)):
+        wanted = small[capacity][place % len(made)]
+        assert one["error"] == "" and np.array_equal(picture(one), picture(wanted))
+        assert one["evaluations"] == wanted["evaluations"]
+
+
+def test_a_model_that_does_not_fit_at_all_is_the_clusters_fault(
+    darkroom: Darkroom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(output: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.")
+
+    developer = darkroom.developer(capacity=4)
+    break_predictor(developer, monkeypatch, refuse)
+    (error,) = develop(developer, darkroom.unit(TEXT))
+    assert isinstance(error, ClusterError) and "stage 1 does not fit its device" in str(error)
+
+
+def test_candidates_are_one_row_and_the_chosen_seed_goes_on(darkroom: Darkroom) -> None:
+    best = {**TEXT, "size": 16, "best_of": 3, "seed": 7}
+    singles = [{**TEXT, "size": 16, "seed": seed} for seed in (7, 8, 9)]
+    (first,) = develop(darkroom.developer(1), darkroom.unit(best, *singles))
+    candidates = picture(first[0])
+    assert candidates.shape == (3, 3, 8, 8) and first[0]["evaluations"] == 18
+    assert all(np.array_equal(candidates[n], picture(first[n + 1])) for n in range(3))
+    chosen = {**first[0], "picture": first[3]["picture"], "chosen_seed": 9}
+    (made,) = develop(darkroom.developer(2), [chosen, first[3]])
+    assert np.array_equal(picture(made[0]), picture(made[1]))
+
+
+def test_only_so_many_rows_are_planned_at_once(darkroom: Darkroom, monkeypatch: pytest.MonkeyPatch) -> None:
+    developer, most = darkroom.developer(capacity=2), 0
+    advance = developer.drive.engine.advance
+
+    def watch() -> list[Any]:
+        nonlocal most
+        most = max(most, len(developer.drive._plans))
+        return advance()
+
+    monkeypatch.setattr(developer.drive.engine, "advance", watch)
+    (made,) = develop(developer, darkroom.unit(*({**TEXT, "seed": seed} for seed in range(12))))
+    assert most == 4 and all(one["picture"] for one in made) and developer.waiting == 0
+
+
+def test_an_engine_that_dies_ends_the_wait_of_all(darkroom: Darkroom, monkeypatch: pytest.MonkeyPatch) -> None:
+    developer = darkroom.developer()
+
+    def die(output: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("out of memory")
+
+    break_predictor(developer, monkeypatch, die)
+    units = [darkroom.unit(TEXT), darkroom.unit(EDIT), darkroom.unit(ANAGRAM)]
+
+    async def with_limit() -> list[Any]:
+        waiting = asyncio.gather(*map(developer.develop, units), return_exceptions=True)
+        return await asyncio.wait_for(waiting, timeout=60)
+
+    errors = asyncio.run(with_limit())
+    assert [str(error) for error in errors] == ["out of memory"] * 3
+
+
+def test_a_unit_of_nothing_but_failures_returns_at_once(darkroom: Darkroom) -> None:
+    (made,) = develop(darkroom.developer(), darkroom.unit({**EDIT, "image": "none.png"}))
+    assert made[0]["error"].startswith("there is no file")

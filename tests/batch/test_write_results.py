@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from darkroom.batch import row_state
+from darkroom.batch.write_results import Delivery, deliver, to_pixels
+from darkroom.runs import Ledger
+from darkroom.storage import StorageError, image_key, open_store
+from runs import results
+
+ROW = {"task": "text_to_image", "prompt": "a one", "negative_prompt": "a two", "seed": 5, "guidance": 7, "stride": 30}
+PICTURE = np.linspace(-1.2, 1.2, 3 * 8 * 8, dtype=np.float32).reshape(3, 8, 8)
+
+
+def made(name: str, error: str = "", unit: int = 2) -> dict[str, Any]:
+    """A parcel at the end of its way."""
+    new = row_state.new_parcel(
+        unit, {"id": name, "key": hashlib.md5(name.encode()).hexdigest(), "row": ROW, "prompts": ["a one"]}
+    )
+    if error:
+        return {**new, "error": error}
+    done = {"steps": 34, "start_timestep": 990.0, "evaluations": 68, "seconds": 1.5, "worker": "here:cpu"}
+    return {**new, **done, "picture": row_state.pack({"picture": PICTURE})}
+
+
+def delivery(uri: str, **more: Any) -> Delivery:
+    open_store(uri).write("run.json", json.dumps({"plan": "plan"}).encode())
+    return Delivery(uri, "plan", "toy", "rev", "ddpm", **more)
+
+
+def test_a_unit_is_pictures_rows_and_one_commit(store_uri: str) -> None:
+    receipt = deliver([made("a"), made("b", error="there is no file x")], delivery(store_uri))
+    assert (receipt.unit, receipt.ok, receipt.failed, receipt.evaluations, receipt.fresh) == (2, 1, 1, 68, True)
+    found, store = results(store_uri), open_store(store_uri)
+    good, bad = found["a"], found["b"]
+    key = image_key("a", good["key"])
+    assert good["image"] == {"bytes": None, "path": store.uri(key)} and good["image_uri"] == store.uri(key)
+    data = store.read(key)
+    assert hashlib.sha256(data).hexdigest() == good["sha256"]
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(data))), to_pixels(PICTURE))
+    assert (good["status"], good["error"], good["width"], good["height"], good["steps"]) == ("ok", "", 8, 8, 34)
+    assert (good["prompts"], good["negative_prompt"], good["sampler"]) == (["a one"], "a two", "ddpm")
+    assert json.loads(good["parameters"]) == ROW
+    assert (bad["status"], bad["error"], bad["image"], bad["sha256"]) == ("failed", "there is no file x", None, "")
+
+
+@pytest.mark.parametrize(("images", "inline", "object_"), [("inline", True, False), ("both", True, True)])
+def test_where_the_bytes_lie(tmp_path: Path, images: Any, inline: bool, object_: bool) -> None:
+    deliver([made("a")], delivery(str(tmp_path), images=images))
+    row = results(str(tmp_path))["a"]
+    assert (hashlib.sha256(row["image"]["bytes"]).hexdigest() == row["sha256"]) == inline
+    assert row["image"]["path"] and bool(row["image_uri"]) == object_
+    assert (tmp_path / image_key("a", row["key"])).exists() == object_
+
+
+def test_delivered_twice_it_counts_once(tmp_path: Path) -> None:
+    how = delivery(str(tmp_path))
+    first = deliver([made("a")], how)
+    before = results(str(tmp_path))
+    assert first.fresh and not deliver([made("a")], how).fresh
+    assert results(str(tmp_path)) == before
+
+
+def test_a_worker_whose_job_was_taken_over_commits_nothing(tmp_path: Path) -> None:
+    how = delivery(str(tmp_path))
+    open_store(str(tmp_path)).write("run.json", b'{"plan": "newer"}')
+    with pytest.raises(StorageError, match=r"another job \(newer\) has taken over"):
+        deliver([made("a")], how)
+    assert list(Ledger(open_store(str(tmp_path))).records()) == []
+
+
+def test_a_block_is_one_unit(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match=r"units \[1, 2\]"):
+        deliver([made("a", unit=1), made("b", unit=2)], delivery(str(tmp_path)))
+
+
+def test_a_pixel_that_was_uint8_comes_back_as_it_was() -> None:
+    pixels = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
+    picture = pixels.transpose(2, 0, 1).astype(np.float32) / 127.5 - 1
+    assert np.array_equal(to_pixels(picture), pixels)
+
+
+def test_values_beyond_the_range_are_cut_and_one_channel_is_grey() -> None:
+    picture = np.array([[[-3.0, 0.0, 3.0]]], dtype=np.float32)
+    assert to_pixels(picture).tolist() == [[[0, 0, 0], [128, 128, 128], [255, 255, 255]]]

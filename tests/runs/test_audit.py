@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from darkroom.runs.audit import LISTED, audit
+from darkroom.runs import Ledger, to_table
+from darkroom.storage import NotFound, Store, image_key, open_store
+from runs import png, result
+
+IDS = ("a", "b", "c")
+
+
+def line(name: str, **row: Any) -> dict[str, Any]:
+    return {"id": name, "key": hashlib.md5(name.encode()).hexdigest(), "row": {"task": "text_to_image", **row}}
+
+
+def commit(store: Store, names: tuple[str, ...], unit: str, status: str = "ok", error: str = "") -> None:
+    """A unit of result rows, with their pictures where all is well."""
+    rows = []
+    for name in names:
+        own = line(name)
+        if status == "ok":
+            key = image_key(name, own["key"])
+            store.write(key, png(8))
+            picture = {"image": {"bytes": None, "path": store.uri(key)}, "image_uri": store.uri(key)}
+            rows.append(result(own, sha256=hashlib.sha256(png(8)).hexdigest(), **picture))
+        else:
+            rows.append(result(own, status, error=error))
+    assert Ledger(store).commit(unit, to_table(rows))
+
+
+def begin(store: Store, names: tuple[str, ...] = IDS, limit: int | None = None) -> None:
+    store.write("run.json", json.dumps({"plan": "p", "options": {"limit": limit}}).encode())
+    store.write("manifest/p/000000.jsonl", "\n".join(json.dumps(line(name)) for name in names).encode())
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Store:
+    """A whole run of three rows in two shards."""
+    store = open_store(str(tmp_path / "run"))
+    begin(store)
+    commit(store, ("a", "b"), "p-000000")
+    commit(store, ("c",), "p-000001")
+    return store
+
+
+def test_a_whole_run_passes(store_uri: str) -> None:
+    store = open_store(store_uri)
+    begin(store)
+    commit(store, IDS, "p-000000")
+    found = audit(store_uri)
+    assert (found.passed, found.good, found.rows) == (True, 3, 3)
+    assert found.text() == "3 of 3 manifest rows have exactly one good row and a whole picture"
+
+
+def test_a_run_that_was_moved_is_still_whole(run: Store, tmp_path: Path) -> None:
+    shutil.move(run.root, tmp_path / "elsewhere")
+    assert audit(str(tmp_path / "elsewhere")).passed
+
+
+def test_inline_pictures_are_checked_too(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    begin(store, ("a", "b"))
+    inline = {"bytes": png(8), "path": "images/x.png"}
+    good = result(line("a"), sha256=hashlib.sha256(png(8)).hexdigest(), image=inline)
+    Ledger(store).commit("p-000000", to_table([good, result(line("b"), sha256="0" * 64, image=inline)]))
+    assert audit(str(tmp_path)).problems == ["the picture of row b is damaged: its SHA-256 is another"]
+
+
+def test_failed_rows_say_why(run: Store) -> None:
+    begin(run, (*IDS, "d"))
+    commit(run, ("d",), "p-000002", "failed", "there is no file x.png")
+    found = audit(run.root)
+    assert (found.passed, found.good, found.rows) == (False, 3, 4)
+    assert found.problems == ["row d failed: there is no file x.png"]
+
+
+def test_missing_and_foreign_rows(run: Store) -> None:
+    begin(run, ("a", "b", "z"))
+    assert audit(run.root).problems == ["row z has 0 results, wanted 1", "the result c is no row of the manifest"]
+
+
+def test_a_limited_job_leaves_other_rows_alone(run: Store) -> None:
+    begin(run, ("a",), limit=1)
+    assert audit(run.root).passed
+
+
+def test_a_row_that_is_there_twice(run: Store) -> None:
+    commit(run, ("a",), "p-000009")
+    found = audit(run.root)
+    assert found.problems == ["row a has 2 results, wanted 1"] and found.good == 2
+
+
+def test_the_picture_of_an_earlier_manifest(run: Store) -> None:
+    changed = [line("a"), {**line("b"), "key": "f" * 32}, line("c")]
+    run.write("manifest/p/000000.jsonl", "\n".join(map(json.dumps, changed)).encode())
+    assert audit(run.root).problems == ["row b has the picture of an earlier manifest"]
+
+
+def test_a_picture_that_is_gone_or_damaged(run: Store) -> None:
+    gone, damaged = (image_key(name, line(name)["key"]) for name in "ab")
+    run.delete(gone)
+    run.write(damaged, png(8)[:-1])
+    found = audit(run.root)
+    assert found.good == 1
+    assert found.problems == [
+        f"the picture of row a, {run.uri(gone)}, is gone",
+        f"the picture of row b, {run.uri(damaged)}, is damaged: its SHA-256 is another",
+    ]
+
+
+def test_shards_that_are_strange_unpublished_or_lost(run: Store) -> None:
+    shards = [record.shard for record in Ledger(run).records()]
+    run.move(f"metadata/{shards[0]}", f"staging/{shards[0]}")
+    run.delete(f"metadata/{shards[1]}")
+    run.write("metadata/strange.parquet", b"")
+    found = audit(run.root)
+    assert found.counts == {"unpublished": 2, "lost": 1, "stray": 1} and found.good == 2
+    assert f"{shards[1]}, committed with 1 rows, is gone" in found.problems
+    assert "metadata/strange.parquet belongs to no commit: its rows do not count" in found.problems
+
+
+def test_the_list_is_cut_and_the_rest_counted(run: Store) -> None:
+    begin(run, (*IDS, *(f"m{n}" for n in range(LISTED + 7))))
+    lines = audit(run.root).text().splitlines()
+    assert len(lines) == 1 + LISTED + 1 and lines[-1] == "... and 7 more"
+
+
+def test_where_there_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match=r"run\.json"):
+        audit(str(tmp_path))
+
+
+def test_a_manifest_of_no_rows_is_no_pass(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    begin(store, ())
+    assert not audit(str(tmp_path)).passed
