@@ -19,8 +19,9 @@ from darkroom.manifest.problems import ManifestError, Problems
 from darkroom.manifest.readers import file_name, read_rows, rows_in
 from darkroom.manifest.sweeps import Row
 from darkroom.manifest.tasks import Task, parse_task
-from darkroom.manifest.token_limits import Lengths, hashed
+from darkroom.manifest.token_limits import Lengths
 from darkroom.storage import NotFound, read_uri
+from darkroom.storage.hashing import hashed
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 
 from darkroom.manifest.problems import Problems
 from darkroom.manifest.tasks import Task
+from darkroom.storage.hashing import hashed
 
 REMEMBERED = 2**20  # prompts whose length is remembered, by their hashes
 
@@ -45,7 +45,3 @@ class Lengths:
             self._counted[key] = self._tokens(prompt)
         return self._counted[key]
 
-
-def hashed(text: str) -> int:
-    """64 bits that stand for a text."""
-    return int.from_bytes(hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest())
