@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from typing import get_args
 
 import pytest
@@ -126,6 +127,18 @@ def test_key_does_not_tell_7_from_7_0_nor_an_id_from_another() -> None:
 def test_key_depends_on_model_and_sampler() -> None:
     task = TextToImage(prompt="a red seven")
     assert len({row_key(task, "a", "1"), row_key(task, "b", "1"), row_key(task, "a", "2")}) == 3
+
+
+def test_only_what_was_mended_has_another_key() -> None:
+    """Alternating by interval is another picture for solvers of two moves alone; all others keep their key."""
+    views = [{"view": "identity", "label": 3}, {"view": "negate", "label": 4}]
+    for sampler in ("euler", "ddim", "heun", "midpoint"):
+        for reduction in ("mean", "alternate"):
+            task = parse_task({"task": "anagram", "views": views, "reduction": reduction, "sampler": sampler})
+            mended = reduction == "alternate" and sampler in ("heun", "midpoint")
+            parts = [task.canonical(), "r", "1", *["alternates by interval"] * mended]
+            text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
+            assert row_key(task, "r", "1") == hashlib.sha256(text.encode()).hexdigest()[:32], (sampler, reduction)
 
 
 CHANGES = {

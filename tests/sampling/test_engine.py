@@ -121,6 +121,39 @@ def test_equal_questions_are_asked_once():
     assert alternating.evaluations == 4 * 2
 
 
+@pytest.mark.parametrize("sampler", ["euler", "heun", "midpoint"])
+@pytest.mark.parametrize(("first", "second"), [(1.0, 0.0), (0.0, 1.0)])
+def test_alternating_views_have_equal_say_with_every_solver(sampler, first, second):
+    """A flow of constant velocities, one a view: over an even number of intervals the state travels their mean."""
+    velocities = CountingPredictor(Flow(), lambda x, t, c: torch.ones_like(x) * c[:, :1, :1, None])
+    views = [{"view": "identity", "prompt": "a"}, {"view": "flip_vertical", "prompt": "b"}]
+    row = make_row("anagram", views=views, steps=4, reduction="alternate", guidance=1.0, sampler=sampler)
+    told = {"a": first, "b": second, "": 9.0}
+    conditions = {prompt: torch.full((4, 32), velocity) for prompt, velocity in told.items()}
+    plan = make_plan(row, Stage(1, SIZE, 3, Flow()), Inputs(conditions))
+    end, start = develop(velocities, [plan])[0], develop(velocities, [dataclasses.replace(plan, moves=())])[0]
+    assert torch.allclose(end - start, torch.full_like(start, 0.5), atol=1e-6)
+
+
+@pytest.mark.parametrize(("process", "sampler"), [(Flow(), "heun"), (Diffusion.cosine(clip=1.0), "ddpm")])
+def test_at_guidance_0_the_unconditional_answer_is_the_picture_and_alone_is_asked(process, sampler):
+    predictor = CountingPredictor(process, lambda x, t, c: torch.tanh(x + c[:, :1, :1, None]))
+    row = make_row("text_to_image", prompt="a", negative_prompt="n", steps=4, sampler=sampler)
+    without, alone = plan_of(row | {"guidance": 0.0}, process), plan_of(row | {"prompt": "n", "guidance": 1.0}, process)
+    assert without.evaluations == len(without.moves)
+    assert {prompt for move in range(len(without.moves)) for _, prompt in without.questions(move)} == {"n"}
+    assert torch.equal(develop(predictor, [without])[0], develop(predictor, [alone])[0])
+
+
+def test_at_guidance_0_a_learned_variance_is_still_the_conditional_answers(unet):
+    row = make_row("text_to_image", prompt="a", negative_prompt="n", steps=4, guidance=0.0)
+    assert plan_of(row, unet.process).evaluations == 4 * 2
+    assert plan_of(row | {"sampler": "ddim"}, unet.process).evaluations == 4  # whose step has no learned variance
+    plan = plan_of(row | {"sampler": "ddim"}, unet.process)
+    both = dataclasses.replace(plan, variance_asked=True)
+    assert both.evaluations == 8 and torch.equal(develop(unet, [plan])[0], develop(unet, [both])[0])
+
+
 def test_guidance_is_unconditional_plus_gamma_times_the_difference():
     process = Diffusion.linear(10, clip=None)
     answers = {"c": 0.5, "": -0.25}

@@ -30,7 +30,7 @@ from darkroom.manifest.fields import (
     plain,
 )
 from darkroom.sampling.components import check_sum, make_component
-from darkroom.sampling.schedules import DEFAULT_STRIDE
+from darkroom.sampling.schedules import DEFAULT_STRIDE, TWO_MOVE_SOLVERS
 from darkroom.sampling.trajectories import BLUR_SIGMA
 
 
@@ -85,6 +85,13 @@ class _Task(Frozen):
             if hasattr(self, name):
                 row[name] = [branch.canonical() for branch in getattr(self, name)]
         return plain(row)
+
+    def mended(self) -> list[str]:
+        """What was mended of the sampler for rows of this kind alone, since its version last rose.
+
+        Part of the key: such rows are made anew, and the rows whose pictures stay as they are keep theirs.
+        """
+        return []
 
     def _silent(self) -> set[str]:
         """Parameters that have no say in this row's picture."""
@@ -154,6 +161,10 @@ class Anagram(_Chosen):
 
     def branches(self) -> tuple[Asks, ...]:
         return self.views
+
+    def mended(self) -> list[str]:
+        by_interval = self.reduction == "alternate" and self.sampler in TWO_MOVE_SOLVERS
+        return ["alternates by interval"] if by_interval else []
 
 
 class Hybrid(_Chosen):
@@ -260,7 +271,6 @@ def parse_task(row: dict[str, Any]) -> Task:
 
 def row_key(task: Task, model_revision: str, sampler_version: str) -> str:
     """32 hex digits: the same for rows that ask for the same picture of the same model, made by the same sampler."""
-    content = json.dumps(
-        [task.canonical(), model_revision, sampler_version], sort_keys=True, separators=(",", ":"), allow_nan=False
-    )
+    depends = [task.canonical(), model_revision, sampler_version, *task.mended()]
+    content = json.dumps(depends, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(content.encode()).hexdigest()[:32]

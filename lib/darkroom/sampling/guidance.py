@@ -38,7 +38,7 @@ def combine(rows: list[Answers], process: Process) -> tuple[Tensor, Tensor | Non
     """
     flat = [(row, branch, place) for row in rows for place, branch in enumerate(row.branches)]
     owner = [index for index, row in enumerate(rows) for _ in row.branches]
-    conditional = torch.stack([_answer(row, branch.view, branch.prompt) for row, branch, _ in flat])
+    conditional = torch.stack([_conditional(row, branch) for row, branch, _ in flat])
     unconditional = torch.stack([_unconditional(row, branch) for row, branch, _ in flat])
     variance = None
     if process.learned_variance:
@@ -97,6 +97,12 @@ def group(items: Iterable[Hashable]) -> dict[Any, list[int]]:
 
 def _answer(row: Answers, view: View, prompt: str) -> Tensor:
     return row.outputs[row.questions.index((view, prompt))]
+
+
+def _conditional(row: Answers, branch: Branch) -> Tensor:
+    """At guidance 0 the conditional prediction has no say, and is asked for only where its learned variance has."""
+    asked = row.guidance != 0.0 or (branch.view, branch.prompt) in row.questions
+    return _answer(row, branch.view, branch.prompt if asked else branch.negative)
 
 
 def _unconditional(row: Answers, branch: Branch) -> Tensor:

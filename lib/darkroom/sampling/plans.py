@@ -19,7 +19,7 @@ from darkroom.sampling.schedules import Move
 from darkroom.sampling.trajectories import asks_nothing, enlarged, make_walk, sampler_of
 from darkroom.sampling.views import View, make_view
 
-SAMPLER_VERSION = "1"  # part of every row's key: raise it whenever the same row would give another picture
+SAMPLER_VERSION = "1"  # part of every row's key: raise it when rows of every kind would give another picture
 
 IDENTITY = make_view("identity")
 WHOLE = make_component("whole")
@@ -102,6 +102,7 @@ class Plan:
     reference: the picture to start from, noised to `reference_time` (None: to the first move's time, and where there
         is no move not at all), or None to start from pure noise; blur: what the start state is put through
     low_res: [C, H, W], the (noised) low-resolution picture as extra channels; noise_level goes with it
+    variance_asked: the step takes a learned variance, which is the conditional answer's
     keep: indices of the moves after which the state is kept for drawing the trajectory
     """
 
@@ -122,18 +123,30 @@ class Plan:
     keep: frozenset[int] = field(default_factory=frozenset)
     reference_time: int | float | None = None
     blur: Component | None = None
+    variance_asked: bool = False
 
     def active(self, move: int) -> tuple[Branch, ...]:
-        """The branches that speak at this move: all, or with the alternating reduction one after the other."""
-        return (self.branches[move % len(self.branches)],) if self.alternate else self.branches
+        """The branches that speak at this move: all, or with the alternating reduction one an interval in turn.
+
+        Not one a move: what midpoint's first move answers is only where to ask again, so a view that always had the
+        first would have no say in the picture.
+        """
+        if not self.alternate:
+            return self.branches
+        interval = sum(each.opens_interval for each in self.moves[: move + 1]) - 1
+        return (self.branches[interval % len(self.branches)],)
 
     def questions(self, move: int) -> tuple[tuple[View, str], ...]:
-        """What the model is asked at this move, each distinct question once, in the order of the branches."""
+        """What the model is asked at this move, each distinct question once, in the order of the branches.
+
+        Not what would have no say: at guidance 1 the unconditional answer, at 0 the conditional one.
+        """
         if not self.moves[move].asks:
             return ()
         asked: dict[tuple[View, str], None] = {}
         for branch in self.active(move):
-            asked[branch.view, branch.prompt] = None
+            if self.guidance != 0.0 or self.variance_asked:
+                asked[branch.view, branch.prompt] = None
             if self.guidance != 1.0:
                 asked[branch.view, branch.negative] = None
         return tuple(asked)
@@ -169,7 +182,7 @@ def make_plan(row: Row, stage: Stage, inputs: Inputs) -> Plan:
     """
     stage = as_asked(row, stage)
     walk = make_walk(row, stage, inputs)
-    latent = stage.factor > 1
+    latent, sampler = stage.factor > 1, sampler_of(row, stage)
     return Plan(
         seed=row["seed"],
         stage=stage.number,
@@ -178,7 +191,7 @@ def make_plan(row: Row, stage: Stage, inputs: Inputs) -> Plan:
         branches=_branches_at(row, stage),
         conditions=inputs.conditions,
         guidance=row.get("guidance", 1.0) if stage.guidance is None else stage.guidance,
-        sampler=sampler_of(row, stage),
+        sampler=sampler,
         eta=row.get("eta", 0.0) if stage.sampler is None else 0.0,
         alternate=row.get("reduction") == "alternate" and not latent,
         reference=walk.reference,
@@ -187,6 +200,7 @@ def make_plan(row: Row, stage: Stage, inputs: Inputs) -> Plan:
         noise_level=stage.noise_level or 0,
         reference_time=walk.time,
         blur=walk.blur,
+        variance_asked=stage.process.learned_variance and sampler != "ddim",
     )
 
 

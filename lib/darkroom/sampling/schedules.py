@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 CLEAN = -1
+TWO_MOVE_SOLVERS = ("heun", "midpoint")
 DEFAULT_STRIDE = 30
 
 Kind = Literal["denoise", "renoise", "heun_predict", "heun_correct", "midpoint_half", "midpoint_full"]
@@ -35,6 +36,11 @@ class Move:
     def asks(self) -> bool:
         """Whether this move needs an evaluation of the model."""
         return self.kind != "renoise"
+
+    @property
+    def opens_interval(self) -> bool:
+        """Whether it is the first or only move of its interval, and not a solver's second."""
+        return self.kind not in ("heun_correct", "midpoint_full")
 
     @property
     def model_time(self) -> int | float:
@@ -204,10 +210,10 @@ def _intervals(walk: Sequence[Move]) -> list[tuple[Move, ...]]:
     groups: list[tuple[Move, ...]] = []
     for move in walk:
         assert move.kind != "renoise", f"jumps are put into a plain walk, once; got {move}"
-        if move.kind in ("heun_correct", "midpoint_full"):
-            groups[-1] = (*groups[-1], move)
-        else:
+        if move.opens_interval:
             groups.append((move,))
+        else:
+            groups[-1] = (*groups[-1], move)
     return groups
 
 
