@@ -298,3 +298,12 @@ def test_text_fields_of_a_csv_are_those_of_the_tasks() -> None:
     fields = {name: field.annotation for task in TASKS.values() for name, field in task.model_fields.items()}
     numbers = {name for name, annotation in fields.items() if holds(annotation, int, float)}
     assert set(fields) - numbers - NESTED_FIELDS == TEXT_FIELDS
+
+
+@pytest.mark.parametrize("row", [ROWS[0], ANAGRAM, HYBRID], ids=lambda row: row["task"])
+def test_the_last_candidates_seed_is_an_int64_too(row: dict[str, object]) -> None:
+    largest = 2**63 - 8
+    assert parse_task(row | {"best_of": 8, "seed": largest}).seed == largest
+    assert parse_task(row | {"seed": 2**63 - 1}).seed == 2**63 - 1
+    with pytest.raises(ValidationError, match=f"'seed' must be at most {largest} where 'best_of' is 8"):
+        parse_task(row | {"best_of": 8, "seed": 2**63 - 1})

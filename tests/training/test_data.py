@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -10,7 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from darkroom.training.data import SCHEMA, digest_of, load_images, sample_uri, write_dataset
+from darkroom.storage import LocalStore, Store, open_store
+from darkroom.training import data
+from darkroom.training.data import SCHEMA, digest_of, load_images, read_record, sample_uri, write_dataset
 
 PICTURES = np.arange(3 * 4 * 5 * 3, dtype=np.uint8).reshape(3, 4, 5, 3)
 LABELS = np.array([1, 0, 1])
@@ -24,9 +27,14 @@ def data_set(tmp_path: Path) -> str:
     return str(tmp_path)
 
 
+def train_file(uri: str) -> Path:
+    (name,) = read_record(uri)["splits"]["train"]["files"]
+    return Path(uri, name)
+
+
 def replace_records(uri: str, records: list[tuple[bytes, int]]) -> None:
     rows = [{"image": {"bytes": data, "path": "x.png"}, "label": label} for data, label in records]
-    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), f"{uri}/train-00000.parquet")
+    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), train_file(uri))
 
 
 def png(height: int, width: int) -> bytes:
@@ -84,12 +92,12 @@ def test_no_data_set_and_no_such_split(data_set: str, tmp_path: Path) -> None:
 
 
 def test_a_file_cut_short_is_named(data_set: str) -> None:
-    path = Path(data_set, "train-00000.parquet")
+    path = train_file(data_set)
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(ValueError, match=r"train-00000.parquet is cut short or damaged"):
+    with pytest.raises(ValueError, match=r"train-00000-.*.parquet is cut short or damaged"):
         load_images(data_set, "train")
     path.unlink()
-    with pytest.raises(ValueError, match=r"train-00000.parquet is missing"):
+    with pytest.raises(ValueError, match=r"train-00000-.*.parquet is missing"):
         load_images(data_set, "train")
 
 
@@ -113,6 +121,68 @@ def test_a_bad_record_is_named(data_set: str, records: list[tuple[bytes, int]], 
 
 
 def test_other_columns_are_refused(data_set: str) -> None:
-    pq.write_table(pa.table({"pixels": [1]}), f"{data_set}/train-00000.parquet")
+    pq.write_table(pa.table({"pixels": [1]}), train_file(data_set))
     with pytest.raises(ValueError, match=r"its columns are \['pixels'\], wanted image"):
         load_images(data_set, "train")
+
+
+ABOUT = {"name": "tiny", "source": "a test", "classes": ["cat", "dog"]}
+
+
+def splits(count: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """`count` training pictures, all of the value `count`, and one for tests."""
+    grey = np.full((count, 2, 2, 1), count, np.uint8)
+    return {"train": (grey, np.arange(count) % 2), "test": (grey[:1], np.zeros(1, np.int64))}
+
+
+def parquet_files(store: Store) -> set[str]:
+    return {key for key in store.list() if key.endswith(".parquet")}
+
+
+def test_a_smaller_data_set_leaves_no_file_of_a_larger_one(store_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "FILE_ROWS", 2)
+    store = open_store(store_uri)
+    store.write("train-00000-of-00001.parquet", b"somebody else's")
+    store.write("train-00007.parquet", b"of an ingest before names had digests")
+    write_dataset(store_uri, splits(5), ABOUT)
+    assert len(parquet_files(store)) == 3 + 1 + 1
+    record = write_dataset(store_uri, splits(3), ABOUT)
+    named = {name for split in record["splits"].values() for name in split["files"]}
+    assert len(named) == 2 + 1 and parquet_files(store) == named | {"train-00000-of-00001.parquet"}
+    assert load_images(store_uri, "train").images[:, 0, 0, 0].tolist() == [3, 3, 3]
+
+
+class Died(BaseException):
+    """A process that is killed: nothing catches it."""
+
+
+def test_killed_at_any_write_the_old_data_or_the_new_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "FILE_ROWS", 2)
+    uri, verbs = str(tmp_path), {name: getattr(LocalStore, name) for name in ("write", "delete")}
+    left, found = 0, []
+
+    def dying(verb: str) -> Any:
+        def act(store: LocalStore, *given: Any) -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise Died
+            verbs[verb](store, *given)
+
+        return act
+
+    for deaths in range(1, 100):
+        write_dataset(uri, splits(5), ABOUT)
+        with monkeypatch.context() as patch:
+            for verb in verbs:
+                patch.setattr(LocalStore, verb, dying(verb))
+            left = deaths
+            try:
+                write_dataset(uri, splits(3), ABOUT)
+            except Died:
+                found.append(len(load_images(uri, "train").labels))
+                assert load_images(uri, "test").images.max() == found[-1], "of the same set"
+                continue
+        break
+    assert found == [5] * 4 + [3] * 2, "three files and dataset.json, then what is stale of both splits"
+    assert len(parquet_files(open_store(uri))) == 3

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, TypeAdapter, model_validator
 
 from darkroom.manifest.branches import Asks, ComponentBranch, Resample, UpperStage, ViewBranch
 from darkroom.manifest.fields import (
+    MAX_SEED,
     Candidates,
     Fraction,
     Frozen,
@@ -112,6 +113,16 @@ class _Chosen(_Cascaded):
     """best_of: so many candidates with seeds from `seed` on are made by the first stage, and the best goes on."""
 
     best_of: Candidates = 1
+
+    @model_validator(mode="after")
+    def _seeds_fit(self) -> _Chosen:
+        largest = MAX_SEED - self.best_of + 1  # the last candidate's seed is an int64 too
+        if self.seed > largest:
+            raise ValueError(
+                f"'seed' must be at most {largest} where 'best_of' is {self.best_of}, as each candidate has the seed "
+                f"after the one before, was {self.seed}"
+            )
+        return self
 
     def _silent(self) -> set[str]:
         return super()._silent() | ({"best_of"} if self.best_of == 1 else set())

@@ -1,9 +1,11 @@
 """Image data sets as darkroom keeps them: a folder or prefix of Parquet files, and `dataset.json`, written last.
 
-    train-00000.parquet ... test-00000.parquet    image (struct of PNG bytes and a name), label (int32)
-    dataset.json                                  name, source, classes, picture size, and per split rows, files, digest
+    train-00000-1f3a99c0.parquet, ...    image (struct of PNG bytes and a name), label (int32)
+    test-00000-90bd0c77.parquet, ...
+    dataset.json                         name, source, classes, picture size, and per split rows, files, digest
 
-Any Parquet reader opens them, `datasets.load_dataset("parquet", ...)` as pictures.
+Any Parquet reader opens them, `datasets.load_dataset("parquet", ...)` as pictures. A file's name ends with its split's
+digest, so that data that is ingested anew lies beside the old until dataset.json names it.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -62,10 +65,10 @@ def sample_uri() -> str:
 def write_dataset(uri: str, splits: Mapping[str, tuple[np.ndarray, np.ndarray]], about: Mapping[str, Any]) -> dict:
     """Writes splits (images uint8 [N, H, W, C], labels [N]) under `uri`; returns what dataset.json holds.
 
-    about: name, source, classes (their names, in the order of the labels).
+    about: name, source, classes (their names, in the order of the labels). A data set that lies there is replaced: it
+    is read until dataset.json is written, the new one from then on, and the old one's files go last.
     """
     store = open_store(uri)
-    store.delete(RECORD)  # until all is written anew there is no data set here, rather than half of two
     shapes = {images.shape[1:] for images, _ in splits.values()}
     assert len(shapes) == 1, f"splits of one size are wanted, got {shapes}"
     height, width, channels = shapes.pop()
@@ -76,6 +79,7 @@ def write_dataset(uri: str, splits: Mapping[str, tuple[np.ndarray, np.ndarray]],
         "splits": {name: _write_split(store, name, *arrays) for name, arrays in splits.items()},
     }
     store.write(RECORD, json.dumps(record, indent=1).encode() + b"\n")
+    _delete_stale(store, record["splits"])
     return record
 
 
@@ -146,12 +150,20 @@ def read_groups(uri: str, file: str, groups: Sequence[int]) -> Iterator[tuple[np
 
 def _write_split(store: Store, split: str, images: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     assert images.dtype == np.uint8 and len(images) == len(labels)
-    files = []
+    digest, files = digest_of(images, labels), []
     for start in range(0, len(images), FILE_ROWS):
         part = slice(start, start + FILE_ROWS)
-        files.append(f"{split}-{len(files):05d}.parquet")
+        files.append(f"{split}-{len(files):05d}-{digest[:8]}.parquet")
         store.write(files[-1], _to_parquet(images[part], labels[part], split, start))
-    return {"rows": len(images), "files": files, "digest": digest_of(images, labels)}
+    return {"rows": len(images), "files": files, "digest": digest}
+
+
+def _delete_stale(store: Store, splits: Mapping[str, Mapping[str, Any]]) -> None:
+    """Deletes the files of former data sets, and of ingests that died. What else lies there is not ours."""
+    for name, split in splits.items():
+        written = re.compile(rf"{re.escape(name)}-\d{{5}}(-[0-9a-f]{{8}})?\.parquet")
+        stale = [key for key in store.list(f"{name}-") if written.fullmatch(key) and key not in split["files"]]
+        store.delete(*stale)
 
 
 def _to_parquet(images: np.ndarray, labels: np.ndarray, split: str, start: int) -> bytes:

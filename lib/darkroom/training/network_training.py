@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from darkroom.evaluation.sample_measures import as_tensor, evenly
 from darkroom.models.network import build_network, save_network
 from darkroom.storage import Store
 from darkroom.training.checkpoints import Checkpoint
@@ -119,14 +120,14 @@ def _metrics(last: Checkpoint) -> dict[str, float]:
 
 
 class _Validation:
-    """The recipe's validation loss of given weights on the first pictures of the test split."""
+    """The recipe's validation loss of given weights on pictures drawn evenly from the test split."""
 
     def __init__(self, recipe: NetworkRecipe, data: str, network: Mapping[str, Any], device: torch.device) -> None:
         self._recipe = recipe
         images = load_images(data, "test")
-        pixels = torch.from_numpy(images.images[: recipe.validation_images].copy()).permute(0, 3, 1, 2)
-        self._images = to_network(pixels).contiguous().to(device)
-        self._labels = torch.from_numpy(images.labels[: recipe.validation_images].copy()).to(device)
+        chosen = evenly(len(images.labels), recipe.validation_images)
+        self._images = to_network(as_tensor(images.images[chosen])).contiguous().to(device)
+        self._labels = torch.from_numpy(images.labels[chosen]).to(device)
         self._network = build_network(network).to(device).eval()
 
     @torch.no_grad()
