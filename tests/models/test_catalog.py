@@ -134,6 +134,13 @@ def test_a_wrong_revision_and_an_unreachable_hub_are_told_apart(
         open_model("deepfloyd-xl")
 
 
+def test_a_network_is_held_against_the_revision_it_was_asked_for_by(toy_network: str) -> None:
+    found = open_model(toy_network).revision
+    assert open_model(f"{toy_network}@{found}").revision == found == open_model(f"{toy_network}@{found[:7]}").revision
+    with pytest.raises(ModelError, match=rf"toy-network.* has the revision {found}, and deadbeef was asked for"):
+        open_model(f"{toy_network}@deadbeef")
+
+
 def test_addresses_that_name_nothing() -> None:
     with pytest.raises(ModelError, match="'hf://gpt2' names no repository: wanted hf://owner/name"):
         open_model("hf://gpt2")

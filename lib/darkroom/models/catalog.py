@@ -10,7 +10,7 @@ from darkroom.models import registry
 from darkroom.models.deepfloyd import PRESETS
 from darkroom.models.errors import ModelError
 from darkroom.models.network import Network, read_config
-from darkroom.models.sources import HUB, Source, open_source, split_revision
+from darkroom.models.sources import HUB, Source, check_revision, open_source, split_revision
 from darkroom.storage import NotFound, open_store
 
 if TYPE_CHECKING:
@@ -48,7 +48,10 @@ def open_model(name_or_uri: str) -> Model:
     except NotFound:
         return _of_folder(name_or_uri, open_source(str(EMBEDDED.get(name_or_uri, name_or_uri))))
     if config.get("kind") == Network.kind:
-        return Network.from_config(store, config)
+        network = Network.from_config(store, config)
+        if revision:
+            check_revision(store.root, network.revision, revision)
+        return network
     if "stages" not in config:
         raise ModelError(f"the config.json of {name_or_uri} describes neither a network nor a cascade")
     # Here and not at the top: diffusers and transformers cost four seconds, which a network need not pay.

@@ -11,22 +11,30 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
 from darkroom.storage import NotFound, StorageError, open_store
 from darkroom.storage.errors import from_os
 
+if TYPE_CHECKING:
+    from darkroom.storage.s3 import S3Store
+
 SUMS = "SHA256SUMS"  # as `sha256sum` writes it, beside the files
-_PIECE = 64 * 2**20  # bytes a request asks for
-_STREAMS = 4
+# A server or the way to it limits each connection, not their sum. Together: 4 * 8 * 8 MB in memory at the most, and as
+# many connections as the client of `storage.s3` keeps.
+_PIECE = 8 * 2**20  # bytes a request asks for
+_REQUESTS = 8  # at once, for each file
+_FILES = 4  # at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +111,7 @@ def fetch_from_s3(listing: S3Listing, names: Sequence[str]) -> Path:
     place = hashlib.sha256(listing.uri.encode()).hexdigest()[:8]
     folder = cache_folder() / "s3" / f"{place}-{listing.digest(sorted(listing.files))[:16]}"
     try:
-        with ThreadPoolExecutor(_STREAMS) as threads:
+        with ThreadPoolExecutor(_FILES) as threads:
             list(threads.map(lambda name: _fetch(listing, name, folder / name), names))
     except OSError as error:
         raise from_os(error, "write", str(folder)) from error
@@ -126,47 +134,59 @@ def _is_whole(path: Path, size: int) -> bool:
 
 
 def _download(listing: S3Listing, name: str, path: Path) -> None:
+    from darkroom.storage.s3 import S3Store
+
+    store, (size, etag) = S3Store(listing.uri), listing.files[name]
     part = path.with_name(f"{path.name}.part")
-    went_on = part.exists() and part.stat().st_size > 0
-    _append(listing, name, part)
-    if not _is_right(listing, name, part):
-        part.unlink()
-        if not went_on:
-            raise StorageError(
-                f"{listing.uri}/{name} did not arrive as it should: its checksum differs; check {SUMS} and the object"
-            )
-        # What an earlier process left was wrong, as after a power cut: once more from the start.
-        return _download(listing, name, path)
-    os.replace(part, path)
+    continued = part.exists() and part.stat().st_size > 0
+    with _noticing_change(listing, name):
+        now = store.etag(name)
+        if now.value != etag:
+            raise NotFound(f"{listing.uri}/{name} is another object")
+        # SHA-256 where the folder says it; else the MD5 that an ETag is, unless the object was put in several parts.
+        kind, wanted = ("sha256", listing.sums[name]) if name in listing.sums else ("md5", etag)
+        digest = hashlib.new(kind, usedforsecurity=False) if kind == "sha256" or now.is_md5 else None
+        _append(store, name, (size, etag), part, digest)
+    if part.stat().st_size == size and (digest is None or digest.hexdigest() == wanted):
+        os.replace(part, path)
+        return
+    part.unlink()
+    if not continued:
+        raise StorageError(
+            f"{listing.uri}/{name} did not arrive as it should: its checksum differs; check {SUMS} and the object"
+        )
+    # What an earlier process left was wrong, as after a power cut: once more from the start.
+    _download(listing, name, path)
 
 
-def _append(listing: S3Listing, name: str, part: Path) -> None:
-    store, (size, _) = open_store(listing.uri), listing.files[name]
-    with part.open("ab") as file, _noticing_change(listing, name):
-        while file.tell() < size:
-            piece = store.read_part(name, file.tell(), min(_PIECE, size - file.tell()))
-            if not piece:
-                raise NotFound(f"{listing.uri}/{name} ended early")
+def _append(store: S3Store, name: str, fact: tuple[int, str], part: Path, digest: Any) -> None:
+    """Writes what `part` lacks of the object. All of its bytes pass through the digest (of hashlib) on the way."""
+    with part.open("a+b") as file:
+        file.seek(0)
+        while digest and (written := file.read(_PIECE)):
+            digest.update(written)
+        for piece in _pieces(store, name, fact, file.seek(0, os.SEEK_END)):
             file.write(piece)
+            if digest:
+                digest.update(piece)
         file.flush()
         os.fsync(file.fileno())
 
 
-def _is_right(listing: S3Listing, name: str, part: Path) -> bool:
-    """SHA-256 where the folder says it; else the MD5 that an ETag is, unless the object was put in several parts."""
-    from darkroom.storage.s3 import S3Store
+def _pieces(store: S3Store, name: str, fact: tuple[int, str], start: int) -> Iterator[bytes]:
+    """An object's bytes from `start` on, in order. Ranges are asked for ahead, and no more of them wait in memory."""
+    size, etag = fact
+    starts = iter(range(start, size, _PIECE))
 
-    size, etag = listing.files[name]
-    if part.stat().st_size != size:
-        return False
-    if name in listing.sums:
-        return _file_digest(part, "sha256") == listing.sums[name]
-    with _noticing_change(listing, name):
-        now = S3Store(listing.uri).etag(name)
-        if now.value != etag:
-            part.unlink()  # of two states
-            raise NotFound(f"{listing.uri}/{name} is another object")
-    return not now.is_md5 or _file_digest(part, "md5") == etag
+    def ask(first: int) -> Future[bytes]:
+        return threads.submit(store.read_range, name, first, min(_PIECE, size - first), etag)
+
+    with ThreadPoolExecutor(_REQUESTS) as threads:
+        pending = deque(ask(first) for first in islice(starts, _REQUESTS))
+        while pending:
+            piece = pending.popleft().result()
+            pending.extend(ask(first) for first in islice(starts, 1))
+            yield piece
 
 
 @contextmanager
@@ -176,8 +196,3 @@ def _noticing_change(listing: S3Listing, name: str) -> Iterator[None]:
     except NotFound:
         changed = f"{listing.uri}/{name} has changed since the run began; start the run again"
         raise StorageError(changed) from None
-
-
-def _file_digest(path: Path, kind: str) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, kind).hexdigest()

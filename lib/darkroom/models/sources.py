@@ -123,7 +123,7 @@ class LocalFolder:
 
     def check(self, revision: str) -> None:
         """ModelError unless the digest of everything here begins with that."""
-        _compare(self, revision)
+        check_revision(self.address, self.digest([""]), revision)
 
 
 class S3Folder:
@@ -166,7 +166,7 @@ class S3Folder:
 
     def check(self, revision: str) -> None:
         """ModelError unless the digest of everything here begins with that."""
-        _compare(self, revision)
+        check_revision(self.address, self.digest([""]), revision)
 
 
 def usable(names: Iterable[str]) -> frozenset[str]:
@@ -174,11 +174,10 @@ def usable(names: Iterable[str]) -> frozenset[str]:
     return frozenset(name for name in names if not name.endswith(_UNUSABLE))
 
 
-def _compare(source: LocalFolder | S3Folder, revision: str) -> None:
-    if not (found := source.digest([""])).startswith(revision):
-        raise ModelError(
-            f"{source.address} has the revision {found[: max(len(revision), 16)]}, and {revision} was asked for"
-        )
+def check_revision(address: str, found: str, wanted: str) -> None:
+    """ModelError unless what was found at the address begins with the revision that is wanted; both are hexadecimal."""
+    if not found.startswith(wanted):
+        raise ModelError(f"{address} has the revision {found[: max(len(wanted), 16)]}, and {wanted} was asked for")
 
 
 def _missing(source: Source, name: str) -> ModelError:

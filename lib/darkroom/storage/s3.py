@@ -86,10 +86,17 @@ class S3Store:
         count = min(count, self.size(key) - start)
         return self._get(key, Range=f"bytes={start}-{start + count - 1}") if count > 0 else b""
 
-    def _get(self, key: str, **more: str) -> bytes:
+    def read_range(self, key: str, start: int, count: int, etag: str) -> bytes:
+        """`count` bytes from `start`, all of which lie in the object, by one request. NotFound where the object there
+        is another than that of the ETag."""
+        return self._get(key, etag, Range=f"bytes={start}-{start + count - 1}")
+
+    def _get(self, key: str, etag: str = "", **more: str) -> bytes:
         for last in _tries():
             with _reporting("read", self.uri(key)):
                 answer = self._client().get_object(**self._object(key), **more)
+                if etag and answer["ETag"].strip('"') != etag:
+                    raise NotFound(f"{self.uri(key)} is another object")
                 try:
                     return answer["Body"].read()
                 except BotoCoreError:  # the SDK retries the request, but not a body that breaks off half-way
