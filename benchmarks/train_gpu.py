@@ -37,7 +37,8 @@ from darkroom.models.ddpm_unet import CIFAR10, DDPMUNet  # noqa: E402
 from darkroom.sampling.diffusion import Diffusion  # noqa: E402
 from darkroom.sampling.engine import Engine  # noqa: E402
 from darkroom.sampling.flow import Flow  # noqa: E402
-from darkroom.sampling.plans import Inputs, Stage, condition_keys, make_plan  # noqa: E402
+from darkroom.sampling.plans import Inputs, Plan, Stage, condition_keys, make_plan  # noqa: E402
+from darkroom.sampling.run import walk_plans  # noqa: E402
 from darkroom.training.draws import Draw  # noqa: E402
 from darkroom.training.epochs import Epochs  # noqa: E402
 from darkroom.training.feeds import Batch, Resident, Worker, to_network  # noqa: E402
@@ -213,17 +214,15 @@ class Predictor:
 
 def sample(network: torch.nn.Module, process: Any, rows: list[dict], stage: Stage, capacity: int) -> torch.Tensor:
     """Pictures [N, C, S, S] of the rows, in their order."""
-    return run_engine(Engine(Predictor(network, process), capacity), rows, stage, network.num_classes)
+    plans = make_plans(rows, stage, network.num_classes)
+    return torch.stack([finished.image for finished in walk_plans(Predictor(network, process), plans, capacity)])
 
 
-def run_engine(engine: Engine, rows: list[dict], stage: Stage, classes: int) -> torch.Tensor:
+def make_plans(rows: list[dict], stage: Stage, classes: int) -> list[Plan]:
     def label(key: str) -> torch.Tensor:
         return torch.tensor(int(key.removeprefix("label ")) if key else classes)
 
-    for number, row in enumerate(rows):
-        engine.add(make_plan(row, stage, Inputs({key: label(key) for key in condition_keys(row)})), number)
-    made = {finished.tag: finished.image for finished in engine.run()}
-    return torch.stack([made[number] for number in range(len(rows))])
+    return [make_plan(row, stage, Inputs({key: label(key) for key in condition_keys(row)})) for row in rows]
 
 
 def engine(given: argparse.Namespace) -> list[dict[str, Any]]:
@@ -235,12 +234,15 @@ def engine(given: argparse.Namespace) -> list[dict[str, Any]]:
             network = DDPMUNet(**shape).to(DEVICE, memory_format=torch.channels_last).eval()
             if compiled:
                 network.compile()
-            worked = Engine(Predictor(network, process), capacity)
+            predictor = Predictor(network, process)
             steps = 2 if given.tiny else 34
             rows = [{"task": "text_to_image", "seed": n, "guidance": 1.0, "steps": steps} for n in range(4 * capacity)]
-            run_engine(worked, rows[:capacity], Stage(1, 32, 3, process), 0)  # warms up
-            worked.statistics = type(worked.statistics)()
-            run_engine(worked, rows, Stage(1, 32, 3, process), 0)
+            plans = make_plans(rows, Stage(1, 32, 3, process), 0)
+            walk_plans(predictor, plans[:capacity], capacity)  # warms up
+            worked = Engine(predictor, capacity)
+            for plan in plans:
+                worked.add(plan)
+            worked.run()
             counted = worked.statistics
             outside = 1 - counted.model_seconds / counted.total_seconds
             rate = counted.evaluations / counted.total_seconds

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from darkroom.models.predictors import UNetPredictor
 from darkroom.sampling import noise
-from darkroom.sampling.engine import Engine
 from darkroom.sampling.plans import Inputs, Plan, Stage, condition_keys, make_plan
+from darkroom.sampling.run import walk_plans
 
 SIZE, LARGE, STEPS, SEED = 16, 32, 6, 11
 TOLERANCE = 1e-4
@@ -80,9 +80,7 @@ def plan_of(row: dict, stage: Stage, **inputs) -> Plan:
 
 
 def developed(predictor: UNetPredictor, plan: Plan, capacity: int = 8) -> Tensor:
-    engine = Engine(predictor, capacity)
-    engine.add(plan)
-    (finished,) = engine.run()
+    (finished,) = walk_plans(predictor, [plan], capacity)
     return finished.image
 
 

@@ -16,8 +16,8 @@ from darkroom.evaluation.digits import Quality, Seen, judge, recognise
 from darkroom.models.cascade import Cascade
 from darkroom.models.catalog import open_model
 from darkroom.models.painted_ink import COLOURS, DIGITS
-from darkroom.sampling.engine import Engine
 from darkroom.sampling.plans import Inputs, condition_keys, make_plan
+from darkroom.sampling.run import walk_plans
 from darkroom.storage import encode_png, open_store
 
 SHEET_COLUMNS, SHEET_PICTURES, SHEET_EDGE = 10, 80, 96
@@ -131,10 +131,9 @@ def _sample(cascade: Cascade, asked: list[Asked], stride: int, guidance: float, 
     embedded = dict(zip(keys, cascade.text_encoder(cpu).encode(keys), strict=True))
     made: list[Tensor] = []
     for number, stage in enumerate(cascade.stages[:stages], start=1):
-        engine = Engine(cascade.predictor(number, cpu), capacity=32)
-        for i, row in enumerate(rows):
-            conditions = {key: embedded[key] for key in condition_keys(row)}
-            low_res = made[-1][i] if made else None
-            engine.add(make_plan(row, stage, Inputs(conditions=conditions, low_res=low_res)), i)
-        made.append(torch.stack([f.image for f in sorted(engine.run(), key=lambda finished: finished.tag)]))
+        below = made[-1] if made else [None] * len(rows)
+        inputs = [Inputs(embedded, low_res=low_res) for low_res in below]
+        plans = [make_plan(row, stage, given) for row, given in zip(rows, inputs, strict=True)]
+        finished = walk_plans(cascade.predictor(number, cpu), plans, capacity=32)
+        made.append(torch.stack([one.image for one in finished]))
     return made

@@ -23,9 +23,9 @@ from darkroom.models.ddpm_unet import DDPMUNet
 from darkroom.models.errors import ModelError
 from darkroom.models.memory import Memory, count_flops, measure
 from darkroom.models.weights import DTYPES, check_dtype
-from darkroom.sampling.engine import Engine
 from darkroom.sampling.plans import Inputs, Row, Stage, condition_keys, make_plan
 from darkroom.sampling.processes import Process, process_from_config
+from darkroom.sampling.run import walk_plans
 from darkroom.sampling.schedules import unknown
 from darkroom.storage import NotFound, Store, open_store
 
@@ -92,19 +92,19 @@ class NetworkPredictor:
         """See the function of this name."""
         return condition(key, self.network.num_classes)
 
+    def conditions(self, row: Row) -> dict[str, Tensor]:
+        """What it is told for each of a canonical row's labels."""
+        return {key: self.condition(key) for key in condition_keys(row)}
+
 
 def sample(predictor: NetworkPredictor, stage: Stage, rows: Sequence[Row], capacity: int = 64) -> Tensor:
     """Develops canonical rows that need no pictures, such as text_to_image by label, without files and without Ray.
 
     Returns float32 [N, C, S, S], about [-1, 1] and not clamped, in the order of the rows, on the host.
     """
-    engine = Engine(predictor, capacity)
-    for number, row in enumerate(rows):
-        conditions = {key: predictor.condition(key) for key in condition_keys(row)}
-        engine.add(make_plan(row, stage, Inputs(conditions)), number)
-    images = {finished.tag: finished.image for finished in engine.run()}
-    shape = (stage.channels, stage.size, stage.size)
-    return torch.stack([images[number] for number in range(len(rows))]) if rows else torch.empty(0, *shape)
+    plans = [make_plan(row, stage, Inputs(predictor.conditions(row))) for row in rows]
+    images = [finished.image for finished in walk_plans(predictor, plans, capacity)]
+    return torch.stack(images) if images else torch.empty(0, *stage.shape)
 
 
 def sampling_row(

@@ -13,8 +13,8 @@ from darkroom.report.samples import Painter, capacity, headings, labels
 from darkroom.report.sections import Drawing, Section
 from darkroom.report.trained import TrainingRun, after, named
 from darkroom.sampling import noise
-from darkroom.sampling.engine import Engine
-from darkroom.sampling.plans import Inputs, condition_keys, make_plan
+from darkroom.sampling.plans import Inputs, make_plan
+from darkroom.sampling.run import walk_plans
 
 STEPS = 20  # of Euler: enough to tell good weights from bad ones, few enough for two cores
 GUIDANCE = 5.0
@@ -70,13 +70,9 @@ def trajectories(run: TrainingRun) -> Section:
 
 def follow(painter: Painter, rows: list[dict], every: int) -> list[Tensor]:
     """For each row its states [K, C, S, S]: the noise, then what it is after every so many moves."""
-    engine = Engine(painter.predictor, capacity(rows))
-    for number, asked in enumerate(rows):
-        conditions = {key: painter.predictor.condition(key) for key in condition_keys(asked)}
-        plan = make_plan(asked, painter.stage, Inputs(conditions))
-        keep = frozenset(range(every - 1, len(plan.moves), every))
-        engine.add(replace(plan, keep=keep), number)
-    done = sorted(engine.run(), key=lambda finished: finished.tag)
+    plans = [make_plan(asked, painter.stage, Inputs(painter.predictor.conditions(asked))) for asked in rows]
+    plans = [replace(plan, keep=frozenset(range(every - 1, len(plan.moves), every))) for plan in plans]
+    done = walk_plans(painter.predictor, plans, capacity(rows))
     starts = [_start(asked["seed"], tuple(finished.image.shape)) for asked, finished in zip(rows, done, strict=True)]
     states = [[finished.states[move] for move in sorted(finished.states)] for finished in done]
     return [torch.stack([start, *kept]) for start, kept in zip(starts, states, strict=True)]

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
@@ -141,7 +142,7 @@ def read_groups(uri: str, file: str, groups: Sequence[int]) -> Iterator[tuple[np
         for group in groups:
             table = parquet.read_row_group(group)
             where = f"{store.uri(file)}, row group {group}, record "
-            pictures = pa.compute.struct_field(table["image"], "bytes").to_pylist()
+            pictures = pc.struct_field(table["image"], "bytes").to_pylist()
             images = [_checked_picture(data, f"{where}{at}", shape) for at, data in enumerate(pictures)]
             labels = table["label"].to_pylist()
             kinds = [_checked_label(label, f"{where}{at}", len(record["classes"])) for at, label in enumerate(labels)]
@@ -189,7 +190,7 @@ def _records(store: Store, name: str) -> Iterator[tuple[str, bytes | None, int |
     with _readable(store, name, lambda: pa.BufferReader(store.read(name))) as file:
         for group in range(file.num_row_groups):
             table = file.read_row_group(group)
-            pictures = pa.compute.struct_field(table["image"], "bytes").to_pylist()
+            pictures = pc.struct_field(table["image"], "bytes").to_pylist()
             for data, label in zip(pictures, table["label"].to_pylist(), strict=True):
                 yield f"{uri}, record {count}", data, label
                 count += 1
