@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import pickle
 from pathlib import Path
 
 import pytest
+import torch
 
 from darkroom.manifest import Abilities, ManifestError, check, open_manifest
 from darkroom.manifest.capabilities import misfits
 from darkroom.manifest.tasks import TextToImage, parse_task
+from darkroom.sampling.views import VIEWS, make_view
 
 TEXT = Abilities("if-xs", (24, 48), 48, "text", "diffusion", 1000, upscale=True)
 LABEL = Abilities("digits", (28,), 28, "label", "flow", 1000, num_classes=10)
@@ -19,6 +22,7 @@ ALL_TASKS = "text_to_image, image_to_image, inpaint, anagram, hybrid, upscale, f
 GOOD = {"task": "text_to_image", "prompt": "a red seven"}
 FORWARD = {"task": "forward", "image": "a.png", "timestep": 250}
 DENOISE = {"task": "denoise", "image": "a.png", "timestep": 750}
+X = {"prompt": "x"}
 PAINT = {"task": "inpaint", "prompt": "a red seven", "image": "a.png", "mask": "m.png"}
 
 
@@ -259,6 +263,42 @@ def test_the_tasks_of_a_noised_picture_fit_every_model() -> None:
     assert misfit(down | {"until": 210}, LABEL) == [
         "'until' must be a time that the walk down from 750 stands at, the nearest: 300 and 200; was 210"
     ]
+
+
+TOO_SMALL = [
+    (
+        {"task": "anagram", "views": [{"view": "patch_permute", "pieces": 100, "prompt": "x"}]},
+        "view 1: 'patch_permute' cuts 100 pieces a side and takes pictures of 100 px or more, "
+        "and this row is made at 24 and 48 px",
+    ),
+    (
+        {"task": "anagram", "size": 24, "views": [{"view": "square_hinge", "pieces": 30, "prompt": "x"}]},
+        "view 1: 'square_hinge' cuts 30 pieces a side and takes pictures of 30 px or more, and this row is made at 24 px",
+    ),
+    (
+        {"task": "hybrid", "components": [{"component": "whole", "view": {"view": "square_hinge", "pieces": 30}} | X]},
+        "component 1: 'square_hinge' cuts 30 pieces a side and takes pictures of 30 px or more, "
+        "and this row is made at 24 and 48 px",
+    ),
+]
+
+
+@pytest.mark.parametrize(("row", "sentence"), TOO_SMALL, ids=lambda value: value if isinstance(value, str) else "")
+def test_views_need_room_at_every_stage(row: dict[str, object], sentence: str) -> None:
+    assert misfit(row) == [sentence]
+
+
+@pytest.mark.parametrize("name", [name for name in VIEWS if "pieces" in inspect.signature(VIEWS[name]).parameters])
+def test_what_fits_is_what_can_be_shown(name: str) -> None:
+    """The check and the view are of one mind, at every size and just below it."""
+    for pieces in (2, 5, 28, 29):
+        row = {"task": "anagram", "views": [{"view": name, "pieces": pieces, "label": 3}]}
+        view, picture = make_view(name, pieces=pieces), torch.zeros(1, 1, 28, 28)
+        if misfit(row, LABEL):
+            with pytest.raises(ValueError, match="takes pictures of 29 px or more"):
+                view.apply(picture)
+        else:
+            assert view.apply(picture).shape == picture.shape
 
 
 def test_settings_of_a_stage_must_reach_it() -> None:

@@ -251,7 +251,7 @@ def test_what_is_wrong_is_said(name: str, params: dict[str, object], message: st
 
 
 def test_images_that_a_view_cannot_take() -> None:
-    with pytest.raises(ValueError, match=r"view 'negate' takes \[B, C, S, S\] with S of 4 or more, got \[1, 3, 8, 9\]"):
+    with pytest.raises(ValueError, match=r"view 'negate' takes \[B, C, S, S\], got \[1, 3, 8, 9\]"):
         make_view("negate").apply(torch.zeros(1, 3, 8, 9))
-    with pytest.raises(ValueError, match="view 'patch_permute' cuts 50 pieces a side, the image has only 24 pixels"):
+    with pytest.raises(ValueError, match="'patch_permute' cuts 50 pieces a side and takes pictures of 50 px or more"):
         make_view("patch_permute", pieces=50).apply(torch.zeros(1, 3, 24, 24))

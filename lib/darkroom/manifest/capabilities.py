@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from darkroom.manifest.tasks import Anagram, Denoise, Forward, Hybrid, Inpaint, Task, Upscale
+from darkroom.sampling.components import Component
+from darkroom.sampling.plans import component_of, view_of
 from darkroom.sampling.schedules import descent, start_index, timesteps
 from darkroom.sampling.trajectories import levels
+from darkroom.sampling.views import View
 
 SAMPLERS = {"diffusion": ("ddpm", "ddim"), "flow": ("euler", "heun", "midpoint")}
 
@@ -61,6 +64,7 @@ def misfits(task: Task, abilities: Abilities) -> Iterator[str]:
         yield f"the sampler '{task.sampler}' does not fit {model}, which takes {' or '.join(offered)}"
     yield from _schedule_misfits(task, abilities)
     yield from _stage_misfits(task, abilities)
+    yield from _picture_misfits(task, abilities)
     if getattr(task, "best_of", 1) > 1 and not abilities.scorer:
         yield f"'best_of' is {task.best_of}, and there is no scorer to choose by: give one with --scorer"
 
@@ -126,6 +130,27 @@ def _stage_misfits(task: Task, abilities: Abilities) -> Iterator[str]:
             yield f"'stage{number}' is given, a picture of {size} px never reaches it: it makes {sizes[number - 1]} px"
         elif own.steps is not None and abilities.process == "diffusion" and own.steps > abilities.num_timesteps:
             yield f"stage{number}: 'steps' must be at most {abilities.num_timesteps}, was {own.steps}"
+
+
+def _picture_misfits(task: Task, abilities: Abilities) -> Iterator[str]:
+    """Views and components that pictures of some size the row is made at have no room for."""
+    size = abilities.default_size if task.size is None else task.size
+    sizes = [pixels for pixels in abilities.sizes if pixels <= size]
+    for place, part in _seen_and_filtered(task):
+        why = next((why for pixels in sizes if (why := part.fits(pixels))), None)
+        if why is not None:
+            yield f"{place}'{part.name}' {why}, and this row is made at {' and '.join(map(str, sizes))} px"
+
+
+def _seen_and_filtered(task: Task) -> Iterator[tuple[str, View | Component]]:
+    if isinstance(task, Anagram):
+        for number, view in enumerate(task.views, 1):
+            yield f"view {number}: ", view_of(view.canonical())
+    elif isinstance(task, Hybrid):
+        for number, component in enumerate(task.components, 1):
+            part, place = component.canonical(), f"component {number}: "
+            yield place, component_of(part)
+            yield place, view_of(part)
 
 
 def _schedule_misfits(task: Task, abilities: Abilities) -> Iterator[str]:

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from darkroom.sampling.views import Params, make, number, whole_number
+from darkroom.sampling.views import SMALLEST, Params, make, number, whole_number
 
 KERNEL = 33
 """Taps of the Gaussian kernel at 64 px; those left out at sigma 2 weigh less than float32 can tell."""
@@ -31,17 +31,26 @@ KERNEL = 33
 class Component:
     """A component by its name and parameters; equal ones are one component. Made by `make_component`.
 
-    A linear map of float tensors [B, C, S, S], any C, S at least 4, to the same shape and dtype; float16 and bfloat16
-    are computed in float32. `whole` returns what it was given, all others a new tensor. Sizes are in pixels at 64 px
-    and grow with the image. ValueError if a tensor is not of that shape.
+    A linear map of float tensors [B, C, S, S], any C, S one that `fits`, to the same shape and dtype; float16 and
+    bfloat16 are computed in float32. `whole` returns what it was given, all others a new tensor. Sizes are in pixels at
+    64 px and grow with the image. ValueError if a tensor is not of that shape.
     """
 
     name: str
     params: Params = ()
 
+    def fits(self, size: int) -> str:
+        """Why pictures of `size` px a side have no such component, and which have; "" where they have.
+
+        No kernel is too large: kernels shrink with the picture, to no more than can be reflected at its borders.
+        """
+        return "" if size >= SMALLEST else f"takes pictures of {SMALLEST} px or more"
+
     def __call__(self, x: Tensor) -> Tensor:
-        if x.ndim != 4 or x.shape[-1] != x.shape[-2] or x.shape[-1] < 4:
-            raise ValueError(f"component '{self.name}' takes [B, C, S, S] with S of 4 or more, got {list(x.shape)}")
+        if x.ndim != 4 or x.shape[-1] != x.shape[-2]:
+            raise ValueError(f"component '{self.name}' takes [B, C, S, S], got {list(x.shape)}")
+        if why := self.fits(x.shape[-1]):
+            raise ValueError(f"component '{self.name}' {why}, got {list(x.shape)}")
         wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
         return _MAPS[self.name](wide, **dict(self.params)).to(x.dtype)
 

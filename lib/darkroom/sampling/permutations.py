@@ -52,7 +52,7 @@ def skew(size: int, factor: float) -> Order:
 
 def patch_permute(size: int, seed: int, pieces: int) -> Order:
     """pieces x pieces square patches change places, unturned."""
-    tile, inside = _tiles("patch_permute", size, pieces)
+    tile, inside = _tiles(size, pieces)
     order = grid(size)
     patches = order[inside].reshape(pieces, tile, pieces, tile).swapaxes(1, 2).reshape(-1, tile, tile)
     moved = patches[_shuffled(seed, pieces * pieces)].reshape(pieces, pieces, tile, tile)
@@ -80,7 +80,7 @@ def square_hinge(size: int, pieces: int) -> Order:
 
     This is where a sheet of squares hinged at their corners arrives when it has opened and closed again.
     """
-    tile, inside = _tiles("square_hinge", size, pieces)
+    tile, inside = _tiles(size, pieces)
     order = grid(size)
     sheet = order[inside]
     for row, column in np.ndindex(pieces, pieces):
@@ -116,7 +116,7 @@ def jigsaw(size: int, seed: int) -> Order:
     cell and taken from its neighbour. So the four corners are one shape turned, the eight edge pieces another and
     the four inner ones a third, to the pixel, and any of a group may stand in any place of the group.
     """
-    cell, inside = _tiles("jigsaw", size, 4)
+    cell, inside = _tiles(size, 4)
     owners, draw = _owners(cell), iter(_shuffled_groups(seed))
     source, result = grid(4 * cell), grid(4 * cell)
     for places in _places():
@@ -189,11 +189,10 @@ def _shuffled(seed: int, count: int) -> np.ndarray:
     return np.argsort(np.random.Philox(key=seed).random_raw(count), kind="stable")
 
 
-def _tiles(view: str, size: int, pieces: int) -> tuple[int, tuple[slice, slice]]:
+def _tiles(size: int, pieces: int) -> tuple[int, tuple[slice, slice]]:
     """Side of a tile, and the square in the middle that pieces x pieces of them fill."""
     tile = size // pieces
-    if tile == 0:
-        raise ValueError(f"view '{view}' cuts {pieces} pieces a side, the image has only {size} pixels a side")
+    assert tile, f"{pieces} pieces a side of {size} pixels: View.fits refuses them"
     start = (size - pieces * tile) // 2
     middle = slice(start, start + pieces * tile)
     return tile, (middle, middle)

@@ -22,6 +22,9 @@ from torch import Tensor
 
 from darkroom.sampling.permutations import ORDERS
 
+SMALLEST = 4  # px a side of a picture that has views and components
+_CUT = ("patch_permute", "square_hinge")  # pixel_permute never cuts finer than pixels
+
 Params = tuple[tuple[str, Any], ...]
 """(name, value) pairs sorted by name, defaults filled in."""
 
@@ -30,14 +33,20 @@ Params = tuple[tuple[str, Any], ...]
 class View:
     """A view by its name and parameters; equal ones are one view. Made by `make_view`.
 
-    Tensors are [B, C, S, S] of any C and any dtype with a sign, S at least 4. Results are new tensors, except that the
-    identity returns what it was given.
-
-    ValueError if a tensor is not of that shape, or has fewer pixels a side than the view has pieces.
+    Tensors are [B, C, S, S] of any C and any dtype with a sign, S one that `fits`. Results are new tensors, except that
+    the identity returns what it was given. ValueError if a tensor is not of that shape.
     """
 
     name: str
     params: Params = ()
+
+    def fits(self, size: int) -> str:
+        """Why pictures of `size` px a side cannot be seen in this view, and which can; "" where they can."""
+        pieces = dict(self.params)["pieces"] if self.name in _CUT else 0
+        if size >= max(pieces, SMALLEST):
+            return ""
+        cuts = f"cuts {pieces} pieces a side and " if pieces > SMALLEST else ""
+        return f"{cuts}takes pictures of {max(pieces, SMALLEST)} px or more"
 
     def apply(self, x: Tensor) -> Tensor:
         """What is seen in this view."""
@@ -54,8 +63,10 @@ class View:
         return self._rearranged(v, back=True)
 
     def _rearranged(self, x: Tensor, back: bool) -> Tensor:
-        if x.ndim != 4 or x.shape[-1] != x.shape[-2] or x.shape[-1] < 4:
-            raise ValueError(f"view '{self.name}' takes [B, C, S, S] with S of 4 or more, got {list(x.shape)}")
+        if x.ndim != 4 or x.shape[-1] != x.shape[-2]:
+            raise ValueError(f"view '{self.name}' takes [B, C, S, S], got {list(x.shape)}")
+        if why := self.fits(x.shape[-1]):
+            raise ValueError(f"view '{self.name}' {why}, got {list(x.shape)}")
         if self.name not in ORDERS:
             return x
         size = x.shape[-1]
