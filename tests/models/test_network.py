@@ -123,7 +123,7 @@ def test_a_denoiser_generates_nothing_but_can_be_loaded(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (network_config(architecture="course-net"), "unknown architecture 'course-net'; did you mean 'course-unet'?"),
+        (network_config(architecture="course-net"), "unknown architecture 'course-net', did you mean 'course-unet'?"),
         (network_config(heads=3), "not what a course-unet is made from.*'heads'"),
         (network_config(size=30), "must be divisible by 4; got 30"),
         (network_config() | {"process": {"kind": "walk"}}, "unknown kind of process 'walk'"),

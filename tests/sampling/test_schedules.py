@@ -14,7 +14,6 @@ from darkroom.sampling.schedules import (
     moves,
     start_index,
     timesteps,
-    unknown,
     with_jumps,
 )
 
@@ -73,10 +72,6 @@ def test_nonsense_is_refused_in_plain_words(given, message):
 def test_a_named_schedule_needs_a_thousand_timesteps():
     with pytest.raises(ValueError, match="this one has 100"):
         timesteps(100, name="fast27")
-
-
-def test_a_name_like_no_other_gets_no_hint():
-    assert "did you mean" not in str(unknown("view", "xyz", ["identity", "skew"]))
 
 
 def test_moves_end_clean():

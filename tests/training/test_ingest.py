@@ -93,7 +93,7 @@ def test_missing_and_cut_files_are_named(source: Path, tmp_path: Path) -> None:
 
 
 def test_unknown_kinds_get_a_hint_and_idx_needs_a_source() -> None:
-    with pytest.raises(ValueError, match="unknown kind of data set 'minst'; did you mean 'mnist'"):
+    with pytest.raises(ValueError, match="unknown kind of data set 'minst', did you mean 'mnist'"):
         ingest("minst", None, "nowhere")
     with pytest.raises(ValueError, match="wanted the folder of the IDX files"):
         ingest("idx", None, "nowhere")

@@ -50,14 +50,6 @@ def bound(predicted: torch.Tensor, fraction: torch.Tensor, x0: torch.Tensor, eps
     return kl.mean(dim=(1, 2, 3)) / math.log(2)
 
 
-def test_noise_mixes_signal_and_noise_by_alpha_bar() -> None:
-    x0, epsilon = drawn()
-    noised = OBJECTIVE.noise(x0, TIMES, epsilon)
-    for row, t in enumerate(TIMES):
-        wanted = ALPHAS_CUMPROD[t].sqrt() * x0[row] + (1 - ALPHAS_CUMPROD[t]).sqrt() * epsilon[row]
-        torch.testing.assert_close(noised[row], wanted)
-
-
 @pytest.mark.parametrize("fraction", [-1.0, -0.3, 0.5, 1.0])
 @pytest.mark.parametrize("error", [0.0, 0.1])
 def test_the_variational_bound_is_the_divergence_of_the_two_normals(fraction: float, error: float) -> None:

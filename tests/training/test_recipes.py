@@ -28,7 +28,7 @@ def test_settings_change_the_fields_they_name() -> None:
 
 
 def test_every_wrong_setting_is_told_at_once() -> None:
-    with pytest.raises(ValueError, match="unknown setting 'bacth'; did you mean 'batch'") as caught:
+    with pytest.raises(ValueError, match="unknown setting 'bacth', did you mean 'batch'") as caught:
         with_settings(IfXs(), ["bacth=8", "seed=1.5", "learning_rate=fast", "warmup", "compile=yes"])
     assert caught.value.args[0].splitlines()[1:] == [
         "--set seed=1.5: seed takes a whole number",
@@ -51,7 +51,7 @@ def test_speed_is_on_where_a_worker_gains_by_it() -> None:
 def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match="epochs must be at least 1, was 0"):
         with_settings(FlowClass(), ["epochs=0"])
-    with pytest.raises(ValueError, match="unknown recipe 'if-sx'; did you mean 'if-xs'"):
+    with pytest.raises(ValueError, match="unknown recipe 'if-sx', did you mean 'if-xs'"):
         find_recipe("if-sx")
 
 

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, ConfigDict, model_validator
 from pydantic_core import PydanticCustomError
 
-from darkroom.manifest.fields import Count, Frozen, Guidance, Label, Path, Steps, Text, Timestep, nearest
+from darkroom.manifest.fields import Count, Frozen, Guidance, Label, Path, Steps, Text, Timestep
 from darkroom.sampling.components import make_component
+from darkroom.sampling.names import nearest
 from darkroom.sampling.views import make_view
 
 

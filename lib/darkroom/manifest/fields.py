@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import unicodedata
-from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 MAX_SEED = 2**63 - 1
-
-
-def nearest(given: object, names: Iterable[str], cutoff: float = 0.6) -> str:
-    """ ", did you mean 'prompt'?" where one of the names is near, else ""."""
-    near = difflib.get_close_matches(str(given), sorted(names), n=1, cutoff=cutoff)
-    return f", did you mean '{near[0]}'?" if near else ""
 
 
 def _number(value: Any) -> Any:

@@ -8,8 +8,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from darkroom.manifest.branches import Resample, UpperStage
-from darkroom.manifest.fields import nearest
 from darkroom.manifest.tasks import TASKS
+from darkroom.sampling.names import nearest
 
 _NESTED = {"resample": Resample, "stage2": UpperStage, "stage3": UpperStage}
 BRANCH_NAMES = {"views": "view", "components": "component"}

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from darkroom.manifest.fields import nearest
+from darkroom.sampling.names import nearest
 
 LIST_FIELDS = frozenset({"views", "components"})
 TOP_LEVEL = ("defaults", "rows", "matrix")

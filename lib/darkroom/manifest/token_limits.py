@@ -44,4 +44,3 @@ class Lengths:
             assert self._tokens is not None
             self._counted[key] = self._tokens(prompt)
         return self._counted[key]
-

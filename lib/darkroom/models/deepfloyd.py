@@ -102,11 +102,3 @@ T5_XXL = {
     "vocab_size": 32128,
     "feed_forward_proj": "gated-gelu",
 }
-UPSCALER_VAE = {
-    "block_out_channels": [128, 256, 512],
-    "down_block_types": ["DownEncoderBlock2D"] * 3,
-    "up_block_types": ["UpDecoderBlock2D"] * 3,
-    "layers_per_block": 2,
-    "latent_channels": 4,
-    "scaling_factor": 0.08333,
-}

@@ -23,10 +23,10 @@ from darkroom.models.ddpm_unet import DDPMUNet
 from darkroom.models.errors import ModelError
 from darkroom.models.memory import Memory, count_flops, measure
 from darkroom.models.weights import DTYPES, check_dtype
+from darkroom.sampling.names import unknown
 from darkroom.sampling.plans import Inputs, Row, Stage, condition_keys, make_plan
 from darkroom.sampling.processes import Process, process_from_config
 from darkroom.sampling.run import walk_plans
-from darkroom.sampling.schedules import unknown
 from darkroom.storage import NotFound, Store, open_store
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"

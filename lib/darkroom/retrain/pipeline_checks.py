@@ -11,7 +11,7 @@ from darkroom.retrain.gate_metrics import METRICS, Kind
 from darkroom.retrain.schema import Data, Train
 from darkroom.retrain.times import check_cron, read_zone
 from darkroom.retrain.yaml_lines import Place
-from darkroom.sampling.schedules import unknown
+from darkroom.sampling.names import unknown
 from darkroom.training.recipes import find_recipe
 from darkroom.training.recipes.network import NetworkRecipe
 from darkroom.training.recipes.recipe import with_settings

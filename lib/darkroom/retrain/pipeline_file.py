@@ -26,7 +26,7 @@ from darkroom.retrain.gate import Rule
 from darkroom.retrain.pipeline_checks import Problem, meant_wrong
 from darkroom.retrain.schema import Data, Evaluate, Generate, Pipeline, Schedule, Train
 from darkroom.retrain.yaml_lines import Place, line_of, load
-from darkroom.sampling.schedules import unknown
+from darkroom.sampling.names import unknown
 from darkroom.storage import NotFound, join, open_store, read_uri
 
 _PARTS = {"": Pipeline, "schedule": Schedule, "data": Data, "train": Train, "evaluate": Evaluate, "generate": Generate}

@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from cronsim import CronSim, CronSimError
 
-from darkroom.sampling.schedules import unknown
+from darkroom.sampling.names import unknown
 
 Missed = Literal["last", "all", "none"]
 _FIELDS = "minute hour day-of-month month day-of-week"

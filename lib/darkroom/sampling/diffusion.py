@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from darkroom.sampling import bitwise
-from darkroom.sampling.schedules import Move, unknown
+from darkroom.sampling.names import unknown
+from darkroom.sampling.schedules import Move
 from darkroom.sampling.solvers import Column, per_sample, table
 
 Prediction = Literal["epsilon", "x0", "v"]
@@ -118,10 +119,6 @@ class Diffusion:
     def num_timesteps(self) -> int:
         """T, the number of noise levels."""
         return len(self.alphas_cumprod)
-
-    def initial(self, noise: Tensor) -> Tensor:
-        """The state of pure noise."""
-        return noise
 
     def noise(self, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """x0 noised to t (int64 [B], on x0's device); exactly x0 where t is CLEAN."""

@@ -11,7 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
-from darkroom.sampling.schedules import Move, unknown
+from darkroom.sampling.names import unknown
+from darkroom.sampling.schedules import Move
 from darkroom.sampling.solvers import Column, per_sample, table
 
 KINDS = {
@@ -49,10 +50,6 @@ class Flow:
     def to_config(self) -> dict[str, Any]:
         """Plain JSON values, from which `from_config` makes the same process."""
         return {"kind": self.kind, "num_timesteps": self.num_timesteps}
-
-    def initial(self, noise: Tensor) -> Tensor:
-        """The state of pure noise."""
-        return noise
 
     def noise(self, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """The picture x0 noised to t (float32 [B], on x0's device); exactly x0 where t is 1."""

@@ -1,4 +1,4 @@
-"""The two kinds of reverse process, which offer the same: attributes, `initial`, `noise`, `x0_and_noise`, `bounded`,
+"""The two kinds of reverse process, which offer the same: attributes, `noise`, `x0_and_noise`, `bounded`,
 `coefficients` and `step`."""
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from typing import Any
 
 from darkroom.sampling.diffusion import Diffusion
 from darkroom.sampling.flow import Flow
-from darkroom.sampling.schedules import unknown
+from darkroom.sampling.names import unknown
 from darkroom.sampling.solvers import Column
 
 __all__ = ["Column", "Diffusion", "Flow", "Process", "process_from_config"]

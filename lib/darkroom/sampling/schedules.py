@@ -6,10 +6,11 @@ goes upwards from 0.0 (noise) to 1.0 (picture). A schedule is a tuple of `Move`;
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+from darkroom.sampling.names import unknown
 
 CLEAN = -1
 TWO_MOVE_SOLVERS = ("heun", "midpoint")
@@ -158,14 +159,6 @@ def with_jumps(walk: Sequence[Move], jump: int, times: int) -> tuple[Move, ...]:
         back = Move(stretch[-1].t_next, stretch[0].t, "renoise")
         result += stretch + [back, *stretch] * (times - 1)
     return tuple(result + [move for interval in intervals[-1:] for move in interval])
-
-
-def unknown(what: str, given: str, known: Iterable[str]) -> ValueError:
-    """The error for a name nobody knows, with the nearest one that is."""
-    known = sorted(known)
-    near = difflib.get_close_matches(given, known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return ValueError(f"unknown {what} {given!r}{hint} (known: {', '.join(known)})")
 
 
 def _never_there(below: Sequence[float], level: float, until: float) -> str:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any
 
@@ -20,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from darkroom.sampling.names import nearest
 from darkroom.sampling.permutations import ORDERS
 
 SMALLEST = 4  # px a side of a picture that has views and components
@@ -176,10 +176,7 @@ def make(kind: str, makers: dict[str, Callable[..., Any]], name: str, params: di
 
 
 def _hint(given: str, names: Any) -> str:
-    near = get_close_matches(str(given), names, n=1)
-    if near:
-        return f", did you mean '{near[0]}'?"
-    return f"; there are {', '.join(names)}" if names else "; it takes none"
+    return nearest(given, names) or (f"; there are {', '.join(names)}" if names else "; it takes none")
 
 
 def whole_number(owner: str, name: str, value: Any, least: int, most: int) -> int:

@@ -139,11 +139,14 @@ class Stage(Objective):
     def forward(self, x0: Tensor, t: Tensor, epsilon: Tensor, ids: Tensor, mask: Tensor, *low: Tensor) -> Tensor:
         """low, at stage II: the small picture, and the level and values of its noise."""
         assert self.diffusion is not None, "no phase was begun"
-        x, more = self.diffusion.noise(x0, t, epsilon), {}
+        x, more = self.diffusion.process.noise(x0, t, epsilon), {}
         if low:
             small, level, noise = low
             upscaled = F.interpolate(small, size=x0.shape[-2:], mode="bilinear", align_corners=True)
-            x, more = torch.cat([x, self.diffusion.noise(upscaled, level, noise)], dim=1), {"class_labels": level}
+            x, more = (
+                torch.cat([x, self.diffusion.process.noise(upscaled, level, noise)], dim=1),
+                {"class_labels": level},
+            )
         x = x.contiguous(memory_format=torch.channels_last)
         text = self.network["text_encoder"](ids, attention_mask=mask).last_hidden_state
         output = self.ask(x, t, encoder_hidden_states=text, **more).sample

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from darkroom.sampling.schedules import unknown
+from darkroom.sampling.names import unknown
 from darkroom.training.data import write_dataset
 from darkroom.training.ingest_cifar10 import read_cifar10
 from darkroom.training.ingest_folder import read_folder

@@ -23,6 +23,7 @@ class LearnedRangeDiffusion:
     def __init__(self, alphas_cumprod: Tensor, shape_weight: float = 1.0, gamma: float = 5.0) -> None:
         """alphas_cumprod: float [T]. shape_weight: how much more noisy times may count than others, at most.
         gamma: the signal-to-noise ratio from which on cleaner times count less; inf: they do not."""
+        self.process = Diffusion(alphas_cumprod)
         alpha_bar = alphas_cumprod.double()
         previous = torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
         beta = 1 - alpha_bar / previous
@@ -36,11 +37,6 @@ class LearnedRangeDiffusion:
         # settled which digit it will be, epsilon is easy to guess and says little about the picture.
         snr = alpha_bar / (1 - alpha_bar)
         self.weight = (snr.clamp(max=gamma) / snr * (1 / alpha_bar).clamp(max=shape_weight)).float()
-
-    def noise(self, x0: Tensor, t: Tensor, epsilon: Tensor) -> Tensor:
-        """q(x_t | x_0): x0, epsilon [B, C, H, W], t int64 [B]."""
-        alpha_bar = self.alpha_bar[t][:, None, None, None]
-        return alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * epsilon
 
     def loss(self, output: Tensor, x0: Tensor, t: Tensor, epsilon: Tensor) -> Tensor:
         """output [B, 2C, H, W] = epsilon and variance fraction in [-1, 1] -> one number."""

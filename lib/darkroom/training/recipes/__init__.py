@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from darkroom.sampling.schedules import unknown
+from darkroom.sampling.names import unknown
 from darkroom.training.recipes.classifier import MnistClassifier
 from darkroom.training.recipes.ddpm import Cifar10DDPM, MnistDDPM
 from darkroom.training.recipes.denoiser import Denoiser, PureNoiseDenoiser

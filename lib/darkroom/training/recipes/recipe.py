@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_ty
 
 import torch
 
-from darkroom.sampling.schedules import unknown
+from darkroom.sampling.names import unknown
 from darkroom.storage import Store
 from darkroom.training.epochs import Say
 from darkroom.training.feeds import Worker
