@@ -273,7 +273,8 @@ TOO_SMALL = [
     ),
     (
         {"task": "anagram", "size": 24, "views": [{"view": "square_hinge", "pieces": 30, "prompt": "x"}]},
-        "view 1: 'square_hinge' cuts 30 pieces a side and takes pictures of 30 px or more, and this row is made at 24 px",
+        "view 1: 'square_hinge' cuts 30 pieces a side and takes pictures of 30 px or more, "
+        "and this row is made at 24 px",
     ),
     (
         {"task": "hybrid", "components": [{"component": "whole", "view": {"view": "square_hinge", "pieces": 30}} | X]},

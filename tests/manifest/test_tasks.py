@@ -86,6 +86,17 @@ def test_canonical_form_fills_in_the_parameters_of_views_and_components() -> Non
     assert parse_task(jigsaw).canonical()["views"][0]["seed"] == 0
 
 
+def test_a_default_that_changed_is_another_key_and_what_was_given_keeps_its_own() -> None:
+    names, given = ("low_band", "middle_band", "high_band"), {"coarse": 2, "fine": 1, "kernel": 33, "nested": False}
+    silent = parse_task({"task": "hybrid", "components": [{"component": name} for name in names]}).canonical()
+    spoken = parse_task({"task": "hybrid", "components": [{"component": name} | given for name in names]}).canonical()
+    assert spoken["components"] == [{"component": name} | given for name in names]
+    assert silent["components"] == [{"component": name} | given | {"kernel": 25, "nested": True} for name in names]
+    assert key(silent) != key(spoken)
+    moved = parse_task({"task": "hybrid", "components": [{"component": "motion"}, {"component": "motion_residual"}]})
+    assert [part["edges"] for part in moved.canonical()["components"]] == ["zeros", "zeros"]
+
+
 def test_prompts_and_sources_in_branch_order() -> None:
     assert parse_task(ANAGRAM).prompts() == ["a red six", "a red nine"]
     assert parse_task(ANAGRAM).sources() == []

@@ -5,14 +5,23 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import conv2d
 from torchvision.transforms.functional import gaussian_blur
 
-from darkroom.sampling.components import COMPONENTS, FAMILIES, Component, _scaled_odd, check_sum, make_component
+from darkroom.sampling.components import (
+    COMPONENTS,
+    FAMILIES,
+    Component,
+    _scaled_odd,
+    check_sum,
+    is_usual,
+    make_component,
+)
 
 SIZES = (24, 48, 64, 65)
 GAUSSIANS = [{}, {"sigma": 0.5}, {"sigma": 5, "kernel": 51}]
-BANDS = [{}, {"nested": True}, {"fine": 0.5, "coarse": 3}]
-STREAKS = [{}, {"angle": 0}, {"angle": -100, "length": 11}]
+BANDS = [{}, {"nested": False}, {"fine": 0.5, "coarse": 3}]
+STREAKS = [{}, {"angle": 0, "edges": "reflect"}, {"angle": -100, "length": 11}]
 SETTINGS = {"low_pass": GAUSSIANS, "low_band": BANDS, "motion": STREAKS}
 ROWS = [
     [make_component(name, **params) for name in family]
@@ -20,7 +29,7 @@ ROWS = [
     for params in SETTINGS.get(family[0], [{}])
 ]
 ONE_OF_EACH = [make_component(name) for name in COMPONENTS] + [make_component("motion", angle=-100, length=11)]
-BLURS = [row for row in ROWS if row[0].name in SETTINGS]
+BLURS = [row for row in ROWS if row[0].name in SETTINGS and dict(row[0].params).get("edges") != "zeros"]
 EVERY = [component for row in ROWS for component in row] + [make_component("scale", weight=0.3)]
 
 
@@ -93,11 +102,44 @@ def test_bands_are_differences_of_blurs() -> None:
     x = noise(64).double()
     fine, coarse = gaussian_blur(x, 33, 1.0), gaussian_blur(x, 33, 2.0)
     for name, wanted in (("low_band", coarse), ("middle_band", fine - coarse), ("high_band", x - fine)):
+        assert (make_component(name, nested=False, kernel=33)(x) - wanted).abs().max() < 1e-12
+    assert torch.equal(make_component("low_band", nested=False, kernel=33)(x), make_component("low_pass")(x))
+
+
+@pytest.mark.parametrize("size", [64, 128, 256])
+def test_bands_that_say_nothing_are_the_authors(size: int) -> None:
+    """compute_triple_bandpass of dangeng/visual_anagrams: sigmas 1, then 2, and 25 taps at 64 px."""
+    x, factor = noise(size, batch=1).double(), size // 64
+    taps = 25 * factor + (factor + 1) % 2
+    fine = gaussian_blur(x, taps, 1.0 * factor)
+    low = gaussian_blur(fine, taps, 2.0 * factor)
+    for name, wanted in (("low_band", low), ("middle_band", fine - low), ("high_band", x - fine)):
         assert (make_component(name)(x) - wanted).abs().max() < 1e-12
-    again = gaussian_blur(fine, 33, 2.0)
-    for name, wanted in (("low_band", again), ("middle_band", fine - again), ("high_band", x - fine)):
-        assert (make_component(name, nested=True)(x) - wanted).abs().max() < 1e-12
-    assert torch.equal(make_component("low_band")(x), make_component("low_pass")(x))
+
+
+@pytest.mark.parametrize("size", [64, 128, 256])
+def test_motion_that_says_nothing_is_the_authors(size: int) -> None:
+    """MotionBlurView of dangeng/visual_anagrams: a diagonal of 7 taps at 64 px, beyond the borders zeros."""
+    x, factor = noise(size, batch=1).double(), size // 64
+    taps = 7 * factor + (factor + 1) % 2
+    kernel = torch.eye(taps, dtype=torch.float64).repeat(3, 1, 1, 1) / taps
+    wanted = conv2d(x, kernel, padding=taps // 2, groups=3)
+    assert (make_component("motion")(x) - wanted).abs().max() < 1e-12
+    assert (make_component("motion_residual")(x) - (x - wanted)).abs().max() < 1e-12
+    inner = slice(taps // 2, -(taps // 2))
+    mirrored = make_component("motion", edges="reflect")(x)
+    assert torch.equal(mirrored[..., inner, inner], make_component("motion")(x)[..., inner, inner])
+
+
+def test_what_is_seldom_given_is_said_only_where_it_is_not_the_usual() -> None:
+    assert str(make_component("low_band")) == "low_band (coarse 2, fine 1)"
+    assert (
+        str(make_component("low_band", kernel=33, nested=False)) == "low_band (coarse 2, fine 1, kernel 33, nested no)"
+    )
+    assert str(make_component("low_pass", kernel=25)) == "low_pass (kernel 25, sigma 2)"
+    assert str(make_component("motion", edges="reflect")) == "motion (angle 45, edges reflect, length 7)"
+    assert is_usual("low_pass", "kernel", 33) and not is_usual("low_band", "kernel", 33)
+    assert not is_usual("low_pass", "sigma", 2.0), "the strength of a filter is always said"
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -151,7 +193,7 @@ MOTION_AT_ONE_HALF = torch.tensor([[2.0, 1, 0, 0, 0], [0, 1, 2, 1, 0], [0, 0, 0,
 @pytest.mark.parametrize("size", [4, 5, 24, 65])
 def test_largest_kernels_fit_every_size(size: int) -> None:
     x = constant(size)
-    assert (make_component("motion", angle=30, length=127)(x) - x).abs().max() < 1e-5
+    assert (make_component("motion", angle=30, length=127, edges="reflect")(x) - x).abs().max() < 1e-5
     assert (make_component("low_pass", sigma=64, kernel=127)(x) - x).abs().max() < 1e-5
 
 
@@ -232,6 +274,7 @@ def test_what_is_missing_is_said(row: list[Component], message: str) -> None:
         ("motion", {"angle": "left"}, "'angle' of motion is 'left', wanted a number from -360 to 360"),
         ("low_band", {"fine": 2}, "'fine' of low_band is 2, wanted less than 'coarse', which is 2.0"),
         ("low_band", {"nested": 1}, "'nested' of low_band is 1, wanted true or false"),
+        ("motion", {"edges": "zero"}, "'edges' of motion is 'zero', wanted 'zeros' or 'reflect'"),
         ("color", {"sigma": 1}, "component 'color' has no parameter 'sigma'; it takes none"),
         ("scale", {"weight": float("inf")}, "'weight' of scale is inf, wanted a number from -10000 to 10000"),
     ],

@@ -8,7 +8,7 @@ from typing import Any
 
 from darkroom.report.comparisons import NOISED, SWEPT, varying
 from darkroom.report.rows import Shown
-from darkroom.sampling.components import KERNEL
+from darkroom.sampling.components import is_usual
 from darkroom.sampling.trajectories import asks_nothing
 
 NEARLY_ALL = 0.75
@@ -98,10 +98,9 @@ def sentence(said: Mapping[str, str], between: str = " · ") -> str:
 
 def _component_settings(components: list[dict[str, Any]]) -> dict[str, str]:
     """Components of a family have the same parameters, which are said once, unless they are the usual ones."""
-    defaults = {("kernel", KERNEL), ("nested", False)}
-    names = ("sigma", "fine", "coarse", "nested", "kernel", "angle", "length")
-    found = {name: branch[name] for branch in components for name in names if name in branch}
-    return {name: _value(value) for name, value in found.items() if (name, value) not in defaults}
+    names = ("sigma", "fine", "coarse", "nested", "kernel", "angle", "length", "edges")
+    found = {(branch["component"], name): branch[name] for branch in components for name in names if name in branch}
+    return {name: _value(value) for (part, name), value in found.items() if not is_usual(part, name, value)}
 
 
 def _value(value: Any) -> str:

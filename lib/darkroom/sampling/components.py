@@ -23,8 +23,11 @@ from torch import Tensor
 
 from darkroom.sampling.views import SMALLEST, Params, make, number, whole_number
 
-KERNEL = 33
-"""Taps of the Gaussian kernel at 64 px; those left out at sigma 2 weigh less than float32 can tell."""
+KERNEL, BAND_KERNEL = 33, 25
+"""Taps of the Gaussian kernels at 64 px, of two parts and of three; at sigma 2 those that 33 leaves out weigh less than
+float32 can tell."""
+EDGES = {"zeros": "constant", "reflect": "reflect"}
+"""What motion takes to lie beyond the borders, as torch's padding calls it."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,7 @@ class Component:
         return _MAPS[self.name](wide, **dict(self.params)).to(x.dtype)
 
     def __str__(self) -> str:
-        usual = (("kernel", KERNEL), ("nested", False))
-        shown = [f"{name} {value:g}" for name, value in self.params if (name, value) not in usual]
+        shown = [f"{name} {_shown(value)}" for name, value in self.params if not is_usual(self.name, name, value)]
         return f"{self.name} ({', '.join(shown)})" if shown else self.name
 
 
@@ -91,10 +93,10 @@ def _color(x: Tensor) -> Tensor:
     return x - _grayscale(x)
 
 
-def _motion(x: Tensor, angle: float, length: int) -> Tensor:
+def _motion(x: Tensor, angle: float, edges: str, length: int) -> Tensor:
     size, taps = x.shape[-1], _scaled_odd(length, x.shape[-1])
     reach = taps // 2
-    padded = F.pad(x, (reach, reach, reach, reach), mode="reflect")
+    padded = F.pad(x, (reach, reach, reach, reach), mode=EDGES[edges])
     total = torch.zeros_like(x)
     for down, right, weight in _line(angle, taps):
         top, left = reach + down, reach + right
@@ -102,8 +104,8 @@ def _motion(x: Tensor, angle: float, length: int) -> Tensor:
     return total
 
 
-def _motion_residual(x: Tensor, angle: float, length: int) -> Tensor:
-    return x - _motion(x, angle, length)
+def _motion_residual(x: Tensor, angle: float, edges: str, length: int) -> Tensor:
+    return x - _motion(x, angle, edges, length)
 
 
 _MAPS: dict[str, Callable[..., Tensor]] = {
@@ -173,7 +175,7 @@ def _gaussian(name: str) -> Callable[..., Component]:
 
 
 def _band(name: str) -> Callable[..., Component]:
-    def make_band(fine: float = 1.0, coarse: float = 2.0, nested: bool = False, kernel: int = KERNEL) -> Component:
+    def make_band(fine: float = 1.0, coarse: float = 2.0, nested: bool = True, kernel: int = BAND_KERNEL) -> Component:
         if not isinstance(nested, bool):
             raise ValueError(f"'nested' of {name} is {nested!r}, wanted true or false")
         if not _sigma(name, "fine", fine) < _sigma(name, "coarse", coarse):
@@ -185,9 +187,11 @@ def _band(name: str) -> Callable[..., Component]:
 
 
 def _streak(name: str) -> Callable[..., Component]:
-    def make_streak(angle: float = 45.0, length: int = 7) -> Component:
+    def make_streak(angle: float = 45.0, length: int = 7, edges: str = "zeros") -> Component:
         degrees = number(name, "angle", angle, -360.0, 360.0)
-        return Component(name, (("angle", degrees), ("length", _taps(name, "length", length))))
+        if edges not in EDGES:
+            raise ValueError(f"'edges' of {name} is {edges!r}, wanted {' or '.join(map(repr, EDGES))}")
+        return Component(name, (("angle", degrees), ("edges", edges), ("length", _taps(name, "length", length))))
 
     return make_streak
 
@@ -232,12 +236,12 @@ COMPONENTS: dict[str, Callable[..., Component]] = {
 """Makers of components by name. Lengths are pixels at 64 px.
 
 low_pass G(x), high_pass x - G(x): Gaussian of `sigma`, `kernel` taps wide.
-low_band G_coarse(x), middle_band G_fine(x) - G_coarse(x), high_band x - G_fine(x). With `nested` the coarse blur is of
-what the fine one left, G_coarse(G_fine(x)), as in the authors' code: sigma 1, then 2 is one blur of sigma 2.24.
+low_band C(x), middle_band G_fine(x) - C(x), high_band x - G_fine(x). The coarse blur C is of what the fine one left,
+G_coarse(G_fine(x)): sigma 1, then 2 is one blur of sigma 2.24. Without `nested` it is of x itself, G_coarse(x).
 grayscale is the mean of the channels in each of them, color the rest; of one channel color is zero.
 motion is the mean along a line of `length` taps, motion_residual the rest; `angle` in degrees clockwise from the right,
-45 runs from the top left to the bottom right as the authors' kernel does. They pad with zeros, which darkens two
-corners; here the borders are reflected, so that a plain surface stays what it is.
+45 runs from the top left to the bottom right as the authors' kernel does. Beyond the borders are zeros, so that two
+corners fade; with `edges` "reflect" the picture is mirrored there, and a plain surface stays what it is.
 """
 
 FAMILIES: tuple[tuple[str, ...], ...] = (
@@ -253,6 +257,14 @@ FAMILIES: tuple[tuple[str, ...], ...] = (
 def make_component(name: str, /, **params: Any) -> Component:
     """The component of that name. ValueError, with the nearest name, for an unknown one or parameter or a bad value."""
     return make("component", COMPONENTS, name, params)
+
+
+def is_usual(component: str, parameter: str, value: Any) -> bool:
+    """Whether a parameter that few rows give has the value it has where it is not given, and so need not be said."""
+    return parameter in _SELDOM and (parameter, value) in COMPONENTS[component]().params
+
+
+_SELDOM = ("kernel", "nested", "edges")
 
 
 def check_sum(components: list[Component]) -> None:
@@ -275,6 +287,12 @@ def check_sum(components: list[Component]) -> None:
     if extra:
         whole = f"{_listed(family)} {'is' if len(family) == 1 else 'are'} the whole picture already"
         raise ValueError(f"{whole}, {_listed(extra)} is too much")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return value if isinstance(value, str) else f"{value:g}"
 
 
 def _check_weights(components: list[Component]) -> None:
