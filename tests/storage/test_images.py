@@ -7,11 +7,12 @@ import zlib
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from darkroom.storage import decode, encode_png, image_key, resize_square
+from darkroom.storage import decode, encode_png, image_key, resize_square, to_uint8
 
 KEY = "ab34567890cdef" * 4
 
@@ -30,6 +31,25 @@ def test_png_comes_back_to_the_byte() -> None:
     data = encode_png(gradient())
     assert np.array_equal(decode(data, "x"), gradient())
     assert encode_png(decode(data, "x")) == data
+
+
+def test_eight_bits_are_the_nearest_halves_to_even_and_clamped() -> None:
+    half = np.float32(127.5 / 127.5 - 1)  # 127.5 of 255
+    levels = np.array([-7, -1, half, 1 / 127.5, 1, 1.001], np.float32)
+    assert to_uint8(levels).tolist() == [0, 0, 128, 128, 255, 255]
+    every = (np.arange(256) / 127.5 - 1).astype(np.float32)
+    assert to_uint8(every).tolist() == list(range(256))
+
+
+def test_arrays_tensors_and_diffusers_way_come_to_the_same_bits() -> None:
+    """(x + 1) * 127.5 and (x / 2 + 0.5) * 255 are rounded at the same two places: halving is exact."""
+    near = (np.arange(256, dtype=np.float32) + 0.5) / 127.5 - 1  # where a bit decides
+    steps = np.arange(-64, 65, dtype=np.int32)[:, None]
+    images = np.concatenate([(near.view(np.int32) + steps).view(np.float32).ravel(), np.linspace(-1.1, 1.1, 10**6)])
+    images = images[np.isfinite(images)].astype(np.float32)
+    wanted = torch.from_numpy((images / 2 + 0.5).clip(0, 1) * 255).round().to(torch.uint8)
+    assert torch.equal(to_uint8(torch.from_numpy(images)), wanted)
+    assert np.array_equal(to_uint8(images), wanted.numpy())
 
 
 def test_a_mask_has_one_channel() -> None:

@@ -19,14 +19,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save
 
+from darkroom.models.weights import read_header, read_tensor
 from darkroom.storage import NotFound, StorageError, Store, open_store
 
 CACHE_BYTES = 256 * 2**20  # of tensors kept in a process; T5-XXL's take 1.3 MB a prompt
 _HEADERS = 64  # shards whose directory is kept
 _READERS = 16
-_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 
 class EmbeddingStore:
@@ -76,16 +77,14 @@ class EmbeddingStore:
 
     def _read(self, digest: str, prompt: str) -> torch.Tensor:
         key = f"{self._folder}/{self._shard(digest, prompt)}.safetensors"
-        start, header = self._headers.get(key, partial(_read_header, self._store(), key))
+        read_part = partial(self._store().read_part, key)
         try:
-            entry = header[digest]
-            begin, end = entry["data_offsets"]
-            data = self._store().read_part(key, start + begin, end - begin)
-            # A copy, because a tensor must not lie on bytes that nobody may write.
-            tensor = torch.frombuffer(bytearray(data), dtype=_DTYPES[entry["dtype"]])
-            return tensor.reshape(entry["shape"]).float()
-        except (KeyError, ValueError, RuntimeError, TypeError) as error:
-            raise _damaged(self._store(), key, error) from error
+            header = self._headers.get(key, partial(read_header, read_part))
+            return read_tensor(read_part, header, digest).float()
+        except (KeyError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
+            raise StorageError(
+                f"{self._store().uri(key)} is damaged ({error}): delete it and the .json beside it to encode it anew"
+            ) from error
 
     def _shard(self, digest: str, prompt: str) -> str:
         found = self._read_index().find(digest)
@@ -149,21 +148,6 @@ class _Recent:
         while self.total > self.limit and len(self.items) > 1:
             self.total -= self.weigh(self.items.popitem(last=False)[1])
         return made
-
-
-def _read_header(store: Store, key: str) -> tuple[int, dict[str, Any]]:
-    """Where the tensors' bytes begin in a safetensors file, and its directory: after 8 bytes of its length, JSON."""
-    try:
-        length = int.from_bytes(store.read_part(key, 0, 8), "little")
-        if length > store.size(key):
-            raise ValueError("its directory is longer than the file")
-        return 8 + length, json.loads(store.read_part(key, 8, length))
-    except ValueError as error:
-        raise _damaged(store, key, error) from error
-
-
-def _damaged(store: Store, key: str, error: Exception) -> StorageError:
-    return StorageError(f"{store.uri(key)} is damaged ({error}): delete it and the .json beside it to encode it anew")
 
 
 def _to_digests(digests: Iterable[str]) -> np.ndarray:

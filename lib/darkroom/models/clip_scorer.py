@@ -15,8 +15,9 @@ from transformers.utils import logging as transformers_logging
 
 from darkroom.models.errors import ModelError
 from darkroom.models.sources import open_source, read_json
+from darkroom.models.weights import DTYPES
+from darkroom.storage import to_uint8
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _BATCH = 64  # pictures at a time
 _TEXTS = 4096  # prompts whose embeddings are kept
 
@@ -74,7 +75,7 @@ class ClipScorer:
 
     def pixels(self, images: Tensor) -> Tensor:
         """float32 [N, 3, S, S] in [-1, 1] -> what the vision tower takes, on the device."""
-        stored = ((images.to(self.device).float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        stored = to_uint8(images.to(self.device).float())
         return self._processor(stored.expand(-1, 3, -1, -1), return_tensors="pt")["pixel_values"]
 
     def _see(self, images: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPImageProcessor
 
 from darkroom.models.errors import ModelError
+from darkroom.storage import to_uint8
 
 THRESHOLD = 0.5  # of both heads, as in IF's pipelines
 FLAGS = ("nsfw", "watermark")
@@ -91,6 +92,5 @@ def _watermarker(folder: Path) -> IFWatermarker | None:
 
 
 def _stored(images: Tensor) -> np.ndarray:
-    """uint8 [N, S, S, 3], as pictures are stored: half a level rounds as diffusers' numpy_to_pil does, to even."""
-    levels = ((images.float().cpu() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
-    return levels.permute(0, 2, 3, 1).contiguous().numpy()
+    """uint8 [N, S, S, 3], as pictures are stored."""
+    return to_uint8(images.float().cpu()).permute(0, 2, 3, 1).contiguous().numpy()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load
 from torch import Tensor, nn
 
 from darkroom.models.errors import ModelError
@@ -16,6 +19,7 @@ from darkroom.models.sources import Source, read_json
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DIFFUSERS, TRANSFORMERS = "diffusion_pytorch_model", "model"  # what the two libraries call their weights
 
+_LONGEST_HEADER = 100_000_000  # bytes, as the format's own reader has it
 _VARIANT = "fp16"
 # Names that files older than today's classes have: the CLIP text model without its wrapper, attention of early VAEs.
 _OLD_NAMES = [
@@ -96,6 +100,26 @@ def in_dtype(module: nn.Module, dtype: str, keep_float32: tuple[str, ...] = ()) 
         if dtype == "float16" and name.rpartition(".")[2] in keep_float32:
             part.float()
     return module
+
+
+ReadPart = Callable[[int, int], bytes]  # of a file, as many bytes as the second number says from the first on
+
+
+def read_header(read: ReadPart) -> tuple[int, dict[str, Any]]:
+    """Of a safetensors file that need not lie here whole: where the tensors' bytes begin, and the directory of them,
+    their metadata under "__metadata__". ValueError for a damaged one."""
+    length = int.from_bytes(read(0, 8), "little")
+    if length > _LONGEST_HEADER:
+        raise ValueError("its directory is longer than the format allows")
+    return 8 + length, json.loads(read(8, length))
+
+
+def read_tensor(read: ReadPart, header: tuple[int, dict[str, Any]], name: str) -> Tensor:
+    """One tensor of a safetensors file. KeyError, ValueError or SafetensorError for a damaged one."""
+    start, directory = header
+    begin, end = directory[name]["data_offsets"]
+    alone = json.dumps({name: {**directory[name], "data_offsets": [0, end - begin]}}).encode()
+    return load(len(alone).to_bytes(8, "little") + alone + read(start + begin, end - begin))[name]
 
 
 def _tensors(paths: list[Path], device: torch.device) -> Iterator[tuple[Path, str, Tensor]]:

@@ -15,6 +15,7 @@ from darkroom.report.comparisons import varying
 from darkroom.report.pictures import Pictures
 from darkroom.report.rows import Shown
 from darkroom.sampling.plans import component_of, view_of
+from darkroom.storage import to_uint8
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def _part(branch: dict[str, Any], picture: Tensor) -> Panel:
         seen = view_of(branch).apply(seen)
         label += f", {view_of(branch).name.replace('_', ' ')}"
     asked = f"held to {branch['image']}" if branch.get("image") else prompt_of(branch)
-    return Panel(label, _array(((seen.clamp(-1, 1) + 1) * 127.5).round()), asked)
+    return Panel(label, _array(to_uint8(seen)), asked)
 
 
 def _weighted(branch: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from darkroom.report.sheets import EDGE, FAINT, INK, PAPER, fitted
+from darkroom.storage import to_uint8
 
 DENSITY = 2  # pixels drawn for each pixel of the page, so that words stay sharp on dense screens
 GAP, ROW_GAP, PAD = 4 * DENSITY, 6 * DENSITY, DENSITY
@@ -55,7 +56,7 @@ def page_size(png: bytes) -> tuple[int, int]:
 
 def as_image(picture: Tensor) -> Image.Image:
     """Float [C, S, S], clamped to 0..1, C 1 or 3 -> an RGB picture."""
-    levels = (picture.detach().float().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    levels = to_uint8(picture.detach().float() * 2 - 1).permute(1, 2, 0).cpu().numpy()
     return Image.fromarray(np.ascontiguousarray(np.broadcast_to(levels, (*levels.shape[:2], 3))))
 
 

@@ -7,10 +7,12 @@ import io
 import re
 import struct
 import zlib
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+AnyArray = TypeVar("AnyArray", np.ndarray, Any)  # or a tensor: this room knows no torch
 
 MAX_PIXELS = 64_000_000  # decoded this is 256 MB; inputs are shrunk to 1024 pixels or less anyway
 
@@ -66,6 +68,13 @@ def encode_png(array: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def to_uint8(image: AnyArray) -> AnyArray:
+    """Floats in [-1, 1], clamped, of any shape -> the nearest of 0..255, halves to even, as a result is stored: an
+    array or a tensor, wherever it lies. diffusers' rounding, which starts from [0, 1], comes to the same bits."""
+    levels = ((image.clip(-1, 1) + 1) * 127.5).round()
+    return levels.astype(np.uint8) if isinstance(levels, np.ndarray) else levels.byte()
 
 
 def resize_square(array: np.ndarray, size: int, nearest: bool = False) -> np.ndarray:

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from darkroom.models.weights import read_header
 from darkroom.storage import NotFound, Store
 
 CURVES = ("losses", "rates", "validation", "seconds")
@@ -101,6 +102,5 @@ def _group(tensors: Mapping[str, Tensor], group: str) -> dict[str, Tensor]:
 
 
 def _about(data: bytes) -> dict[str, Any]:
-    """The metadata in a safetensors file's header: its length as 8 bytes, then JSON."""
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    return json.loads(header["__metadata__"]["checkpoint"])
+    _, directory = read_header(lambda start, count: data[start : start + count])
+    return json.loads(directory["__metadata__"]["checkpoint"])
