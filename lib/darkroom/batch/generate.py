@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from darkroom import __version__
 from darkroom.batch import options as option
 from darkroom.batch import pipeline, preflight, prompts, stages
+from darkroom.batch.abilities import abilities
 from darkroom.batch.capacity import ON_CPU
 from darkroom.batch.consume import Listener
 from darkroom.batch.duplicates import commit_twins
@@ -29,7 +30,7 @@ from darkroom.batch.progress import PROMPTS, News, Progress
 from darkroom.batch.scoring import Judging, offers
 from darkroom.batch.summary import Outcome, describe, describe_work, take_stock
 from darkroom.batch.write_results import Delivery
-from darkroom.manifest import Abilities, Manifest, open_manifest
+from darkroom.manifest import Manifest, open_manifest
 from darkroom.metrics import RunMetrics
 from darkroom.models.catalog import address, open_model
 from darkroom.models.errors import ModelError
@@ -136,25 +137,6 @@ def run(options: Options, say: Say = to_stderr) -> Outcome:
     order.store.write("summary.json", _json(asdict(outcome)))
     order.store.delete(*(key for folder in TEMPORARY for key in order.store.list(folder)))
     return outcome
-
-
-def abilities(model: Model, scorer: bool = False) -> Abilities:
-    """What a manifest may ask of this model. scorer: there is one to choose candidates by."""
-    process = model.stages[0].process
-    reads = model.encoders[0] if model.encoders else None
-    return Abilities(
-        name=model.name,
-        sizes=model.sizes,
-        default_size=model.default_size,
-        conditioning=model.conditioning,
-        process=process.kind,
-        num_timesteps=process.num_timesteps,
-        num_classes=model.num_classes,
-        upscale=len(model.stages) > 1,
-        scorer=scorer,
-        prompt_tokens=(lambda prompt: model.encoder_tokens(reads, [prompt])[0]) if reads else None,
-        max_tokens=model.encoder_length(reads) if reads else None,
-    )
 
 
 def _ledger(order: Order) -> Ledger:
