@@ -76,7 +76,7 @@ extra: 3
         "line 3: schedule.missed: must be 'last', 'all' or 'none', was 'latest'",
         "line 3: schedule.time_zone: unknown time zone 'Europe/Berlni', did you mean 'Europe/Berlin'?",
         "line 4: data: 'source' is missing: where the folder files lie",
-        "line 7: train.settings.epochs: epochs=many: epochs takes a whole number",
+        "line 7: train.settings.epochs: epochs=many: epochs should be a valid integer",
         "line 7: train.settings.hiden: unknown setting 'hiden', did you mean 'hidden'?",
         "line 8: train.workers: 5:2: wanted at least 1, and the smaller number first",
         "line 9: evaluate.count: must be a valid integer, was 'many'",

@@ -29,12 +29,12 @@ def test_settings_change_the_fields_they_name() -> None:
 
 def test_every_wrong_setting_is_told_at_once() -> None:
     with pytest.raises(ValueError, match="unknown setting 'bacth', did you mean 'batch'") as caught:
-        with_settings(IfXs(), ["bacth=8", "seed=1.5", "learning_rate=fast", "warmup", "compile=yes"])
+        with_settings(IfXs(), ["bacth=8", "seed=1.5", "learning_rate=nan", "warmup", "compile=yes"])
     assert caught.value.args[0].splitlines()[1:] == [
-        "--set seed=1.5: seed takes a whole number",
-        "--set learning_rate=fast: learning_rate takes a number",
-        "--set warmup: warmup takes a whole number",
-        "--set compile=yes: compile takes one of auto, on, off",
+        "--set seed=1.5: seed should be a valid integer",
+        "--set learning_rate=nan: learning_rate should be a finite number",
+        "--set warmup: warmup should be a valid integer",
+        "--set compile=yes: compile should be 'auto', 'on' or 'off'",
     ]
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, TypeVar, get_origin, get_type_hints
 
 import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from darkroom.sampling.names import unknown
 from darkroom.storage import Store
@@ -75,28 +76,17 @@ def with_settings(recipe: Settings, settings: Sequence[str]) -> Settings:
         if key not in known:
             wrong.append(str(unknown("setting", key, known)))
             continue
-        read, wanted = _reader(kinds[key])
         try:
-            changes[key] = read(value)
-        except ValueError:
-            wrong.append(f"--set {setting}: {key} takes {wanted}")
+            changes[key] = _read(kinds[key], value)
+        except ValidationError as error:
+            wanted = error.errors()[0]["msg"].removeprefix("Input ").partition(", unable to parse")[0]
+            wrong.append(f"--set {setting}: {key} {wanted}")
     if wrong:
         raise ValueError("\n".join(wrong))
     return replace(recipe, **changes)
 
 
-def _reader(kind: Any) -> tuple[Callable[[str], Any], str]:
-    """How a value of that type is read from text, and what to call it."""
-    if get_origin(kind) is Literal:
-        return lambda text: _one_of(text, get_args(kind)), f"one of {', '.join(get_args(kind))}"
-    if get_origin(kind) is tuple:
-        return lambda text: tuple(int(part) for part in text.split(",") if part), "whole numbers with commas between"
-    if kind is bool:
-        return lambda text: {"true": True, "false": False}[_one_of(text, ("true", "false"))], "true or false"
-    return kind, "a whole number" if kind is int else "a number"
-
-
-def _one_of(text: str, choices: tuple[str, ...]) -> str:
-    if text not in choices:
-        raise ValueError(text)
-    return text
+def _read(kind: Any, text: str) -> Any:
+    """A value of that type from the text of a setting; the items of a tuple have commas between."""
+    given = tuple(filter(None, text.split(","))) if get_origin(kind) is tuple else text
+    return TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False)).validate_python(given)
