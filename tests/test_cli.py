@@ -12,7 +12,7 @@ import typer
 from ray.exceptions import GetTimeoutError, RayTaskError
 
 from darkroom import cli
-from darkroom.batch.errors import Stalled
+from darkroom.batch.progress import Stalled
 from darkroom.ray_cluster import ClusterError
 from darkroom.storage import StorageError
 from runs import RED, png, tree, write_manifest

@@ -22,7 +22,7 @@ KEPT = "Nothing that was committed is lost: run the same command again to go on.
 @contextmanager
 def exit_codes(verbose: bool = False) -> Iterator[None]:
     """Turns errors into a message on stderr and an exit code: 2 for the user's input, 3 for the environment."""
-    from darkroom.batch.errors import Stalled
+    from darkroom.batch.progress import Stalled
     from darkroom.ray_cluster import ClusterError
     from darkroom.storage import StorageError
 

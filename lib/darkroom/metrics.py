@@ -59,7 +59,7 @@ class RunMetrics:
         self._show_left()
 
     def commit(self, ok: int, failed: Mapping[str, int]) -> None:
-        """A unit is committed. failed: rows by cause, see `batch.causes`."""
+        """A unit is committed. failed: rows by cause, the kind of `row_state.Failure`."""
         rows = ok + sum(failed.values())
         _count("darkroom_rows_committed", rows, run=self.run)
         for cause, count in failed.items():

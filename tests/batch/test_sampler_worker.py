@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
 import json
 from pathlib import Path
@@ -12,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from darkroom.batch import row_state
 from darkroom.batch.embeddings import EmbeddingStore
-from darkroom.batch.load_inputs import Preparation, prepare
-from darkroom.batch.sampler_worker import Developer
+from darkroom.batch.load_inputs import LoadOptions, load_unit
+from darkroom.batch.row_state import RowState, to_block
+from darkroom.batch.sampler_worker import SamplerWorker
 from darkroom.batch.units import Unit
 from darkroom.models.catalog import open_model
 from darkroom.models.compiled import compiled
@@ -33,7 +34,7 @@ UPSCALE = {**TEXT, "task": "upscale", "image": "one.png", "size": 16}
 
 
 class Darkroom:
-    """A folder with a unit's rows, their inputs and embeddings, and developers to hand them to."""
+    """A folder with a unit's rows, their inputs and embeddings, and workers to hand them to."""
 
     def __init__(self, folder: Path, model: str) -> None:
         self.folder, self.model, self.units = str(folder), model, 0
@@ -42,7 +43,7 @@ class Darkroom:
         self.embeddings = EmbeddingStore(self.folder, "rev")
         self.encoder = open_model(model).text_encoder(torch.device("cpu"))
 
-    def unit(self, *rows: dict[str, Any]) -> list[dict[str, Any]]:
+    def unit(self, *rows: dict[str, Any]) -> list[RowState]:
         number, self.units = self.units, self.units + 1
         lines = [{"id": f"{number}-{n}", "key": f"{n:032x}", "row": row} for n, row in enumerate(rows)]
         self.store.write(f"work/p/{number:06d}.jsonl", "\n".join(map(json.dumps, lines)).encode())
@@ -50,10 +51,10 @@ class Darkroom:
         if prompts:
             self.embeddings.put(prompts, self.encoder.encode(prompts))
             self.embeddings = EmbeddingStore(self.folder, "rev")
-        return prepare(Unit(number, number, 0, len(rows)), Preparation(self.folder, "p", self.folder, (8, 16), 3))
+        return load_unit(Unit(number, number, 0, len(rows)), LoadOptions(self.folder, "p", self.folder, (8, 16), 3))
 
-    def developer(self, number: int = 1, capacity: int = 8, dtype: str | None = None) -> Developer:
-        return Developer(self.model, number, capacity, 1, self.embeddings, dtype)
+    def worker(self, number: int = 1, capacity: int = 8, dtype: str | None = None) -> SamplerWorker:
+        return SamplerWorker(self.model, number, capacity, 1, self.embeddings, dtype)
 
 
 @pytest.fixture
@@ -61,29 +62,33 @@ def darkroom(tmp_path: Path, toy_model: str) -> Darkroom:
     return Darkroom(tmp_path, toy_model)
 
 
-def develop(developer: Developer, *units: list[dict[str, Any]]) -> list[Any]:
+def develop(worker: SamplerWorker, *units: list[RowState]) -> list[Any]:
     """All units at once; what each gave back, or its error."""
 
     async def all_of_them() -> list[Any]:
-        return await asyncio.gather(*map(developer.develop, units), return_exceptions=True)
+        return await asyncio.gather(*map(worker.process, units), return_exceptions=True)
 
     return asyncio.run(all_of_them())
 
 
-def picture(made: dict[str, Any]) -> np.ndarray:
-    return row_state.unpack(made["picture"])["picture"]
+def picture(state: RowState) -> np.ndarray:
+    assert state.picture is not None, state.failure
+    return state.picture
+
+
+def error(state: RowState) -> str:
+    return state.failure.text if state.failure else ""
 
 
 def test_a_unit_comes_back_with_its_pictures_in_order(darkroom: Darkroom) -> None:
     unit = darkroom.unit(TEXT, EDIT, ANAGRAM)
-    (made,) = develop(darkroom.developer(), unit)
-    assert [json.loads(one["row"])["id"] for one in made] == ["0-0", "0-1", "0-2"]
-    assert [(one["evaluations"], one["steps"]) for one in made] == [(6, 3), (4, 2), (12, 3)]
-    assert {one["error"] for one in made} == {""}
+    (made,) = develop(darkroom.worker(), unit)
+    assert [state.id for state in made] == ["0-0", "0-1", "0-2"]
+    assert [(one.evaluations, one.steps) for one in made] == [(6, 3), (4, 2), (12, 3)]
+    assert {error(one) for one in made} == {""}
     assert all(picture(one).shape == (3, 8, 8) and picture(one).dtype == np.uint8 for one in made)
-    assert made[0]["worker"].endswith(":cpu") and made[1]["start_timestep"] < made[0]["start_timestep"]
-    block = row_state.to_block(made)
-    assert block.num_rows == 1 and row_state.from_block(block) == made
+    assert made[0].worker.endswith(":cpu") and made[1].start_timestep < made[0].start_timestep
+    assert to_block(made).num_rows == 1
 
 
 @pytest.mark.parametrize(("conditioning", "evaluations"), [("class", [6, 3, 9]), ("time", [3, 3, 3])])
@@ -95,34 +100,34 @@ def test_a_network_knows_itself_what_labels_are(tmp_path: Path, conditioning: st
     plain = {key: value for key, value in TEXT.items() if key != "prompt"}
     views = [{"view": "identity", **label(6)}, {"view": "identity", **label(9)}]
     rows = [plain | label(7), plain | label(7) | {"guidance": 1}, plain | {"task": "anagram", "views": views}]
-    unit = [row_state.new_parcel(0, {"id": str(n), "key": "0", "row": row}) for n, row in enumerate(rows)]
-    (made,) = develop(Developer(model, 1, 8, 1), unit)
-    assert [one["error"] for one in made] == ["", "", ""]
-    assert [one["evaluations"] for one in made] == evaluations
+    unit = [RowState.of_line(0, {"id": str(n), "key": "0", "row": row}) for n, row in enumerate(rows)]
+    (made,) = develop(SamplerWorker(model, 1, 8, 1), unit)
+    assert [error(one) for one in made] == ["", "", ""]
+    assert [one.evaluations for one in made] == evaluations
     assert picture(made[0]).shape == (1, 28, 28)
     assert np.array_equal(picture(made[0]), picture(made[1])) is not bool(classes)
 
 
 def test_several_units_in_flight_keep_every_pass_full(darkroom: Darkroom) -> None:
     units = [darkroom.unit(*({**TEXT, "seed": 4 * n + k} for k in range(4))) for n in range(6)]
-    developer = darkroom.developer(capacity=8)
-    develop(developer, *units)
-    statistics = developer.statistics
+    worker = darkroom.worker(capacity=8)
+    develop(worker, *units)
+    statistics = worker.statistics
     assert statistics.evaluations == 24 * 6 and statistics.passes == 18
     assert statistics.slot_use == 1.0
 
 
 def test_a_picture_does_not_depend_on_its_company(darkroom: Darkroom) -> None:
-    (alone,) = develop(darkroom.developer(), darkroom.unit(ANAGRAM))
-    together = develop(darkroom.developer(), darkroom.unit(TEXT, EDIT), darkroom.unit({**TEXT, "seed": 3}, ANAGRAM))
+    (alone,) = develop(darkroom.worker(), darkroom.unit(ANAGRAM))
+    together = develop(darkroom.worker(), darkroom.unit(TEXT, EDIT), darkroom.unit({**TEXT, "seed": 3}, ANAGRAM))
     assert np.array_equal(picture(alone[0]), picture(together[1][1]))
 
 
 def test_units_one_after_the_other(darkroom: Darkroom) -> None:
-    developer = darkroom.developer()
+    worker = darkroom.worker()
 
     async def in_turn() -> list[Any]:
-        return [await developer.develop(darkroom.unit(TEXT)) for _ in range(3)]
+        return [await worker.process(darkroom.unit(TEXT)) for _ in range(3)]
 
     made = asyncio.run(in_turn())
     assert len({picture(unit[0]).tobytes() for unit in made}) == 1
@@ -130,18 +135,18 @@ def test_units_one_after_the_other(darkroom: Darkroom) -> None:
 
 def test_the_second_stage_goes_on_from_the_firsts_picture(darkroom: Darkroom) -> None:
     large = {**TEXT, "size": 16}
-    (small,) = develop(darkroom.developer(1), darkroom.unit(large, TEXT, UPSCALE))
+    (small,) = develop(darkroom.worker(1), darkroom.unit(large, TEXT, UPSCALE))
     first = picture(small[1])
     assert (picture(small[0]).dtype, first.dtype) == (np.float32, np.uint8), "pixels where no stage goes on from it"
-    assert small[2]["picture"] == b"" and small[2]["evaluations"] == 0, "stage I has no part in upscaling"
-    (made,) = develop(darkroom.developer(2), small)
+    assert small[2].picture is None and small[2].evaluations == 0, "stage I has no part in upscaling"
+    (made,) = develop(darkroom.worker(2), small)
     assert [picture(one).shape[-1] for one in made] == [16, 8, 16]
     assert np.array_equal(picture(made[1]), first), "a row of 8 pixels passes stage II by"
-    assert [one["evaluations"] for one in made] == [6 + 8, 6, 8]
-    assert [one["steps"] for one in made] == [3, 3, 4]
-    assert [[stage["stage"] for stage in json.loads(one["stages"])] for one in made] == [[1, 2], [1], [2]]
+    assert [one.evaluations for one in made] == [6 + 8, 6, 8]
+    assert [one.steps for one in made] == [3, 3, 4]
+    assert [[record.stage for record in one.stages] for one in made] == [[1, 2], [1], [2]]
     upper = {"stage": 2, "steps": 4, "guidance": 4.0, "noise_level": 100, "dtype": "float32", "capacity": 8}
-    assert json.loads(made[0]["stages"])[1] == upper
+    assert made[0].stages[1].to_json() == upper
 
 
 def test_a_compiled_stage_says_so_in_its_record(toy_network: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,47 +155,47 @@ def test_a_compiled_stage_says_so_in_its_record(toy_network: str, monkeypatch: p
     row = {key: value for key, value in TEXT.items() if key != "prompt"} | {"label": 7}
     found = {}
     for mode in ("off", "default"):
-        unit = [row_state.new_parcel(0, {"id": "0", "key": "0", "row": row})]
-        ((made,),) = develop(Developer(toy_network, 1, 8, 1, compile=mode), unit)
-        (record,) = json.loads(made["stages"])
+        unit = [RowState.of_line(0, {"id": "0", "key": "0", "row": row})]
+        ((made,),) = develop(SamplerWorker(toy_network, 1, 8, 1, compile=mode), unit)
+        (record,) = made.stages
         found[mode] = picture(made)
-        assert (record.get("compile", "off"), made["error"]) == (mode, "")
+        assert (record.compile or "off", error(made)) == (mode, "")
     assert np.allclose(found["off"], found["default"], atol=1e-5)
 
 
 def test_a_row_that_cannot_be_planned_costs_only_itself(darkroom: Darkroom) -> None:
     beyond = {**EDIT, "start": 9}
     unit = darkroom.unit(TEXT, beyond, {**TEXT, "seed": 2})
-    (made,) = develop(darkroom.developer(), unit)
-    assert made[1]["error"] == "start 9 lies beyond the schedule, which has 3 steps" and not made[1]["picture"]
-    assert [one["error"] for one in (made[0], made[2])] == ["", ""] and made[2]["picture"]
+    (made,) = develop(darkroom.worker(), unit)
+    assert error(made[1]) == "start 9 lies beyond the schedule, which has 3 steps" and made[1].picture is None
+    assert [error(one) for one in (made[0], made[2])] == ["", ""] and made[2].picture is not None
 
 
 def test_a_bug_in_planning_is_named_and_costs_only_its_row(darkroom: Darkroom) -> None:
     unit = darkroom.unit({**TEXT, "seed": 1}, TEXT)
-    unit[0]["row"] = json.dumps({"id": "x", "key": "y", "row": {"task": "text_to_image", "prompt": "a red one"}})
-    (made,) = develop(darkroom.developer(), unit)
-    assert made[0]["error"] == "KeyError: 'seed'" and made[1]["picture"]
+    unit[0].row = {"task": "text_to_image", "prompt": "a red one"}
+    (made,) = develop(darkroom.worker(), unit)
+    assert error(made[0]) == "KeyError: 'seed'" and made[1].picture is not None
 
 
 def test_a_row_that_failed_before_passes_through(darkroom: Darkroom) -> None:
     unit = darkroom.unit({**EDIT, "image": "none.png"}, TEXT)
-    error = unit[0]["error"]
-    (made,) = develop(darkroom.developer(), unit)
-    assert error.startswith("there is no file") and made[0]["error"] == error
-    assert made[0]["evaluations"] == 0 and made[1]["evaluations"] == 6
+    before = error(unit[0])
+    (made,) = develop(darkroom.worker(), unit)
+    assert before.startswith("there is no file") and error(made[0]) == before
+    assert made[0].evaluations == 0 and made[1].evaluations == 6
 
 
 def test_a_storage_outage_is_no_failed_row(darkroom: Darkroom) -> None:
     unit = darkroom.unit(TEXT)
-    developer = darkroom.developer()
+    worker = darkroom.worker()
     darkroom.store.delete(*darkroom.store.list("embeddings/"))
-    (error,) = develop(developer, unit)
-    assert isinstance(error, StorageError), error
+    (raised,) = develop(worker, unit)
+    assert isinstance(raised, StorageError), raised
 
 
-def break_predictor(developer: Developer, monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:
-    original = developer.drive.predictor
+def break_predictor(worker: SamplerWorker, monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:
+    original = worker.engine.predictor
 
     class Broken:
         process, device = original.process, original.device
@@ -198,49 +203,49 @@ def break_predictor(developer: Developer, monkeypatch: pytest.MonkeyPatch, answe
         def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
             return answer(original(*inputs))
 
-    for holder in (developer.drive, developer.drive.engine):
+    for holder in (worker.engine, worker.engine.engine):
         monkeypatch.setattr(holder, "predictor", Broken())
 
 
 def test_values_that_are_not_numbers_fail_their_row(darkroom: Darkroom, monkeypatch: pytest.MonkeyPatch) -> None:
-    developer = darkroom.developer(capacity=2)  # one row a pass
+    worker = darkroom.worker(capacity=2)  # one row a pass
 
     def spoil_first(output: torch.Tensor, seen: list[int] = []) -> torch.Tensor:  # noqa: B006 (it counts the calls)
         seen.append(1)
         return output * float("nan") if len(seen) <= 3 else output
 
-    break_predictor(developer, monkeypatch, spoil_first)
-    (made,) = develop(developer, darkroom.unit(TEXT, {**TEXT, "seed": 1}))
-    assert made[0]["error"] == "stage 1 gave values that are not finite numbers" and not made[0]["picture"]
-    assert made[0]["cause"] == "numeric" and "retried_float32" not in made[0]["flags"]
-    assert made[1]["error"] == "" and made[1]["picture"]
+    break_predictor(worker, monkeypatch, spoil_first)
+    (made,) = develop(worker, darkroom.unit(TEXT, {**TEXT, "seed": 1}))
+    assert error(made[0]) == "stage 1 gave values that are not finite numbers" and made[0].picture is None
+    assert made[0].failure.kind == "numeric" and "retried_float32" not in made[0].flags
+    assert error(made[1]) == "" and made[1].picture is not None
 
 
 def test_values_beyond_half_precision_are_made_again_in_float32(
     darkroom: Darkroom, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    developer = darkroom.developer(capacity=4, dtype="bfloat16")
+    worker = darkroom.worker(capacity=4, dtype="bfloat16")
 
     def spoil_large(output: torch.Tensor) -> torch.Tensor:
         output[0] *= float("nan")  # of the row that is alone in the engine first
         return output
 
-    break_predictor(developer, monkeypatch, spoil_large)
-    (made,) = develop(developer, darkroom.unit(TEXT))
-    assert made[0]["error"] == "" and made[0]["flags"] == ["retried_float32"]
-    assert made[0]["evaluations"] == 12, "both walks were paid for"
-    (precise,) = develop(darkroom.developer(capacity=2), darkroom.unit(TEXT))
+    break_predictor(worker, monkeypatch, spoil_large)
+    (made,) = develop(worker, darkroom.unit(TEXT))
+    assert error(made[0]) == "" and made[0].flags == ["retried_float32"]
+    assert made[0].evaluations == 12, "both walks were paid for"
+    (precise,) = develop(darkroom.worker(capacity=2), darkroom.unit(TEXT))
     assert np.array_equal(picture(made[0]), picture(precise[0]))
-    (stage,) = json.loads(made[0]["stages"])
-    assert stage == {"stage": 1, "steps": 3, "guidance": 7, "noise_level": None, "dtype": "float32", "capacity": 2}
-    assert developer.statistics.evaluations == 12
+    (stage,) = made[0].stages
+    assert (stage.dtype, stage.capacity, stage.steps, stage.guidance) == ("float32", 2, 3, 7)
+    assert worker.statistics.evaluations == 12
 
 
 @pytest.mark.parametrize("when", ["its weights are loaded", "it makes its first pass"])
 def test_float32_that_does_not_fit_beside_costs_the_row_alone(
     darkroom: Darkroom, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
-    developer = darkroom.developer(capacity=4, dtype="bfloat16")
+    worker = darkroom.worker(capacity=4, dtype="bfloat16")
 
     def spoil_first(output: torch.Tensor, seen: list[int] = []) -> torch.Tensor:  # noqa: B006 (it counts the calls)
         seen.append(1)
@@ -250,20 +255,18 @@ def test_float32_that_does_not_fit_beside_costs_the_row_alone(
     def no_room(*_: Any) -> Any:
         if when == "its weights are loaded":
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.")
-        return type(
-            "NoRoom", (), {"process": developer.stage.process, "device": developer.device, "__call__": no_pass}
-        )()
+        return type("NoRoom", (), {"process": worker.stage.process, "device": worker.device, "__call__": no_pass})()
 
     def no_pass(*_: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.")
 
-    break_predictor(developer, monkeypatch, spoil_first)
-    monkeypatch.setattr(type(developer.model), "predictor", no_room)
-    (made,) = develop(developer, darkroom.unit(TEXT, {**TEXT, "seed": 1}, {**TEXT, "seed": 2}))
+    break_predictor(worker, monkeypatch, spoil_first)
+    monkeypatch.setattr(type(worker.model), "predictor", no_room)
+    (made,) = develop(worker, darkroom.unit(TEXT, {**TEXT, "seed": 1}, {**TEXT, "seed": 2}))
     complaint = "stage 1 gave values that are not finite numbers in bfloat16, and float32 does not fit the device"
-    assert made[0]["error"].startswith(complaint) and made[0]["cause"] == "numeric"
-    assert made[0]["flags"] == ["float32_does_not_fit"]
-    assert [one["error"] for one in made[1:]] == ["", ""] and all(one["picture"] for one in made[1:])
+    assert error(made[0]).startswith(complaint) and made[0].failure.kind == "numeric"
+    assert made[0].flags == ["float32_does_not_fit"]
+    assert [error(one) for one in made[1:]] == ["", ""] and all(one.picture is not None for one in made[1:])
 
 
 def test_the_mode_that_ran_is_recorded_and_not_the_one_that_was_asked_for(
@@ -275,17 +278,17 @@ def test_the_mode_that_ran_is_recorded_and_not_the_one_that_was_asked_for(
     said: list[str] = []
     works = functools.partial(compiled, backend="eager")
     fails = functools.partial(compiled, backend=no_compiler)
-    for chosen, record in (
+    for chosen, wanted in (
         (works, {"compile": "default", "compile_note": "CUDA graphs are not used: they need a GPU, and this is a cpu"}),
         (fails, None),
     ):
         monkeypatch.setattr("darkroom.batch.sampler_worker.compiled", chosen)
         told = (darkroom.model, 1, 4, 1, darkroom.embeddings, None, 1.0, "graphs")
-        developer = Developer(*told, begin=said.append)
-        (made,) = develop(developer, darkroom.unit(TEXT))
-        (stage,) = json.loads(made[0]["stages"])
-        if record is not None:
-            assert {key: stage[key] for key in record} == record
+        worker = SamplerWorker(*told, begin=said.append)
+        (made,) = develop(worker, darkroom.unit(TEXT))
+        (stage,) = (record.to_json() for record in made[0].stages)
+        if wanted is not None:
+            assert {key: stage[key] for key in wanted} == wanted
         else:
             assert "compile" not in stage and "torch.compile failed" in stage["compile_note"]
     assert "compiling (graphs)" in said and any("the model runs as it is" in line for line in said)
@@ -294,7 +297,7 @@ def test_the_mode_that_ran_is_recorded_and_not_the_one_that_was_asked_for(
 def test_memory_that_ends_halves_the_capacity_and_costs_no_row(
     darkroom: Darkroom, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def unit() -> list[dict[str, Any]]:
+    def unit() -> list[RowState]:
         return darkroom.unit(*({**TEXT, "seed": seed, "steps": 2 + seed} for seed in range(5)), ANAGRAM)
 
     def refuse_eight(output: torch.Tensor) -> torch.Tensor:
@@ -304,17 +307,17 @@ def test_memory_that_ends_halves_the_capacity_and_costs_no_row(
         return output
 
     passes: list[int] = []
-    developer = darkroom.developer(capacity=8)
-    break_predictor(developer, monkeypatch, refuse_eight)
-    made, also = develop(developer, unit(), unit())
+    worker = darkroom.worker(capacity=8)
+    break_predictor(worker, monkeypatch, refuse_eight)
+    made, also = develop(worker, unit(), unit())
     assert passes[:3] == [8, 4, 2] and set(passes[6:]) == {1}
-    small = {capacity: develop(darkroom.developer(capacity=capacity), unit())[0] for capacity in (1, 2)}
-    capacities = [json.loads(one["stages"])[0]["capacity"] for one in (*made, *also)]
+    small = {capacity: develop(darkroom.worker(capacity=capacity), unit())[0] for capacity in (1, 2)}
+    capacities = [one.stages[0].capacity for one in (*made, *also)]
     assert set(capacities) == {1, 2}
     for place, (one, capacity) in enumerate(zip((*made, *also), capacities, strict=True)):
         wanted = small[capacity][place % len(made)]
-        assert one["error"] == "" and np.array_equal(picture(one), picture(wanted))
-        assert one["evaluations"] == wanted["evaluations"]
+        assert error(one) == "" and np.array_equal(picture(one), picture(wanted))
+        assert one.evaluations == wanted.evaluations
 
 
 def test_a_model_that_does_not_fit_at_all_is_the_clusters_fault(
@@ -323,55 +326,57 @@ def test_a_model_that_does_not_fit_at_all_is_the_clusters_fault(
     def refuse(output: torch.Tensor) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.")
 
-    developer = darkroom.developer(capacity=4)
-    break_predictor(developer, monkeypatch, refuse)
-    (error,) = develop(developer, darkroom.unit(TEXT))
-    assert isinstance(error, ClusterError) and "stage 1 does not fit its device" in str(error)
+    worker = darkroom.worker(capacity=4)
+    break_predictor(worker, monkeypatch, refuse)
+    (raised,) = develop(worker, darkroom.unit(TEXT))
+    assert isinstance(raised, ClusterError) and "stage 1 does not fit its device" in str(raised)
 
 
 def test_candidates_are_one_row_and_the_chosen_seed_goes_on(darkroom: Darkroom) -> None:
     best = {**TEXT, "size": 16, "best_of": 3, "seed": 7}
     singles = [{**TEXT, "size": 16, "seed": seed} for seed in (7, 8, 9)]
-    (first,) = develop(darkroom.developer(1), darkroom.unit(best, *singles))
+    (first,) = develop(darkroom.worker(1), darkroom.unit(best, *singles))
     candidates = picture(first[0])
-    assert candidates.shape == (3, 3, 8, 8) and first[0]["evaluations"] == 18
+    assert candidates.shape == (3, 3, 8, 8) and first[0].evaluations == 18
     assert all(np.array_equal(candidates[n], picture(first[n + 1])) for n in range(3))
-    chosen = {**first[0], "picture": first[3]["picture"], "chosen_seed": 9}
-    (made,) = develop(darkroom.developer(2), [chosen, first[3]])
+    chosen = dataclasses.replace(first[0], picture=first[3].picture, chosen_seed=9)
+    (made,) = develop(darkroom.worker(2), [chosen, first[3]])
     assert np.array_equal(picture(made[0]), picture(made[1]))
 
 
 def test_only_so_many_rows_are_planned_at_once(darkroom: Darkroom, monkeypatch: pytest.MonkeyPatch) -> None:
-    developer, most = darkroom.developer(capacity=2), 0
-    advance = developer.drive.engine.advance
+    worker, most = darkroom.worker(capacity=2), 0
+    advance = worker.engine.engine.advance
 
     def watch() -> list[Any]:
         nonlocal most
-        most = max(most, len(developer.drive._plans))
+        most = max(most, len(worker.engine._under_way))
         return advance()
 
-    monkeypatch.setattr(developer.drive.engine, "advance", watch)
-    (made,) = develop(developer, darkroom.unit(*({**TEXT, "seed": seed} for seed in range(12))))
-    assert most == 4 and all(one["picture"] for one in made) and developer.waiting == 0
+    monkeypatch.setattr(worker.engine.engine, "advance", watch)
+    (made,) = develop(worker, darkroom.unit(*({**TEXT, "seed": seed} for seed in range(12))))
+    assert most == 4 and all(one.picture is not None for one in made) and worker.waiting == 0
 
 
 def test_an_engine_that_dies_ends_the_wait_of_all(darkroom: Darkroom, monkeypatch: pytest.MonkeyPatch) -> None:
-    developer = darkroom.developer()
+    worker = darkroom.worker()
 
     def die(output: torch.Tensor) -> torch.Tensor:
         raise RuntimeError("out of memory")
 
-    break_predictor(developer, monkeypatch, die)
+    break_predictor(worker, monkeypatch, die)
     units = [darkroom.unit(TEXT), darkroom.unit(EDIT), darkroom.unit(ANAGRAM)]
 
     async def with_limit() -> list[Any]:
-        waiting = asyncio.gather(*map(developer.develop, units), return_exceptions=True)
+        waiting = asyncio.gather(*map(worker.process, units), return_exceptions=True)
         return await asyncio.wait_for(waiting, timeout=60)
 
     errors = asyncio.run(with_limit())
-    assert [str(error) for error in errors] == ["out of memory"] * 3
+    assert all(isinstance(raised, ClusterError) for raised in errors)
+    (said,) = {str(raised) for raised in errors}
+    assert said == "stage 1 ended, and no row is to blame: ModelBroken: RuntimeError: out of memory"
 
 
 def test_a_unit_of_nothing_but_failures_returns_at_once(darkroom: Darkroom) -> None:
-    (made,) = develop(darkroom.developer(), darkroom.unit({**EDIT, "image": "none.png"}))
-    assert made[0]["error"].startswith("there is no file")
+    (made,) = develop(darkroom.worker(), darkroom.unit({**EDIT, "image": "none.png"}))
+    assert error(made[0]).startswith("there is no file")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -11,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from darkroom.batch import row_state
-from darkroom.batch import scoring as judge_module
-from darkroom.batch.scoring import Judge, Judging, offers
+from darkroom.batch import scoring
+from darkroom.batch.row_state import Failure, RowState, to_uint8
+from darkroom.batch.scoring import Judge, JudgeOptions, offers
 from darkroom.models.catalog import open_model
 from darkroom.models.errors import ModelError
 
@@ -42,13 +41,12 @@ class Brightness:
 
 @pytest.fixture
 def judge(monkeypatch: pytest.MonkeyPatch) -> Judge:
-    monkeypatch.setattr(judge_module, "open_scorer", lambda uri, device: Brightness())
-    return Judge(Judging("if-xs", scorer="brightness"), 1)
+    monkeypatch.setattr(scoring, "open_scorer", lambda uri, device: Brightness())
+    return Judge(JudgeOptions("if-xs", scorer="brightness"), 1)
 
 
-def made(row: dict[str, Any], picture: np.ndarray, **more: Any) -> dict[str, Any]:
-    new = row_state.new_parcel(0, {"id": "a", "key": "0", "row": row})
-    return {**new, "picture": row_state.pack({"picture": picture}), **more}
+def made(row: dict[str, Any], picture: np.ndarray | None, **more: Any) -> RowState:
+    return RowState(0, "a", "0", row, picture=picture, **more)
 
 
 def flat(*levels: float) -> np.ndarray:
@@ -56,19 +54,15 @@ def flat(*levels: float) -> np.ndarray:
     return np.stack([np.full((3, 4, 4), level, np.float32) for level in levels])
 
 
-def picture(one: dict[str, Any]) -> np.ndarray:
-    return row_state.unpack(one["picture"])["picture"]
-
-
 def test_the_best_candidate_goes_on_with_its_seed_and_all_are_recorded(judge: Judge) -> None:
     drawn = made({**ROW, "best_of": 3}, flat(0.1, 0.5, 0.2))
     plain = made(ROW, flat(0.3)[0])
     chosen, same = judge.choose([drawn, plain])
-    assert chosen["chosen_seed"] == 6 and np.array_equal(picture(chosen), flat(0.5)[0])
-    assert same["chosen_seed"] is None and same["scores"] == "{}"
-    chosen["picture"] = row_state.pack({"picture": row_state.to_uint8(flat(0.4)[0])})
+    assert chosen.chosen_seed == 6 and np.array_equal(chosen.picture, flat(0.5)[0])
+    assert same.chosen_seed is None and same.scores == {}
+    chosen.picture = to_uint8(flat(0.4)[0])
     (done,) = judge.finish([chosen])
-    scores = json.loads(done["scores"])
+    scores = done.scores
     assert [(one["seed"], round(one["alignment"], 3)) for one in scores["candidates"]] == [(5, 0.1), (6, 0.5), (7, 0.2)]
     assert (scores["scorer"], scores["revision"], scores["chosen_seed"]) == ("brightness", "r1", 6)
     assert scores["alignment"] == pytest.approx(0.4, abs=0.01), "of the finished picture, as it is delivered"
@@ -77,7 +71,7 @@ def test_the_best_candidate_goes_on_with_its_seed_and_all_are_recorded(judge: Ju
 def test_every_view_is_judged_by_its_prompt(judge: Judge) -> None:
     row = {**ROW, "task": "anagram", "views": VIEWS}
     (done,) = judge.finish([made(row, flat(0.6)[0])])  # a level that 8 bits have
-    scores = json.loads(done["scores"])
+    scores = done.scores
     assert np.allclose(scores["matrix"], [[0.6, -0.6], [-0.6, 0.6]])
     told = 1 / (1 + np.exp(-1.2 / 0.5))
     assert scores["alignment"] == 0.6 and scores["concealment"] == pytest.approx(told, abs=1e-5)
@@ -86,34 +80,34 @@ def test_every_view_is_judged_by_its_prompt(judge: Judge) -> None:
 def test_a_prompt_that_cannot_be_judged_costs_a_picture_nothing_but_candidates_their_row(judge: Judge) -> None:
     odd = {**ROW, "prompt": "a seven"}
     (done,) = judge.finish([made(odd, flat(0.1)[0])])
-    assert done["error"] == "" and json.loads(done["scores"])["not_scored"] == "'a seven' is no brightness"
+    assert done.failure is None and done.scores["not_scored"] == "'a seven' is no brightness"
     (failed,) = judge.choose([made({**odd, "best_of": 2}, flat(0.1, 0.2))])
-    assert failed["error"] == "'a seven' is no brightness" and failed["picture"] == b""
+    assert failed.failure.text == "'a seven' is no brightness" and failed.picture is None
 
 
 def test_failed_rows_and_those_that_ask_nothing_pass(judge: Judge) -> None:
-    failed = {**made(ROW, flat(0)[0]), "error": "no", "picture": b""}
+    failed = made(ROW, None, failure=Failure("input", "no"))
     forward = made({"task": "forward", "timestep": 250, "seed": 0}, flat(0.2)[0])
-    assert [one["scores"] for one in judge.finish(judge.choose([failed, forward]))] == ["{}", "{}"]
+    assert [one.scores for one in judge.finish(judge.choose([failed, forward]))] == [{}, {}]
 
 
 def test_pictures_are_flagged_and_marked_and_never_blackened(toy_deepfloyd: str) -> None:
     assert offers(open_model(toy_deepfloyd), "watermarker") and offers(open_model(toy_deepfloyd), "safety_checker")
     assert not offers(open_model("if-xs"), "watermarker")
     drawn = np.random.default_rng(0).integers(0, 256, (3, 64, 64), dtype=np.uint8)
-    (done,) = Judge(Judging(toy_deepfloyd, safety=True, watermark=True), 1).finish([made(ROW, drawn)])
-    changed = (picture(done) != drawn).any(axis=0)
-    assert "watermarked" in done["flags"] and set(done["flags"]) <= {"watermarked", "watermark", "nsfw"}
+    (done,) = Judge(JudgeOptions(toy_deepfloyd, safety=True, watermark=True), 1).finish([made(ROW, drawn)])
+    changed = (done.picture != drawn).any(axis=0)
+    assert "watermarked" in done.flags and set(done.flags) <= {"watermarked", "watermark", "nsfw"}
     assert changed.any() and not changed[:32, :32].any(), "the lower right corner has the mark, all else stays"
-    (seen,) = Judge(Judging(toy_deepfloyd, safety=True), 1).finish([made(ROW, drawn)])
-    assert np.array_equal(picture(seen), drawn) and "watermarked" not in seen["flags"]
+    (seen,) = Judge(JudgeOptions(toy_deepfloyd, safety=True), 1).finish([made(ROW, drawn)])
+    assert np.array_equal(seen.picture, drawn) and "watermarked" not in seen.flags
 
 
 def test_a_model_without_them_says_so() -> None:
     with pytest.raises(ModelError, match="'if-xs' has no safety checker and no watermark"):
-        Judge(Judging("if-xs", watermark=True), 1)
+        Judge(JudgeOptions("if-xs", watermark=True), 1)
 
 
 def test_a_job_without_judges_has_none() -> None:
-    asked: Callable[..., bool] = lambda **how: Judging("m", **how).finishes  # noqa: E731
+    asked: Callable[..., bool] = lambda **how: JudgeOptions("m", **how).finishes  # noqa: E731
     assert not asked() and asked(scorer="digits") and asked(safety=True) and asked(watermark=True)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from darkroom.batch.selection import Candidate, Score, choose, of_matrix, prompts, record, score, seeds, views
+from darkroom.batch.scoring import Candidate, Score, choose, of_matrix, prompts, record, score, seeds, views
 from darkroom.sampling.components import make_component
 from toys import make_row
 

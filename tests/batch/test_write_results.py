@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -10,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from darkroom.batch import row_state
-from darkroom.batch.write_results import Delivery, deliver, to_pixels
+from darkroom.batch.row_state import Failure, RowState
+from darkroom.batch.write_results import WriteOptions, to_pixels, write_unit
 from darkroom.runs import Ledger
 from darkroom.storage import StorageError, image_key, open_store
 from runs import results
@@ -20,24 +21,22 @@ ROW = {"task": "text_to_image", "prompt": "a one", "negative_prompt": "a two", "
 PICTURE = np.linspace(-1.2, 1.2, 3 * 8 * 8, dtype=np.float32).reshape(3, 8, 8)
 
 
-def made(name: str, error: str = "", unit: int = 2) -> dict[str, Any]:
-    """A parcel at the end of its way."""
-    new = row_state.new_parcel(
-        unit, {"id": name, "key": hashlib.md5(name.encode()).hexdigest(), "row": ROW, "prompts": ["a one"]}
-    )
+def made(name: str, error: str = "", unit: int = 2) -> RowState:
+    """A row at the end of its way."""
+    new = RowState(unit, name, hashlib.md5(name.encode()).hexdigest(), ROW, ["a one"])
     if error:
-        return {**new, "error": error}
+        return dataclasses.replace(new, failure=Failure("input", error))
     done = {"steps": 34, "start_timestep": 990.0, "evaluations": 68, "seconds": 1.5, "worker": "here:cpu"}
-    return {**new, **done, "picture": row_state.pack({"picture": PICTURE})}
+    return dataclasses.replace(new, **done, picture=PICTURE)
 
 
-def delivery(uri: str, **more: Any) -> Delivery:
+def options_for(uri: str, **more: Any) -> WriteOptions:
     open_store(uri).write("run.json", json.dumps({"plan": "plan"}).encode())
-    return Delivery(uri, "plan", "toy", "rev", "ddpm", **more)
+    return WriteOptions(uri, "plan", "toy", "rev", "ddpm", **more)
 
 
 def test_a_unit_is_pictures_rows_and_one_commit(store_uri: str) -> None:
-    receipt = deliver([made("a"), made("b", error="there is no file x")], delivery(store_uri))
+    receipt = write_unit([made("a"), made("b", error="there is no file x")], options_for(store_uri))
     assert (receipt.unit, receipt.ok, receipt.failed, receipt.evaluations, receipt.fresh) == (2, 1, 1, 68, True)
     found, store = results(store_uri), open_store(store_uri)
     good, bad = found["a"], found["b"]
@@ -54,32 +53,32 @@ def test_a_unit_is_pictures_rows_and_one_commit(store_uri: str) -> None:
 
 @pytest.mark.parametrize(("images", "inline", "object_"), [("inline", True, False), ("both", True, True)])
 def test_where_the_bytes_lie(tmp_path: Path, images: Any, inline: bool, object_: bool) -> None:
-    deliver([made("a")], delivery(str(tmp_path), images=images))
+    write_unit([made("a")], options_for(str(tmp_path), images=images))
     row = results(str(tmp_path))["a"]
     assert (hashlib.sha256(row["image"]["bytes"]).hexdigest() == row["sha256"]) == inline
     assert row["image"]["path"] and bool(row["image_uri"]) == object_
     assert (tmp_path / image_key("a", row["key"])).exists() == object_
 
 
-def test_delivered_twice_it_counts_once(tmp_path: Path) -> None:
-    how = delivery(str(tmp_path))
-    first = deliver([made("a")], how)
+def test_written_twice_it_counts_once(tmp_path: Path) -> None:
+    options = options_for(str(tmp_path))
+    first = write_unit([made("a")], options)
     before = results(str(tmp_path))
-    assert first.fresh and not deliver([made("a")], how).fresh
+    assert first.fresh and not write_unit([made("a")], options).fresh
     assert results(str(tmp_path)) == before
 
 
 def test_a_worker_whose_job_was_taken_over_commits_nothing(tmp_path: Path) -> None:
-    how = delivery(str(tmp_path))
+    options = options_for(str(tmp_path))
     open_store(str(tmp_path)).write("run.json", b'{"plan": "newer"}')
     with pytest.raises(StorageError, match=r"another job \(newer\) has taken over"):
-        deliver([made("a")], how)
+        write_unit([made("a")], options)
     assert list(Ledger(open_store(str(tmp_path))).records()) == []
 
 
 def test_a_block_is_one_unit(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match=r"units \[1, 2\]"):
-        deliver([made("a", unit=1), made("b", unit=2)], delivery(str(tmp_path)))
+        write_unit([made("a", unit=1), made("b", unit=2)], options_for(str(tmp_path)))
 
 
 def test_a_pixel_that_was_uint8_comes_back_as_it_was() -> None:

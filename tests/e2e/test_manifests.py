@@ -14,11 +14,10 @@ import numpy as np
 import pytest
 import torch
 
-from darkroom.batch import row_state
 from darkroom.batch.embeddings import EmbeddingStore
 from darkroom.batch.generate import Options, abilities, run
-from darkroom.batch.load_inputs import Preparation, prepare
-from darkroom.batch.sampler_worker import Developer
+from darkroom.batch.load_inputs import LoadOptions, load_unit
+from darkroom.batch.sampler_worker import SamplerWorker
 from darkroom.batch.units import Unit
 from darkroom.manifest import Manifest, Task, open_manifest
 from darkroom.models.cascade import Cascade
@@ -65,17 +64,17 @@ def test_its_first_rows_are_made(path: Path, tmp_path: Path, model_for: Callable
     open_store(str(tmp_path)).write("work/p/000000.jsonl", "\n".join(lines).encode())
     embeddings = _embedded(rows, model, tmp_path) if model.conditioning == "text" else None
     channels = model.stages[0].channels
-    made = prepare(Unit(0, 0, 0, len(rows)), Preparation(str(tmp_path), "p", manifest.base, model.sizes, channels))
+    options = LoadOptions(str(tmp_path), "p", manifest.base, model.sizes, channels)
+    made = load_unit(Unit(0, 0, 0, len(rows)), options)
     for stage in model.stages:
         if any(goes_through(row, stage, model.default_size) for row in rows):
-            made = asyncio.run(Developer(model_for(path), stage.number, 16, 1, embeddings).develop(made))
+            made = asyncio.run(SamplerWorker(model_for(path), stage.number, 16, 1, embeddings).process(made))
     assert len(made) == len(rows)
     for row, one in zip(rows, made, strict=True):
         size = row.get("size", model.default_size)
-        assert one["error"] == ""
-        picture = row_state.unpack(one["picture"])["picture"]
-        assert picture.shape == (channels, size, size)
-        assert picture.dtype == np.uint8 and picture.std() > 6, "a picture, not one colour"
+        assert one.failure is None
+        assert one.picture.shape == (channels, size, size)
+        assert one.picture.dtype == np.uint8 and one.picture.std() > 6, "a picture, not one colour"
 
 
 def _of_every_task(manifest: Manifest) -> Iterator[Task]:

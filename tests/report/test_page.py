@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ import pytest
 from PIL import Image
 
 from darkroom.batch.planning import prompts_of
-from darkroom.batch.row_state import new_parcel, pack
-from darkroom.batch.write_results import Delivery, deliver
+from darkroom.batch.row_state import Failure, RowState, Source, StageRecord
+from darkroom.batch.write_results import WriteOptions, write_unit
 from darkroom.manifest import parse_task, row_key
 from darkroom.report.page import write_report
 from darkroom.report.row_details import details, flags, score
@@ -52,8 +53,11 @@ def make_run(
     (folder / "in").mkdir(parents=True)
     for name in ("x", "m"):
         (folder / f"in/{name}.png").write_bytes(encode_png(picture(ord(name))))
-    how = Delivery(uri, "plan", "if-xs", "rev-1", "ddpm", **delivery)
-    made = [_made(number, row, folder, how) | _written(record or {}) for number, row in enumerate(rows)]
+    how = WriteOptions(uri, "plan", "if-xs", "rev-1", "ddpm", **delivery)
+    made = [_made(number, row, folder, how) for number, row in enumerate(rows)]
+    for state in made if record else ():
+        state.stages = [StageRecord(**stage) for stage in record["stages"]]
+        state.flags, state.scores = record["flags"], record["scores"]
     store = open_store(uri)
     run = {
         "created_at": "2026-03-04T05:06:07+00:00",
@@ -63,28 +67,27 @@ def make_run(
     }
     store.write("run.json", json.dumps(run).encode())
     half = len(made) // 2
-    for unit, parcels in enumerate(part for part in (made[:half], made[half:]) if part):
-        deliver([{**parcel, "unit": unit} for parcel in parcels], how)
+    for unit, states in enumerate(part for part in (made[:half], made[half:]) if part):
+        write_unit([replace(state, unit=unit) for state in states], how)
     return store
 
 
-def _made(number: int, row: dict[str, Any], folder: Path, how: Delivery) -> dict[str, Any]:
+def _made(number: int, row: dict[str, Any], folder: Path, how: WriteOptions) -> RowState:
     task = parse_task(row)
     key = row_key(task, how.revision, "1")
-    made = new_parcel(
-        0, {"id": task.id or key, "key": key, "row": (row := task.canonical()), "prompts": prompts_of(row)}
-    )
+    row = task.canonical()
+    made = RowState(0, task.id or key, key, row, prompts_of(row))
     if "gone.png" in str(row):
-        return {**made, "error": ERROR}
-    pixels = np.ascontiguousarray(picture(number).transpose(2, 0, 1), np.float32)
-    made["picture"] = pack({"picture": pixels / 127.5 - 1})
+        return replace(made, failure=Failure("input", ERROR))
+    made.picture = np.ascontiguousarray(picture(number).transpose(2, 0, 1), np.float32) / 127.5 - 1
     if task.sources():
         source = folder / task.sources()[0]
-        made |= {"source_uri": str(source), "source_sha256": hashlib.sha256(source.read_bytes()).hexdigest()}
+        made.source = Source(str(source), hashlib.sha256(source.read_bytes()).hexdigest())
     return made
 
 
 def _written(record: dict[str, Any]) -> dict[str, Any]:
+    """As a result row has it."""
     return {name: value if name == "flags" else json.dumps(value) for name, value in record.items()}
 
 

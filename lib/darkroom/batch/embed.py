@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from darkroom.batch import options as option
 from darkroom.batch import pipeline, preflight, prompts
-from darkroom.batch.consume import Listener
 from darkroom.batch.generate import abilities
 from darkroom.batch.options import JOINED_SECONDS
+from darkroom.batch.pipeline import Listener
 from darkroom.batch.progress import PROMPTS
 from darkroom.manifest import open_manifest
 from darkroom.models.catalog import address, open_model

@@ -11,7 +11,7 @@ import torch
 
 from darkroom.batch.capacity import any_condition_of, empty_pass
 from darkroom.batch.planning import Work
-from darkroom.batch.selection import seeds
+from darkroom.batch.scoring import seeds
 from darkroom.sampling.plans import Inputs, Stage, condition_keys, goes_through, make_plan
 
 if TYPE_CHECKING:

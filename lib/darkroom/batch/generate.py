@@ -17,19 +17,18 @@ from darkroom.batch import options as option
 from darkroom.batch import pipeline, preflight, prompts, stages
 from darkroom.batch.abilities import abilities
 from darkroom.batch.capacity import ON_CPU
-from darkroom.batch.consume import Listener
 from darkroom.batch.duplicates import commit_twins
 from darkroom.batch.embeddings import EmbeddingStore
-from darkroom.batch.errors import Stalled
 from darkroom.batch.estimate import Estimate, count_evaluations, estimate, seconds_per_row
-from darkroom.batch.load_inputs import Preparation
+from darkroom.batch.load_inputs import LoadOptions
 from darkroom.batch.options import Options, unit_size
+from darkroom.batch.pipeline import Listener
 from darkroom.batch.placement import Pool, all_apart, size_pools
 from darkroom.batch.planning import WORK_PART, Maker, Work, cut
-from darkroom.batch.progress import PROMPTS, News, Progress
-from darkroom.batch.scoring import Judging, offers
+from darkroom.batch.progress import PROMPTS, News, Progress, Stalled
+from darkroom.batch.scoring import JudgeOptions, offers
 from darkroom.batch.summary import Outcome, describe, describe_work, take_stock
-from darkroom.batch.write_results import Delivery
+from darkroom.batch.write_results import WriteOptions
 from darkroom.manifest import Manifest, open_manifest
 from darkroom.metrics import RunMetrics
 from darkroom.models.catalog import address, open_model
@@ -79,14 +78,14 @@ class Order:
         return address(self.options.model, self.model)
 
     @cached_property
-    def judging(self) -> Judging:
+    def judging(self) -> JudgeOptions:
         """ModelError where the model lacks what is asked for."""
         has = {part: offers(self.model, part) for part in ("safety_checker", "watermarker")}
         marks = has["watermarker"] if self.options.watermark is None else self.options.watermark == "on"
         for asked, part in ((self.options.safety == "flag", "safety_checker"), (marks, "watermarker")):
             if asked and not has[part]:
                 raise ModelError(f"the model {self.model.name!r} has no folder {part!r} in any of its stages")
-        return Judging(self.address, self.options.scorer, self.options.safety == "flag", marks)
+        return JudgeOptions(self.address, self.options.scorer, self.options.safety == "flag", marks)
 
     @cached_property
     def maker(self) -> Maker:
@@ -304,9 +303,9 @@ def _job(order: Order, work: Work, setting: Setting, evaluations: dict[int, floa
             for n in setting.numbers
         ),
         units=work.units(options.unit_rows or _unit_rows(order, work, setting, evaluations)),
-        preparation=Preparation(root, work.plan, order.manifest.base, in_pixels, first.channels, model.default_size),
-        delivery=Delivery(root, work.plan, model.name, model.revision, first.process.default_sampler, options.images),
-        judging=order.judging,
+        load=LoadOptions(root, work.plan, order.manifest.base, in_pixels, first.channels, model.default_size),
+        write=WriteOptions(root, work.plan, model.name, model.revision, first.process.default_sampler, options.images),
+        judge=order.judging,
         chooses=bool(work.best_of),
     )
 

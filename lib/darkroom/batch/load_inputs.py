@@ -1,4 +1,7 @@
-"""Stage one of the pipeline, on CPU workers: read a unit's rows, fetch, decode and resize their pictures."""
+"""Stage one of the pipeline, on CPU workers: read a unit's rows, fetch, decode and resize their pictures.
+
+What a task imports must not wait for torch, which would cost each of its processes two seconds.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from darkroom.batch import row_state
+from darkroom.batch.progress import counted
+from darkroom.batch.row_state import RowState, Source, guarded, to_block
 from darkroom.batch.units import Unit, read_unit
 from darkroom.storage import NotFound, decode, join, open_store, read_uri, resize_square
 
@@ -17,8 +22,8 @@ FETCHES = 16  # at once in one task; a fetch waits on the network, not on the pr
 
 
 @dataclass(frozen=True)
-class Preparation:
-    """What every prepare task of a job is told.
+class LoadOptions:
+    """What every task that loads is told.
 
     base: where relative paths begin; sizes: pixels of the stages that work on pixels, ascending; default_size: of a row
     that names none, the first of them unless given.
@@ -39,48 +44,49 @@ class Preparation:
         return tuple(size for size in self.sizes if size <= largest)
 
 
-def prepare(unit: Unit, how: Preparation) -> list[dict[str, Any]]:
-    """The parcels of one unit. A picture that is missing or broken is its row's error; an outage is a StorageError."""
-    lines = read_unit(open_store(how.run), how.plan, unit)
+def load_block(units: pa.Table, options: LoadOptions, counter: Any) -> pa.Table:
+    """`load_unit` as Ray Data calls it."""
+    with counted(counter, "load"):
+        (unit,) = units.to_pylist()
+        return to_block(load_unit(Unit(**unit), options))
+
+
+def load_unit(unit: Unit, options: LoadOptions) -> list[RowState]:
+    """The rows of one unit. A picture that is missing or broken is its row's error; an outage is a StorageError."""
+    lines = read_unit(open_store(options.run), options.plan, unit)
     with ThreadPoolExecutor(FETCHES) as pool:
-        return list(pool.map(lambda line: _prepare_row(unit.number, line, how), lines))
+        return list(pool.map(lambda line: _load_row(RowState.of_line(unit.number, line), options), lines))
 
 
-def _prepare_row(unit: int, line: dict[str, Any], how: Preparation) -> dict[str, Any]:
-    made = row_state.new_parcel(unit, line)
-    sources = _sources(line["row"])
-    if not sources:
-        return made
-    try:
-        made["source_uri"], made["source_sha256"], made["inputs"] = _fetch(sources, how, how.wanted(line["row"]))
-    except ValueError as error:
-        row_state.fail(made, error)
-    return made
+def _load_row(state: RowState, options: LoadOptions) -> RowState:
+    with guarded(state):
+        paths = _paths(state.row)
+        if paths:
+            state.source, state.inputs = _load(paths, options, options.wanted(state.row))
+    return state
 
 
-def _sources(row: dict[str, Any]) -> dict[str, str]:
+def _paths(row: dict[str, Any]) -> dict[str, str]:
     """The row's pictures by the part they play."""
     given = [part["image"] for part in row.get("components", ()) if part.get("image")]
     named = {"image": row.get("image"), "mask": row.get("mask"), "given": given[0] if given else None}
     return {name: path for name, path in named.items() if path}
 
 
-def _fetch(sources: dict[str, str], how: Preparation, sizes: tuple[int, ...]) -> tuple[str, str, bytes]:
-    """First source's uri and digest, and all pictures at these sizes. ValueError in plain words."""
-    data = {name: _read(join(how.base, path)) for name, path in sources.items()}
-    arrays = {name: _decode(name, data[name], sources[name], how.channels) for name in sources}
+def _load(paths: dict[str, str], options: LoadOptions, sizes: tuple[int, ...]) -> tuple[Source, dict[str, np.ndarray]]:
+    """The first picture's source, and all pictures at these sizes. ValueError in plain words."""
+    data = {name: _read(join(options.base, path)) for name, path in paths.items()}
+    arrays = {name: _decode(name, data[name], paths[name], options.channels) for name in paths}
     if "mask" in arrays and arrays["mask"].shape[:2] != arrays["image"].shape[:2]:
         mask, image = ("{1} x {0}".format(*arrays[name].shape) for name in ("mask", "image"))
-        raise ValueError(
-            f"the mask {sources['mask']} is {mask}, its image {sources['image']} is {image}; they must match"
-        )
-    tensors = {
+        raise ValueError(f"the mask {paths['mask']} is {mask}, its image {paths['image']} is {image}; they must match")
+    inputs = {
         f"{name}/{size}": resize_square(array, size, nearest=name == "mask").transpose(2, 0, 1)
         for name, array in arrays.items()
         for size in sizes
     }
-    first = next(iter(sources))
-    return join(how.base, sources[first]), hashlib.sha256(data[first]).hexdigest(), row_state.pack(tensors)
+    first = next(iter(paths))
+    return Source(join(options.base, paths[first]), hashlib.sha256(data[first]).hexdigest()), inputs
 
 
 def _read(uri: str) -> bytes:

@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO
 
 PROMPTS = "prompts"  # what encoding them is called among the stages
 LOADING = 6  # times as long: weights are downloaded, read, compiled
 SECONDS_BETWEEN_LINES = 10  # where no terminal redraws a bar
+
+
+class Stalled(RuntimeError):
+    """Nothing was committed for a long multiple of the expected time; says which stage waits for what."""
 
 
 class News(NamedTuple):
@@ -115,6 +120,16 @@ class Counter:
         self._signs += 1
         self.stages[stage].last = time.monotonic()
         return self.stages[stage]
+
+
+@contextmanager
+def counted(counter: Any, stage: str) -> Iterator[None]:
+    """Tells the counter, an actor, of a unit's time in a stage that does one unit after the other."""
+    began = time.monotonic()
+    counter.enter.remote(stage)
+    yield
+    counter.evaluated.remote(stage, 0, time.monotonic() - began)
+    counter.leave.remote(stage)
 
 
 class Watchdog:

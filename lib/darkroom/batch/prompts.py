@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from darkroom.batch import pipeline
-from darkroom.batch.consume import Listener
 from darkroom.batch.embeddings import EmbeddingStore
 from darkroom.batch.options import DTYPES, encoder_dtype
+from darkroom.batch.pipeline import Listener
 from darkroom.batch.placement import Pool
 from darkroom.batch.progress import Watchdog
 from darkroom.batch.stages import Unencoded

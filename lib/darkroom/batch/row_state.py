@@ -1,58 +1,143 @@
-"""What travels between the stages: a unit as one Arrow row, so that it is one task's block whatever Ray Data does. In
-it each manifest row is a struct, with its tensors as safetensors bytes."""
+"""What travels between the stages: a unit of rows as one Arrow row, so that it is one task's block whatever Ray Data
+does. In it each manifest row is a struct, with its arrays as safetensors bytes; `to_block` and `from_block` alone know.
+
+Ray's tasks import this module, and must not wait for torch.
+"""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
 from safetensors.numpy import load, save
 
-from darkroom.batch.causes import cause_of
+from darkroom.models.errors import ModelError
+from darkroom.storage import StorageError
 
-_PARCEL = pa.struct(
-    [
-        ("unit", pa.int64()),
-        ("row", pa.string()),  # JSON: id, key, row (canonical form)
-        ("error", pa.string()),  # "" as long as all is well; a failed row passes through the rest untouched
-        ("cause", pa.string()),  # of the error, see `causes`
-        ("source_uri", pa.string()),
-        ("source_sha256", pa.string()),
-        ("inputs", pa.binary()),  # image, mask, given at each stage's size, uint8
-        # What the last stage made: float32 [C, H, W], [N, C, H, W] of a row's N candidates, or what only waits to be
-        # delivered as uint8 [C, H, W], a quarter of the bytes.
-        ("picture", pa.binary()),
-        ("chosen_seed", pa.int64()),  # of the best candidate; null where there was but one
-        ("stages", pa.string()),  # JSON, as in the results
-        ("flags", pa.list_(pa.string())),
-        ("scores", pa.string()),  # JSON: of the candidates, then of the finished picture as in the results
-        ("start_timestep", pa.float64()),
-        ("steps", pa.int32()),
-        ("evaluations", pa.int32()),
-        ("seconds", pa.float64()),
-        ("worker", pa.string()),
-    ]
+Kind = Literal["input", "numeric", "model", "storage", "other"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+# The first that fits: a ModelError is a ValueError too. RuntimeError is what torch raises, for want of memory too.
+_KINDS: tuple[tuple[type[Exception], Kind], ...] = (
+    (ModelError, "model"),
+    (StorageError, "storage"),
+    (ArithmeticError, "numeric"),
+    (ValueError, "input"),
+    (RuntimeError, "model"),
 )
-SCHEMA = pa.schema([("rows", pa.list_(_PARCEL))])
 
 
-def new_parcel(unit: int, line: dict[str, Any]) -> dict[str, Any]:
-    """A row at the beginning of its way."""
-    empty = dict.fromkeys(("error", "cause", "source_uri", "source_sha256", "worker"), "")
-    nothing_done = {"start_timestep": None, "steps": 0, "evaluations": 0, "seconds": 0.0, "chosen_seed": None}
-    records = {"stages": "[]", "flags": list(line.get("flags", ())), "scores": "{}"}
-    return {"unit": unit, "row": json.dumps(line), "inputs": b"", "picture": b"", **empty, **nothing_done, **records}
+@dataclass(frozen=True)
+class Failure:
+    """Why a row failed. kind, for counting: input: the row, or a picture that it names; numeric: values that are not
+    finite; model: the network or its device; storage: what should have been there was not; other: a bug of ours, most
+    likely. text: for people."""
+
+    kind: Kind
+    text: str
+
+    @classmethod
+    def of(cls, error: Exception) -> Failure:
+        """In the error's own words where they are for people."""
+        kind = next((kind for family, kind in _KINDS if isinstance(error, family)), "other")
+        for_people = isinstance(error, (ValueError, ArithmeticError))
+        return cls(kind, str(error) if for_people else f"{type(error).__name__}: {error}")
 
 
-def fail(made: dict[str, Any], error: Exception) -> None:
-    """The row has failed, and this is why: in its own words where they are for people."""
-    made["error"] = (
-        str(error) if isinstance(error, (ValueError, ArithmeticError)) else f"{type(error).__name__}: {error}"
-    )
-    made["cause"] = cause_of(error)
-    made["picture"] = b""
+@dataclass(frozen=True)
+class Source:
+    """The first picture that a row names. sha256: hex, of the file."""
+
+    uri: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """What a stage that touched a row was. steps: evaluations' moves; compile: the mode that ran, None for none;
+    compile_note: why it is not the one that was asked for."""
+
+    stage: int
+    steps: int
+    guidance: float
+    noise_level: int | None
+    dtype: str
+    capacity: int
+    compile: str | None = None
+    compile_note: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As the results have it: nothing is said of compiling where nothing was compiled."""
+        return {
+            name: value for name, value in asdict(self).items() if value is not None or not name.startswith("compile")
+        }
+
+
+@dataclass(eq=False)
+class RowState:
+    """A manifest row on its way through the stages.
+
+    row: its canonical form. inputs: uint8 [C, S, S] by "image/S", "mask/S", "given/S", for the stages' sizes S.
+    picture: what the last stage made: float32 [C, H, W], [N, C, H, W] of a row's N candidates, or what only waits to be
+    written as uint8 [C, H, W], a quarter of the bytes. chosen_seed: of the best candidate; None where there was but
+    one. scores: of the candidates, then of the finished picture, as the results have them. steps, start_timestep: of
+    the first stage that touched it. seconds: in passes, of all stages.
+    """
+
+    unit: int
+    id: str
+    key: str
+    row: dict[str, Any]
+    prompts: list[str] = field(default_factory=list)
+    flags: list[str] = field(default_factory=list)
+    source: Source | None = None
+    inputs: dict[str, np.ndarray] = field(default_factory=dict)
+    picture: np.ndarray | None = None
+    chosen_seed: int | None = None
+    stages: list[StageRecord] = field(default_factory=list)
+    scores: dict[str, Any] = field(default_factory=dict)
+    start_timestep: float | None = None
+    steps: int = 0
+    evaluations: int = 0
+    seconds: float = 0.0
+    worker: str = ""
+    failure: Failure | None = None
+
+    @classmethod
+    def of_line(cls, unit: int, line: Mapping[str, Any]) -> RowState:
+        """At the beginning of its way. line: of a file of work, see `units`."""
+        prompts, flags = list(line.get("prompts", ())), list(line.get("flags", ()))
+        return cls(unit, line["id"], line["key"], line["row"], prompts, flags)
+
+    def fail(self, error: Exception) -> None:
+        """The row has failed, and this is why; it passes through all that is left untouched."""
+        self.failure, self.picture = Failure.of(error), None
+
+    def flag(self, *flags: str) -> None:
+        """Adds what is to be said of the row, each once."""
+        self.flags = list(dict.fromkeys([*self.flags, *flags]))
+
+
+@contextmanager
+def guarded(state: RowState) -> Iterator[None]:
+    """Whatever is wrong with a row costs that row alone. An outage and a lost device are no row's fault."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except Exception as error:
+        if is_device_lost(error):
+            raise
+        state.fail(error)
+
+
+def is_device_lost(error: Exception) -> bool:
+    """Whether an error of CUDA's, after which nothing works any more; by its words, as torch is not wanted here."""
+    return isinstance(error, RuntimeError) and str(error).startswith("CUDA error")
 
 
 def to_uint8(picture: np.ndarray) -> np.ndarray:
@@ -60,27 +145,87 @@ def to_uint8(picture: np.ndarray) -> np.ndarray:
     return np.round((np.clip(picture, -1, 1) + 1) * 127.5).astype(np.uint8)
 
 
-def flag(made: dict[str, Any], *flags: str) -> None:
-    """Adds what is to be said of the row, each once."""
-    made["flags"] = list(dict.fromkeys([*made["flags"], *flags]))
+_STAGE = pa.struct(
+    [
+        ("stage", pa.int32()),
+        ("steps", pa.int32()),
+        ("guidance", pa.float64()),
+        ("noise_level", pa.int32()),
+        ("dtype", pa.string()),
+        ("capacity", pa.int32()),
+        ("compile", pa.string()),
+        ("compile_note", pa.string()),
+    ]
+)
+_ROW = pa.struct(
+    [
+        ("unit", pa.int64()),
+        ("id", pa.string()),
+        ("key", pa.string()),
+        ("row", pa.string()),  # JSON
+        ("prompts", pa.list_(pa.string())),
+        ("flags", pa.list_(pa.string())),
+        ("source", pa.struct([("uri", pa.string()), ("sha256", pa.string())])),
+        ("inputs", pa.binary()),
+        ("picture", pa.binary()),
+        ("chosen_seed", pa.int64()),
+        ("stages", pa.list_(_STAGE)),
+        ("scores", pa.string()),  # JSON
+        ("start_timestep", pa.float64()),
+        ("steps", pa.int32()),
+        ("evaluations", pa.int64()),
+        ("seconds", pa.float64()),
+        ("worker", pa.string()),
+        ("failure", pa.struct([("kind", pa.string()), ("text", pa.string())])),
+    ]
+)
+SCHEMA = pa.schema([("rows", pa.list_(_ROW))])
 
 
-def to_block(parcels: list[dict[str, Any]]) -> pa.Table:
-    """A unit's parcels as the block that Ray Data carries to the next stage."""
-    return pa.Table.from_pylist([{"rows": parcels}], schema=SCHEMA)
+def to_block(rows: Sequence[RowState]) -> pa.Table:
+    """A unit's rows as the block that Ray Data carries to the next stage."""
+    return pa.Table.from_pylist([{"rows": [_to_struct(state) for state in rows]}], schema=SCHEMA)
 
 
-def from_block(block: pa.Table) -> list[dict[str, Any]]:
-    """The parcels of a block."""
+def from_block(block: pa.Table) -> list[RowState]:
+    """The rows of a block."""
     (unit,) = block["rows"].to_pylist()
-    return unit
+    return [_from_struct(struct) for struct in unit]
 
 
-def pack(tensors: dict[str, np.ndarray]) -> bytes:
+def _to_struct(state: RowState) -> dict[str, Any]:
+    plain = {name: getattr(state, name) for name in _ROW.names}
+    picture = {} if state.picture is None else {"picture": state.picture}
+    return plain | {
+        "row": json.dumps(state.row),
+        "source": state.source and asdict(state.source),
+        "inputs": _pack(state.inputs),
+        "picture": _pack(picture),
+        "stages": [asdict(record) for record in state.stages],
+        "scores": json.dumps(state.scores),
+        "failure": state.failure and asdict(state.failure),
+    }
+
+
+def _from_struct(struct: dict[str, Any]) -> RowState:
+    return RowState(
+        **struct
+        | {
+            "row": json.loads(struct["row"]),
+            "source": struct["source"] and Source(**struct["source"]),
+            "inputs": _unpack(struct["inputs"]),
+            "picture": _unpack(struct["picture"]).get("picture"),
+            "stages": [StageRecord(**record) for record in struct["stages"]],
+            "scores": json.loads(struct["scores"]),
+            "failure": struct["failure"] and Failure(**struct["failure"]),
+        }
+    )
+
+
+def _pack(arrays: Mapping[str, np.ndarray]) -> bytes:
     """Arrays by name as safetensors; it writes memory as it lies, so every array is made contiguous first."""
-    return save({name: np.ascontiguousarray(array) for name, array in tensors.items()}) if tensors else b""
+    return save({name: np.ascontiguousarray(array) for name, array in arrays.items()}) if arrays else b""
 
 
-def unpack(data: bytes) -> dict[str, np.ndarray]:
-    """What `pack` packed; nothing for no bytes."""
+def _unpack(data: bytes) -> dict[str, np.ndarray]:
     return load(data) if data else {}

@@ -3,42 +3,44 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import platform
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
 
-from darkroom.batch import row_state
 from darkroom.batch.capacity import any_condition_of, empty_pass, find_capacity
-from darkroom.batch.drive import Drive, Walked
 from darkroom.batch.embeddings import EmbeddingStore
+from darkroom.batch.engine_thread import EngineThread, Sample
 from darkroom.batch.options import default_dtype
-from darkroom.batch.selection import seeds
+from darkroom.batch.row_state import RowState, StageRecord, guarded, to_uint8
+from darkroom.batch.scoring import seeds
 from darkroom.models.catalog import open_model
 from darkroom.models.compiled import Mode, compiled, notes_of, warm_up
 from darkroom.models.memory import size_text
 from darkroom.ray_cluster import ClusterError
-from darkroom.sampling.engine import Statistics
+from darkroom.sampling.engine import Failed, Statistics
 from darkroom.sampling.plans import Inputs, Plan, Stage, as_asked, condition_keys, goes_through, make_plan
-from darkroom.storage import StorageError
 
 ROWS_AHEAD = 2  # times the capacity: planned, so that the engine need not wait for one; the rest wait unread
+PLANNERS = 4  # threads: they wait on storage, for embeddings, more than they compute
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Planned:
-    """A row on its way through a stage: a plan, or one for each candidate."""
+class Precise:
+    """The stage in full precision, for rows that half precision cannot hold; or why it cannot be had."""
 
-    row: dict[str, Any]
-    plans: list[Plan]
+    engine: EngineThread | None = None
+    shortage: str = ""  # what the device said
 
 
-class Developer:
-    """Stage `number` of the model on this worker's device. `develop` may be awaited for many units at once.
+class SamplerWorker:
+    """Stage `number` of the model on this worker's device. `process` may be awaited for many units at once.
 
     embeddings: of the prompts, for a text model; any other model says itself what a label is to it.
     capacity: "auto" for the largest that fits the device; dtype: None for the model's own, float32 on a processor.
@@ -76,175 +78,184 @@ class Developer:
         if capacity == "auto":
             begin("finding the largest pass that fits the device")
             capacity = find_capacity(predictor, self.stage, any_condition, self.model.revision, self.dtype, share, run)
-        self.drive = self._drive(compiled(predictor, compile), self.dtype, capacity)
+        self.predictor = compiled(predictor, compile)
         if compile != "off":
             begin(f"compiling ({compile})")
-            self._compile(any_condition, begin)
+            self._compile(any_condition, capacity, begin)
+        self.engine = self._start_engine(self.predictor, self.dtype, capacity)
         name = torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu"
         self.worker = f"{platform.node()}:{name}"
         self.waiting = 0  # rows of the units that came in, not yet planned
-        self._precise: Drive | None = None
-        self._too_large = ""  # what the device said when float32 did not fit beside the stage
+        self._precise = Precise()
         self._loading = asyncio.Lock()
         self._room = asyncio.Semaphore(max(ROWS_AHEAD * capacity, 2))
+        self._last = asyncio.Event()  # set when the row that came last is with the engine
+        self._last.set()
+        self._planners = ThreadPoolExecutor(PLANNERS, thread_name_prefix="planner")
 
-    def _compile(self, condition: torch.Tensor, begin: Callable[[str], None]) -> None:
+    def _compile(self, condition: torch.Tensor, capacity: int, begin: Callable[[str], None]) -> None:
         """Before the first row, so that none waits for it and what cannot be had is known for all of them."""
-        predictor = self.drive.predictor
-        inputs = empty_pass(self.stage, condition, self.drive.engine.capacity)
+        inputs = empty_pass(self.stage, condition, capacity)
         try:
-            warm_up(predictor, tuple(part.to(self.device) for part in inputs))
+            warm_up(self.predictor, tuple(part.to(self.device) for part in inputs))
         except torch.OutOfMemoryError:
             return  # the engine will meet it too, and halve
-        for note in notes_of(predictor):
+        for note in notes_of(self.predictor):
             begin(note)
+
+    def _start_engine(self, predictor: Any, dtype: str, capacity: int) -> EngineThread:
+        return EngineThread(f"stage {self.number}", predictor, dtype, capacity, decodes=self.stage.factor > 1)
 
     @property
     def statistics(self) -> Statistics:
         """What the engines have done since they began."""
-        both = [self.drive.engine.statistics] + ([self._precise.engine.statistics] if self._precise else [])
-        return Statistics(**{name: sum(getattr(one, name) for one in both) for name in vars(both[0])})
+        threads = [self.engine] + ([self._precise.engine] if self._precise.engine else [])
+        counts = [thread.statistics for thread in threads]
+        return Statistics(**{name: sum(getattr(count, name) for count in counts) for name in vars(counts[0])})
 
-    async def develop(self, parcels: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    async def process(self, rows: list[RowState]) -> list[RowState]:
         """Brings every row of a unit through this stage; rows that failed or need no such stage pass through."""
-        self.waiting += len(parcels)
-        rows = [asyncio.ensure_future(self._develop_row(made)) for made in parcels]
+        self.waiting += len(rows)
+        under_way = [asyncio.ensure_future(self._process_row(state)) for state in rows]
         try:
-            await asyncio.gather(*rows)
+            await asyncio.gather(*under_way)
         finally:
-            for row in rows:  # where one met an outage, the others are not waited for
+            for row in under_way:  # where one met an outage, the others are not waited for
                 row.cancel()
-        return parcels
+        return rows
 
-    async def _develop_row(self, made: dict[str, Any]) -> None:
+    async def _process_row(self, state: RowState) -> None:
         async with self._room:
             self.waiting -= 1
-            planned = self._guarded(self._plan, made)
-            if planned is None:
-                return
-            walked = await asyncio.gather(*(self._walk(plan, made) for plan in planned.plans))
-            self._guarded(lambda made: self._take(made, planned, walked), made)
+            begun = await self._begin(state)
+            if begun:
+                samples = await asyncio.gather(*(self._sample(plan, first, state) for plan, first in begun))
+                await self._beside(lambda: self._take(state, begun[0][0], samples))
 
-    async def _walk(self, plan: Plan, made: dict[str, Any]) -> Walked:
-        walked = await self.drive.walk(plan)
-        if walked.finite or self.dtype == "float32":
-            return walked
-        precise = await self._in_float32()
-        if precise is not None:
+    async def _begin(self, state: RowState) -> list[tuple[Plan, asyncio.Future[Sample | Failed]]]:
+        """The row's plans, handed to the engine in the order in which rows came, however long each took."""
+        before, mine = self._last, asyncio.Event()
+        self._last = mine
+        try:
+            with self.engine.expecting():
+                plans = await self._beside(lambda: self._plans(state))
+                await before.wait()
+                return [(plan, asyncio.wrap_future(self.engine.submit(plan))) for plan in plans]
+        finally:
+            mine.set()
+
+    async def _beside(self, work: Callable[[], T]) -> T:
+        """In a thread of its own, so that the loop stays free to hand rows on."""
+        return await asyncio.get_running_loop().run_in_executor(self._planners, work)
+
+    async def _sample(self, plan: Plan, first: asyncio.Future[Sample | Failed], state: RowState) -> Sample | Failed:
+        """What comes of a plan that was submitted, `first`, or of trying it again in full precision."""
+        sample = await first
+        if isinstance(sample, Failed) or self.dtype == "float32" or sample.finite:
+            return sample
+        engine = await self._in_float32()
+        if engine is not None:
             try:
-                again = await precise.walk(plan)
+                again = await asyncio.wrap_future(engine.submit(plan))
             except ClusterError as error:  # not even passes of one evaluation fit: that is these rows' failure alone
                 self._give_up_float32(str(error))
             else:
-                row_state.flag(made, "retried_float32")
-                made["evaluations"] += walked.evaluations
+                state.flag("retried_float32")
+                state.evaluations += sample.evaluations
                 return again
-        row_state.flag(made, "float32_does_not_fit")
-        return walked
+        state.flag("float32_does_not_fit")
+        return sample
 
-    async def _in_float32(self) -> Drive | None:
+    async def _in_float32(self) -> EngineThread | None:
         """The same stage in full precision, loaded when a row first needs it: half the capacity, twice the bytes. None
         where the device has no room for it beside the stage, as when `auto` has filled it."""
         async with self._loading:
-            if self._precise is None and not self._too_large:
+            if self._precise == Precise():
                 try:
                     predictor = await asyncio.to_thread(self.model.predictor, self.number, self.device, "float32")
-                    self._precise = self._drive(predictor, "float32", max(1, self.drive.engine.capacity // 2))
+                    half = max(1, self.engine.capacity // 2)
+                    self._precise = Precise(self._start_engine(predictor, "float32", half))
                 except torch.OutOfMemoryError as error:
                     shortage = str(error)
                 else:
-                    return self._precise
+                    return self._precise.engine
                 self._give_up_float32(shortage)  # out here, where the error's frames hold no weights any more
-        return self._precise
+        return self._precise.engine
 
     def _give_up_float32(self, shortage: str) -> None:
-        self._precise, self._too_large = None, shortage
+        self._precise = Precise(shortage=shortage)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _drive(self, predictor: Any, dtype: str, capacity: int) -> Drive:
-        return Drive(f"stage {self.number}", predictor, dtype, capacity, decodes=self.stage.factor > 1)
+    def _plans(self, state: RowState) -> list[Plan]:
+        """A plan, or one for each candidate; none where the row has nothing to do here."""
+        with guarded(state):
+            if state.failure is None and goes_through(state.row, self.stage, self.default_size):
+                row = state.row if state.chosen_seed is None else state.row | {"seed": state.chosen_seed}
+                inputs = self._inputs(state)
+                drawn = seeds(row) if self.number == 1 else [row["seed"]]
+                return [make_plan(row | {"seed": seed}, self.stage, inputs) for seed in drawn]
+        return []
 
-    def _plan(self, made: dict[str, Any]) -> Planned | None:
-        row = json.loads(made["row"])["row"]
-        if made["error"] or not goes_through(row, self.stage, self.default_size):
-            return None
-        inputs = self._inputs(row, made)
-        if made["chosen_seed"] is not None:
-            row["seed"] = made["chosen_seed"]
-        drawn = seeds(row) if self.number == 1 else [row["seed"]]
-        return Planned(row, [make_plan(row | {"seed": seed}, self.stage, inputs) for seed in drawn])
-
-    def _inputs(self, row: dict[str, Any], made: dict[str, Any]) -> Inputs:
-        tensors = row_state.unpack(made["inputs"])
+    def _inputs(self, state: RowState) -> Inputs:
         low_res = None
-        if self.number > 1:
-            low_res = row_state.unpack(made["picture"]).get("picture")
-            low_res = _picture(tensors, "image", min(_sizes(tensors))) if low_res is None else torch.from_numpy(low_res)
-        mask = tensors.get(f"mask/{self.stage.size}")
+        if self.number > 1 and state.picture is not None:
+            low_res = torch.from_numpy(state.picture)
+        elif self.number > 1:
+            low_res = _picture(state, "image", min(int(name.rpartition("/")[2]) for name in state.inputs))
+        mask = state.inputs.get(f"mask/{self.stage.size}")
         return Inputs(
-            conditions={key: self.condition(key) for key in condition_keys(row, self.stage)},
-            image=_picture(tensors, "image", self.stage.size),
+            conditions={key: self.condition(key) for key in condition_keys(state.row, self.stage)},
+            image=_picture(state, "image", self.stage.size),
             mask=None if mask is None else torch.from_numpy(mask) >= 128,
-            given=_picture(tensors, "given", self.stage.size),
+            given=_picture(state, "given", self.stage.size),
             low_res=low_res,
         )
 
-    def _guarded(self, act: Callable[[dict[str, Any]], Any], made: dict[str, Any]) -> Any:
-        """The one broad `except` of the project: whatever is wrong with a row must cost only that row."""
-        try:
-            return act(made)
-        except StorageError:
-            raise  # an outage is not the row's fault
-        except Exception as error:
-            row_state.fail(made, error)
-            return None
+    def _take(self, state: RowState, plan: Plan, samples: list[Sample | Failed]) -> None:
+        """What came of the row's plans, of which `plan` is the first, is written into it."""
+        state.evaluations += sum(sample.evaluations for sample in samples)
+        state.seconds += sum(sample.seconds for sample in samples)
+        if not state.worker:  # the first stage to touch it says where the walk began
+            state.start_timestep = float(plan.moves[0].t) if plan.moves else None
+            state.steps = sum(move.asks for move in plan.moves)
+        state.worker = self.worker
+        with guarded(state):
+            made = [sample for sample in samples if isinstance(sample, Sample)]
+            if made:
+                state.stages.append(self._record(state.row, plan, made))
+            if failed := [sample for sample in samples if isinstance(sample, Failed)]:
+                raise failed[0].error
+            if not all(sample.finite for sample in made):
+                lacks = f" in {self.dtype}, and float32 does not fit the device beside it"
+                why = lacks if self._precise.shortage else ""
+                raise FloatingPointError(f"stage {self.number} gave values that are not finite numbers{why}")
+            state.picture = self._handed_on(state.row, made)
 
-    def _take(self, made: dict[str, Any], planned: Planned, walked: list[Walked]) -> None:
-        made["evaluations"] += sum(one.evaluations for one in walked)
-        made["seconds"] += sum(one.seconds for one in walked)
-        plan = planned.plans[0]
-        if not made["worker"]:  # the first stage to touch it says where the walk began
-            made["start_timestep"] = float(plan.moves[0].t) if plan.moves else None
-            made["steps"] = sum(move.asks for move in plan.moves)
-        made["worker"] = self.worker
-        made["stages"] = json.dumps([*json.loads(made["stages"]), self._record(planned, walked)])
-        if not all(one.finite for one in walked):
-            beside = "" if not self._too_large else f" in {self.dtype}, and float32 does not fit the device beside it"
-            raise FloatingPointError(f"stage {self.number} gave values that are not finite numbers{beside}")
-        made["picture"] = row_state.pack({"picture": self._handed_on(planned.row, walked)})
+    def _record(self, row: dict[str, Any], plan: Plan, samples: list[Sample]) -> StageRecord:
+        """What the stage was: the mode that ran, and why it is not the one that was asked for, among it."""
+        ran = sorted({sample.compile for sample in samples} - {"off"})
+        return StageRecord(
+            stage=self.number,
+            steps=sum(move.asks for move in plan.moves),
+            guidance=plan.guidance,
+            noise_level=as_asked(row, self.stage).noise_level,
+            dtype="float32" if any(sample.dtype == "float32" for sample in samples) else self.dtype,
+            capacity=min(sample.capacity for sample in samples),
+            compile=ran[0] if ran else None,
+            compile_note="; ".join(notes_of(self.predictor)) or None,
+        )
 
-    def _record(self, planned: Planned, walked: list[Walked]) -> dict[str, Any]:
-        plan = planned.plans[0]
-        return {
-            "stage": self.number,
-            "steps": sum(move.asks for move in plan.moves),
-            "guidance": plan.guidance,
-            "noise_level": as_asked(planned.row, self.stage).noise_level,
-            "dtype": "float32" if any(one.dtype == "float32" for one in walked) else self.dtype,
-            "capacity": min(one.capacity for one in walked),
-        } | self._compile_record(walked)
-
-    def _compile_record(self, walked: list[Walked]) -> dict[str, str]:
-        """The mode that ran, and why it is not the one that was asked for."""
-        ran = sorted({one.compile for one in walked} - {"off"})
-        notes = notes_of(self.drive.predictor)
-        return ({"compile": ran[0]} if ran else {}) | ({"compile_note": "; ".join(notes)} if notes else {})
-
-    def _handed_on(self, row: dict[str, Any], walked: list[Walked]) -> np.ndarray:
+    def _handed_on(self, row: dict[str, Any], samples: list[Sample]) -> np.ndarray:
         """Candidates and what another stage goes on from as they are; else pixels, rounded here and not again."""
-        if len(walked) > 1:
-            return np.stack([one.image.numpy() for one in walked])
-        image = walked[0].image.numpy()
+        if len(samples) > 1:
+            return np.stack([sample.image.numpy() for sample in samples])
+        image = samples[0].image.numpy()
         ended = not any(goes_through(row, stage, self.default_size) for stage in self.stages[self.number :])
-        return row_state.to_uint8(image) if ended else image
+        return to_uint8(image) if ended else image
 
 
-def _picture(tensors: dict[str, np.ndarray], name: str, size: int) -> torch.Tensor | None:
+def _picture(state: RowState, name: str, size: int) -> torch.Tensor | None:
     """uint8 [C, H, W] as float32 in [-1, 1]."""
-    array = tensors.get(f"{name}/{size}")
+    array = state.inputs.get(f"{name}/{size}")
     return None if array is None else torch.from_numpy(array).float() / 127.5 - 1
-
-
-def _sizes(tensors: dict[str, np.ndarray]) -> list[int]:
-    return [int(name.rpartition("/")[2]) for name in tensors]

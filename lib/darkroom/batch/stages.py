@@ -1,4 +1,4 @@
-"""What Ray's actors do with the blocks that they are handed. What its tasks do is in `tasks`."""
+"""What Ray's actors do with the blocks that they are handed."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import torch
 
-from darkroom.batch import row_state
 from darkroom.batch.embeddings import EmbeddingStore
 from darkroom.batch.options import Capacity
 from darkroom.batch.placement import Pool
-from darkroom.batch.progress import PROMPTS
-from darkroom.batch.tasks import counted
+from darkroom.batch.progress import PROMPTS, counted
+from darkroom.batch.row_state import from_block, to_block
 from darkroom.metrics import StageMetrics, embedded
 from darkroom.ray_cluster import ClusterError
 from darkroom.storage import StorageError
 
 if TYPE_CHECKING:
-    from darkroom.batch.sampler_worker import Developer
-    from darkroom.batch.scoring import Judge, Judging
+    from darkroom.batch.sampler_worker import SamplerWorker
+    from darkroom.batch.scoring import Judge, JudgeOptions
     from darkroom.models.compiled import Mode
 
 CHOOSE, FINISH = "choose", "finish"
@@ -62,14 +61,14 @@ class Unencoded:
 
 
 class StageActor:
-    """`Developer` as Ray Data calls it: an async generator, so that several units are under way at once."""
+    """`SamplerWorker` as Ray Data calls it: an async generator, so that several units are under way at once."""
 
     def __init__(self, model: str, stage: StageJob, pool: Pool, run: str, counter: Any) -> None:
-        def load(begin: Callable[[str], None]) -> Developer:
-            from darkroom.batch.sampler_worker import Developer
+        def load(begin: Callable[[str], None]) -> SamplerWorker:
+            from darkroom.batch.sampler_worker import SamplerWorker
 
-            told = (stage.capacity, pool.threads, stage.embeddings, stage.dtype, pool.gpus or 1.0, stage.compile)
-            return Developer(model, stage.number, *told, run=run, begin=begin)
+            options = (stage.capacity, pool.threads, stage.embeddings, stage.dtype, pool.gpus or 1.0, stage.compile)
+            return SamplerWorker(model, stage.number, *options, run=run, begin=begin)
 
         self.loaded = _Loaded(stage.name, load, counter)
         self.name, self.counter, self.metrics = stage.name, counter, StageMetrics(run, stage.name)
@@ -77,19 +76,19 @@ class StageActor:
         self.teller: asyncio.Task[None] | None = None
 
     async def __call__(self, block: pa.Table) -> AsyncIterator[pa.Table]:
-        developer: Developer = self.loaded.get()
+        worker: SamplerWorker = self.loaded.get()
         await self._wait_for_prompts()
         self.counter.enter.remote(self.name)
-        self.metrics.enter(developer.waiting)
+        self.metrics.enter(worker.waiting)
         if self.teller is None or self.teller.done():
             self.teller = asyncio.create_task(self._keep_telling())
         try:
-            parcels = await developer.develop(row_state.from_block(block))
+            rows = await worker.process(await asyncio.to_thread(from_block, block))
         finally:
-            self.metrics.leave(developer.waiting)
+            self.metrics.leave(worker.waiting)
             self._tell()
         self.counter.leave.remote(self.name)
-        yield row_state.to_block(parcels)
+        yield await asyncio.to_thread(to_block, rows)
 
     async def _wait_for_prompts(self) -> None:
         while self.waits_for_prompts:
@@ -114,11 +113,11 @@ class StageActor:
 class JudgeActor:
     """`Judge` as Ray Data calls it, at one of its two places."""
 
-    def __init__(self, name: str, how: Judging, threads: int, counter: Any) -> None:
+    def __init__(self, name: str, options: JudgeOptions, threads: int, counter: Any) -> None:
         def load(begin: Callable[[str], None]) -> Judge:
             from darkroom.batch.scoring import Judge
 
-            return Judge(how, threads)
+            return Judge(options, threads)
 
         self.loaded = _Loaded(name, load, counter)
         self.name, self.counter = name, counter
@@ -127,7 +126,7 @@ class JudgeActor:
         judge = self.loaded.get()
         with counted(self.counter, self.name):
             act = judge.choose if self.name == CHOOSE else judge.finish
-            return row_state.to_block(act(row_state.from_block(block)))
+            return to_block(act(from_block(block)))
 
 
 class _Loaded:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 
-from darkroom.batch import row_state
+from darkroom.batch.progress import counted
+from darkroom.batch.row_state import RowState, from_block, to_uint8
 from darkroom.batch.units import unit_name
 from darkroom.runs import Ledger, to_table
 from darkroom.storage import StorageError, Store, encode_png, image_key, open_store
@@ -22,8 +24,8 @@ Images = Literal["objects", "inline", "both"]
 
 
 @dataclass(frozen=True)
-class Delivery:
-    """What every deliver task of a job is told."""
+class WriteOptions:
+    """What every task that writes is told."""
 
     run: str
     plan: str
@@ -35,8 +37,8 @@ class Delivery:
 
 @dataclass(frozen=True)
 class Receipt:
-    """A unit is committed. `fresh` is False where an earlier try had committed it already; causes: of its failed rows,
-    see `causes`."""
+    """A unit is committed. `fresh` is False where an earlier try had committed it already; causes: the kinds of its
+    failed rows' failures."""
 
     unit: int
     ok: int
@@ -46,84 +48,91 @@ class Receipt:
     causes: list[str]
 
 
-def deliver(parcels: list[dict[str, Any]], how: Delivery) -> Receipt:
+def write_block(block: pa.Table, options: WriteOptions, counter: Any) -> pa.Table:
+    """`write_unit` as Ray Data calls it."""
+    with counted(counter, "write"):
+        return pa.Table.from_pylist([asdict(write_unit(from_block(block), options))])
+
+
+def write_unit(rows: list[RowState], options: WriteOptions) -> Receipt:
     """Stores one unit: its pictures first, then its rows in one commit."""
-    store = open_store(how.run)
-    units = {made["unit"] for made in parcels}
+    store = open_store(options.run)
+    units = {state.unit for state in rows}
     assert len(units) == 1, f"a block holds rows of the units {sorted(units)}"
     with ThreadPoolExecutor(UPLOADS) as pool:
-        rows = list(pool.map(lambda made: _store_row(made, how, store), parcels))
+        results = list(pool.map(lambda state: _store_row(state, options, store), rows))
     unit = units.pop()
-    _check_still_ours(store, how.plan)
-    fresh = Ledger(store).commit(unit_name(how.plan, unit), to_table(rows))
-    causes = [made["cause"] for made in parcels if made["error"]]
-    return Receipt(unit, len(rows) - len(causes), len(causes), sum(row["evaluations"] for row in rows), fresh, causes)
+    fresh = _commit(store, options.plan, unit, results)
+    causes = [state.failure.kind for state in rows if state.failure]
+    evaluations = sum(state.evaluations for state in rows)
+    return Receipt(unit, len(rows) - len(causes), len(causes), evaluations, fresh, causes)
 
 
-def _check_still_ours(store: Store, plan: str) -> None:
-    """A worker may outlive its job; if the same command runs again by then, both would commit the same rows."""
+def _commit(store: Store, plan: str, unit: int, results: list[dict[str, Any]]) -> bool:
+    """Commits the unit; False where that was done already. A worker may outlive its job; if the same command runs again
+    by then, both would commit the same rows."""
     current = json.loads(store.read("run.json"))["plan"]
     if current != plan:
         raise StorageError(f"another job ({current}) has taken over {store.root}; this one ({plan}) makes way for it")
+    return Ledger(store).commit(unit_name(plan, unit), to_table(results))
 
 
-def _store_row(made: dict[str, Any], how: Delivery, store: Store) -> dict[str, Any]:
-    line = json.loads(made["row"])
-    result = result_row(made, line, how)
-    if made["error"]:
+def _store_row(state: RowState, options: WriteOptions, store: Store) -> dict[str, Any]:
+    result = result_row(state, options)
+    if state.failure:
         return result
-    array = to_pixels(row_state.unpack(made["picture"])["picture"])
+    assert state.picture is not None, f"the row {state.id} has neither a picture nor a failure"
+    array = to_pixels(state.picture)
     data = encode_png(array)
-    key = image_key(line["id"], line["key"])
-    if how.images != "inline":
+    key = image_key(state.id, state.key)
+    if options.images != "inline":
         store.write(key, data)
         result["image_uri"] = store.uri(key)
-    result["image"] = {"bytes": data if how.images != "objects" else None, "path": result["image_uri"] or key}
+    result["image"] = {"bytes": data if options.images != "objects" else None, "path": result["image_uri"] or key}
     result["sha256"] = hashlib.sha256(data).hexdigest()
     result["height"], result["width"] = array.shape[:2]
     return result
 
 
-def result_row(made: dict[str, Any], line: dict[str, Any], how: Delivery) -> dict[str, Any]:
+def result_row(state: RowState, options: WriteOptions) -> dict[str, Any]:
     """A row of the results' schema, without its picture."""
-    row = line["row"]
-    scores = json.loads(made["scores"])
+    row = state.row
     return {
-        "id": line["id"],
-        "key": line["key"],
+        "id": state.id,
+        "key": state.key,
         "task": row["task"],
-        "status": "failed" if made["error"] else "ok",
-        "error": made["error"],
+        "status": "failed" if state.failure else "ok",
+        "error": state.failure.text if state.failure else "",
         "image": None,
         "image_uri": "",
         "sha256": "",
         "width": None,
         "height": None,
-        "prompts": line["prompts"],
+        "prompts": state.prompts,
         "negative_prompt": row.get("negative_prompt", ""),
         "seed": row["seed"],
-        "steps": made["steps"],
+        "steps": state.steps,
         "guidance": float(row.get("guidance", 1)),
-        "sampler": row.get("sampler") or how.default_sampler,
-        "start_timestep": made["start_timestep"],
+        "sampler": row.get("sampler") or options.default_sampler,
+        "start_timestep": state.start_timestep,
         "parameters": json.dumps(row, sort_keys=True, ensure_ascii=False),
-        "source_uri": made["source_uri"],
-        "source_sha256": made["source_sha256"],
-        "model": how.model,
-        "model_revision": how.revision,
-        "evaluations": made["evaluations"],
-        "seconds": made["seconds"],
-        "worker": made["worker"],
-        "stages": made["stages"],
-        "flags": made["flags"],
-        "scores": made["scores"],
-        "alignment": scores.get("alignment"),
-        "concealment": scores.get("concealment"),
+        "source_uri": state.source.uri if state.source else "",
+        "source_sha256": state.source.sha256 if state.source else "",
+        "model": options.model,
+        "model_revision": options.revision,
+        "evaluations": state.evaluations,
+        "seconds": state.seconds,
+        "worker": state.worker,
+        "stages": json.dumps([record.to_json() for record in state.stages]),
+        "flags": state.flags,
+        "scores": json.dumps(state.scores),
+        "alignment": state.scores.get("alignment"),
+        "concealment": state.scores.get("concealment"),
         "created_at": datetime.now(UTC),
     }
 
 
 def to_pixels(picture: np.ndarray) -> np.ndarray:
     """uint8 or float32 in about [-1, 1], [C, H, W], C 1 or 3 -> uint8 [H, W, 3], see `row_state.to_uint8`."""
-    pixels = (picture if picture.dtype == np.uint8 else row_state.to_uint8(picture)).transpose(1, 2, 0)
+    pixels = (picture if picture.dtype == np.uint8 else to_uint8(picture)).transpose(1, 2, 0)
     return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))

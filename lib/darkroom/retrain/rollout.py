@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from darkroom.batch import generate
-from darkroom.batch.errors import Stalled
+from darkroom.batch.progress import Stalled
 from darkroom.models.catalog import open_model
 from darkroom.models.registry import SCHEME
 from darkroom.ray_cluster import ClusterError

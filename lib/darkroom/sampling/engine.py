@@ -5,6 +5,10 @@ row first, whatever task they belong to and whatever time they stand at; when th
 answered, the row takes its step together with all the others that do. A row whose questions straddle the end of a pass
 waits for the next one with the answers it has, so no place stays empty for want of a row that fits.
 
+A row that cannot be packed, asked or stepped is handed back as `Failed` and costs no other row anything: what a pass
+does together is then done for each of its rows alone, which changes no bit. What is the device's fault, or the model's
+own, which it shows by failing on a pass of nothing too, is raised.
+
 Why a row's picture is the same to the bit whatever its neighbours: the pass has one shape, so the model computes each
 sample alike; all other arithmetic is elementwise, per-plane or per-sample; and its noise depends on the row alone.
 
@@ -16,8 +20,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from itertools import groupby
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -29,6 +35,12 @@ from darkroom.sampling.packing import Packing, Slot
 from darkroom.sampling.plans import Plan, start_state
 from darkroom.sampling.processes import Column, Process
 from darkroom.sampling.views import View
+
+_Item = TypeVar("_Item")
+
+
+class ModelBroken(RuntimeError):
+    """The model fails whatever it is asked, which no row is to blame for."""
 
 
 class Predictor(Protocol):
@@ -57,6 +69,16 @@ class Finished:
     evaluations: int
     seconds: float
     states: dict[int, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Failed:
+    """A row that could not be developed, why, and what it had cost until then."""
+
+    tag: Any
+    error: Exception
+    evaluations: int = 0
+    seconds: float = 0.0
 
 
 @dataclass
@@ -89,9 +111,10 @@ class _Walker:
     answers: list[Tensor] = field(default_factory=list)
     evaluations: int = 0
     states: dict[int, Tensor] = field(default_factory=dict)
+    failed: bool = False
 
     def __post_init__(self) -> None:
-        self._ask()
+        self.questions = self.questions_at(0)
 
     @property
     def done(self) -> bool:
@@ -102,16 +125,17 @@ class _Walker:
         """The questions of the present move that have no answer yet."""
         return self.questions[len(self.answers) :]
 
-    def stands_at(self, x: Tensor, anchor: Tensor) -> None:
+    def questions_at(self, move: int) -> tuple:
+        """What the model is asked at a move; nothing after the last."""
+        return () if move == len(self.plan.moves) else self.plan.questions(move)
+
+    def stands_at(self, x: Tensor, anchor: Tensor, questions: tuple) -> None:
         """The move is made; the next one's questions are open."""
         self.x, self.anchor = x, anchor
         if self.move in self.plan.keep:
             self.states[self.move] = x
         self.move += 1
-        self._ask()
-
-    def _ask(self) -> None:
-        self.questions, self.answers = () if self.done else self.plan.questions(self.move), []
+        self.questions, self.answers = questions, []
 
 
 class Engine:
@@ -126,6 +150,7 @@ class Engine:
         self._waiting: deque[tuple[Any, Plan]] = deque()
         self._walkers: list[_Walker] = []
         self._leaving: deque[tuple[_Walker, Arrival]] = deque()
+        self._failed: list[Failed] = []
 
     def add(self, plan: Plan, tag: Any = None) -> None:
         """Queues a row; `tag` comes back with its picture."""
@@ -133,47 +158,57 @@ class Engine:
 
     @property
     def idle(self) -> bool:
-        return not self._waiting and not self._walkers and not self._leaving
+        return not (self._waiting or self._walkers or self._leaving or self._failed)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the next pass would not be full, as far as can be known of rows that have not begun."""
+        return sum(len(walker.open) for walker in self._walkers) + len(self._waiting) < self.capacity
 
     @torch.inference_mode()
-    def advance(self) -> list[Finished]:
+    def advance(self) -> list[Finished | Failed]:
         """One pass: admits rows, asks the model `capacity` questions, steps every row whose questions are answered.
 
-        Returns the rows that finished; on a GPU they may come a pass later. Does nothing when idle.
+        Returns the rows that finished or failed; on a GPU they may come a pass later. Does nothing when idle. Raises
+        torch.OutOfMemoryError, ModelBroken, and what a device that is lost says; the rows under way are lost then.
         """
         began = time.perf_counter()
         done = self._admit()
         asked = self._choose()
         if asked:
-            self._answer(asked)
-            self._step([walker for walker in self._walkers if not walker.open])
-        done += [walker for walker in self._walkers if walker.done]
-        self._walkers = [walker for walker in self._walkers if not walker.done]
+            self._each(list(asked), lambda walkers: self._answer(walkers, asked), self._drop)
+            self._step([walker for walker in self._walkers if not walker.open and not walker.failed])
+        done += [walker for walker in self._walkers if walker.done and not walker.failed]
+        self._walkers = [walker for walker in self._walkers if not walker.done and not walker.failed]
         self._leaving += [(walker, Arrival([walker.x, *walker.states.values()])) for walker in done]
         results = self._arrived(wait=not asked)
+        failed, self._failed = self._failed, []
         self.statistics.model_seconds += self._watch.read()
         self.statistics.total_seconds += time.perf_counter() - began
-        return results
+        return [*results, *failed]
 
     def run(self) -> list[Finished]:
-        """Advances until every row is done; for tests, benchmarks and scripts."""
+        """Advances until every row is done; for tests, benchmarks and scripts. Raises what a row failed by."""
         results = []
         while not self.idle:
-            results += self.advance()
+            for result in self.advance():
+                if isinstance(result, Failed):
+                    raise result.error
+                results.append(result)
         return results
 
     def _admit(self) -> list[_Walker]:
         """Starts waiting rows until a pass can be filled; returns those that have no move to make at all."""
-        finished = []
+        started: list[_Walker] = []
         open_questions = sum(len(walker.open) for walker in self._walkers)
-        while self._waiting and open_questions < self.capacity:
-            walker = self._start(*self._waiting.popleft())
-            if walker.done:
-                finished.append(walker)
-                continue
-            self._walkers.append(walker)
-            open_questions += len(walker.open)
-        return finished
+        while self._waiting and open_questions + sum(len(walker.open) for walker in started) < self.capacity:
+            self._each(
+                [self._waiting.popleft()],
+                lambda rows: started.extend(self._start(*row) for row in rows),
+                lambda row, error: self._failed.append(Failed(row[0], error)),
+            )
+        self._walkers += [walker for walker in started if not walker.done]
+        return [walker for walker in started if walker.done]
 
     def _start(self, tag: Any, plan: Plan) -> _Walker:
         process, device = self.predictor.process, self.predictor.device
@@ -181,39 +216,78 @@ class Engine:
         lines = process.coefficients(plan.moves, plan.sampler, plan.eta).tolist()
         return _Walker(tag, placed(plan, device), lines, x, torch.zeros_like(x), time.perf_counter())
 
-    def _choose(self) -> list[tuple[_Walker, tuple]]:
-        """The questions of the next pass, oldest row first."""
+    def _each(
+        self, items: Sequence[_Item], act: Callable[[Sequence[_Item]], None], fail: Callable[[_Item, Exception], None]
+    ) -> None:
+        """act(items); where that fails, act on each alone, and `fail` those for which it fails again. act does all that
+        it does to its items, or nothing."""
+        try:
+            act(items)
+            return
+        except Exception as error:
+            if _is_nobodys(error):
+                raise
+            alone = error.with_traceback(None)  # whose frames hold what a pass allocated
+        if len(items) == 1:
+            return fail(items[0], alone)
+        for item in items:
+            self._each([item], act, fail)
+
+    def _drop(self, walker: _Walker, error: Exception) -> None:
+        walker.failed = True
+        self._failed.append(Failed(walker.tag, error, walker.evaluations, time.perf_counter() - walker.since))
+
+    def _choose(self) -> dict[_Walker, tuple]:
+        """The questions of the next pass by who asks them, oldest row first."""
         chosen: list[tuple[_Walker, tuple]] = []
         for walker in self._walkers:
-            for question in walker.open:
-                if len(chosen) == self.capacity:
-                    return chosen
-                chosen.append((walker, question))
-        return chosen
+            chosen += [(walker, question) for question in walker.open[: self.capacity - len(chosen)]]
+        return {walker: tuple(q for _, q in pairs) for walker, pairs in groupby(chosen, lambda pair: pair[0])}
 
-    def _answer(self, asked: list[tuple[_Walker, tuple]]) -> None:
+    def _answer(self, walkers: Sequence[_Walker], asked: dict[_Walker, tuple]) -> None:
         """One forward pass; its answers go to the rows that asked."""
-        inputs = self._packing.pack([_slot(walker, *question) for walker, question in asked])
-        self._watch.start()
-        output = self.predictor(*inputs)
-        self._watch.stop()
-        for slot, (walker, _) in enumerate(asked):
+        askers = [walker for walker in walkers for _ in asked[walker]]
+        slots = [_slot(walker, *question) for walker in walkers for question in asked[walker]]
+        output = self._ask(self._packing.pack(slots))
+        for slot, walker in enumerate(askers):
             walker.answers.append(output[slot])
             walker.evaluations += 1
         self.statistics.passes += 1
-        self.statistics.evaluations += len(asked)
+        self.statistics.evaluations += len(slots)
         self.statistics.slots += self.capacity
+
+    def _ask(self, inputs: tuple[Tensor, ...]) -> Tensor:
+        """The model's answer. ModelBroken where it fails on a pass of nothing too."""
+        self._watch.start()
+        try:
+            return self.predictor(*inputs)
+        except Exception as error:
+            if not _is_nobodys(error) and not self._answers_nothing(inputs):
+                raise ModelBroken(f"{type(error).__name__}: {error}") from error
+            raise
+        finally:
+            self._watch.stop()
+
+    def _answers_nothing(self, inputs: tuple[Tensor, ...]) -> bool:
+        try:
+            self.predictor(*map(torch.zeros_like, inputs))
+        except Exception as error:
+            if _is_nobodys(error):
+                raise
+            return False
+        return True
 
     def _step(self, walkers: list[_Walker]) -> None:
         """One vectorised step for all rows that have their answers, then any way back up the schedule."""
-        if not walkers:
-            return
-        prediction, variance = combine([_to_answers(walker) for walker in walkers], self.predictor.process)
-        self._move(walkers, prediction, variance)
-        while walkers := [w for w in walkers if not w.done and not w.plan.moves[w.move].asks]:
-            self._move(walkers, None, None)
+        if walkers:
+            self._each(walkers, self._move_on, self._drop)
+        while walkers := [w for w in walkers if not w.failed and not w.done and not w.plan.moves[w.move].asks]:
+            self._each(walkers, lambda back: self._move(back, None, None), self._drop)
 
-    def _move(self, walkers: list[_Walker], prediction: Tensor | None, variance: Tensor | None) -> None:
+    def _move_on(self, walkers: Sequence[_Walker]) -> None:
+        self._move(walkers, *combine([_to_answers(walker) for walker in walkers], self.predictor.process))
+
+    def _move(self, walkers: Sequence[_Walker], prediction: Tensor | None, variance: Tensor | None) -> None:
         device = self.predictor.device
         x = torch.stack([walker.x for walker in walkers])
         anchor = torch.stack([walker.anchor for walker in walkers])
@@ -228,8 +302,9 @@ class Engine:
             levels = lines[at][:, [Column.SIGNAL_NEXT, Column.NOISE_NEXT]]
             known = _draw(holders, noise.KNOWN, Column.NOISE_NEXT, device)
             x = x.index_copy(0, at, constrain(x[at], [w.plan.constraint for w in holders], levels, known))
-        for i, walker in enumerate(walkers):
-            walker.stands_at(x[i], anchor[i])
+        questions = [walker.questions_at(walker.move + 1) for walker in walkers]
+        for i, walker in enumerate(walkers):  # nothing in here fails, as `_each` asks
+            walker.stands_at(x[i], anchor[i], questions[i])
 
     def _arrived(self, wait: bool) -> list[Finished]:
         """The rows whose pictures are on the host, in the order in which they left."""
@@ -243,6 +318,11 @@ class Engine:
         return finished
 
 
+def _is_nobodys(error: Exception) -> bool:
+    """Whether no row is to blame: memory, a lost device, after which nothing works any more, a model that is broken."""
+    return isinstance(error, (torch.OutOfMemoryError, ModelBroken)) or str(error).startswith("CUDA error")
+
+
 def _slot(walker: _Walker, view: View, key: str) -> Slot:
     plan = walker.plan
     time = plan.moves[walker.move].model_time
@@ -254,7 +334,7 @@ def _to_answers(walker: _Walker) -> Answers:
     return Answers(plan.active(walker.move), walker.questions, walker.answers, plan.guidance)
 
 
-def _draw(walkers: list[_Walker], stream: int, amount: Column, device: torch.device) -> Tensor:
+def _draw(walkers: Sequence[_Walker], stream: int, amount: Column, device: torch.device) -> Tensor:
     """Each row's own noise for its move, [R, C, H, W]; zeros, undrawn, where the move's amount of it is zero."""
     drawn = torch.zeros(len(walkers), *walkers[0].plan.shape)
     for place, walker in enumerate(walkers):

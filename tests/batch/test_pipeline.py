@@ -11,11 +11,9 @@ import pyarrow as pa
 import pytest
 import ray
 
-from darkroom.batch.consume import Listener, watched
-from darkroom.batch.errors import Stalled
-from darkroom.batch.pipeline import start_counter
-from darkroom.batch.progress import News, Watchdog
-from darkroom.batch.tasks import deliver_unit
+from darkroom.batch.pipeline import Listener, start_counter, watched
+from darkroom.batch.progress import News, Stalled, Watchdog
+from darkroom.batch.write_results import write_block
 from darkroom.ray_cluster import ClusterError, connect
 
 
@@ -73,7 +71,7 @@ def test_what_goes_on_beside_it_can_end_it(counter: Any) -> None:
 def test_a_crash_of_a_worker_is_the_clusters_failure_in_one_line(counter: Any) -> None:
     """Whatever is raised, as of CUDA: exit code 3, and no traceback."""
     broken = ray.data.from_blocks([pa.table({"strange": [1]})]).map_batches(
-        deliver_unit, fn_args=(None, counter), batch_size=1, batch_format="pyarrow", num_cpus=0.2
+        write_block, fn_args=(None, counter), batch_size=1, batch_format="pyarrow", num_cpus=0.2
     )
     with pytest.raises(ClusterError) as caught:
         list(watched(broken, Watchdog(60, 60), "unit was committed", Listener(counter)))
@@ -83,7 +81,7 @@ def test_a_crash_of_a_worker_is_the_clusters_failure_in_one_line(counter: Any) -
 
 
 def test_silence_is_said_long_before_it_ends_the_job(counter: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("darkroom.batch.consume.SAID_SECONDS", 2.0)
+    monkeypatch.setattr("darkroom.batch.pipeline.SAID_SECONDS", 2.0)
     said: list[str] = []
     list(watched(Slow(7.0), Watchdog(60, 60), "unit was committed", Listener(counter, say=said.append)))
     assert len(said) == 1 and said[0].startswith("no worker gave a sign of life for ") and "of 2 CPU" in said[0]
