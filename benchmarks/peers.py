@@ -20,7 +20,7 @@ from torch import Tensor
 
 from darkroom.sampling import noise
 from darkroom.sampling.components import make_component
-from darkroom.sampling.schedules import timesteps
+from darkroom.sampling.levels import timesteps
 from darkroom.sampling.views import make_view
 
 DRAWING = [f"diffusers.pipelines.deepfloyd_if.pipeline_if{kind}" for kind in ("", "_img2img", "_inpainting")] + [

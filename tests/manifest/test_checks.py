@@ -113,7 +113,7 @@ MISTAKES = [
     (DENOISE | {"method": "blur", "until": 540}, "'until' is for the method 'iterative', this row has 'blur'"),
     (
         DENOISE | {"method": "iterative", "prompt": "x", "until": 530},
-        "'until' must be a time that the walk down from 750 stands at, the nearest: 540 and 510; was 530",
+        "'until' must be a time of the schedule below 750, the nearest: 540 and 510; was 530",
     ),
     (
         DENOISE | {"method": "iterative", "prompt": "x", "until": 1000},
@@ -235,7 +235,7 @@ def test_schedules_are_held_against_the_model() -> None:
 def test_jumps_must_fit_into_what_is_walked() -> None:
     assert misfit(PAINT | {"resample": {"jump": 33, "times": 2}}) == []
     assert misfit(PAINT | {"resample": {"jump": 34, "times": 2}}) == [
-        "resample: 'jump' must be at most 33, as 34 steps are walked and the last is never repeated, was 34"
+        "resample: 'jump' must be at most 33, as 34 steps are taken and the last is never repeated, was 34"
     ]
     assert misfit(PAINT | {"resample": {"jump": 10, "times": 2}, "start": 23}) == []
     assert len(misfit(PAINT | {"resample": {"jump": 10, "times": 2}, "start": 24})) == 1
@@ -261,7 +261,7 @@ def test_the_tasks_of_a_noised_picture_fit_every_model() -> None:
     down = DENOISE | {"method": "iterative", "label": 3, "steps": 10}
     assert misfit(down | {"until": 200}, LABEL) == []
     assert misfit(down | {"until": 210}, LABEL) == [
-        "'until' must be a time that the walk down from 750 stands at, the nearest: 300 and 200; was 210"
+        "'until' must be a time of the schedule below 750, the nearest: 300 and 200; was 210"
     ]
 
 

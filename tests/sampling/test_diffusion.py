@@ -5,7 +5,8 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
 from darkroom.sampling.diffusion import Diffusion
-from darkroom.sampling.schedules import CLEAN, NAMED, Move, moves, timesteps
+from darkroom.sampling.levels import CLEAN, NAMED, timesteps
+from darkroom.sampling.schedules import Move, diffusion_moves
 from darkroom.sampling.solvers import Column
 
 SHAPE = (3, 8, 8)
@@ -38,7 +39,7 @@ def guessed(process: Diffusion, times: list[int]) -> tuple[torch.Tensor, torch.T
 
 def ours(process, times, x, prediction, variance, noise, sampler="ddpm", eta=0.0) -> torch.Tensor:
     """Every move of the schedule, in one call."""
-    lines = process.coefficients(moves(times), sampler, eta)
+    lines = process.coefficients(diffusion_moves(times), sampler, eta)
     return process.step(x, torch.zeros_like(x), prediction, variance, lines, noise)[0]
 
 
@@ -174,9 +175,9 @@ def test_a_perfect_model_leads_back_to_the_picture(prediction):
     """DDIM without noise, and a model that knows x0: every step lands on the same line, the last on x0."""
     process = Diffusion.cosine(prediction=prediction)
     x0, eps = 0.7 * randn(1, 1, *SHAPE), randn(2, 1, *SHAPE)
-    walk = moves(timesteps(1000, steps=20))
-    x = process.noise(x0, torch.tensor([walk[0].t]), eps)
-    for move, line in zip(walk, process.coefficients(walk, "ddim"), strict=True):
+    moves = diffusion_moves(timesteps(1000, steps=20))
+    x = process.noise(x0, torch.tensor([moves[0].t]), eps)
+    for move, line in zip(moves, process.coefficients(moves, "ddim"), strict=True):
         alpha = process.alphas_cumprod[move.t].float()
         answer = {"epsilon": eps, "x0": x0, "v": alpha.sqrt() * eps - (1 - alpha).sqrt() * x0}[prediction]
         x, _ = process.step(x, x, answer, None, line[None], torch.zeros_like(x))
@@ -205,8 +206,8 @@ def test_clean_is_the_picture_to_the_bit():
 
 def test_known_pixels_follow_the_state():
     process = Diffusion.cosine()
-    walk = moves([500, 20, 0])
-    lines = process.coefficients(walk)
+    moves = diffusion_moves([500, 20, 0])
+    lines = process.coefficients(moves)
     x0, eps = randn(1, 3, *SHAPE), randn(2, 3, *SHAPE)
     known = lines[:, Column.SIGNAL_NEXT, None, None, None] * x0 + lines[:, Column.NOISE_NEXT, None, None, None] * eps
     assert torch.equal(known, process.noise(x0, torch.tensor([20, 0, CLEAN]), eps))
@@ -214,10 +215,10 @@ def test_known_pixels_follow_the_state():
 
 def test_only_the_last_move_draws_no_noise():
     for process in (Diffusion.cosine(), Diffusion.cosine(learned_variance=True)):
-        drawn = process.coefficients(moves([40, 20, 0]))[:, Column.NOISE]
+        drawn = process.coefficients(diffusion_moves([40, 20, 0]))[:, Column.NOISE]
         assert (drawn[:2] > 0).all() and drawn[2] == 0
-        assert process.coefficients(moves([40, 20]))[-1, Column.NOISE] == 0
-        assert (process.coefficients(moves([40, 20, 0]), "ddim")[:, Column.NOISE] == 0).all()
+        assert process.coefficients(diffusion_moves([40, 20]))[-1, Column.NOISE] == 0
+        assert (process.coefficients(diffusion_moves([40, 20, 0]), "ddim")[:, Column.NOISE] == 0).all()
 
 
 @pytest.mark.parametrize(("t", "t_next"), [(CLEAN, 600), (0, 300), (300, 301), (300, 990)])

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from darkroom.sampling.flow import Flow
-from darkroom.sampling.schedules import Move, flow_moves, flow_times
+from darkroom.sampling.levels import flow_times
+from darkroom.sampling.schedules import Move, flow_moves
 from darkroom.sampling.solvers import Column
 
 
@@ -15,9 +16,9 @@ def randn(seed: int, *shape: int) -> torch.Tensor:
 
 
 def solve(velocity, x: torch.Tensor, sampler: str, steps: int) -> torch.Tensor:
-    flow, walk = Flow(), flow_moves(flow_times(steps), sampler)
+    flow, moves = Flow(), flow_moves(flow_times(steps), sampler)
     anchor, none = torch.full_like(x, 77.0), torch.zeros_like(x)
-    for move, line in zip(walk, flow.coefficients(walk, sampler), strict=True):
+    for move, line in zip(moves, flow.coefficients(moves, sampler), strict=True):
         x, anchor = flow.step(x, anchor, velocity(x, move.model_time), None, line[None].expand(len(x), -1), none)
     return x
 

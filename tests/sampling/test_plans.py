@@ -12,6 +12,7 @@ from darkroom.sampling.components import FAMILIES, make_component
 from darkroom.sampling.diffusion import Diffusion
 from darkroom.sampling.engine import Engine, Finished
 from darkroom.sampling.flow import Flow
+from darkroom.sampling.levels import CLEAN
 from darkroom.sampling.plans import (
     IDENTITY,
     WHOLE,
@@ -23,7 +24,6 @@ from darkroom.sampling.plans import (
     make_plan,
     view_of,
 )
-from darkroom.sampling.schedules import CLEAN
 from darkroom.sampling.views import VIEWS, make_view
 from toys import CountingPredictor, make_row
 
@@ -202,9 +202,9 @@ def test_a_flow_counts_thousandths_of_noise() -> None:
 
 
 def test_until_must_be_a_time_the_walk_stands_at() -> None:
-    with pytest.raises(ValueError, match="walk down from 750 stands at, the nearest: 540 and 510; was 530"):
+    with pytest.raises(ValueError, match="a time of the schedule below 750, the nearest: 540 and 510; was 530"):
         planned(denoise("iterative", until=530), image=picture(SIZE))
-    with pytest.raises(ValueError, match="stands at none; was 5"):
+    with pytest.raises(ValueError, match="below 0, which has none; was 5"):
         planned(denoise("iterative", 0, until=5), image=picture(SIZE))
     row = denoise("iterative", until=700, stride=30)
     with pytest.raises(ValueError, match=r"the nearest: 705\.88 and 676\.47; was 700"):

@@ -5,8 +5,9 @@ import json
 import pytest
 import torch
 
+from darkroom.sampling.levels import flow_times, timesteps
 from darkroom.sampling.processes import Column, Diffusion, Flow, Process, process_from_config
-from darkroom.sampling.schedules import Move, flow_moves, flow_times, moves, timesteps
+from darkroom.sampling.schedules import Move, diffusion_moves, flow_moves
 
 PROCESSES = {
     "floyd": Diffusion.cosine(learned_variance=True, threshold=(0.95, 1.5)),
@@ -28,8 +29,8 @@ def lines(process: Process, count: int) -> torch.Tensor:
         parts.append(process.coefficients([Move(0.8, 0.2, "renoise")]))
     else:
         last = process.num_timesteps - 1
-        walk = moves(timesteps(process.num_timesteps, stride=max(last // 7, 1)))
-        parts = [process.coefficients(walk, "ddpm"), process.coefficients(walk, "ddim", 0.7)]
+        moves = diffusion_moves(timesteps(process.num_timesteps, stride=max(last // 7, 1)))
+        parts = [process.coefficients(moves, "ddpm"), process.coefficients(moves, "ddim", 0.7)]
         parts.append(process.coefficients([Move(0, last, "renoise"), Move(-1, last, "renoise")]))
     pool = torch.cat(parts)
     return pool[torch.randint(len(pool), (count,), generator=torch.Generator().manual_seed(count))]

@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from darkroom.manifest.tasks import Anagram, Denoise, Forward, Hybrid, Inpaint, Task, Upscale
 from darkroom.sampling.components import Component
+from darkroom.sampling.levels import descent, start_index, timesteps
 from darkroom.sampling.plans import component_of, view_of
-from darkroom.sampling.schedules import descent, start_index, timesteps
-from darkroom.sampling.trajectories import levels
+from darkroom.sampling.trajectories import row_levels
 from darkroom.sampling.views import View
 
 SAMPLERS = {"diffusion": ("ddpm", "ddim"), "flow": ("euler", "heun", "midpoint")}
@@ -157,10 +157,10 @@ def _schedule_misfits(task: Task, abilities: Abilities) -> Iterator[str]:
     if task.timesteps is not None and abilities.process == "flow":
         yield f"'timesteps' names a diffusion schedule, '{abilities.name}' is a flow model: give 'steps'"
         return
-    # As the plans have it: flow has no timesteps to stride over, so a stride counts in thousandths of the way.
-    levels = 1000 if abilities.process == "flow" else abilities.num_timesteps
+    # As the plans have it: flow has no timesteps to stride over, so a stride counts thousandths of its time.
+    total = 1000 if abilities.process == "flow" else abilities.num_timesteps
     try:
-        count = _schedule_length(levels, task.steps, task.stride, task.timesteps)
+        count = _schedule_length(total, task.steps, task.stride, task.timesteps)
     except ValueError as error:
         yield str(error)
         return
@@ -171,12 +171,12 @@ def _schedule_misfits(task: Task, abilities: Abilities) -> Iterator[str]:
         yield f"'start' is an index into a schedule of {count} steps, was {start}"
         return
     if isinstance(task, Inpaint) and task.resample is not None:
-        walked = count - (start or 0) if strength is None else count - start_index(count, strength)
+        steps = count - (start or 0) if strength is None else count - start_index(count, strength)
         # RePaint never jumps from the clean picture, so the last step is not part of any stretch.
-        if task.resample.jump > walked - 1:
+        if task.resample.jump > steps - 1:
             yield (
-                f"resample: 'jump' must be at most {max(walked - 1, 0)}, "
-                f"as {walked} steps are walked and the last is never repeated, was {task.resample.jump}"
+                f"resample: 'jump' must be at most {max(steps - 1, 0)}, "
+                f"as {steps} steps are taken and the last is never repeated, was {task.resample.jump}"
             )
 
 
@@ -187,7 +187,7 @@ def _level_misfits(task: Forward | Denoise, abilities: Abilities) -> Iterator[st
     elif isinstance(task, Denoise) and task.until is not None:
         spacing = {"steps": task.steps, "stride": task.stride, "timesteps": task.timesteps}
         try:
-            descent(levels(spacing, abilities.process, total), task.timestep, task.until)
+            descent(row_levels(spacing, abilities.process, total), task.timestep, task.until)
         except ValueError as error:
             yield str(error)
 

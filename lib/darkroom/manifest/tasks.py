@@ -31,7 +31,8 @@ from darkroom.manifest.fields import (
     plain,
 )
 from darkroom.sampling.components import check_sum, make_component
-from darkroom.sampling.schedules import DEFAULT_STRIDE, TWO_MOVE_SOLVERS
+from darkroom.sampling.levels import DEFAULT_STRIDE
+from darkroom.sampling.schedules import TWO_MOVE_SOLVERS
 from darkroom.sampling.trajectories import BLUR_SIGMA
 
 
@@ -226,7 +227,7 @@ class Denoise(_Task, Asks):
     """The image noised to `timestep`, and what can be had of it again.
 
     blur: by a Gaussian of `sigma` pixels at 64 px, which is no model's work; one_step: by one move to the clean
-    picture; iterative: down the schedule, to the clean picture or `until` a time that the walk stands at.
+    picture; iterative: down the schedule, to the clean picture or `until` a time of the schedule.
     """
 
     task: Literal["denoise"] = "denoise"

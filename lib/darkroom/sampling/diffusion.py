@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from darkroom.sampling import bitwise
+from darkroom.sampling import bitwise, solvers
 from darkroom.sampling.names import unknown
 from darkroom.sampling.schedules import Move
 from darkroom.sampling.solvers import Column, per_sample, table
@@ -21,7 +21,6 @@ from darkroom.sampling.solvers import Column, per_sample, table
 Prediction = Literal["epsilon", "x0", "v"]
 PREDICTIONS = ("epsilon", "x0", "v")
 MAX_BETA = 0.999
-MIN_VARIANCE = 1e-20  # a variance is looked at through its logarithm
 
 
 class Diffusion:
@@ -61,35 +60,35 @@ class Diffusion:
 
     @classmethod
     def linear(
-        cls, num_timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02, **how: Any
+        cls, num_timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02, **options: Any
     ) -> Diffusion:
-        """Betas evenly spaced from beta_start to beta_end, as in DDPM. `how`: the arguments after alphas_cumprod."""
+        """Betas evenly spaced from beta_start to beta_end, as in DDPM. `options`: the arguments after alphas_cumprod."""
         betas = torch.linspace(beta_start, beta_end, num_timesteps, dtype=torch.float64)
         given = {"num_timesteps": num_timesteps, "beta_start": beta_start, "beta_end": beta_end}
-        return cls(torch.cumprod(1 - betas, 0), schedule={"schedule": "linear", **given}, **how)
+        return cls(torch.cumprod(1 - betas, 0), schedule={"schedule": "linear", **given}, **options)
 
     @classmethod
     def scaled_linear(
-        cls, num_timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02, **how: Any
+        cls, num_timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02, **options: Any
     ) -> Diffusion:
-        """Betas whose roots are evenly spaced, as in latent diffusion. `how`: the arguments after alphas_cumprod."""
+        """Betas whose roots are evenly spaced, as in latent diffusion. `options`: the arguments after alphas_cumprod."""
         roots = torch.linspace(beta_start**0.5, beta_end**0.5, num_timesteps, dtype=torch.float64)
         given = {"num_timesteps": num_timesteps, "beta_start": beta_start, "beta_end": beta_end}
-        return cls(torch.cumprod(1 - roots**2, 0), schedule={"schedule": "scaled_linear", **given}, **how)
+        return cls(torch.cumprod(1 - roots**2, 0), schedule={"schedule": "scaled_linear", **given}, **options)
 
     @classmethod
-    def cosine(cls, num_timesteps: int = 1000, **how: Any) -> Diffusion:
-        """The cosine schedule, diffusers' squaredcos_cap_v2; IF's. `how`: the arguments after alphas_cumprod."""
+    def cosine(cls, num_timesteps: int = 1000, **options: Any) -> Diffusion:
+        """The cosine schedule, diffusers' squaredcos_cap_v2; IF's. `options`: the arguments after alphas_cumprod."""
         levels = [math.cos((i / num_timesteps + 0.008) / 1.008 * math.pi / 2) ** 2 for i in range(num_timesteps + 1)]
         pairs = zip(levels, levels[1:], strict=False)
         betas = torch.tensor([min(1 - after / before, MAX_BETA) for before, after in pairs], dtype=torch.float64)
         schedule = {"schedule": "cosine", "num_timesteps": num_timesteps}
-        return cls(torch.cumprod(1 - betas, 0), schedule=schedule, **how)
+        return cls(torch.cumprod(1 - betas, 0), schedule=schedule, **options)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Diffusion:
         """The process that `to_config` wrote down. Raises ValueError on a key or schedule it does not know."""
-        how = {key: value for key, value in config.items() if key not in ("kind", "schedule")}
+        options = {key: value for key, value in config.items() if key not in ("kind", "schedule")}
         makers = {
             "linear": cls.linear,
             "scaled_linear": cls.scaled_linear,
@@ -100,7 +99,7 @@ class Diffusion:
         if name not in makers:
             raise unknown("noise schedule", name, makers)
         try:
-            return makers[name](**how)
+            return makers[name](**options)
         except TypeError as error:
             raise ValueError(f"process configuration with schedule {name!r}: {error}") from error
 
@@ -212,57 +211,15 @@ class Diffusion:
 
     def _line(self, move: Move, sampler: str, eta: float) -> dict[Column, float]:
         assert move.kind in ("denoise", "renoise"), f"not a move of a diffusion: {move}"
-        a, a_next = self._alphas[move.t], self._alphas[move.t_next]
-        line = {Column.SIGNAL_NEXT: math.sqrt(a_next), Column.NOISE_NEXT: math.sqrt(1 - a_next)}
+        alpha_bar, alpha_bar_next = self._alphas[move.t], self._alphas[move.t_next]
+        known = {Column.SIGNAL_NEXT: math.sqrt(alpha_bar_next), Column.NOISE_NEXT: math.sqrt(1 - alpha_bar_next)}
         if move.kind == "renoise":
-            assert a_next < a, f"renoise leads to a noisier time: {move}"
-            return line | {Column.STATE: math.sqrt(a_next / a), Column.NOISE: math.sqrt(1 - a_next / a)}
-        assert a < a_next, f"denoise leads to a cleaner time: {move}"
-        state, prediction = self._estimate(a)
-        line |= {Column.ESTIMATE_STATE: state, Column.ESTIMATE_PREDICTION: prediction}
-        return line | (self._ddim(a, a_next, eta) if sampler == "ddim" else self._ddpm(a, a_next))
-
-    def _ddpm(self, a: float, a_next: float) -> dict[Column, float]:
-        """DDPM, equation 7, where beta is that of the whole way from t_next to t."""
-        alpha = a / a_next
-        line = {
-            Column.ESTIMATE: math.sqrt(a_next) * (1 - alpha) / (1 - a),
-            Column.STATE: math.sqrt(alpha) * (1 - a_next) / (1 - a),
-        }
-        return line if a_next == 1.0 else line | self._ddpm_noise(a, a_next)
-
-    def _ddpm_noise(self, a: float, a_next: float) -> dict[Column, float]:
-        """Log variance, arXiv 2102.09672 equation 15: frac log(beta) + (1 - frac) log(beta~), frac = (v + 1) / 2.
-
-        Half of it is the log of the standard deviation, and linear in v: log NOISE + SPREAD v.
-        """
-        beta = 1 - a / a_next
-        posterior = max(beta * (1 - a_next) / (1 - a), MIN_VARIANCE)
-        if not self.learned_variance:
-            return {Column.NOISE: math.sqrt(posterior)}
-        low, high = math.log(posterior), math.log(beta)
-        return {Column.NOISE: math.exp(0.25 * (high + low)), Column.SPREAD: 0.25 * (high - low)}
-
-    def _ddim(self, a: float, a_next: float, eta: float) -> dict[Column, float]:
-        """DDIM, equations 12 and 16, with the noise that the bounded estimate leaves (use_clipped_model_output).
-
-        The model's own noise, diffusers' default, contradicts an estimate that was bounded: at guidance 7 the two drift
-        apart from step to step and the picture ends as noise.
-        """
-        sigma = eta * math.sqrt((1 - a_next) / (1 - a) * (1 - a / a_next))
-        direction = math.sqrt(max(1 - a_next - sigma**2, 0.0))
-        per_noise = direction / math.sqrt(1 - a)
-        return {
-            Column.ESTIMATE: math.sqrt(a_next) - per_noise * math.sqrt(a),
-            Column.STATE: per_noise,
-            Column.NOISE: sigma,
-        }
-
-    def _estimate(self, a: float) -> tuple[float, float]:
-        """x0 as (factor of x, factor of prediction)."""
-        signal, noise = math.sqrt(a), math.sqrt(1 - a)
-        return {"epsilon": (1 / signal, -noise / signal), "x0": (0.0, 1.0), "v": (signal, -noise)}[self.prediction]
+            return known | solvers.renoise(alpha_bar, alpha_bar_next)
+        line = known | solvers.estimate(self.prediction, alpha_bar)
+        if sampler == "ddim":
+            return line | solvers.ddim(alpha_bar, alpha_bar_next, eta)
+        return line | solvers.ddpm(alpha_bar, alpha_bar_next, self.learned_variance)
 
 
-def _explicit(alphas_cumprod: Sequence[float], **how: Any) -> Diffusion:
-    return Diffusion(torch.tensor(alphas_cumprod, dtype=torch.float64), **how)
+def _explicit(alphas_cumprod: Sequence[float], **options: Any) -> Diffusion:
+    return Diffusion(torch.tensor(alphas_cumprod, dtype=torch.float64), **options)

@@ -5,7 +5,6 @@ Source: arXiv 2210.02747 (conditional flow matching, straight paths); arXiv 2209
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from darkroom.sampling.names import unknown
 from darkroom.sampling.schedules import Move
-from darkroom.sampling.solvers import Column, per_sample, table
+from darkroom.sampling.solvers import Column, flow_renoise, flow_step, per_sample, table
 
 KINDS = {
     "euler": ("denoise",),
@@ -106,31 +105,5 @@ class Flow:
 
 
 def _line(move: Move) -> dict[Column, float]:
-    line = {Column.SIGNAL_NEXT: float(move.t_next), Column.NOISE_NEXT: 1.0 - move.t_next}
-    return line | (_renoise(move.t, move.t_next) if move.kind == "renoise" else _solve(move))
-
-
-def _solve(move: Move) -> dict[Column, float]:
-    assert move.t < move.t_next, f"a flow runs towards 1: {move}"
-    way = move.t_next - move.t
-    keep = {Column.ANCHOR_ANCHOR: 1.0}
-    return {
-        "denoise": {Column.STATE: 1.0, Column.PREDICTION: way} | keep,
-        "heun_predict": {
-            Column.STATE: 1.0,
-            Column.PREDICTION: way,
-            Column.ANCHOR_STATE: 1.0,
-            Column.ANCHOR_PREDICTION: way / 2,
-        },
-        "heun_correct": {Column.ANCHOR: 1.0, Column.PREDICTION: way / 2} | keep,
-        "midpoint_half": {Column.STATE: 1.0, Column.PREDICTION: way, Column.ANCHOR_STATE: 1.0},
-        "midpoint_full": {Column.ANCHOR: 1.0, Column.PREDICTION: way} | keep,
-    }[move.kind]
-
-
-def _renoise(t: float, t_next: float) -> dict[Column, float]:
-    """Scaled so that the picture's share is t_next, and topped up so that the noise's is 1 - t_next."""
-    assert t_next < t, f"renoise leads to an earlier time: {t} -> {t_next}"
-    scale = t_next / t
-    std = math.sqrt((1 - t_next) ** 2 - (scale * (1 - t)) ** 2)
-    return {Column.STATE: scale, Column.NOISE: std, Column.ANCHOR_ANCHOR: 1.0}
+    known = {Column.SIGNAL_NEXT: float(move.t_next), Column.NOISE_NEXT: 1.0 - move.t_next}
+    return known | (flow_renoise(move.t, move.t_next) if move.kind == "renoise" else flow_step(move))

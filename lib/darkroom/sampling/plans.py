@@ -16,60 +16,14 @@ from darkroom.sampling import noise
 from darkroom.sampling.components import Component, make_component
 from darkroom.sampling.processes import Process
 from darkroom.sampling.schedules import Move
-from darkroom.sampling.trajectories import asks_nothing, enlarged, make_walk, sampler_of
+from darkroom.sampling.stage import Inputs, Row, Stage
+from darkroom.sampling.trajectories import asks_nothing, enlarged, make_trajectory, sampler_of
 from darkroom.sampling.views import View, make_view
 
 SAMPLER_VERSION = "1"  # part of every row's key: raise it when rows of every kind would give another picture
 
 IDENTITY = make_view("identity")
 WHOLE = make_component("whole")
-
-Row = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One model of a cascade, as far as a plan must know it.
-
-    `steps`, `guidance` and `noise_level` are the stage's own where it does not follow the row's (stages II and III).
-    `start`: it begins from the enlarged low-resolution picture, noised to the time of that index; 0: from pure noise.
-    `factor`: pixels of the picture per element of the state, along a side: more than 1 where a VAE decodes the state.
-    Views, components and constraints speak of pixels, so such a stage asks with the row's first prompt alone.
-    `sampler`: the stage's own, where it does not take the row's; `noising`: what noises the low-resolution picture, if
-    not `process`.
-    """
-
-    number: int
-    size: int
-    channels: int
-    process: Process
-    steps: int | None = None
-    guidance: float | None = None
-    noise_level: int | None = None
-    start: int = 0
-    factor: int = 1
-    sampler: str | None = None
-    noising: Process | None = None
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """[C, H, W] of the state."""
-        return (self.channels, self.size // self.factor, self.size // self.factor)
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """A row's tensors, at the stage's size unless said otherwise.
-
-    conditions: what the model takes for each prompt or label, by `condition_keys`
-    image, given: [C, H, W] in [-1, 1]; mask: bool [1, H, W], True = paint; low_res: [C, h, w] in [-1, 1], any size
-    """
-
-    conditions: Mapping[str, Tensor]
-    image: Tensor | None = None
-    mask: Tensor | None = None
-    given: Tensor | None = None
-    low_res: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -85,7 +39,7 @@ class Branch:
 
 @dataclass(frozen=True, eq=False)
 class Constraint:
-    """Holds a part of the state to `reference` [C, H, W], noised to the time the state stands at.
+    """Holds a part of the state to `reference` [C, H, W], noised to the time of the state.
 
     With a mask (bool [1, H, W]) the part is where it is False; else it is the component of the picture.
     """
@@ -97,7 +51,7 @@ class Constraint:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """All that the engine needs to walk one row through one stage.
+    """All that the engine needs to take one row through one stage.
 
     reference: the picture to start from, noised to `reference_time` (None: to the first move's time, and where there
         is no move not at all), or None to start from pure noise; blur: what the start state is put through
@@ -133,7 +87,7 @@ class Plan:
         """
         if not self.alternate:
             return self.branches
-        interval = sum(each.opens_interval for each in self.moves[: move + 1]) - 1
+        interval = sum(earlier.opens_interval for earlier in self.moves[: move + 1]) - 1
         return (self.branches[interval % len(self.branches)],)
 
     def questions(self, move: int) -> tuple[tuple[View, str], ...]:
@@ -181,43 +135,43 @@ def make_plan(row: Row, stage: Stage, inputs: Inputs) -> Plan:
     a noise level for a stage that takes none.
     """
     stage = as_asked(row, stage)
-    walk = make_walk(row, stage, inputs)
+    trajectory = make_trajectory(row, stage, inputs)
     latent, sampler = stage.factor > 1, sampler_of(row, stage)
     return Plan(
         seed=row["seed"],
         stage=stage.number,
         shape=stage.shape,
-        moves=walk.moves,
+        moves=trajectory.moves,
         branches=_branches_at(row, stage),
         conditions=inputs.conditions,
         guidance=row.get("guidance", 1.0) if stage.guidance is None else stage.guidance,
         sampler=sampler,
         eta=row.get("eta", 0.0) if stage.sampler is None else 0.0,
         alternate=row.get("reduction") == "alternate" and not latent,
-        reference=walk.reference,
+        reference=trajectory.reference,
         constraint=None if latent else _constraint(row, inputs),
         low_res=_noised_low_res(row, stage, inputs),
         noise_level=stage.noise_level or 0,
-        reference_time=walk.time,
-        blur=walk.blur,
+        reference_time=trajectory.time,
+        blur=trajectory.blur,
         variance_asked=stage.process.learned_variance and sampler != "ddim",
     )
 
 
 def as_asked(row: Row, stage: Stage) -> Stage:
     """The stage with what the row's `stage2` or `stage3` says of its steps, guidance and noise level. ValueError."""
-    own = row.get(f"stage{stage.number}") or {}
-    if (level := own.get("noise_level")) is not None:
+    settings = row.get(f"stage{stage.number}") or {}
+    if (level := settings.get("noise_level")) is not None:
         if stage.noise_level is None:
             raise ValueError(f"'noise_level' is given for stage {stage.number}, which takes none")
         most = (stage.noising or stage.process).num_timesteps
         if level >= most:
             raise ValueError(f"'noise_level' of stage {stage.number} must be below {most}; was {level}")
-    return replace(stage, **own)
+    return replace(stage, **settings)
 
 
 def start_state(plan: Plan, process: Process) -> Tensor:
-    """The state a plan begins with, [C, H, W] on the host."""
+    """The state a plan starts with, [C, H, W] on the host."""
     drawn = torch.from_numpy(noise.normal(plan.seed, plan.stage, noise.START, 0, plan.shape))
     first = plan.moves[0].t if plan.moves else None
     time = first if plan.reference_time is None else plan.reference_time

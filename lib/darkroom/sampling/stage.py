@@ -1,0 +1,59 @@
+"""What a plan is made of: a row of the manifest, a stage of the model, and the row's tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from darkroom.sampling.processes import Process
+
+Row = Mapping[str, Any]
+"""A task's canonical form."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One model of a cascade, as far as a plan must know it.
+
+    `steps`, `guidance` and `noise_level` are the stage's own where it does not follow the row's (stages II and III).
+    `start`: it starts from the enlarged low-resolution picture, noised to the time of that index; 0: from pure noise.
+    `factor`: pixels of the picture per element of the state, along a side: more than 1 where a VAE decodes the state.
+    Views, components and constraints speak of pixels, so such a stage asks with the row's first prompt alone.
+    `sampler`: the stage's own, where it does not take the row's; `noising`: what noises the low-resolution picture, if
+    not `process`.
+    """
+
+    number: int
+    size: int
+    channels: int
+    process: Process
+    steps: int | None = None
+    guidance: float | None = None
+    noise_level: int | None = None
+    start: int = 0
+    factor: int = 1
+    sampler: str | None = None
+    noising: Process | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """[C, H, W] of the state."""
+        return (self.channels, self.size // self.factor, self.size // self.factor)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A row's tensors, at the stage's size unless said otherwise.
+
+    conditions: what the model takes for each prompt or label, by `condition_keys`
+    image, given: [C, H, W] in [-1, 1]; mask: bool [1, H, W], True = paint; low_res: [C, h, w] in [-1, 1], any size
+    """
+
+    conditions: Mapping[str, Tensor]
+    image: Tensor | None = None
+    mask: Tensor | None = None
+    given: Tensor | None = None
+    low_res: Tensor | None = None
