@@ -62,7 +62,7 @@ class Diffusion:
     def linear(
         cls, num_timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02, **options: Any
     ) -> Diffusion:
-        """Betas evenly spaced from beta_start to beta_end, as in DDPM. `options`: the arguments after alphas_cumprod."""
+        """Betas evenly spaced from beta_start to beta_end, as in DDPM. `options`: what follows alphas_cumprod."""
         betas = torch.linspace(beta_start, beta_end, num_timesteps, dtype=torch.float64)
         given = {"num_timesteps": num_timesteps, "beta_start": beta_start, "beta_end": beta_end}
         return cls(torch.cumprod(1 - betas, 0), schedule={"schedule": "linear", **given}, **options)
@@ -71,14 +71,14 @@ class Diffusion:
     def scaled_linear(
         cls, num_timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02, **options: Any
     ) -> Diffusion:
-        """Betas whose roots are evenly spaced, as in latent diffusion. `options`: the arguments after alphas_cumprod."""
+        """Betas whose roots are evenly spaced, as in latent diffusion. `options`: what follows alphas_cumprod."""
         roots = torch.linspace(beta_start**0.5, beta_end**0.5, num_timesteps, dtype=torch.float64)
         given = {"num_timesteps": num_timesteps, "beta_start": beta_start, "beta_end": beta_end}
         return cls(torch.cumprod(1 - roots**2, 0), schedule={"schedule": "scaled_linear", **given}, **options)
 
     @classmethod
     def cosine(cls, num_timesteps: int = 1000, **options: Any) -> Diffusion:
-        """The cosine schedule, diffusers' squaredcos_cap_v2; IF's. `options`: the arguments after alphas_cumprod."""
+        """The cosine schedule, diffusers' squaredcos_cap_v2; IF's. `options`: what follows alphas_cumprod."""
         levels = [math.cos((i / num_timesteps + 0.008) / 1.008 * math.pi / 2) ** 2 for i in range(num_timesteps + 1)]
         pairs = zip(levels, levels[1:], strict=False)
         betas = torch.tensor([min(1 - after / before, MAX_BETA) for before, after in pairs], dtype=torch.float64)
