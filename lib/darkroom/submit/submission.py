@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from darkroom.ray_cluster.connection import ClusterError
 from darkroom.submit import code
 from darkroom.submit.request import Request
+from darkroom.submit.secret_values import why_secret
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
@@ -25,7 +26,6 @@ ENDED_BADLY = 3  # the exit code of a job that was stopped, or lost with its nod
 # For a stopped job to say so in its run; Ray's own 3 seconds are short for storage.
 STOP_SECONDS = 30
 ENTRY = ("python", "-m", "darkroom.submit.entry")
-SECRETS = ("KEY", "SECRET", "TOKEN", "PASSWORD", "CREDENTIAL")
 
 
 class Running(ValueError):
@@ -214,10 +214,11 @@ def _environment(image_code: bool, variables: dict[str, str]) -> Iterator[dict[s
 def _variables(names: tuple[str, ...]) -> dict[str, str]:
     """Their values. Ray shows a job's variables to everybody who may ask about the job, so none may be a secret."""
     for name in names:
-        if any(word in name.upper() for word in SECRETS):
+        if kind := why_secret(name, os.environ.get(name, "")):
             raise ValueError(
-                f"--env {name}: a job's variables can be read by whoever may see the job, so secrets are the cluster's "
-                "to have: set it where its nodes are started"
+                f"--env {name}: it looks like {kind}, and whoever may see a job can read its variables. Secrets are the "
+                "cluster's to have: set it where its nodes are started, on Kubernetes in the Secret of "
+                "cluster/kubernetes/secret.example.yaml, and jobs find it there"
             )
         if name not in os.environ:
             raise ValueError(f"--env {name}: it is not set here")
