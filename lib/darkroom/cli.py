@@ -23,7 +23,7 @@ KEPT = "Nothing that was committed is lost: run the same command again to go on.
 def exit_codes(verbose: bool = False) -> Iterator[None]:
     """Turns errors into a message on stderr and an exit code: 2 for the user's input, 3 for the environment."""
     from darkroom.batch.progress import Stalled
-    from darkroom.ray_cluster import ClusterError
+    from darkroom.ray_cluster import ClusterError, errors_of_ray
     from darkroom.storage import StorageError
 
     quiet(verbose)
@@ -31,16 +31,11 @@ def exit_codes(verbose: bool = False) -> Iterator[None]:
         yield
     except (StorageError, ClusterError, Stalled) as error:
         _stop(f"{error}\n{KEPT}", ENVIRONMENT, verbose)
-    except _errors_of_ray() as error:  # before ValueError: of a worker's, Ray's wrapper is one too
+    except errors_of_ray() as error:
         *_, last = str(error).strip().splitlines() or [type(error).__name__]
         _stop(f"Ray gave up: {last}\n{KEPT}", ENVIRONMENT, verbose)
     except ValueError as error:
         _stop(str(error), WRONG_INPUT, verbose)
-
-
-def _errors_of_ray() -> tuple[type[Exception], ...]:
-    """Whatever Ray raises; nothing where it was never imported, as it need not be to say that an argument is wrong."""
-    return (sys.modules["ray"].exceptions.RayError,) if "ray" in sys.modules else ()
 
 
 def quiet(verbose: bool) -> None:

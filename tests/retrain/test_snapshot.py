@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import hashlib
 import json
+from typing import Any
 
 import numpy as np
 import pytest
 
+from darkroom.retrain import snapshot
 from darkroom.retrain.schema import Data
 from darkroom.retrain.snapshot import Snapshot, take_snapshot
-from darkroom.storage import encode_png, open_store
+from darkroom.storage import StorageError, encode_png, open_store
 from darkroom.training.data import load_images, sample_uri
 from darkroom.training.idx import write_idx
 from small_world import World
@@ -46,6 +49,46 @@ def test_files_that_have_not_changed_are_not_read(world: World, monkeypatch: pyt
     assert snap(world).id != first.id and read == ["two/train-labels-idx1-ubyte"], "of the same size, and another"
 
 
+@pytest.mark.parametrize("kind", ["idx", "folder"])
+def test_what_changes_while_it_is_read_is_not_taken_for_what_was_hashed(
+    world: World, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Files are replaced, and one is added, after they were hashed and before they are read."""
+    if kind == "idx":
+        world.arrive("one", 0, 8, tests=4)
+    else:
+        pictures(world, 4)
+    hashes = snapshot._digests
+
+    def then_the_source_changes(*given: Any) -> dict[str, str]:
+        found = hashes(*given)
+        world.arrive("one", 20, 8, tests=4) if kind == "idx" else pictures(world, 5)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(snapshot, "_digests", then_the_source_changes)
+        with pytest.raises(StorageError, match="changed while it was read; run the tick again"):
+            snap(world, kind=kind)
+    assert not list(open_store(f"{world.uri}/out").list("data/parts/")), "nothing bears the hashes' name"
+    again = snap(world, kind=kind)
+    assert [part.reused for part in again.parts] == [False] and snap(world, kind=kind).id == again.id
+    if kind == "idx":
+        named = json.loads(open_store(again.uri).read("part.json"))["files"]["train-images-idx3-ubyte"]
+        held = load_images(again.uri, "train").images[..., 0]
+        assert hashlib.sha256(write_idx(held)).hexdigest() == named
+    else:
+        assert again.rows["train"] == 10
+
+
+def pictures(world: World, count: int) -> None:
+    """So many of two classes in both splits, other ones for each `count`."""
+    store = open_store(f"{world.uri}/source")
+    for number in range(count):
+        picture = np.random.default_rng([count, number]).integers(0, 256, (8, 8, 3), np.uint8)
+        for folder in ("train/cat", "train/dog", "test/cat", "test/dog"):
+            store.write(f"{folder}/{number}.png", encode_png(picture))
+
+
 def test_one_part_is_not_copied(here: World) -> None:
     here.arrive("", 0, 8, tests=4)
     found = snap(here)
@@ -65,12 +108,8 @@ def test_blank_pictures_and_unknown_labels_are_left_out(here: World) -> None:
 
 
 def test_pictures_that_cannot_be_read_are_left_out(here: World) -> None:
+    pictures(here, 12)
     store = open_store(f"{here.uri}/source")
-    for number in range(12):
-        picture = np.random.default_rng(number).integers(0, 256, (8, 8, 3), np.uint8)
-        for split in ("train", "test"):
-            store.write(f"{split}/cat/{number}.png", encode_png(picture))
-            store.write(f"{split}/dog/{number}.png", encode_png(picture))
     store.write("train/cat/torn.png", b"not a picture")
     store.write("train/dog/large.png", encode_png(np.zeros((9, 9, 3), np.uint8)))
     found = snap(here, kind="folder", bad_records=0.1)

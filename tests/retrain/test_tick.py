@@ -6,21 +6,27 @@ import json
 import shutil
 import threading
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from ray.exceptions import RayTaskError
 
+from darkroom.batch import generate
 from darkroom.models.catalog import open_model
 from darkroom.models.registry import RegisteredModel
+from darkroom.ray_cluster import ClusterError
 from darkroom.retrain import challenge, tick_record
 from darkroom.retrain import tick as tick_module
 from darkroom.retrain.schema import Pipeline
 from darkroom.retrain.tick import run_tick
 from darkroom.retrain.tick_record import TickRecord
 from darkroom.retrain.times import tick_id
-from darkroom.storage import LocalStore, open_store
+from darkroom.storage import LocalStore, StorageError, encode_png, open_store
 from darkroom.storage.lease import LEASE, _record, hold
 from darkroom.training import job
+from darkroom.training.data import load_images
 from small_world import QUICK, World, train_here
 
 FIRST = datetime(2026, 11, 21, 2, tzinfo=UTC)
@@ -146,6 +152,82 @@ def test_killed_at_any_write_a_promotion_goes_on(here: World, monkeypatch: Any) 
         kinds = [event["kind"] for event in model.history()]
         assert kinds == [*("evaluated", "gated", "registered", "promoted") * 2]
     assert deaths > 12
+
+
+def test_a_hiccup_of_the_cluster_in_the_smoke_run_is_not_the_models_fault(here: World, monkeypatch: Any) -> None:
+    here.arrive("one", 0, 64)
+    manifest = here.folder / "smoke.yaml"
+    manifest.write_text("rows: [{task: text_to_image, label: 7, steps: 2}]")
+    pipeline, lost = here.pipeline(smoke=str(manifest)), RayTaskError("make", "a traceback", ValueError("a worker's"))
+    hiccups = [ClusterError("no node left"), StorageError("no bucket"), lost.as_instanceof_cause()]
+    assert isinstance(hiccups[2], ValueError), "Ray's wrapper is what it wraps"
+    waiting = iter(hiccups)
+
+    def generated(*given: Any) -> SimpleNamespace:
+        if (error := next(waiting, None)) is not None:
+            raise error
+        return SimpleNamespace(rows=1, failed=0)
+
+    monkeypatch.setattr(generate, "run", generated)
+    for error in hiccups:
+        with pytest.raises(type(error)):
+            run(pipeline, 1)
+        record = tick_record.load(open_store(pipeline.out), tick_id(night(1)))
+        assert (record.outcome, champion(here)) == ("", 1) and "smoke" not in record.steps
+    record = run(pipeline, 1, train=None)  # its training is done
+    assert record.outcome == "promoted" and record.steps["smoke"]["rows"] == 1
+    assert [event["kind"] for event in RegisteredModel(pipeline.registry, "digits").moves()] == ["promoted"]
+
+
+def test_what_the_model_cannot_do_still_rolls_it_back(here: World, monkeypatch: Any) -> None:
+    here.arrive("one", 0, 64)
+    manifest = here.folder / "smoke.yaml"
+    manifest.write_text("rows: [{task: text_to_image, label: 7, steps: 2}]")
+    monkeypatch.setattr(generate, "run", lambda *given: SimpleNamespace(rows=2, failed=1))
+    record = run(here.pipeline(smoke=str(manifest)), 1)
+    assert record.outcome == "rolled_back" and champion(here) is None
+    assert record.data["reason"].startswith("1 of 2 rows of the smoke manifest failed")
+
+
+def test_data_that_no_snapshot_in_use_is_made_of_goes(here: World) -> None:
+    """Of a folder of pictures each night with a new one is another part."""
+    source, out = open_store(f"{here.uri}/source"), open_store(f"{here.uri}/out")
+    settings = {"recipe": "mnist-flow-class", "settings": QUICK | {"epochs": 1}}
+    pipeline = here.pipeline(
+        data={"kind": "folder", "source": f"{here.uri}/source"}, train=settings, gate={"size": {"at_most": 1_000_000}}
+    )
+
+    def arrive(picture: int) -> None:
+        for folder in ("train/cat", "train/dog", "test/cat", "test/dog"):
+            grey = np.random.default_rng(picture).integers(0, 256, (28, 28), np.uint8)
+            source.write(f"{folder}/{picture}.png", encode_png(np.stack([grey] * 3, 2)))
+
+    def parts() -> set[str]:
+        return {key.split("/")[2] for key in out.list("data/parts/")}
+
+    def part(record: TickRecord) -> str:
+        (found,) = record.steps["snapshot"]["parts"]
+        return found["digest"]
+
+    for picture in range(20):
+        arrive(picture)
+    record = run(pipeline, 1)
+    made = [part(record)]
+    for number in (2, 3):
+        arrive(100 + number)
+        if number == 2:  # a tick that is not over, of a later night
+            waiting = tick_record.fresh(out, tick_id(night(9)))
+            waiting.steps["snapshot"] = record.steps["snapshot"]
+            waiting.save()
+        record = run(pipeline, number)
+        assert record.outcome == "promoted"
+        made.append(part(record))
+    kept = RegisteredModel(pipeline.registry, "digits").kept()
+    assert kept == [2, 3], "the champion and the one before"
+    assert len(parts()) == 3 and parts() == {*made}, "the first night's is that of the tick that is not over"
+    waiting.end("abandoned")
+    assert run(pipeline, 4).outcome == "skipped" and parts() == {*made[1:]}
+    assert load_images(record.steps["snapshot"]["uri"], "train").labels.size == 2 * 22
 
 
 def test_killed_in_training_it_goes_on_from_the_checkpoint(here: World) -> None:

@@ -31,7 +31,7 @@ ORDINARY = {
     "BIG": "123456789012345678901234567890123456",
     "LEARNING_RATE": "1e-4",
     "DARKROOM_REGISTRY": "s3://bucket/runs/2026-11-21/9f86d081884c7d659a2feaa0c55ad015a3bf4f1b",
-    "HF_HOME": "/mnt/Shared9/hf-Cache2/Models--DeepFloyd--IF-I-XL-v1.0/snapshots/c03d510e9b75bce9f9db5bb85148c1402ad7e694",
+    "HF_HOME": "/mnt/Shared9/hf-Cache2/Models--DeepFloyd--IF-I-XL-v1.0/c03d510e9b75bce9f9db5bb85148c1402ad7e694",
     "PATH": "/usr/local/cuda-12.4/bin:/usr/bin:~/bin",
     "AWS_ENDPOINT_URL": "https://minio.storage.svc.cluster.local:9000",
     "RAY_ADDRESS": "ray-head-svc.team-7.svc.cluster.local:6379",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -41,6 +42,12 @@ def connect(address: str | None, verbose: bool) -> None:
             raise
         token = "; if it is up, is its token in RAY_AUTH_TOKEN_PATH, and RAY_AUTH_MODE=token?" if address else ""
         raise ClusterError(f"no Ray cluster at {address or 'this machine'}: {error}{token}") from error
+
+
+def errors_of_ray() -> tuple[type[Exception], ...]:
+    """Whatever Ray raises, to be caught before ValueError: of a worker's ValueError Ray's wrapper is one too. Nothing
+    where Ray was never imported, as it need not be to say that an argument is wrong."""
+    return (sys.modules["ray"].exceptions.RayError,) if "ray" in sys.modules else ()
 
 
 def node_resources() -> list[dict[str, float]]:

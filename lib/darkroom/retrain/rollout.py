@@ -6,17 +6,20 @@ from collections.abc import Callable
 from typing import Any
 
 from darkroom.batch import generate
-from darkroom.batch.progress import Stalled
 from darkroom.models.catalog import open_model
 from darkroom.models.registry import SCHEME
-from darkroom.ray_cluster import ClusterError
+from darkroom.ray_cluster import errors_of_ray
 from darkroom.retrain.schema import Pipeline
 
 Say = Callable[[str], None]
 
 
 def smoke_step(pipeline: Pipeline, version: int, out: str, address: str | None, say: Say) -> dict[str, Any]:
-    """Makes the smoke manifest as a user would, from registry://NAME. "problem": what went wrong, if anything did."""
+    """Makes the smoke manifest as a user would, from registry://NAME. "problem": what the model cannot do.
+
+    Raises ClusterError, Stalled, StorageError, and Ray's own: they tell nothing of the model, which stays until the
+    tick goes on.
+    """
     assert pipeline.smoke is not None
     model = f"{SCHEME}{pipeline.registry}/{pipeline.name}"
     result: dict[str, Any] = {"manifest": pipeline.smoke, "run": out}
@@ -26,7 +29,9 @@ def smoke_step(pipeline: Pipeline, version: int, out: str, address: str | None, 
             return {**result, "note": f"{name} took over before {version} was tried"}
         options = generate.Options(pipeline.smoke, out, model, capacity=8, address=address)
         outcome = generate.run(options, say)
-    except (ValueError, ClusterError, Stalled) as error:
+    except errors_of_ray():
+        raise
+    except ValueError as error:
         return {**result, "problem": f"the smoke manifest could not be made: {error}"}
     if outcome.failed or not outcome.rows:
         return {**result, "problem": f"{outcome.failed} of {outcome.rows} rows of the smoke manifest failed; see {out}"}

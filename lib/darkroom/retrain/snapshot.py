@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import posixpath
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from darkroom.retrain.schema import Data
-from darkroom.storage import Store, open_store, read_uri
+from darkroom.storage import StorageError, Store, open_store, read_uri
 from darkroom.training.data import RECORD, load_images, read_record, write_dataset
 from darkroom.training.ingest import INGESTERS, Splits
 from darkroom.training.ingest_folder import read_folder
@@ -31,6 +31,22 @@ FORMAT = 1  # of how parts are read: another reading makes other parts of the sa
 PART, SEEN = "part.json", "data/seen.json"
 LISTED_BAD, TOLD_BAD = 10_000, 10
 _READ_AT_ONCE = 16
+Facts = Mapping[str, tuple[int, str]]  # key -> size and version in the store
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A part as it lies under the source. files: key -> SHA-256; look: something else as soon as a file is another."""
+
+    source: str | None
+    files: dict[str, str]
+    look: Callable[[], Any]
+    seen: Any
+
+    def check(self) -> None:
+        """StorageError where a file changed since it was hashed: what was read need not be what the hashes name."""
+        if self.look() != self.seen:
+            raise StorageError(f"{self.source} changed while it was read; run the tick again")
 
 
 @dataclass(frozen=True)
@@ -66,7 +82,7 @@ def take_snapshot(data: Data, out: str, say: Callable[[str], None]) -> Snapshot:
 
     Raises ValueError where there is no data, or more of it is bad than the file allows; StorageError.
     """
-    parts = [_part(data, source, files, out, say) for source, files in _find(data, open_store(out))]
+    parts = [_part(data, found, out, say) for found in _find(data, open_store(out))]
     _check_limit(data, parts, out)
     good = [part for part in parts if part.rows]
     digest = _digest([part.digest for part in good])
@@ -82,31 +98,37 @@ def take_snapshot(data: Data, out: str, say: Callable[[str], None]) -> Snapshot:
     return Snapshot(digest, uri, rows, digests, sum(part.bad for part in parts), parts)
 
 
-def _find(data: Data, out: Store) -> list[tuple[str | None, dict[str, str]]]:
-    """(source, its files by key with their SHA-256) of every part; a data set known by name has no files."""
-    if data.source is None:
-        return [(None, MNIST_SHA256 if data.kind == "mnist" else {})]
-    if data.kind == "cifar10" and data.source.endswith((".tar.gz", ".tgz", ".tar")):
-        return [(data.source, {posixpath.basename(data.source): _sha256(read_uri(data.source))})]
-    store = open_store(data.source)
+def _find(data: Data, out: Store) -> list[_Found]:
+    """Every part of the source; a data set known by name has no files here."""
+    source = data.source
+    if source is None:
+        return [_Found(None, MNIST_SHA256 if data.kind == "mnist" else {}, lambda: None, None)]
+    if data.kind == "cifar10" and source.endswith((".tar.gz", ".tgz", ".tar")):
+        digest = _sha256(read_uri(source))
+        return [_Found(source, {posixpath.basename(source): digest}, lambda: _sha256(read_uri(source)), digest)]
+    store = open_store(source)
     listing = store.listing()
-    keys = [key for key in sorted(listing) if not any(part.startswith(".") for part in key.split("/"))]
-    folders = {posixpath.dirname(key) for key in keys if posixpath.basename(key).startswith(FILES[0])}
+    folders = {posixpath.dirname(key) for key in listing if posixpath.basename(key).startswith(FILES[0])}
     if data.kind != "idx":
-        folders = {""} if keys else set()
-    if not folders:
+        folders = {""}
+    parts = {folder: of for folder in sorted(folders) if (of := _of_part(data.kind, folder, listing))}
+    if not parts:
         wanted = f"a folder with {FILES[0]}-idx3-ubyte" if data.kind == "idx" else "a file"
-        raise ValueError(f"no data under {data.source}: wanted {wanted}")
-    found = {folder: _of_part(data.kind, folder, keys) for folder in sorted(folders)}
-    digests = _digests(store, {key: listing[key] for of in found.values() for key in of}, out)
-    return [
-        (store.uri(folder) if folder else store.root, {posixpath.relpath(k, folder or "."): digests[k] for k in of})
-        for folder, of in found.items()
-    ]
+        raise ValueError(f"no data under {source}: wanted {wanted}")
+    digests = _digests(store, {key: fact for of in parts.values() for key, fact in of.items()}, out)
+    return [_found(data.kind, store, folder, of, digests) for folder, of in parts.items()]
 
 
-def _digests(store: Store, files: dict[str, tuple[int, str]], out: Store) -> dict[str, str]:
-    """The SHA-256 of each file. files: their sizes and versions."""
+def _found(kind: str, store: Store, folder: str, facts: Facts, digests: Mapping[str, str]) -> _Found:
+    def look() -> Facts:
+        return _of_part(kind, folder, store.listing(f"{folder}/" if folder else ""))
+
+    files = {posixpath.relpath(key, folder or "."): digests[key] for key in facts}
+    return _Found(store.uri(folder) if folder else store.root, files, look, facts)
+
+
+def _digests(store: Store, files: Facts, out: Store) -> dict[str, str]:
+    """The SHA-256 of each file."""
     before = json.loads(out.read(SEEN)) if out.exists(SEEN) else {}
     seen = {key: before.get(store.uri(key), []) for key in files}
     known = {key: seen[key][2] for key, fact in files.items() if seen[key][:2] == [*fact]}
@@ -119,36 +141,41 @@ def _digests(store: Store, files: dict[str, tuple[int, str]], out: Store) -> dic
     return digests
 
 
-def _of_part(kind: str, folder: str, keys: list[str]) -> list[str]:
-    if kind != "idx":
-        return keys
-    return [key for key in keys if posixpath.dirname(key) == folder and posixpath.basename(key).startswith(FILES)]
+def _of_part(kind: str, folder: str, listing: Facts) -> Facts:
+    """What a listing says of a part's files, in the order of their keys. Hidden files are nobody's."""
+    keys = [key for key in sorted(listing) if not any(part.startswith(".") for part in key.split("/"))]
+    if kind == "idx":
+        keys = [key for key in keys if posixpath.dirname(key) == folder and posixpath.basename(key).startswith(FILES)]
+    return {key: listing[key] for key in keys}
 
 
-def _part(data: Data, source: str | None, files: dict[str, str], out: str, say: Callable[[str], None]) -> Part:
-    digest = _digest([data.kind, str(data.classes), *(f"{key} {files[key]}" for key in sorted(files))])
+def _part(data: Data, found: _Found, out: str, say: Callable[[str], None]) -> Part:
+    digest = _digest([data.kind, str(data.classes), *(f"{key} {found.files[key]}" for key in sorted(found.files))])
     uri = open_store(out).uri(f"data/parts/{digest}")
     store = open_store(uri)
     # dataset.json is written last, so a part that has it is whole; of one without good rows part.json is all there is.
     reused = store.exists(PART) and (not json.loads(store.read(PART))["rows"] or store.exists(RECORD))
     if not reused:
-        say(f"reading {source or data.kind} ...")
-        _ingest(data, source, files, store)
+        say(f"reading {found.source or data.kind} ...")
+        _ingest(data, found, store)
     about = json.loads(store.read(PART))
-    return Part(source or data.kind, digest, uri, about["rows"], about["bad"], reused)
+    return Part(found.source or data.kind, digest, uri, about["rows"], about["bad"], reused)
 
 
-def _ingest(data: Data, source: str | None, files: dict[str, str], store: Store) -> None:
+def _ingest(data: Data, found: _Found, store: Store) -> None:
     bad: list[str] = []
     try:
-        splits, about = _read(data, source, bad)
+        splits, about = _read(data, found.source, bad)
     except ValueError as error:
+        found.check()  # half of a file that was being replaced is no bad data
         if data.kind != "idx":  # the whole source: there is nothing else to train on
             raise
         splits, about = {}, {}
         bad = [f"the whole part: {error}"]
+    found.check()
     rows = {name: len(labels) for name, (_, labels) in splits.items()}
-    record = {"source": source, "files": files, "rows": rows, "bad": len(bad), "quarantine": bad[:LISTED_BAD]}
+    record = {"source": found.source, "files": found.files, "rows": rows, "bad": len(bad),
+              "quarantine": bad[:LISTED_BAD]}  # fmt: skip
     store.write(PART, json.dumps(record, indent=1, ensure_ascii=False).encode() + b"\n")
     if splits:
         write_dataset(store.root, splits, about)

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any
 
 from darkroom.models.registry import Pointer, RegisteredModel
+from darkroom.ray_cluster import errors_of_ray
 from darkroom.report.ticks import write_ticks_page
 from darkroom.retrain import tick_record
 from darkroom.retrain.challenge import Contest
@@ -41,7 +42,8 @@ def run_tick(
     """Runs a tick, or what is left of it; one that is over is left as it is. Returns its record.
 
     train: the training job. Raises ValueError for the user's part and FloatingPointError for a training that diverged,
-    which both are in the record as `failed`; StorageError and ClusterError leave the tick to go on later.
+    which both are in the record as `failed`; StorageError, ClusterError, Stalled and Ray's own errors leave the tick to
+    go on later.
     """
     store, tick = open_store(pipeline.out), tick_id(moment)
     before = tick_record.load(store, tick)
@@ -95,6 +97,8 @@ class _Tick:
         self._abandon_older()
         try:
             outcome, reason = self._decide()
+        except errors_of_ray():
+            raise  # a worker was lost: the tick goes on later
         except (ValueError, FloatingPointError) as error:
             self._end("failed", str(error))
             raise
@@ -199,12 +203,24 @@ class _Tick:
                 record.end("abandoned", f"tick {self.record.id} began before it was over")
 
     def _sweep(self) -> None:
-        """Deletes what the next ticks do not need: checkpoints, and joined data that no version left was trained on."""
+        """Deletes what the next ticks do not need: checkpoints, and data that no snapshot in use is made of."""
         run = open_store(f"{self.folder}/training")
         run.delete(*run.list("checkpoints/"))
-        kept = {*self._data_of_versions(), self.record.steps["snapshot"]["id"]}
-        keys = list(self.store.list("data/snapshots/"))
-        self.store.delete(*(key for key in keys if key.split("/")[2] not in kept))
+        self.lease.check()  # whoever took over may be about to train on what is not in use here
+        snapshots = list(self._snapshots_in_use())
+        kept = {
+            "snapshots": {snapshot["id"] for snapshot in snapshots},
+            "parts": {part["digest"] for snapshot in snapshots for part in snapshot.get("parts", ())},
+        }
+        for folder, names in kept.items():
+            keys = self.store.list(f"data/{folder}/")
+            self.store.delete(*(key for key in keys if key.split("/")[2] not in names))
 
-    def _data_of_versions(self) -> Iterable[str]:
-        return (self.model.version(number).get("snapshot", {}).get("id", "") for number in self.model.kept())
+    def _snapshots_in_use(self) -> Iterator[dict[str, Any]]:
+        """Of the versions that are kept, of this tick, and of those that are not over."""
+        for number in self.model.kept():
+            if (snapshot := self.model.version(number).get("snapshot")) is not None:
+                yield snapshot
+        for record in tick_record.records(self.store):
+            if "snapshot" in record.steps and (record.id == self.record.id or not record.is_over):
+                yield record.steps["snapshot"]

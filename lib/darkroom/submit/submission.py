@@ -216,8 +216,8 @@ def _variables(names: tuple[str, ...]) -> dict[str, str]:
     for name in names:
         if kind := why_secret(name, os.environ.get(name, "")):
             raise ValueError(
-                f"--env {name}: it looks like {kind}, and whoever may see a job can read its variables. Secrets are the "
-                "cluster's to have: set it where its nodes are started, on Kubernetes in the Secret of "
+                f"--env {name}: it looks like {kind}, and whoever may see a job can read its variables. Secrets are "
+                "the cluster's to have: set it where its nodes are started, on Kubernetes in the Secret of "
                 "cluster/kubernetes/secret.example.yaml, and jobs find it there"
             )
         if name not in os.environ:
