@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from darkroom.batch.write_results import Images
+from darkroom.models import DTYPES
 
 if TYPE_CHECKING:
     from darkroom.models.catalog import Model
     from darkroom.models.compiled import Mode
 
-DTYPES = ("float32", "bfloat16", "float16")
 UNIT_BYTES = 32 * 2**20  # of finished pictures: a dozen units are in flight at once
 UNIT_SECONDS = 60.0  # of one actor
 UNITS_PER_WORKER = 12  # at least, if there are rows enough: those under way, and as many to come

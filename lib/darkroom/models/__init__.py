@@ -1,0 +1,33 @@
+"""What answers: models by name or address, and all that is known of one before a weight is read. By module:
+
+catalog            `open_model`, `address`: an embedded model, a folder, a bucket, the hub, a registry
+errors             `ModelError`: what can be wrong with a model that a user names
+network, cascade   `Network`, `Cascade`: the two kinds; `build_network`, `save_network`, `sample`, `sampling_row`
+registry           `RegisteredModel`: versions of a model, and which of them is the champion
+scorers            `Scorer`, `open_scorer`: how well pictures answer their prompts
+sources            `Source`, `open_source`: a model's files, wherever they lie
+weights            `check_dtype`, `load_module`, `read_header`, `read_tensor`: safetensors, whole or in part
+memory             `Memory`, `size_text`: what a stage will need of a device
+node_cache         `remember`: what a machine finds out once for all of its processes
+"""
+
+from darkroom.front_door import front_door
+
+DTYPES = ("float32", "bfloat16", "float16")  # that weights may be held in; known before torch is
+
+__getattr__, __dir__, __all__ = front_door(
+    __name__,
+    {
+        "catalog": ("address", "open_model"),
+        "errors": ("ModelError",),
+        "network": ("Network", "build_network", "sample", "sampling_row", "save_network"),
+        "cascade": ("Cascade",),
+        "registry": ("RegisteredModel",),
+        "scorers": ("Scorer", "open_scorer"),
+        "sources": ("Source", "open_source"),
+        "weights": ("check_dtype", "load_module", "read_header", "read_tensor"),
+        "memory": ("Memory", "size_text"),
+        "node_cache": ("remember",),
+    },
+)
+__all__ += ["DTYPES"]

@@ -13,10 +13,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load
 from torch import Tensor, nn
 
+from darkroom.models import DTYPES as NAMES
 from darkroom.models.errors import ModelError
 from darkroom.models.sources import Source, read_json
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in NAMES}
 DIFFUSERS, TRANSFORMERS = "diffusion_pytorch_model", "model"  # what the two libraries call their weights
 
 _LONGEST_HEADER = 100_000_000  # bytes, as the format's own reader has it
