@@ -1,11 +1,11 @@
 """The reverse process in pure torch: no Ray, no files. What others use, by module:
 
-engine             `Engine`, `Predictor`, `Finished`: walks many plans at once, in passes of one capacity
+engine             `Engine`, `Predictor`, `Finished`, `Failed`: walks many plans at once, in passes of one capacity
 run                `walk_plans`: plans walked to their end in this process
 plans              `Stage`, `Inputs`, `Plan`, `make_plan`, `condition_keys`, `goes_through`, `SAMPLER_VERSION`: what a
                    row asks for, as start state, moves, branches and constraint
 processes          `Process`, `Diffusion`, `Flow`, `process_from_config`: what noise does to a picture
-schedules          `Move`, `timesteps`, `DEFAULT_STRIDE`: which times a walk stands at
+schedules          `Move`, `timesteps`: which times a walk stands at
 views, components  `View`, `make_view`, `Component`, `make_component`: what illusions are made of
 names              `nearest`, `unknown`: what is said of a name that nobody knows
 """
@@ -15,13 +15,13 @@ from darkroom.front_door import front_door
 __getattr__, __dir__, __all__ = front_door(
     __name__,
     {
-        "engine": ("Engine", "Finished", "Predictor"),
+        "engine": ("Engine", "Failed", "Finished", "Predictor"),
         "run": ("walk_plans",),
         "plans": (
             "SAMPLER_VERSION", "Inputs", "Plan", "Stage", "condition_keys", "goes_through", "make_plan",
         ),
         "processes": ("Diffusion", "Flow", "Process", "process_from_config"),
-        "schedules": ("DEFAULT_STRIDE", "Move", "timesteps"),
+        "schedules": ("Move", "timesteps"),
         "views": ("View", "make_view"),
         "components": ("Component", "make_component"),
         "names": ("nearest", "unknown"),
