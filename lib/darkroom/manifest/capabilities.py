@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from darkroom.manifest.tasks import Anagram, Denoise, Forward, Hybrid, Inpaint, Task, Upscale
-from darkroom.sampling.components import Component
+from darkroom.sampling.components import Component, make_component
 from darkroom.sampling.levels import descent, start_index, timesteps
-from darkroom.sampling.plans import component_of, view_of
 from darkroom.sampling.trajectories import row_levels
-from darkroom.sampling.views import View
+from darkroom.sampling.views import Params, View, make_view
 
 SAMPLERS = {"diffusion": ("ddpm", "ddim"), "flow": ("euler", "heun", "midpoint")}
 
@@ -135,22 +134,28 @@ def _stage_misfits(task: Task, abilities: Abilities) -> Iterator[str]:
 def _picture_misfits(task: Task, abilities: Abilities) -> Iterator[str]:
     """Views and components that pictures of some size the row is made at have no room for."""
     size = abilities.default_size if task.size is None else task.size
-    sizes = [pixels for pixels in abilities.sizes if pixels <= size]
-    for place, part in _seen_and_filtered(task):
-        why = next((why for pixels in sizes if (why := part.fits(pixels))), None)
-        if why is not None:
-            yield f"{place}'{part.name}' {why}, and this row is made at {' and '.join(map(str, sizes))} px"
+    sizes = tuple(pixels for pixels in abilities.sizes if pixels <= size)
+    for place, make, name, params in _views_and_components(task):
+        if why := _no_room(make, name, tuple(params.items()), sizes):
+            yield f"{place}'{name}' {why}, and this row is made at {' and '.join(map(str, sizes))} px"
 
 
-def _seen_and_filtered(task: Task) -> Iterator[tuple[str, View | Component]]:
+@functools.lru_cache(maxsize=4096)
+def _no_room(make: Callable[..., View | Component], name: str, params: Params, sizes: tuple[int, ...]) -> str:
+    part = make(name, **dict(params))
+    return next((why for pixels in sizes if (why := part.fits(pixels))), "")
+
+
+def _views_and_components(task: Task) -> Iterator[tuple[str, Callable[..., View | Component], str, dict[str, Any]]]:
+    """Where in the row, what makes it, its name and its own parameters."""
     if isinstance(task, Anagram):
-        for number, view in enumerate(task.views, 1):
-            yield f"view {number}: ", view_of(view.canonical())
+        for number, branch in enumerate(task.views, 1):
+            yield f"view {number}: ", make_view, branch.view, branch.params
     elif isinstance(task, Hybrid):
-        for number, component in enumerate(task.components, 1):
-            part, place = component.canonical(), f"component {number}: "
-            yield place, component_of(part)
-            yield place, view_of(part)
+        for number, branch in enumerate(task.components, 1):
+            yield f"component {number}: ", make_component, branch.component, branch.params
+            if branch.view is not None:
+                yield f"component {number}: ", make_view, branch.view.view, branch.view.model_extra or {}
 
 
 def _schedule_misfits(task: Task, abilities: Abilities) -> Iterator[str]:
