@@ -5,7 +5,8 @@ run                `walk_plans`: plans walked to their end in this process
 plans              `Stage`, `Inputs`, `Plan`, `make_plan`, `condition_keys`, `goes_through`, `SAMPLER_VERSION`: what a
                    row asks for, as start state, moves, branches and constraint
 processes          `Process`, `Diffusion`, `Flow`, `process_from_config`: what noise does to a picture
-schedules          `Move`, `timesteps`: which times a walk stands at
+levels             `timesteps`, `DEFAULT_STRIDE`: which times a walk stands at
+schedules          `Move`: how it gets from one to the next
 views, components  `View`, `make_view`, `Component`, `make_component`: what illusions are made of
 names              `nearest`, `unknown`: what is said of a name that nobody knows
 """
@@ -21,7 +22,8 @@ __getattr__, __dir__, __all__ = front_door(
             "SAMPLER_VERSION", "Inputs", "Plan", "Stage", "condition_keys", "goes_through", "make_plan",
         ),
         "processes": ("Diffusion", "Flow", "Process", "process_from_config"),
-        "schedules": ("Move", "timesteps"),
+        "levels": ("DEFAULT_STRIDE", "timesteps"),
+        "schedules": ("Move",),
         "views": ("View", "make_view"),
         "components": ("Component", "make_component"),
         "names": ("nearest", "unknown"),
