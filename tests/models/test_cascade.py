@@ -11,8 +11,8 @@ import torch
 from diffusers import DDIMScheduler, IFPipeline, StableDiffusionUpscalePipeline, UNet2DConditionModel
 
 from darkroom.models.catalog import open_model
-from darkroom.models.diffusers_process import process_from_scheduler
 from darkroom.models.errors import ModelError
+from darkroom.models.stages import process_from_scheduler
 from darkroom.sampling.diffusion import Diffusion
 
 CPU = torch.device("cpu")

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
-if TYPE_CHECKING:
-    from darkroom.report.rows import Shown
+
+class Row(Protocol):
+    """What is compared: see `rows.Shown`."""
+
+    parameters: Mapping[str, Any]
+
+
+AnyRow = TypeVar("AnyRow", bound=Row)
 
 SWEPT = ("start", "strength")
 NOISED = ("forward", "denoise")  # tasks that begin with a picture, noised
@@ -28,18 +34,18 @@ def shared(parameters: Mapping[str, Any], figured: bool) -> str:
     return json.dumps(common, sort_keys=True)
 
 
-def merged(groups: list[list[Shown]]) -> list[list[Shown]]:
+def merged(groups: list[list[AnyRow]]) -> list[list[AnyRow]]:
     """Where each noised picture of a figure was put to one use only, those that differ in their noise are one strip."""
     if not all(len(group) == 1 and group[0].parameters["task"] in NOISED for group in groups):
         return groups
-    strips: dict[str, list[Shown]] = {}
+    strips: dict[str, list[AnyRow]] = {}
     for (shown,) in groups:
         use = {name: value for name, value in shown.parameters.items() if name != "timestep"}
         strips.setdefault(json.dumps(use, sort_keys=True), []).append(shown)
     return list(strips.values())
 
 
-def varying(group: list[Shown]) -> set[str]:
+def varying(group: Sequence[Row]) -> set[str]:
     """Parameters in which the rows of a strip differ. To have no `steps` is to differ in them; to have no `guidance` is
     to ask nothing."""
     found: dict[str, set[str]] = {}
