@@ -27,7 +27,8 @@ from mix import Row, Studio, canonical, prompts  # noqa: E402
 
 from darkroom.models.catalog import open_model  # noqa: E402
 from darkroom.sampling.engine import Engine  # noqa: E402
-from darkroom.sampling.plans import Inputs, Plan, goes_through, make_plan  # noqa: E402
+from darkroom.sampling.plans import Plan, goes_through, make_plan  # noqa: E402
+from darkroom.sampling.stage import Inputs  # noqa: E402
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 Images = dict[str, torch.Tensor]

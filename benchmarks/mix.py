@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from darkroom.sampling.engine import Predictor
-from darkroom.sampling.plans import Inputs, Plan, Stage, condition_keys, make_plan
+from darkroom.sampling.plans import Plan, condition_keys, make_plan
+from darkroom.sampling.stage import Inputs, Stage
 
 if TYPE_CHECKING:
     from darkroom.models.cascade import Cascade

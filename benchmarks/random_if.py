@@ -20,7 +20,7 @@ from darkroom.models.memory import Memory, measure
 from darkroom.models.predictors import UNetPredictor
 from darkroom.sampling.diffusion import Diffusion
 from darkroom.sampling.engine import Predictor
-from darkroom.sampling.plans import Stage
+from darkroom.sampling.stage import Stage
 
 logging.set_verbosity_error()  # it warns of casting, which no module here minds
 POSITIONS = 77

@@ -37,8 +37,9 @@ from darkroom.models.ddpm_unet import CIFAR10, DDPMUNet  # noqa: E402
 from darkroom.sampling.diffusion import Diffusion  # noqa: E402
 from darkroom.sampling.engine import Engine  # noqa: E402
 from darkroom.sampling.flow import Flow  # noqa: E402
-from darkroom.sampling.plans import Inputs, Plan, Stage, condition_keys, make_plan  # noqa: E402
+from darkroom.sampling.plans import Plan, condition_keys, make_plan  # noqa: E402
 from darkroom.sampling.run import walk_plans  # noqa: E402
+from darkroom.sampling.stage import Inputs, Stage  # noqa: E402
 from darkroom.training.draws import Draw  # noqa: E402
 from darkroom.training.epochs import Epochs  # noqa: E402
 from darkroom.training.feeds import Batch, Resident, Worker, to_network  # noqa: E402

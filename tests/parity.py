@@ -15,8 +15,9 @@ from torch import Tensor
 
 from darkroom.models.predictors import UNetPredictor
 from darkroom.sampling import noise
-from darkroom.sampling.plans import Inputs, Plan, Stage, condition_keys, make_plan
+from darkroom.sampling.plans import Plan, condition_keys, make_plan
 from darkroom.sampling.run import walk_plans
+from darkroom.sampling.stage import Inputs, Stage
 
 SIZE, LARGE, STEPS, SEED = 16, 32, 6, 11
 TOLERANCE = 1e-4

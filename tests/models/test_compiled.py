@@ -18,7 +18,8 @@ from darkroom.models.compiled import MODES, compiled, mode_in_use, notes_of, war
 from darkroom.models.errors import ModelError
 from darkroom.sampling.engine import Engine
 from darkroom.sampling.flow import Flow
-from darkroom.sampling.plans import Inputs, Stage, condition_keys, make_plan
+from darkroom.sampling.plans import condition_keys, make_plan
+from darkroom.sampling.stage import Inputs, Stage
 from toys import CountingPredictor, make_row, tiny_unet
 
 

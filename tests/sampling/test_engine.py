@@ -13,7 +13,8 @@ from darkroom.sampling.diffusion import Diffusion
 from darkroom.sampling.engine import Engine
 from darkroom.sampling.flow import Flow
 from darkroom.sampling.packing import Packing, Slot
-from darkroom.sampling.plans import Inputs, Plan, Stage, condition_keys, make_plan
+from darkroom.sampling.plans import Plan, condition_keys, make_plan
+from darkroom.sampling.stage import Inputs, Stage
 from darkroom.sampling.views import make_view
 from toys import CountingPredictor, make_row, tiny_unet
 

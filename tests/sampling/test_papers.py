@@ -11,7 +11,7 @@ from torchvision.transforms.functional import gaussian_blur
 
 from darkroom.models.predictors import UNetPredictor
 from darkroom.sampling import noise
-from darkroom.sampling.plans import Stage
+from darkroom.sampling.stage import Stage
 from parity import (
     LARGE,
     SEED,

@@ -26,8 +26,8 @@ from torch import Tensor
 from darkroom.models.predictors import UNetPredictor
 from darkroom.sampling import noise
 from darkroom.sampling.diffusion import Diffusion
-from darkroom.sampling.plans import Stage
 from darkroom.sampling.solvers import Column
+from darkroom.sampling.stage import Stage
 from parity import (
     LARGE,
     SEED,

@@ -16,14 +16,13 @@ from darkroom.sampling.levels import CLEAN
 from darkroom.sampling.plans import (
     IDENTITY,
     WHOLE,
-    Inputs,
     Plan,
-    Stage,
     condition_keys,
     goes_through,
     make_plan,
     view_of,
 )
+from darkroom.sampling.stage import Inputs, Stage
 from darkroom.sampling.views import VIEWS, make_view
 from toys import CountingPredictor, make_row
 

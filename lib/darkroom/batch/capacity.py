@@ -14,7 +14,7 @@ from torch import Tensor
 
 from darkroom.models.node_cache import remember
 from darkroom.sampling.engine import Predictor
-from darkroom.sampling.plans import Stage
+from darkroom.sampling.stage import Stage
 from darkroom.storage import NotFound, Store, open_store
 
 if TYPE_CHECKING:

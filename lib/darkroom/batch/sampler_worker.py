@@ -23,7 +23,8 @@ from darkroom.models.compiled import Mode, compiled, notes_of, warm_up
 from darkroom.models.memory import size_text
 from darkroom.ray_cluster import ClusterError
 from darkroom.sampling.engine import Failed, Statistics
-from darkroom.sampling.plans import Inputs, Plan, Stage, as_asked, condition_keys, goes_through, make_plan
+from darkroom.sampling.plans import Plan, as_asked, condition_keys, goes_through, make_plan
+from darkroom.sampling.stage import Inputs, Stage
 
 ROWS_AHEAD = 2  # times the capacity: planned, so that the engine need not wait for one; the rest wait unread
 PLANNERS = 4  # threads: they wait on storage, for embeddings, more than they compute

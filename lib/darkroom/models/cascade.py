@@ -26,7 +26,7 @@ from darkroom.models.node_cache import remember
 from darkroom.models.sources import LocalFolder, Source, read_json
 from darkroom.models.texts import Encoding, TextEncoder
 from darkroom.models.weights import DIFFUSERS, check_dtype, config_of, load_module
-from darkroom.sampling.plans import Stage
+from darkroom.sampling.stage import Stage
 
 if TYPE_CHECKING:  # diffusers' networks cost three seconds, which whoever only plans need not pay
     from darkroom.models.predictors import UNetPredictor

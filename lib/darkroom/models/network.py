@@ -24,9 +24,10 @@ from darkroom.models.errors import ModelError
 from darkroom.models.memory import Memory, count_flops, measure
 from darkroom.models.weights import DTYPES, check_dtype
 from darkroom.sampling.names import unknown
-from darkroom.sampling.plans import Inputs, Row, Stage, condition_keys, make_plan
+from darkroom.sampling.plans import condition_keys, make_plan
 from darkroom.sampling.processes import Process, process_from_config
 from darkroom.sampling.run import walk_plans
+from darkroom.sampling.stage import Inputs, Row, Stage
 from darkroom.storage import NotFound, Store, open_store
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"

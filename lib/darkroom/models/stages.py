@@ -14,8 +14,8 @@ from darkroom.models.errors import ModelError
 from darkroom.models.sources import Source, read_json
 from darkroom.models.weights import config_of
 from darkroom.sampling.diffusion import Diffusion
-from darkroom.sampling.plans import Stage
 from darkroom.sampling.processes import Process
+from darkroom.sampling.stage import Stage
 
 Kind = Literal["base", "super_resolution", "upscaler"]
 # What diffusers' pipelines do unless they are told otherwise. A base stage follows the row.

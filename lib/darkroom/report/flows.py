@@ -13,8 +13,9 @@ from darkroom.report.samples import Painter, capacity, headings, labels
 from darkroom.report.sections import Drawing, Section
 from darkroom.report.trained import TrainingRun, after, named
 from darkroom.sampling import noise
-from darkroom.sampling.plans import Inputs, make_plan
+from darkroom.sampling.plans import make_plan
 from darkroom.sampling.run import walk_plans
+from darkroom.sampling.stage import Inputs
 
 STEPS = 20  # of Euler: enough to tell good weights from bad ones, few enough for two cores
 GUIDANCE = 5.0

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from darkroom.models.network import NetworkPredictor, make_stage, sample
 from darkroom.report.trained import TrainingRun, device
-from darkroom.sampling.plans import Stage
+from darkroom.sampling.stage import Stage
 
 COLUMNS = 10
 CAPACITY = {"cpu": 64, "cuda": 512}  # evaluations a pass, at most
