@@ -33,8 +33,8 @@ def main(
 ) -> None:
     """Run a pipeline's tick: ingest what is new, train, evaluate, gate, promote, try out, generate."""
     with cli.exit_codes(verbose):
-        from darkroom.retrain.due import due_ticks
         from darkroom.retrain.pipeline_file import read_pipeline
+        from darkroom.retrain.scheduler import due_ticks
         from darkroom.retrain.tick import run_tick
         from darkroom.retrain.times import tick_id
 

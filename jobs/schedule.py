@@ -1,13 +1,13 @@
-"""A pipeline's schedule: as Kubernetes objects, or kept by a small scheduler on this machine.
+"""A pipeline's schedule: what is due run now, for cron or systemd to call; or as Kubernetes objects.
 
     darkroom schedule run manifests/pipelines/mnist-nightly.yaml
-    darkroom schedule run manifests/pipelines/mnist-nightly.yaml --once
     darkroom schedule render s3://bucket/pipelines/mnist-nightly.yaml --kind cronjob | kubectl apply -f -
     kubectl kustomize cluster/kubernetes/overlays/gpu | darkroom schedule render PIPELINE --job - --out schedule.yaml
     python jobs/schedule.py create /etc/darkroom/rayjob.yaml --cron "0 2 * * *" --time-zone Europe/Berlin
 
 `run` ends at SIGTERM or Ctrl-C: a tick that runs is told too, and goes on when it is run again. Exit codes: 0 done, or
-told to end; 2 the pipeline or an option is wrong; 3 storage or Kubernetes failed. `run --once` ends with its tick's.
+nothing is due; 2 the pipeline or an option is wrong; 3 storage or Kubernetes failed, or a tick took too long. Else `run`
+ends with its tick's.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ PipelineFile = Annotated[str, typer.Argument(help="the pipeline file, a path or 
 @app.command()
 def run(
     pipeline: PipelineFile,
-    once: Annotated[bool, typer.Option("--once", help="run what is due now, and end")] = False,
+    once: Annotated[bool, typer.Option("--once", hidden=True)] = False,  # as crontabs have it; there is no other way
 ) -> None:
-    """Run the pipeline's ticks when they are due, until told to end."""
+    """Run the pipeline's ticks that are due, and end. To be called each hour, or as often as it may be due."""
     with cli.exit_codes():
-        from darkroom.retrain.scheduler import keep
+        from darkroom.retrain.scheduler import run_due
 
-        code = keep(pipeline, once, lambda line: print(line, file=sys.stderr, flush=True))
+        code = run_due(pipeline, lambda line: print(line, file=sys.stderr, flush=True))
         if code:
             raise typer.Exit(code if code > 0 else cli.ENVIRONMENT)
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from darkroom.retrain.due import due_ticks
+from darkroom.retrain.scheduler import due_ticks
 from darkroom.retrain.tick_record import fresh
 from darkroom.retrain.times import tick_id
 from darkroom.storage import open_store

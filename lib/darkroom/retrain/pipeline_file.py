@@ -3,7 +3,7 @@
     name: mnist-nightly                      the model's name in the registry
     out: ../../runs/mnist-nightly            snapshots, ticks and the page; relative to this file, as every path here
     registry: ../../runs/registry
-    schedule: {cron: "0 2 * * *", time_zone: Europe/Berlin, missed: last}      optional
+    schedule: {cron: "0 2 * * *", time_zone: Europe/Berlin, missed: last, timeout_seconds: 36000}      optional
     data: {kind: mnist}                      or idx, folder, cifar10, with `source`
     train: {recipe: mnist-flow-class, settings: {hidden: 32, epochs: 6}}
     evaluate: {count: 500, steps: 30}        optional

@@ -1,191 +1,130 @@
-"""A small scheduler in the foreground: when a tick is due it runs as a process of its own, and the scheduler goes on
-whatever becomes of it.
+"""Which ticks of a pipeline are due, and running them, each as a process of its own that has a deadline.
 
-What is due it finds from the records of ticks in storage, at its start too, so it keeps nothing itself. A tick that
-could not be ended (the environment failed, the process was killed) is tried again a few times; one that failed by its
-input or its numbers is left to a person, who runs `darkroom retrain PIPELINE --tick ID`, or to the next tick.
+Cron, systemd or another clock calls `darkroom schedule run` every hour or so. What is due is told by the file's schedule
+and by the records of ticks in storage; nothing is kept here. A tick that did not end (exit code 3: the environment
+failed; a signal; its time was up) is due again at the next call. One that failed by its input or its numbers is left to
+a person, who runs `darkroom retrain PIPELINE --tick ID`, or to the next tick.
 """
 
 from __future__ import annotations
 
 import os
-import select
 import signal
 import subprocess
 import sys
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from types import FrameType
 
-from darkroom.retrain.due import due_ticks
 from darkroom.retrain.pipeline_file import read_pipeline
-from darkroom.retrain.schema import Pipeline, Schedule
-from darkroom.retrain.tick_record import load
-from darkroom.retrain.times import fires_after, tick_id
-from darkroom.storage import StorageError, Store, open_store
+from darkroom.retrain.schema import Pipeline
+from darkroom.retrain.tick_record import last_over, load
+from darkroom.retrain.times import due, read_tick, tick_id
+from darkroom.storage import Store, open_store
 
-DONE, WRONG_INPUT = 0, 2  # a job's exit codes
-TRIES = 3
-RETRY = timedelta(minutes=5)
-_LOOK_SECONDS = 60.0  # it sleeps no longer at once: a clock may be set, or the machine suspended
+DONE, ENVIRONMENT = 0, 3  # a job's exit codes
+GRACE_SECONDS = 60.0  # from SIGTERM to SIGKILL, for a tick whose time is up
 
 
-class Stop:
-    """Becomes set by a signal. A pipe, because a handler that sets a threading.Event can meet the lock it holds."""
+def due_ticks(pipeline: Pipeline, tick: str | None = None, now: datetime | None = None) -> list[datetime]:
+    """The times of the ticks to run now, in order. tick: this one and no other; without it, or a schedule, the present
+    moment is a tick's.
 
-    def __init__(self) -> None:
-        self._read, self._write = os.pipe()
-
-    def set(self) -> None:
-        os.write(self._write, b"x")
-
-    def wait(self, seconds: float = 0.0) -> bool:
-        """Waits so long at most; whether it is set."""
-        return bool(select.select([self._read], [], [], seconds)[0])
+    Raises ValueError for a tick that is no time, StorageError.
+    """
+    if tick is not None:
+        return [read_tick(tick)]
+    now = now or datetime.now(UTC)
+    schedule = pipeline.schedule
+    if schedule is None:
+        return [now.replace(microsecond=0)]
+    last = last_over(open_store(pipeline.out))
+    return due(schedule.cron, schedule.time_zone, schedule.missed, schedule.deadline_seconds, last, now)
 
 
 class TickProcess:
-    """Runs ticks, one at a time, as processes: command, --tick, the id."""
+    """Runs ticks, one at a time, as processes: command, --tick, the id. told: a signal came, so begin no other."""
 
-    def __init__(self, command: list[str], stop: Stop) -> None:
-        self.command, self.stop = command, stop
+    def __init__(self, command: Sequence[str], seconds: float, say: Callable[[str], None]) -> None:
+        self.command, self.seconds, self.say, self.told = command, seconds, say, False
         self._child: subprocess.Popen[bytes] | None = None
 
     def __call__(self, tick: str) -> int:
-        """Its exit code; that of a process killed by a signal is negative."""
+        """Its exit code, ENVIRONMENT if its time was up; that of a process killed by a signal is negative."""
         # In a group of its own: Ctrl-C in a terminal reaches the whole group, and the tick is told by us.
-        self._child = subprocess.Popen([*self.command, "--tick", tick], process_group=0)
-        if self.stop.wait():  # the signal came before there was anybody to pass it to
-            self._child.terminate()
-        code = self._child.wait()
-        self._child = None
-        return code
+        self._child = child = subprocess.Popen([*self.command, "--tick", tick], process_group=0)
+        if self.told:  # the signal came before there was anybody to pass it to
+            child.terminate()
+        try:
+            return child.wait(self.seconds)
+        except subprocess.TimeoutExpired:
+            self.say(
+                f"tick {tick} still ran after {self.seconds:,.0f} seconds, the timeout_seconds of its schedule, and is "
+                "ended; it goes on when it is run again"
+            )
+            _end(child)
+            return ENVIRONMENT
 
-    def end(self, number: int, frame: FrameType | None = None) -> None:
+    def pass_on(self, number: int, frame: FrameType | None = None) -> None:
         """A signal's handler: the first is passed to the tick, which is waited for; the second kills it."""
-        again = self.stop.wait()
-        self.stop.set()
+        again, self.told = self.told, True
         if self._child is not None and self._child.poll() is None:
             self._child.send_signal(signal.SIGKILL if again else number)
 
 
-@dataclass
-class Scheduler:
-    """read: the pipeline, which is read anew before each round of ticks; wait: seconds at most, True to stop."""
+def run_due(
+    uri: str, say: Callable[[str], None], now: datetime | None = None, command: Sequence[str] | None = None
+) -> int:
+    """Runs what is due of the pipeline file at `uri`, for the main thread of a process. Each line for `say` begins with
+    the time; command: what runs a tick, in place of `darkroom retrain`.
 
-    read: Callable[[], Pipeline]
-    run_tick: Callable[[str], int]
-    now: Callable[[], datetime]
-    wait: Callable[[float], bool]
-    say: Callable[[str], None]
-    _last_read: tuple[Pipeline, Schedule] | None = None
-    _tries: Counter[datetime] = field(default_factory=Counter)
-
-    def once(self) -> int:
-        """Runs what is due. The exit code of the first tick that failed, else 0. ValueError, StorageError."""
-        pipeline, _ = self._read()
-        for moment in self._due(pipeline):
-            if self.wait(0):
-                break
-            if (code := self._run(moment)) != DONE:
-                return code
-        return DONE
-
-    def forever(self) -> None:
-        """Until it is told to stop. ValueError if the pipeline cannot be read at the start; later that is said."""
-        _, schedule = self._read()
-        self.say(f"{schedule.cron!r} in {schedule.time_zone}, missed ticks: {schedule.missed}")
-        while True:
-            wake = self._round()
-            if not self.wait(0):
-                self.say(f"waits until {wake:%Y-%m-%dT%H:%M:%SZ}")
-            if self._sleep_until(wake):
-                self.say("ends")
-                return
-
-    def _round(self) -> datetime:
-        """Runs what is due, and says when to look again."""
-        try:
-            pipeline, schedule = self._read()
-        except (ValueError, StorageError) as error:
-            self.say(f"goes on with the pipeline as it was: {error}")
-            assert self._last_read is not None, "it was read at the start"
-            pipeline, schedule = self._last_read
-        try:
-            for moment in self._due(pipeline):
-                if self.wait(0) or _may_go_on(self._run(moment)):
-                    break  # the next tick would end it for good
-            again = bool(self._due(pipeline))
-        except StorageError as error:
-            self.say(f"does not know which ticks are over: {error}")
-            again = True
-        following = next(fires_after(schedule.cron, schedule.time_zone, self.now()))
-        return min(following, self.now() + RETRY) if again else following
-
-    def _due(self, pipeline: Pipeline) -> list[datetime]:
-        store = open_store(pipeline.out)
-        moments = [moment for moment in due_ticks(pipeline, now=self.now()) if self._tries[moment] < TRIES]
-        return [moment for moment in moments if not _has_failed(store, moment)]
-
-    def _run(self, moment: datetime) -> int:
-        tick = tick_id(moment)
-        self.say(f"tick {tick} begins")
-        code = self.run_tick(tick)
-        stopped = self.wait(0)
-        self._tries[moment] += 1 if code == DONE or _may_go_on(code) else TRIES
-        self.say(f"tick {tick} ended with {_told(code)}{', as this was told to stop' if stopped else ''}")
-        return code
-
-    def _read(self) -> tuple[Pipeline, Schedule]:
-        pipeline = self.read()
-        if pipeline.schedule is None:
-            raise ValueError(f"the pipeline {pipeline.name} has no 'schedule', which says when it is due")
-        self._last_read = pipeline, pipeline.schedule
-        return self._last_read
-
-    def _sleep_until(self, moment: datetime) -> bool:
-        while (left := (moment - self.now()).total_seconds()) > 0:
-            if self.wait(min(left, _LOOK_SECONDS)):
-                return True
-        return self.wait(0)
-
-
-def keep(uri: str, once: bool, say: Callable[[str], None]) -> int:
-    """Keeps the schedule of the pipeline file at `uri` until SIGTERM or Ctrl-C; once: runs what is due, and ends.
-
-    For the main thread of a process. Returns 0, or how the tick ended that was run once; each line for `say` begins
-    with the time. ValueError, StorageError.
+    Returns the exit code of the first tick that failed, after which none is begun, else 0. ValueError, StorageError.
     """
-    stop = Stop()
-    ticks = TickProcess([sys.executable, "-m", "darkroom.jobs.retrain", uri], stop)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, ticks.end)
+    pipeline = read_pipeline(uri)
+    if pipeline.schedule is None:
+        raise ValueError(f"the pipeline {pipeline.name} has no 'schedule', which says when it is due")
 
     def stamped(line: str) -> None:
-        say(f"{_now():%Y-%m-%dT%H:%M:%SZ} schedule: {line}")
+        say(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} schedule: {line}")
 
-    scheduler = Scheduler(lambda: read_pipeline(uri), ticks, _now, stop.wait, stamped)
-    if once:
-        return scheduler.once()
-    scheduler.forever()
+    command = command or [sys.executable, "-m", "darkroom.jobs.retrain", uri]
+    ticks, store = TickProcess(command, pipeline.schedule.timeout_seconds, stamped), open_store(pipeline.out)
+    with _signals_to(ticks):
+        for tick in map(tick_id, due_ticks(pipeline, now=now)):
+            if ticks.told or _has_failed(store, tick):
+                continue
+            stamped(f"tick {tick} begins")
+            code = ticks(tick)
+            stamped(f"tick {tick} ended with {_in_words(code)}{', as this was told to stop' if ticks.told else ''}")
+            if code != DONE:
+                return code
     return DONE
 
 
-def _now() -> datetime:
-    return datetime.now(UTC)
+@contextmanager
+def _signals_to(ticks: TickProcess) -> Iterator[None]:
+    before = {number: signal.signal(number, ticks.pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _has_failed(store: Store, moment: datetime) -> bool:
-    record = load(store, tick_id(moment))
+def _end(child: subprocess.Popen[bytes]) -> None:
+    child.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        child.wait(GRACE_SECONDS)
+    with suppress(ProcessLookupError):  # its group too: what it started must not hold on to a GPU
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+
+
+def _has_failed(store: Store, tick: str) -> bool:
+    record = load(store, tick)
     return record is not None and record.outcome == "failed"
 
 
-def _may_go_on(code: int) -> bool:
-    """The environment failed, or a signal ended it; else the tick has an outcome that another try would not change."""
-    return code < DONE or code > WRONG_INPUT
-
-
-def _told(code: int) -> str:
+def _in_words(code: int) -> str:
     return f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"

@@ -19,12 +19,14 @@ class _Part(BaseModel):
 
 
 class Schedule(_Part):
-    """missed: what becomes of ticks that nobody ran in time; deadline_seconds: how late a tick still is in time."""
+    """missed: what becomes of ticks that nobody ran in time; deadline_seconds: how late a tick still is in time;
+    timeout_seconds: how long one may run before `darkroom schedule run` ends it, so that the next can begin."""
 
     cron: str
     time_zone: str = "UTC"
     missed: Missed = "last"
     deadline_seconds: int = Field(600, ge=1)
+    timeout_seconds: int = Field(24 * 3600, ge=1)
 
 
 class Data(_Part):
