@@ -6,8 +6,8 @@
     python jobs/schedule.py create /etc/darkroom/rayjob.yaml --cron "0 2 * * *" --time-zone Europe/Berlin
 
 `run` ends at SIGTERM or Ctrl-C: a tick that runs is told too, and goes on when it is run again. Exit codes: 0 done, or
-nothing is due; 2 the pipeline or an option is wrong; 3 storage or Kubernetes failed, or a tick took too long. Else `run`
-ends with its tick's.
+nothing is due; 2 the pipeline or an option is wrong; 3 storage or Kubernetes failed, or a tick took too long; else
+that of the tick.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def create(
 ) -> None:
     """Create the RayJob of the tick that is due, from inside a pod, unless there is one."""
     with cli.exit_codes():
-        from darkroom.retrain.create import create_due
+        from darkroom.retrain.rayjob import create_due
 
         print(create_due(job, cron, time_zone, not missed, os.environ))
 

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from darkroom.ray_cluster import ClusterError
-from darkroom.retrain import create
+from darkroom.retrain import rayjob
 from darkroom.retrain.times import last_fire, tick_id
 
 TOKEN = "a-token-of-the-pod"
@@ -97,7 +97,7 @@ def pod(tmp_path: Path) -> Iterator[SimpleNamespace]:
 
 def run(pod: SimpleNamespace, alone: bool = True) -> str:
     file = str(pod.folder / "rayjob.yaml")
-    return create.create_due(file, "0 2 * * *", "Europe/Zurich", alone, pod.environment, pod.folder)
+    return rayjob.create_due(file, "0 2 * * *", "Europe/Zurich", alone, pod.environment, pod.folder)
 
 
 def test_a_tick_has_one_rayjob_however_often_it_is_begun(pod: SimpleNamespace) -> None:
@@ -147,5 +147,5 @@ def test_outside_a_pod_it_says_so(pod: SimpleNamespace) -> None:
 
 def test_it_fits_a_small_pod() -> None:
     """Whose memory is limited to less than torch takes."""
-    asked = "import sys, darkroom.jobs.schedule, darkroom.retrain.create; sys.exit('torch' in sys.modules)"
+    asked = "import sys, darkroom.jobs.schedule, darkroom.retrain.rayjob; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", asked], timeout=60).returncode == 0

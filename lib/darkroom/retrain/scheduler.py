@@ -1,9 +1,9 @@
 """Which ticks of a pipeline are due, and running them, each as a process of its own that has a deadline.
 
-Cron, systemd or another clock calls `darkroom schedule run` every hour or so. What is due is told by the file's schedule
-and by the records of ticks in storage; nothing is kept here. A tick that did not end (exit code 3: the environment
-failed; a signal; its time was up) is due again at the next call. One that failed by its input or its numbers is left to
-a person, who runs `darkroom retrain PIPELINE --tick ID`, or to the next tick.
+Cron, systemd or another clock calls `darkroom schedule run` every hour or so. What is due is told by the file's
+schedule and by the records of ticks in storage; nothing is kept here. A tick that did not end (exit code 3: the
+environment failed; a signal; its time was up) is due again at the next call. One that failed by its input or its
+numbers is left to a person, who runs `darkroom retrain PIPELINE --tick ID`, or to the next tick.
 """
 
 from __future__ import annotations
