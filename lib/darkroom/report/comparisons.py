@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 
-class Row(Protocol):
-    """What is compared: see `rows.Shown`."""
+class Compared(Protocol):
+    """A row that is drawn, see `rows.Shown`."""
 
     parameters: Mapping[str, Any]
 
 
-AnyRow = TypeVar("AnyRow", bound=Row)
+AnyCompared = TypeVar("AnyCompared", bound=Compared)
 
 SWEPT = ("start", "strength")
 NOISED = ("forward", "denoise")  # tasks that begin with a picture, noised
@@ -34,18 +34,18 @@ def shared(parameters: Mapping[str, Any], figured: bool) -> str:
     return json.dumps(common, sort_keys=True)
 
 
-def merged(groups: list[list[AnyRow]]) -> list[list[AnyRow]]:
+def merged(groups: list[list[AnyCompared]]) -> list[list[AnyCompared]]:
     """Where each noised picture of a figure was put to one use only, those that differ in their noise are one strip."""
     if not all(len(group) == 1 and group[0].parameters["task"] in NOISED for group in groups):
         return groups
-    strips: dict[str, list[AnyRow]] = {}
+    strips: dict[str, list[AnyCompared]] = {}
     for (shown,) in groups:
         use = {name: value for name, value in shown.parameters.items() if name != "timestep"}
         strips.setdefault(json.dumps(use, sort_keys=True), []).append(shown)
     return list(strips.values())
 
 
-def varying(group: Sequence[Row]) -> set[str]:
+def varying(group: Sequence[Compared]) -> set[str]:
     """Parameters in which the rows of a strip differ. To have no `steps` is to differ in them; to have no `guidance` is
     to ask nothing."""
     found: dict[str, set[str]] = {}

@@ -92,7 +92,7 @@ class PaintedDigits:
         return Painted(small, large, painting.prompts[share], Draw(key, batch, share, device), seed)
 
 
-class Stage(Objective):
+class StageTraining(Objective):
     """A stage's UNet and, at stage I, the text encoder that learns with it, under the loss of the present phase."""
 
     def __init__(self, number: int, tokenizer: PreTrainedTokenizerFast, text_encoder: T5EncoderModel | None) -> None:
@@ -109,7 +109,7 @@ class Stage(Objective):
         self.frozen = frozen
         self.network["text_encoder"].requires_grad_(not frozen)
 
-    def train(self, mode: bool = True) -> Stage:
+    def train(self, mode: bool = True) -> StageTraining:
         super().train(mode)
         self.network["text_encoder"].train(mode and not self.frozen)
         return self
@@ -157,20 +157,20 @@ def train_cascade(recipe: IfXs, data: str, store: Store, worker: Worker, say: Sa
     """Trains both stages and leaves a cascade's folder in `store`; run again, it goes on from the last checkpoint."""
     digits = load_images(data, "train")
 
-    def train(stage: Stage, phase: Phase, frozen: bool) -> dict[str, Any]:
+    def train(stage: StageTraining, phase: Phase, frozen: bool) -> dict[str, Any]:
         stage.set_frozen(frozen)
         return _train_phase(phase, stage, digits, recipe, store, worker, say)
 
     tokenizer = if_xs.build_tokenizer(vocabulary())
     torch.manual_seed(recipe.seed)
-    first = Stage(1, tokenizer, None)
+    first = StageTraining(1, tokenizer, None)
     train(first, Phase("stage1", 1, recipe.stage1_steps), False)
     train(first, Phase("shape", 3, recipe.shape_steps, recipe.shape_weight), True)
     train(first, Phase("words", 4, recipe.words_steps, recipe.shape_weight), False)
     train(first, Phase("roles", 5, recipe.roles_steps, recipe.roles_weight), False)
     train(first, Phase("paper", 6, recipe.paper_steps, recipe.paper_weight, noisiest=0.5), True)
     torch.manual_seed(recipe.seed)  # or it would begin otherwise when the phases before it were already done
-    second = Stage(2, tokenizer, first.network["text_encoder"])
+    second = StageTraining(2, tokenizer, first.network["text_encoder"])
     train(second, Phase("stage2", 2, recipe.stage2_steps), True)
     ran = train(second, Phase("copy", 7, recipe.copy_steps, recipe.roles_weight, gamma=math.inf, average=0.99), True)
     if worker.rank == 0:
@@ -184,7 +184,7 @@ def train_cascade(recipe: IfXs, data: str, store: Store, worker: Worker, say: Sa
         store.write("config.json", json.dumps(config, indent=1).encode())  # last: without it the folder is no model
 
 
-def save_cascade(first: Stage, second: Stage, store: Store) -> None:
+def save_cascade(first: StageTraining, second: StageTraining, store: Store) -> None:
     """Writes the diffusers layout: stage1/ and stage2/ (unet, scheduler), text_encoder/, tokenizer/."""
     with tempfile.TemporaryDirectory() as name:
         out = Path(name)
@@ -200,7 +200,7 @@ def save_cascade(first: Stage, second: Stage, store: Store) -> None:
 
 
 def _train_phase(
-    phase: Phase, stage: Stage, digits: Images, recipe: IfXs, store: Store, worker: Worker, say: Say
+    phase: Phase, stage: StageTraining, digits: Images, recipe: IfXs, store: Store, worker: Worker, say: Say
 ) -> dict[str, Any]:
     """One phase to its end, from its checkpoint if there is one; leaves the averaged weights in `stage`. Returns what
     of the wished speed was had."""
