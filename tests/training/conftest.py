@@ -8,7 +8,7 @@ import torch
 
 from darkroom.models import if_xs
 from darkroom.storage import open_store
-from darkroom.training.if_xs import STAGE2, Stage, save_cascade
+from darkroom.training.if_xs import STAGE2, StageTraining, save_cascade
 from darkroom.training.painted_digits import vocabulary
 
 
@@ -18,7 +18,7 @@ def untrained_cascade(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cascade")
     tokenizer = if_xs.build_tokenizer(vocabulary())
     torch.manual_seed(0)
-    first = Stage(1, tokenizer, None)
-    save_cascade(first, Stage(2, tokenizer, first.network["text_encoder"]), open_store(str(folder)))
+    first = StageTraining(1, tokenizer, None)
+    save_cascade(first, StageTraining(2, tokenizer, first.network["text_encoder"]), open_store(str(folder)))
     (folder / "config.json").write_text(json.dumps({"name": "untrained", "stages": [{}, {**STAGE2, "steps": 2}]}))
     return folder
