@@ -24,7 +24,6 @@ from darkroom.storage import join, read_uri
 Kind = Literal["raycronjob", "cronjob"]
 LONGEST = {"raycronjob": 36, "cronjob": 30}  # KubeRay's limits: 36, and 47 for a RayJob, whose tick takes 17
 QUEUE = "kueue.x-k8s.io/queue-name"
-_NEW = re.compile(r"^( *(?:preRunningDeadlineSeconds: \d+|secretName: darkroom-ray-token))$", re.MULTILINE)
 _RAYCRONJOB = """\
 # For KubeRay 1.6 and later, alpha: the operator must have been started with --feature-gates=RayCronJob=true. Else
 # nothing starts, and nothing says so; a plain CronJob (--kind cronjob) needs no gate. The job finds out by itself which
@@ -153,5 +152,4 @@ _Dumper.add_representer(str, _text)
 
 
 def _dump(found: Object) -> str:
-    """What KubeRay 1.6 brought is marked, as in the other files."""
-    return _NEW.sub(r"\1  # new in 1.6", yaml.dump(found, Dumper=_Dumper, sort_keys=False, width=110))
+    return yaml.dump(found, Dumper=_Dumper, sort_keys=False, width=110)
