@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import darkroom
-from darkroom.submit import code
+from darkroom.submit.submission import stage_code
 
 STRAYS = (".env", "keys.env", "id_rsa", "server.pem", ".git/config", ".venv/lib/x.py", "__pycache__/a.pyc", "log.txt~")
 
@@ -22,7 +22,7 @@ def test_nothing_goes_that_lies_about(tmp_path: Path, monkeypatch: pytest.Monkey
         (package / name).write_text("")
     monkeypatch.setattr(darkroom, "__path__", [str(package)])
     monkeypatch.setattr(darkroom.jobs, "__path__", [str(package / "room")])
-    code.stage(str(tmp_path / "staged"))
+    stage_code(str(tmp_path / "staged"))
     staged = tmp_path / "staged" / "darkroom"
     assert sorted(path.relative_to(staged).as_posix() for path in staged.rglob("*") if path.is_file()) == [
         *("a.py", "jobs/b.py", "jobs/config.json", "jobs/weights.safetensors"),
@@ -32,7 +32,7 @@ def test_nothing_goes_that_lies_about(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_what_goes_is_whole(tmp_path: Path) -> None:
     """Every file that an installation would have, and jobs run from it alone."""
-    code.stage(str(tmp_path))
+    stage_code(str(tmp_path))
     staged = {path.relative_to(tmp_path / "darkroom") for path in tmp_path.rglob("*") if path.is_file()}
     for source, inside in ((darkroom.__path__[0], "."), (darkroom.jobs.__path__[0], "jobs")):
         files = [path for path in Path(source).rglob("*") if path.is_file() and "__pycache__" not in path.parts]

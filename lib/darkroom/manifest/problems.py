@@ -9,8 +9,10 @@ LISTED_PLACES = 3
 KEPT_TEXTS = 10_000
 
 
-class ManifestError(ValueError):
-    """The manifest asks for what cannot be done. problems: all of them, each with its file and line or row."""
+class ProblemsError(ValueError):
+    """A file of the user's that cannot be followed. problems: all of them, each with its file and line or row."""
+
+    what = "file"
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__(problems)
@@ -18,10 +20,16 @@ class ManifestError(ValueError):
 
     def __str__(self) -> str:
         count = len(self.problems)
-        lines = [f"the manifest has {count:,} problem{'s' if count > 1 else ''}:", *self.problems[:LISTED_PROBLEMS]]
+        lines = [f"the {self.what} has {count:,} problem{'s' if count > 1 else ''}:", *self.problems[:LISTED_PROBLEMS]]
         if count > LISTED_PROBLEMS:
             lines.append(f"... and {count - LISTED_PROBLEMS:,} more")
         return "\n  ".join(lines)
+
+
+class ManifestError(ProblemsError):
+    """The manifest asks for what cannot be done."""
+
+    what = "manifest"
 
 
 class Problems:

@@ -22,6 +22,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from darkroom.manifest.problems import ProblemsError
 from darkroom.retrain.gate import Rule
 from darkroom.retrain.pipeline_checks import Problem, meant_wrong
 from darkroom.retrain.schema import Data, Evaluate, Generate, Pipeline, Schedule, Train
@@ -32,16 +33,10 @@ from darkroom.storage import NotFound, join, open_store, read_uri
 _PARTS = {"": Pipeline, "schedule": Schedule, "data": Data, "train": Train, "evaluate": Evaluate, "generate": Generate}
 
 
-class PipelineError(ValueError):
-    """A pipeline file that cannot be run. problems: all of them, each with file and line."""
+class PipelineError(ProblemsError):
+    """A pipeline file that cannot be run."""
 
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__(problems)
-        self.problems = problems
-
-    def __str__(self) -> str:
-        count = len(self.problems)
-        return "\n  ".join([f"the pipeline has {count} problem{'s' if count > 1 else ''}:", *self.problems])
+    what = "pipeline"
 
 
 def read_pipeline(uri: str) -> Pipeline:

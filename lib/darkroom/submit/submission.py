@@ -7,15 +7,18 @@ import json
 import logging
 import os
 import shlex
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import darkroom
+import darkroom.jobs
 from darkroom.ray_cluster.connection import ClusterError
-from darkroom.submit import code
 from darkroom.submit.request import Request
 from darkroom.submit.secret_values import why_secret
 
@@ -26,6 +29,8 @@ ENDED_BADLY = 3  # the exit code of a job that was stopped, or lost with its nod
 # For a stopped job to say so in its run; Ray's own 3 seconds are short for storage.
 STOP_SECONDS = 30
 ENTRY = ("python", "-m", "darkroom.submit.entry")
+# What the package is made of. A list of what may go, because one of what may not always lacks something.
+SUFFIXES = {".py", ".json", ".safetensors", ".parquet", ".csv", ".html", ".css", ".svg", ".txt", ".yaml", ".model"}
 
 
 class Running(ValueError):
@@ -207,8 +212,24 @@ def _environment(image_code: bool, variables: dict[str, str]) -> Iterator[dict[s
         yield environment
         return
     with tempfile.TemporaryDirectory(prefix="darkroom-code-") as folder:
-        code.stage(folder)
+        stage_code(folder)
         yield {**environment, "working_dir": folder}
+
+
+def stage_code(folder: str) -> None:
+    """Copies the package, jobs included, to FOLDER/darkroom. Hidden files and files of other kinds stay here."""
+    target = Path(folder, "darkroom")
+    _copy(Path(darkroom.__path__[0]), target)
+    _copy(Path(darkroom.jobs.__path__[0]), target / "jobs")
+
+
+def _copy(source: Path, target: Path) -> None:
+    for path in sorted(source.rglob("*")):
+        inside = path.relative_to(source)
+        hidden = any(part.startswith((".", "__pycache__")) for part in inside.parts)
+        if path.is_file() and path.suffix in SUFFIXES and not hidden:
+            (target / inside).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target / inside)
 
 
 def _variables(names: tuple[str, ...]) -> dict[str, str]:
