@@ -61,6 +61,12 @@ def pictures(uri: str) -> dict[str, bytes]:
     }
 
 
+def python_of_readme() -> list[str]:
+    """The blocks of Python in README, which tests run."""
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    return [part.partition("```")[0] for part in text.split("```python\n")[1:]]
+
+
 def tree(folder: Path) -> list[str]:
     """Every file in a folder, by its relative path."""
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())

@@ -55,10 +55,11 @@ def load_unit(unit: Unit, options: LoadOptions) -> list[RowState]:
     """The rows of one unit. A picture that is missing or broken is its row's error; an outage is a StorageError."""
     lines = read_unit(open_store(options.run), options.plan, unit)
     with ThreadPoolExecutor(FETCHES) as pool:
-        return list(pool.map(lambda line: _load_row(RowState.of_line(unit.number, line), options), lines))
+        return list(pool.map(lambda line: load_row(RowState.of_line(unit.number, line), options), lines))
 
 
-def _load_row(state: RowState, options: LoadOptions) -> RowState:
+def load_row(state: RowState, options: LoadOptions) -> RowState:
+    """Fetches, decodes and resizes the pictures that a row names."""
     with guarded(state):
         paths = _paths(state.row)
         if paths:

@@ -18,6 +18,7 @@ UNITS_PER_WORKER = 12  # at least, if there are rows enough: those under way, an
 LEAST_ROWS, MOST_ROWS = 4, 256
 # A row's work at each stage beside stage I: DeepFloyd's XL at 34 steps, II-L at 50, the x4 upscaler at 75.
 COSTS = {1: 1.0, 2: 2.0, 3: 4.0}
+SMALL_ENCODER = 64 * 2**20  # bytes of weights of a text encoder that a processor runs soon enough
 JOINED_SECONDS = 600.0  # a cluster that grows by need starts machines in this time
 
 Capacity = int | Literal["auto"]

@@ -12,7 +12,7 @@ import torch
 
 from darkroom.batch import pipeline
 from darkroom.batch.embeddings import EmbeddingStore
-from darkroom.batch.options import DTYPES, encoder_dtype
+from darkroom.batch.options import DTYPES, SMALL_ENCODER, encoder_dtype
 from darkroom.batch.pipeline import Listener
 from darkroom.batch.placement import Pool
 from darkroom.batch.progress import Watchdog
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from darkroom.models.catalog import Model
 
 LISTED = 10
-SMALL_ENCODER, FEW_PROMPTS = 64 * 2**20, 2_000  # bytes of weights
+FEW_PROMPTS = 2_000
 TOKENS_KEPT = 2**16
 
 

@@ -193,25 +193,10 @@ class SamplerWorker:
         with guarded(state):
             if state.failure is None and goes_through(state.row, self.stage, self.default_size):
                 row = state.row if state.chosen_seed is None else state.row | {"seed": state.chosen_seed}
-                inputs = self._inputs(state)
+                inputs = stage_inputs(state, self.stage, self.condition)
                 drawn = seeds(row) if self.number == 1 else [row["seed"]]
                 return [make_plan(row | {"seed": seed}, self.stage, inputs) for seed in drawn]
         return []
-
-    def _inputs(self, state: RowState) -> Inputs:
-        low_res = None
-        if self.number > 1 and state.picture is not None:
-            low_res = torch.from_numpy(state.picture)
-        elif self.number > 1:
-            low_res = _picture(state, "image", min(int(name.rpartition("/")[2]) for name in state.inputs))
-        mask = state.inputs.get(f"mask/{self.stage.size}")
-        return Inputs(
-            conditions={key: self.condition(key) for key in condition_keys(state.row, self.stage)},
-            image=_picture(state, "image", self.stage.size),
-            mask=None if mask is None else torch.from_numpy(mask) >= 128,
-            given=_picture(state, "given", self.stage.size),
-            low_res=low_res,
-        )
 
     def _take(self, state: RowState, plan: Plan, samples: list[Sample | Failed]) -> None:
         """What came of the row's plans, of which `plan` is the first, is written into it."""
@@ -254,6 +239,23 @@ class SamplerWorker:
         image = samples[0].image.numpy()
         ended = not any(goes_through(row, stage, self.default_size) for stage in self.stages[self.number :])
         return to_uint8(image) if ended else image
+
+
+def stage_inputs(state: RowState, stage: Stage, condition: Callable[[str], torch.Tensor]) -> Inputs:
+    """What a row's plan at a stage is made from. condition: what a prompt or label is to the stage's model."""
+    low_res = None
+    if stage.number > 1 and state.picture is not None:
+        low_res = torch.from_numpy(state.picture)
+    elif stage.number > 1:
+        low_res = _picture(state, "image", min(int(name.rpartition("/")[2]) for name in state.inputs))
+    mask = state.inputs.get(f"mask/{stage.size}")
+    return Inputs(
+        conditions={key: condition(key) for key in condition_keys(state.row, stage)},
+        image=_picture(state, "image", stage.size),
+        mask=None if mask is None else torch.from_numpy(mask) >= 128,
+        given=_picture(state, "given", stage.size),
+        low_res=low_res,
+    )
 
 
 def _picture(state: RowState, name: str, size: int) -> torch.Tensor | None:

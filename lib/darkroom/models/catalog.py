@@ -35,6 +35,15 @@ def open_model(name_or_uri: str) -> Model:
     No weight is loaded, and none is downloaded. A folder's config.json says what it is: its "kind" is "network", else
     it is a cascade; a folder without one is a pipeline of diffusers, or holds stage1/, stage2/, stage3/ that are.
     Raises ModelError, or StorageError when storage fails.
+
+    Of a model one may ask its `name`, `sizes` and `default_size` in pixels, `conditioning` ("text", "label" or "none"),
+    `num_classes`, `stages`, `revision` (a digest of all that has a say in a picture), `config` with what was measured,
+    and what a stage needs: `memory(number, dtype, capacity)`, `evaluation_flops(number)`.
+
+    >>> import darkroom
+    >>> model = darkroom.open_model("if-xs")
+    >>> model.sizes, model.conditioning
+    ((24, 48), 'text')
     """
     if name_or_uri.startswith(registry.SCHEME):
         return open_model(registry.resolve(name_or_uri))
