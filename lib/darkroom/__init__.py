@@ -14,53 +14,31 @@ Each name is imported when it is first asked for: `import darkroom` waits for ne
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from darkroom.front_door import front_door
 
 if TYPE_CHECKING:
-    from darkroom.api import evaluate, generate, train
-    from darkroom.batch.sample import sample
-    from darkroom.manifest import ManifestError
-    from darkroom.models.catalog import open_model
-    from darkroom.models.errors import ModelError
-    from darkroom.ray_cluster import ClusterError
-    from darkroom.runs.reading import open_run
-    from darkroom.storage import StorageError
+    from darkroom.api import evaluate, generate, train  # noqa: F401
+    from darkroom.batch.sample import sample  # noqa: F401
+    from darkroom.manifest import ManifestError  # noqa: F401
+    from darkroom.models.catalog import open_model  # noqa: F401
+    from darkroom.models.errors import ModelError  # noqa: F401
+    from darkroom.ray_cluster import ClusterError  # noqa: F401
+    from darkroom.runs.reading import open_run  # noqa: F401
+    from darkroom.storage import StorageError  # noqa: F401
 
 __version__ = "0.1.0"
-__all__ = [
-    "ClusterError",
-    "ManifestError",
-    "ModelError",
-    "StorageError",
-    "evaluate",
-    "generate",
-    "open_model",
-    "open_run",
-    "sample",
-    "train",
-]
-_MODULES = {
-    "ClusterError": "ray_cluster",
-    "ManifestError": "manifest.problems",
-    "ModelError": "models.errors",
-    "StorageError": "storage.errors",
-    "evaluate": "api",
-    "generate": "api",
-    "open_model": "models.catalog",
-    "open_run": "runs.reading",
-    "sample": "batch.sample",
-    "train": "api",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """PEP 562: what is asked for by name is imported then, and stays."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__, __all__ = front_door(
+    __name__,
+    {
+        "models.catalog": ("open_model",),
+        "batch.sample": ("sample",),
+        "runs.reading": ("open_run",),
+        "api": ("evaluate", "generate", "train"),
+        "manifest.problems": ("ManifestError",),
+        "models.errors": ("ModelError",),
+        "storage.errors": ("StorageError",),
+        "ray_cluster": ("ClusterError",),
+    },
+)
