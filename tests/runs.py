@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from PIL import Image
 
-from darkroom.runs import SCHEMA, Ledger
-from darkroom.storage import open_store
+from darkroom.runs import SCHEMA, Ledger, Writer, stage
+from darkroom.storage import Store, open_store
 
 RED = {"task": "text_to_image", "prompt": "a red one", "steps": 2}
 
@@ -42,10 +43,22 @@ def result(line: dict[str, Any], status: str = "ok", **more: Any) -> dict[str, A
     return {**blank, **own, "prompts": [], "flags": [], "created_at": datetime.now(UTC), **more}
 
 
+def next_owner(store: Store) -> Writer:
+    """The run's writer, opened, as the next owner after all that were."""
+    writer = Writer(store, Ledger(store).read().position[0] + 1)
+    writer.open()
+    return writer
+
+
+def commit(store: Store, unit: str, table: pa.Table) -> None:
+    """Commits rows to a run, as an owner that does nothing else."""
+    next_owner(store).commit([stage(store, unit, table)])
+
+
 def results(uri: str) -> dict[str, dict[str, Any]]:
     """The rows that count, by id; an id that is there twice fails."""
     ledger = Ledger(open_store(uri))
-    rows = [row for record in ledger.records() for row in ledger.table(record).to_pylist()]
+    rows = [row for shard in ledger.read().shards.values() for row in ledger.table(shard).to_pylist()]
     found = {row["id"]: row for row in rows}
     assert len(found) == len(rows), f"ids twice: {sorted(row['id'] for row in rows)}"
     return found

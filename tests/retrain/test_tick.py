@@ -93,7 +93,7 @@ def test_a_change_of_gate_or_recipe_is_work(here: World) -> None:
 def test_a_tick_is_refused_while_another_runs_and_that_is_recorded(here: World) -> None:
     here.arrive("one", 0, 64)
     pipeline, store = here.pipeline(), open_store(f"{here.uri}/out")
-    with hold(store, tick_id(night(1)), pipeline.lease_seconds):
+    with hold(store, f"tick {tick_id(night(1))}", pipeline.lease_seconds):
         assert run(pipeline, 1).outcome == "", "the same tick is left to who runs it"
         second = run(pipeline, 2)
     assert (second.outcome, second.data["reason"]) == ("skipped", "previous still running")

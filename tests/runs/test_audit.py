@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from darkroom.runs.audit import LISTED, audit
 from darkroom.runs import Ledger, to_table
+from darkroom.runs.audit import LISTED, audit
 from darkroom.storage import NotFound, Store, image_key, open_store
 from runs import png, result
 

@@ -2,16 +2,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import shutil
+import threading
+from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from darkroom.runs import Ledger, from_parquet, to_table
+from darkroom.runs import Ledger, Writer, from_parquet, own, stage, to_table
+from darkroom.runs.log import ABSENT, FAILED, OK, OTHER
 from darkroom.storage import NotFound, StorageError, Store, open_store
-from runs import result
+from darkroom.storage.hashing import hashes
+from darkroom.storage.lease import Held, LeaseLost
+from runs import commit, next_owner, result
+
+FIRST_ROUND = Path(__file__).parent.parent / "fixtures" / "first_round" / "run"
 
 
 class DeathError(Exception):
@@ -22,24 +30,16 @@ class CrashingStore:
     """A store whose process dies before its Nth change. Steps are as small as S3's: a move is a copy and a delete."""
 
     def __init__(self, inner: Store, steps: int) -> None:
-        self.inner, self.steps, self.root = inner, steps, inner.root
+        self.inner, self.steps, self.lock = inner, steps, threading.Lock()
 
     def _step(self) -> None:
-        if self.steps == 0:
-            raise DeathError
-        self.steps -= 1
+        with self.lock:
+            if self.steps == 0:
+                raise DeathError
+            self.steps -= 1
 
-    def read(self, key: str) -> bytes:
-        return self.inner.read(key)
-
-    def exists(self, key: str) -> bool:
-        return self.inner.exists(key)
-
-    def list(self, prefix: str = "") -> Iterator[str]:
-        return self.inner.list(prefix)
-
-    def uri(self, key: str) -> str:
-        return self.inner.uri(key)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
 
     def write(self, key: str, data: bytes) -> None:
         self._step()
@@ -86,7 +86,9 @@ def shard(*ids: str, status: str = "ok") -> pa.Table:
 
 
 def ids_in_ledger(store: Store) -> list[str]:
-    return sorted(row_id for row_id, *_ in Ledger(store).entries())
+    ledger = Ledger(store)
+    shards = ledger.read().shards.values()
+    return sorted(row_id for shard in shards for row_id in ledger.table(shard)["id"].to_pylist())
 
 
 def ids_in_metadata(store: Store) -> list[str]:
@@ -96,21 +98,20 @@ def ids_in_metadata(store: Store) -> list[str]:
 
 
 def check_never_ahead(store: Store) -> None:
-    """True at every moment, between any two steps: metadata/ shows nothing that does not count, and no loss."""
-    records = list(Ledger(store).records())
+    """True between any two steps: metadata/ shows nothing that does not count, no id twice, and nothing is lost."""
+    ledger, log = Ledger(store), Ledger(store).read()
     published = {key.removeprefix("metadata/") for key in store.list("metadata/")}
-    assert published <= {record.shard for record in records}
-    for record in records:
-        assert Ledger(store).table(record)["id"].to_pylist() == [entry[0] for entry in record.entries]
+    assert published <= log.shards.keys()
+    assert len(set(ids_in_ledger(store))) == log.rows
+    for shard in log.shards.values():
+        assert hashes(ledger.table(shard)["id"].to_pylist()).tolist() == shard.ids.tolist()
 
 
 def check_settled(store: Store, ids: list[str]) -> None:
-    """True after a recovery: each id exactly once, in the records and in metadata/, and nothing left over."""
+    """True once an owner has opened the run: each id exactly once, in the log and in metadata/, nothing left over."""
     assert ids_in_ledger(store) == sorted(ids)
     assert ids_in_metadata(store) == sorted(ids)
-    records = list(Ledger(store).records())
-    assert sorted(store.list("metadata/")) == sorted(f"metadata/{record.shard}" for record in records)
-    assert sorted(store.list("commits/")) == sorted(f"commits/{record.name}.json" for record in records)
+    assert sorted(store.list("metadata/")) == sorted(f"metadata/{name}" for name in Ledger(store).read().shards)
     assert list(store.list("staging/")) == []
 
 
@@ -121,102 +122,240 @@ def fresh(uri: str, number: object) -> Store:
 # ---- without trouble
 
 
-def test_a_committed_shard_is_published_and_recorded(store_uri: str) -> None:
+def test_committed_shards_are_published_and_recorded(store_uri: str) -> None:
     store = open_store(store_uri)
-    ledger = Ledger(store)
-    assert ledger.commit("a1b2c3-000000", shard("x", "y"))
-    assert ledger.commit("a1b2c3-000001", shard("z", status="failed"))
+    writer = next_owner(store)
+    first, failed = shard("x", "y"), shard("z", status="failed")
+    writer.commit([stage(store, "a1b2c3-000000", first), stage(store, "a1b2c3-000001", failed)])
     check_settled(store, ["x", "y", "z"])
-    first, second = ledger.records()
-    assert (first.name, first.rows, first.replaces) == ("a1b2c3-000000", 2, ())
-    assert [entry[:3] for entry in ledger.entries()] == [
-        ("x", key_of("x"), "ok"), ("y", key_of("y"), "ok"), ("z", key_of("z"), "failed"),
-    ]  # fmt: skip
-    assert ledger.table(second).equals(shard("z", status="failed"))
+    log = Ledger(store).read()
+    assert {task: dict(counts) for task, counts in log.counts.items()} == {"text_to_image": {"ok": 2, "failed": 1}}
+    assert log.position == (1, 1), "two units of work are one record"
+    second = list(log.shards.values())[1]
+    assert Ledger(store).table(second).equals(shard("z", status="failed"))
+    assert Ledger(store).table(second, ["id", "status"]).to_pylist() == [{"id": "z", "status": "failed"}]
 
 
-def test_the_record_is_plain_json(store_uri: str) -> None:
+def test_a_record_is_plain_json(store_uri: str) -> None:
     store = open_store(store_uri)
-    Ledger(store).commit("u-1", shard("ü"))
-    record = json.loads(store.read("commits/u-1.json"))
-    data = store.read(f"metadata/{record['shard']}")
-    assert datetime.fromisoformat(record.pop("created_at")).tzinfo is not None
-    assert record == {
-        "version": 1, "name": "u-1", "shard": record["shard"], "sha256": hashlib.sha256(data).hexdigest(), "rows": 1,
-        "entries": [["ü", key_of("ü"), "ok"]], "replaces": [],
-    }  # fmt: skip
+    commit(store, "u-1", shard("ü"))
+    record = json.loads(store.read("commits/000001-00000001.record.json"))
+    (entry,) = map(json.loads, record["shards"])
+    data = store.read(f"metadata/{entry['name']}")
+    assert (record["version"], record["voids"], entry["rows"], entry["bytes"]) == (2, [], 1, len(data))
+    assert entry["sha256"] == hashlib.sha256(data).hexdigest()
+    assert entry["counts"] == {"text_to_image": {"ok": 1}}
 
 
-def test_an_empty_run_has_no_records(store_uri: str) -> None:
+def test_an_empty_run(store_uri: str) -> None:
     store = open_store(store_uri)
-    Ledger(store).recover()
-    assert list(Ledger(store).entries()) == []
-    assert Ledger(store).retire({"x"}) == 0
+    assert Ledger(store).read().rows == 0 and Ledger(store).read().counts == {}
+    writer = next_owner(store)
+    writer.commit([])
+    assert writer.withdraw(hashes(["x"])) == 0 and writer.compact() == 0
+    writer.close()
+    assert Ledger(store).read().rows == 0
 
 
-def test_a_unit_committed_again_leaves_nothing_behind(store_uri: str) -> None:
-    store = open_store(store_uri)
-    assert Ledger(store).commit("u-1", shard("x", "y"))
-    assert not Ledger(store).commit("u-1", shard("y", "x", status="failed"))
-    check_settled(store, ["x", "y"])
-    assert {entry[2] for entry in Ledger(store).entries()} == {"ok"}
-
-
-def test_of_many_who_commit_one_unit_one_wins(store_uri: str) -> None:
-    store = open_store(store_uri)
-    with ThreadPoolExecutor(6) as pool:
-        won = list(pool.map(lambda _: Ledger(store).commit("u-1", shard("x", "y")), range(6)))
-    assert won.count(True) == 1
-    check_settled(store, ["x", "y"])
-
-
-def test_more_records_than_are_read_at_once(tmp_path) -> None:
+def test_the_index_says_how_rows_stand(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
-    ids = [f"row-{number:03d}" for number in range(150)]
-    for row_id in ids:
-        Ledger(store).commit(f"u-{row_id}", shard(row_id))
-    assert [entry[0] for entry in Ledger(store).entries()] == ids
+    commit(store, "u-1", shard("a", "b"))
+    commit(store, "u-2", shard("c", status="failed"))
+    index = Ledger(store).read().index
+    ids, keys = hashes(["a", "c", "b", "d"]), hashes([key_of("a"), key_of("c"), "another", key_of("d")])
+    assert index.standing(ids, keys).tolist() == [OK, FAILED, OTHER, ABSENT]
+    assert index.leavers(hashes(["a", "d"])).tolist() == sorted(hashes(["b", "c"]).tolist())
+    assert (index.rows, index.good) == (3, 2)
+    ((found, places),) = index.with_keys(hashes([key_of("b"), key_of("c")]))
+    assert Ledger(store).table(found)["id"][int(places[0])].as_py() == "b" and len(places) == 1
 
 
-def test_retired_rows_are_gone_and_can_be_made_anew(store_uri: str) -> None:
+def test_a_row_made_anew_supersedes_the_old_one_in_one_record(store_uri: str) -> None:
     store = open_store(store_uri)
-    ledger = Ledger(store)
-    ledger.commit("u-1", shard("a", "b", "c"))
-    ledger.commit("u-2", shard("d", "e"))
-    ledger.commit("u-3", shard("f"))
-    assert ledger.retire({"b", "d", "e", "nobody"}) == 3
+    commit(store, "u-1", shard("a", "b", "c"))
+    commit(store, "u-2", shard("b", "d", status="failed"))
+    check_settled(store, ["a", "b", "c", "d"])
+    log = Ledger(store).read()
+    assert dict(log.counts["text_to_image"]) == {"ok": 2, "failed": 2}
+    commit(store, "u-3", shard("a", "c"))
+    check_settled(store, ["a", "b", "c", "d"])
+    assert len(Ledger(store).read().shards) == 2, "a shard that is left with nothing goes"
+
+
+def test_one_owner_supersedes_a_shard_again_and_again(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    ids = [f"row-{number}" for number in range(12)]
+    commit(store, "u", shard(*ids))
+    writer = next_owner(store)
+    for row_id in ids:
+        writer.commit([stage(store, "v", shard(row_id))])
+        check_never_ahead(store)
+    check_settled(store, ids)
+    assert len(writer.log.shards) == 12
+
+
+def test_withdrawn_rows_are_gone_and_can_be_made_anew(store_uri: str) -> None:
+    store = open_store(store_uri)
+    run_with_three_shards(store)
+    writer = next_owner(store)
+    assert writer.withdraw(hashes(["b", "d", "e", "nobody"])) == 3
     check_settled(store, ["a", "c", "f"])
-    assert ledger.retire({"c"}) == 1
+    assert writer.withdraw(hashes(["c"])) == 1
     check_settled(store, ["a", "f"])
-    # The same units again, under the same names: what they replaced once must not make them void.
-    assert ledger.commit("u-2", shard("d", "e"))
-    assert ledger.commit("u-1", shard("b", "c"))
+    writer.commit([stage(store, "u-2", shard("d", "e")), stage(store, "u-1", shard("b", "c"))])
     check_settled(store, ["a", "b", "c", "d", "e", "f"])
+
+
+def test_small_shards_become_one(store_uri: str) -> None:
+    store = open_store(store_uri)
+    run_with_three_shards(store)
+    writer = next_owner(store)
+    assert writer.compact(most_bytes=10) == 0
+    assert writer.compact() == 2
+    check_settled(store, ["a", "b", "c", "d", "e", "f"])
+    (merged,) = Ledger(store).read().shards.values()
+    assert Ledger(store).table(merged)["id"].to_pylist() == ["a", "b", "c", "d", "e", "f"]
+    assert writer.compact() == 0
+
+
+def test_a_roll_up_stands_for_all_before_it(store_uri: str) -> None:
+    store = open_store(store_uri)
+    run_with_three_shards(store)
+    before = Ledger(store).read()
+    writer = next_owner(store)
+    writer.close()
+    assert [key.rpartition(".")[2] for key in store.list("commits/")] == ["parquet"]
+    after = Ledger(store).read()
+    assert [shard.to_json() for shard in after.shards.values()] == [shard.to_json() for shard in before.shards.values()]
+    commit(store, "u-4", shard("g"))
+    check_settled(store, ["a", "b", "c", "d", "e", "f", "g"])
+    assert Ledger(store).read().rolled_up == 6
+
+
+def test_a_long_tail_is_rolled_up_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("darkroom.runs.writer.TAIL", 20)
+    store = open_store(str(tmp_path))
+    writer = next_owner(store)
+    for number in range(50):
+        writer.commit([stage(store, f"u-{number}", shard(f"row-{number:02d}"))])
+        assert len(list(store.list("commits/"))) <= 21
+    check_settled(store, [f"row-{number:02d}" for number in range(50)])
+
+
+# ---- who may write
+
+
+def test_a_second_owner_is_refused_while_the_first_lives(store_uri: str) -> None:
+    store = open_store(store_uri)
+    with own(store, "generate a.yaml", seconds=2) as writer:
+        writer.open()
+        with pytest.raises(Held, match="generate a.yaml is still running, by .*, process "), own(store, "b", seconds=2):
+            pytest.fail("two owned it")
+    with own(store, "b", seconds=2) as second:
+        assert second.epoch == writer.epoch + 1
+
+
+def test_what_a_former_owner_still_commits_does_not_count(store_uri: str) -> None:
+    store = open_store(store_uri)
+    former = Writer(store, epoch=1)
+    former.open()
+    former.commit([stage(store, "u-1", shard("a"))])
+    late = stage(store, "u-2", shard("b"))
+    owner = Writer(store, epoch=2)
+    owner.open()
+    with pytest.raises(NotFound):
+        former.commit([late])  # it slept, and did not look at its lease: what it staged has been cleared away
+    former.commit([stage(store, "u-2", shard("b"))])
+    assert ids_in_ledger(store) == ["a"]
+    owner.commit([stage(store, "u-3", shard("b", "c"))])
+    assert ids_in_ledger(store) == ["a", "b", "c"]
+    next_owner(store)
+    check_settled(store, ["a", "b", "c"])
+
+
+def test_a_lease_that_is_gone_does_not_turn_the_epochs_back(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    run_with_three_shards(store)
+    next_owner(store)
+    writer = Writer(store, epoch=1)
+    writer.open()
+    writer.commit([stage(store, "u", shard("x"))])
+    assert ids_in_ledger(store) == [*ALL, "x"] and writer.epoch == 3
+
+
+def test_of_two_who_open_at_once_one_is_refused(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    slow, quick = Writer(store), Writer(store)
+    slow.ledger.read = lambda log=slow.ledger.read(): quick.open() and None or log
+    with pytest.raises(LeaseLost, match="another process has taken over"):
+        slow.open()
+
+
+def test_who_has_lost_the_lease_changes_nothing(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+
+    def lost() -> None:
+        raise LeaseLost("gone")
+
+    writer = Writer(store, epoch=1)
+    writer.open()
+    staged, before = stage(store, "u-1", shard("a")), sorted(store.list(""))
+    writer.check = lost
+    for act in (lambda: writer.commit([staged]), writer.roll_up):
+        with pytest.raises(LeaseLost):
+            act()
+    assert sorted(store.list("")) == before
+
+
+# ---- runs of the first round
+
+
+def test_a_run_of_the_first_round_is_read_and_brought_along(tmp_path: Path) -> None:
+    shutil.copytree(FIRST_ROUND, tmp_path / "run")
+    store = open_store(str(tmp_path / "run"))
+    log = Ledger(store).read()
+    counts = {task: dict(number) for task, number in log.counts.items()}
+    assert counts == {"anagram": {"ok": 1}, "image_to_image": {"failed": 1}, "text_to_image": {"ok": 4}}
+    assert sorted(store.list("")) == sorted(open_store(str(FIRST_ROUND)).list("")), "reading changes nothing"
+    writer = next_owner(store)
+    ids = ["again", "five", "flip", "gone", "seven", "three"]
+    check_settled(store, ids)
+    assert [key.rpartition(".")[2] for key in store.list("commits/")] == ["parquet"]
+    writer.commit([stage(store, "new", shard("five", "more"))])
+    check_settled(store, [*ids, "more"])
+    assert Ledger(store).read().counts["text_to_image"].total() == 5
+
+
+def test_a_run_of_the_first_round_survives_a_death_at_every_step(tmp_path: Path) -> None:
+    for step in range(100):
+        shutil.copytree(FIRST_ROUND, tmp_path / str(step))
+        store = open_store(str(tmp_path / str(step)))
+        died = crashed(lambda s: next_owner(s).commit([stage(s, "u", shard("five"))]), store, step)
+        check_never_ahead(store)
+        next_owner(store)
+        check_settled(store, ["again", "five", "flip", "gone", "seven", "three"])
+        if not died:
+            break
+    assert step > 5
 
 
 # ---- our own bugs
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "a.b", "..", "a b"])
-def test_a_unit_needs_a_plain_name(tmp_path, name: str) -> None:
+def test_a_unit_needs_a_plain_name(tmp_path: Path, name: str) -> None:
     with pytest.raises(AssertionError, match="cannot be committed"):
-        Ledger(open_store(str(tmp_path))).commit(name, shard("x"))
+        stage(open_store(str(tmp_path)), name, shard("x"))
 
 
-def test_a_unit_needs_rows_and_each_id_once(tmp_path) -> None:
-    ledger = Ledger(open_store(str(tmp_path)))
-    with pytest.raises(AssertionError, match="with 0 rows"):
-        ledger.commit("u", shard())
-    with pytest.raises(AssertionError, match="holds an id twice"):
-        ledger.commit("u", shard("x", "x"))
-
-
-def test_other_rows_under_a_committed_name_are_not_lost_silently(tmp_path) -> None:
+def test_a_commit_needs_rows_and_each_id_once(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
-    Ledger(store).commit("u-1", shard("x"))
-    with pytest.raises(AssertionError, match="'u-1' was committed before with other rows"):
-        Ledger(store).commit("u-1", shard("y"))
-    check_settled(store, ["x"])
+    with pytest.raises(AssertionError, match="with 0 rows"):
+        stage(store, "u", shard())
+    with pytest.raises(AssertionError, match="holds an id twice"):
+        stage(store, "u", shard("x", "x"))
+    with pytest.raises(AssertionError, match="together hold an id twice"):
+        next_owner(store).commit([stage(store, "u", shard("x")), stage(store, "v", shard("x"))])
 
 
 # ---- damage
@@ -224,160 +363,134 @@ def test_other_rows_under_a_committed_name_are_not_lost_silently(tmp_path) -> No
 
 def test_a_damaged_shard_is_named(store_uri: str) -> None:
     store = open_store(store_uri)
-    Ledger(store).commit("u-1", shard("x"))
-    (record,) = Ledger(store).records()
-    store.write(f"metadata/{record.shard}", store.read(f"metadata/{record.shard}")[:-1])
-    with pytest.raises(StorageError, match=f"{record.shard} is damaged"):
-        Ledger(store).table(record)
+    commit(store, "u-1", shard("x"))
+    (found,) = Ledger(store).read().shards.values()
+    store.write(f"metadata/{found.name}", store.read(f"metadata/{found.name}")[:-1])
+    with pytest.raises(StorageError, match=f"{found.name} is damaged"):
+        Ledger(store).table(found)
 
 
-def test_a_lost_shard_is_named_and_nothing_is_changed(store_uri: str) -> None:
+def test_rows_of_a_lost_shard_are_to_be_made_anew(store_uri: str) -> None:
     store = open_store(store_uri)
-    Ledger(store).commit("u-1", shard("x"))
-    (record,) = Ledger(store).records()
-    store.delete(f"metadata/{record.shard}")
-    store.write("metadata/stray.parquet", b"")
-    with pytest.raises(StorageError, match=rf"{record.shard}, committed by .*commits/u-1.json, is gone"):
-        Ledger(store).recover()
-    with pytest.raises(NotFound, match=record.shard):
-        Ledger(store).table(record)
-    assert store.exists("metadata/stray.parquet")
-    store.delete("commits/u-1.json")  # what the message says to do
-    Ledger(store).recover()
-    check_settled(store, [])
+    commit(store, "u-1", shard("x"))
+    commit(store, "u-2", shard("y"))
+    first = next(iter(Ledger(store).read().shards.values()))
+    store.delete(f"metadata/{first.name}")
+    with pytest.raises(NotFound, match=first.name):
+        Ledger(store).table(first)
+    lost = Writer(store, epoch=9).open()
+    assert [shard.name for shard in lost] == [first.name]
+    check_settled(store, ["y"])
 
 
 @pytest.mark.parametrize(
-    ("content", "complaint"),
+    ("name", "content", "complaint"),
     [
-        (b"", "is not a commit record"),
-        (b"[1]", "is not a commit record"),
-        (b'{"version": 1}', "is not a commit record"),
-        (b'{"version": 2, "new": 0}', "is of ledger version 2: this program reads version 1"),
+        ("u-1.json", b"", "is not a commit record"),
+        ("u-1.json", b"[1]", "is not a commit record"),
+        ("u-1.json", b'{"version": 1}', "is not a commit record"),
+        ("u-1.json", b'{"version": 3, "new": 0}', "is of ledger version 3: this program reads 1 and 2"),
+        ("000001-00000001.record.json", b"{}", "is not a commit record"),
+        ("000001-00000001.record.json", b'{"version": 3}', "is of ledger version 3: this program reads 1 and 2"),
+        ("000001-00000001.rollup.parquet", b"PAR1", "is damaged: it is no roll-up"),
     ],
 )
-def test_an_unreadable_record_stops_the_job(tmp_path, content: bytes, complaint: str) -> None:
+def test_an_unreadable_record_stops_the_job(tmp_path: Path, name: str, content: bytes, complaint: str) -> None:
     store = open_store(str(tmp_path))
-    store.write("commits/u-1.json", content)
-    with pytest.raises(StorageError, match=f"commits/u-1.json {complaint}"):
-        list(Ledger(store).records())
+    store.write(f"commits/{name}", content)
+    with pytest.raises(StorageError, match=f"commits/{name} {complaint}"):
+        Ledger(store).read()
 
 
 # ---- a crash at every step
 
 
-def test_a_commit_that_dies_anywhere_is_whole_or_not_there(store_uri: str) -> None:
-    outcomes = []
-    for step in range(100):
-        store = fresh(store_uri, step)
-        Ledger(store).commit("u-0", shard("old"))
-        died = crashed(lambda s: Ledger(s).commit("u-1", shard("x", "y")), store, step)
-        check_never_ahead(store)
-        Ledger(store).recover()
-        there = ids_in_ledger(store) == ["old", "x", "y"]
-        check_settled(store, ["old", "x", "y"] if there else ["old"])
-        outcomes.append(there)
-        if not died:
-            break
-        assert Ledger(store).commit("u-1", shard("x", "y")) is not there
-        check_settled(store, ["old", "x", "y"])
-    # stage | record | copy, delete: the record is what decides
-    assert outcomes == [False, False, True, True, True]
-
-
-def test_a_retried_commit_publishes_what_the_dead_one_recorded(store_uri: str) -> None:
-    """Within one job nobody recovers: the second try of the task has to finish the first."""
-    for step in range(100):
-        store = fresh(store_uri, step)
-        died = crashed(lambda s: Ledger(s).commit("u-1", shard("x", "y")), store, step)
-        Ledger(store).commit("u-1", shard("x", "y"))
-        assert ids_in_ledger(store) == ids_in_metadata(store) == ["x", "y"]
-        check_never_ahead(store)
-        Ledger(store).recover()
-        check_settled(store, ["x", "y"])
-        if not died:
-            break
-    assert step == 4
-
-
 def run_with_three_shards(store: Store) -> None:
-    Ledger(store).commit("u-1", shard("a", "b", "c"))
-    Ledger(store).commit("u-2", shard("d", "e"))
-    Ledger(store).commit("u-3", shard("f"))
+    writer = next_owner(store)
+    for unit in (("a", "b", "c"), ("d", "e"), ("f",)):
+        writer.commit([stage(store, "u", shard(*unit))])
 
 
-def check_after_retire_of_b_d_e(store: Store) -> None:
-    """Retiring may have gone any part of the way, but by whole records, and the rows that stay are there once."""
-    left = ids_in_ledger(store)
-    assert left in (["a", "b", "c", "d", "e", "f"], ["a", "c", "d", "e", "f"], ["a", "c", "f"])
-    check_settled(store, left)
+def deaths(uri: str, work: Callable[[Writer], object], wanted: Callable[[list[str]], bool]) -> int:
+    """An owner's work on three shards dies at each of its steps, and the next owner at each of those of its opening;
+    how many deaths that were. wanted: which ids may be left."""
+    number = 0
 
+    def working(store: Store) -> None:
+        owner = Writer(store, epoch=2)
+        owner.open()
+        work(owner)
 
-def test_a_retirement_that_dies_anywhere_can_be_recovered(store_uri: str) -> None:
-    for step in range(100):
-        store = fresh(store_uri, step)
-        run_with_three_shards(store)
-        died = crashed(lambda s: Ledger(s).retire({"b", "d", "e"}), store, step)
-        check_never_ahead(store)
-        Ledger(store).recover()
-        check_after_retire_of_b_d_e(store)
-        Ledger(store).retire({"b", "d", "e"})
-        check_settled(store, ["a", "c", "f"])
-        if not died:
-            break
-    assert step == 12  # stage, unpublish 2, record, publish 2, record, shard; unpublish 2, record, shard
-
-
-def test_a_recovery_that_dies_anywhere_can_be_recovered(tmp_path) -> None:
-    """Every crash of a retirement, times every crash of the recovery after it."""
-    deaths = 0
-    for first in range(14):
+    for first in range(100):
         for second in range(100):
-            store = fresh(str(tmp_path), f"{first}-{second}")
+            store = fresh(uri, f"{first}-{second}")
             run_with_three_shards(store)
-            crashed(lambda s: Ledger(s).commit("u-4", shard("g")), store, 1)  # an orphan in staging/
-            crashed(lambda s: Ledger(s).retire({"b", "d", "e"}), store, first)
-            died = crashed(lambda s: Ledger(s).recover(), store, second)
+            died = crashed(working, store, first)
             check_never_ahead(store)
-            Ledger(store).recover()
-            check_after_retire_of_b_d_e(store)
-            if not died:
+            died_again = crashed(lambda s: Writer(s, epoch=3).open(), store, second)
+            check_never_ahead(store)
+            Writer(store, epoch=4).open()
+            check_settled(store, ids_in_ledger(store))
+            assert wanted(ids_in_ledger(store))
+            number += died + died_again
+            if not died_again:
                 break
-            deaths += 1
-    assert deaths > 14
+        if not died:
+            return number
+    raise AssertionError("it never ended")
 
 
-def test_a_crashed_retirement_without_recovery_can_be_retired_again(tmp_path) -> None:
-    for step in range(14):
-        store = fresh(str(tmp_path), step)
-        run_with_three_shards(store)
-        crashed(lambda s: Ledger(s).retire({"b"}), store, step)
-        Ledger(store).retire({"b", "c"})
-        check_never_ahead(store)
-        assert ids_in_ledger(store) == ["a", "d", "e", "f"]
-        Ledger(store).recover()
-        check_settled(store, ["a", "d", "e", "f"])
+ALL = ["a", "b", "c", "d", "e", "f"]
+
+
+def test_a_commit_that_dies_anywhere_is_whole_or_not_there(tmp_path: Path) -> None:
+    def work(owner: Writer) -> None:
+        owner.commit([stage(owner.store, "u", shard("x", "y")), stage(owner.store, "v", shard("z"))])
+
+    assert deaths(str(tmp_path), work, lambda left: left in (ALL, [*ALL, "x", "y", "z"])) > 20
+
+
+def test_superseding_that_dies_anywhere_loses_nothing(tmp_path: Path) -> None:
+    def work(owner: Writer) -> None:
+        owner.commit([stage(owner.store, "u", shard("b", "d", "e", "x"))])
+
+    assert deaths(str(tmp_path), work, lambda left: left in (ALL, [*ALL, "x"])) > 30
+
+
+def test_a_withdrawal_that_dies_anywhere_is_whole_or_not_there(tmp_path: Path) -> None:
+    def work(owner: Writer) -> None:
+        owner.withdraw(hashes(["b", "d", "e"]))
+
+    assert deaths(str(tmp_path), work, lambda left: left in (ALL, ["a", "c", "f"])) > 30
+
+
+def test_merging_and_rolling_up_that_die_anywhere_change_nothing(tmp_path: Path) -> None:
+    def work(owner: Writer) -> None:
+        owner.compact()
+        owner.close()
+
+    assert deaths(str(tmp_path), work, lambda left: left == ALL) > 30
 
 
 def test_strays_in_metadata_are_removed(store_uri: str) -> None:
     store = open_store(store_uri)
-    Ledger(store).commit("u-1", shard("x"))
-    (record,) = Ledger(store).records()
-    store.write("metadata/u-9.0123456789ab.parquet", store.read(f"metadata/{record.shard}"))
+    commit(store, "u-1", shard("x"))
+    (name,) = Ledger(store).read().shards
+    store.write("metadata/u-9.0123456789ab.parquet", store.read(f"metadata/{name}"))
     store.write("staging/u-9.0123456789ab.parquet", b"half")
-    Ledger(store).recover()
+    next_owner(store)
     check_settled(store, ["x"])
 
 
-def test_a_store_that_fails_is_a_storage_error_and_the_same_call_resumes(
+def test_a_store_that_fails_is_a_storage_error_and_the_next_owner_resumes(
     s3_env: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = open_store(s3_env)
-    Ledger(store).commit("u-1", shard("x"))
+    commit(store, "u-1", shard("x"))
     with monkeypatch.context() as outage:
         outage.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
         outage.setenv("DARKROOM_S3_ATTEMPTS", "1")
         with pytest.raises(StorageError, match=r"u-2\..*the endpoint cannot be reached"):
-            Ledger(store).commit("u-2", shard("y"))
-    assert Ledger(store).commit("u-2", shard("y"))
+            stage(store, "u-2", shard("y"))
+    commit(store, "u-2", shard("y"))
     check_settled(store, ["x", "y"])

@@ -11,13 +11,11 @@ yet, so that no process that dies can leave a move without a record, or a record
 
 from __future__ import annotations
 
-import getpass
 import hashlib
 import json
 import os
 import re
 import secrets
-import socket
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,6 +25,7 @@ from typing import Any
 from darkroom.models.errors import ModelError
 from darkroom.models.network import CONFIG, WEIGHTS, read_config
 from darkroom.storage import NotFound, open_store
+from darkroom.storage.lease import actor
 
 SCHEME, VARIABLE = "registry://", "DARKROOM_REGISTRY"
 CHAMPION, RECORD = "champion.json", "version.json"
@@ -247,13 +246,6 @@ def resolve(uri: str) -> str:
     return model.folder(champion.version)
 
 
-def actor() -> str:
-    """Who does it, for the history: user@machine."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user need not have a name
-        user = "unknown"
-    return f"{user}@{socket.gethostname()}"
 
 
 def _pointer(data: bytes, where: str) -> Pointer:

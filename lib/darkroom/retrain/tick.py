@@ -51,7 +51,7 @@ def run_tick(
         say(f"tick {tick} is over already: {describe(before)}")
         return before
     try:
-        with hold(store, tick, pipeline.lease_seconds) as lease:
+        with hold(store, _purpose(tick), pipeline.lease_seconds) as lease:
             record = tick_record.load(store, tick) or tick_record.fresh(store, tick, pipeline=pipeline.name)
             if not record.is_over:
                 _Tick(pipeline, record, lease, say, address, train).run()
@@ -62,6 +62,10 @@ def run_tick(
         return _refused(store, tick, held, before)
 
 
+def _purpose(tick: str) -> str:
+    return f"tick {tick}"
+
+
 def describe(record: TickRecord) -> str:
     """How it ended, in a line."""
     return f"{record.outcome or 'not over'}{': ' if record.data['reason'] else ''}{record.data['reason']}"
@@ -70,8 +74,9 @@ def describe(record: TickRecord) -> str:
 def _refused(store: Store, tick: str, held: Held, before: TickRecord | None) -> TickRecord:
     """Recorded, unless the tick has a record: then it began once, and it is for its own next run to end it."""
     record = before or tick_record.fresh(store, tick)
-    if held.tick != tick and before is None:
-        record.data |= {"outcome": "skipped", "reason": "previous still running", "previous": held.tick}
+    if held.purpose != _purpose(tick) and before is None:
+        previous = held.purpose.removeprefix(_purpose(""))
+        record.data |= {"outcome": "skipped", "reason": "previous still running", "previous": previous}
         store.create(f"{tick_record.FOLDER}/{tick}.json", tick_record.as_json(record.data))
     return record
 

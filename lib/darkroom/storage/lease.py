@@ -1,33 +1,41 @@
-"""One tick of a pipeline at a time: a lease in storage, kept alive by a heartbeat, taken over when its holder is dead.
+"""One writer at a time: a lease in storage, kept alive by a heartbeat, taken over when its holder is dead.
 
 Clocks of machines differ, so nobody compares them: a lease counts as dead when whoever waits for it has seen no
-heartbeat for `seconds` by its own clock. Promotion does not rest on the lease: the registry has its own guard.
+heartbeat for `seconds` by its own clock, while storage answered; or at once, where its holder was a process of this
+machine that is gone. Every taking raises the epoch, by which what a former holder still writes is told apart.
 """
 
 from __future__ import annotations
 
+import getpass
 import json
+import os
 import secrets
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
-from darkroom.models.registry import actor
-from darkroom.storage import NotFound, StorageError, Store
+from darkroom.storage.errors import NotFound, StorageError
+from darkroom.storage.stores import Store
 
 LEASE = "lease.json"
 _LOOKS = 10  # while a lease's seconds pass
 _BEATS = 4
+_OUTAGES = 10  # times the lease's seconds: longer than that nobody waits for storage to come back
+_RETRY_SECONDS = 1.0  # after a heartbeat that storage refused: an outage must not cost more of them than it lasts
 
 
-class Held(Exception):  # noqa: N818
-    """Another process runs a tick. tick: which."""
+class Held(StorageError):  # noqa: N818
+    """Another process holds the lease. purpose: what for; holder: who, as text."""
 
-    def __init__(self, tick: str, holder: str) -> None:
-        super().__init__(f"tick {tick} is still running, by {holder}")
-        self.tick = tick
+    def __init__(self, purpose: str, holder: str) -> None:
+        super().__init__(f"{purpose} is still running, by {holder}")
+        self.purpose, self.holder = purpose, holder
 
 
 class LeaseLost(StorageError):
@@ -36,36 +44,48 @@ class LeaseLost(StorageError):
 
 @dataclass
 class Lease:
-    """A lease that is held. `check` before anything that another holder must not see twice."""
+    """A lease that is held. `check` before anything that another holder must not see twice. epoch: 1 for the first
+    holder there ever was."""
 
     store: Store
-    tick: str
+    purpose: str
     seconds: float
+    epoch: int
     data: bytes
     lost: threading.Event = field(default_factory=threading.Event)
+    beaten: float = field(default_factory=time.monotonic)
 
     def check(self) -> None:
-        """LeaseLost where it is not ours any more."""
+        """LeaseLost where it is not ours any more. A process that slept, or storage that was out, may have cost
+        heartbeats: then the next one is waited for, as only that can tell."""
+        deadline = time.monotonic() + _OUTAGES * self.seconds
+        while not self.lost.is_set() and time.monotonic() - self.beaten > self.seconds:
+            if time.monotonic() > deadline:
+                raise StorageError(f"the lease {self.store.uri(LEASE)} could not be renewed for {self.seconds:g} s")
+            self.lost.wait(self.seconds / _LOOKS)
         if self.lost.is_set():
             raise LeaseLost(f"the lease {self.store.uri(LEASE)} was taken over by another process")
 
     def beat(self, stop: threading.Event) -> None:
-        """Renews it until `stop`; a failure of storage is tried again at the next beat."""
-        while not stop.wait(self.seconds / _BEATS):
-            fresh = _record(self.tick)
+        """Renews it until `stop`; where storage fails, soon again."""
+        pause = self.seconds / _BEATS
+        while not stop.wait(pause):
+            fresh = _record(self.purpose, self.epoch)
             try:
                 if not self.store.replace(LEASE, self.data, fresh):
                     self.lost.set()
                     return
             except StorageError:
+                pause = min(_RETRY_SECONDS, self.seconds / _BEATS)
                 continue
-            self.data = fresh
+            self.data, self.beaten, pause = fresh, time.monotonic(), self.seconds / _BEATS
 
 
 @contextmanager
-def hold(store: Store, tick: str, seconds: float) -> Iterator[Lease]:
-    """Holds the pipeline's lease for a tick. Waits at most about `seconds`: Held if its holder shows that it lives."""
-    lease = Lease(store, tick, seconds, _take(store, tick, seconds))
+def hold(store: Store, purpose: str, seconds: float) -> Iterator[Lease]:
+    """Holds the store's lease. Waits at most about `seconds`: Held if its holder shows that it lives."""
+    epoch, data = _take(store, purpose, seconds)
+    lease = Lease(store, purpose, seconds, epoch, data)
     stop = threading.Event()
     beating = threading.Thread(target=lease.beat, args=(stop,), name="lease", daemon=True)
     beating.start()
@@ -75,29 +95,88 @@ def hold(store: Store, tick: str, seconds: float) -> Iterator[Lease]:
         stop.set()
         beating.join()
         if not lease.lost.is_set():
-            store.replace(LEASE, lease.data, _record(""))  # free: a lease of no tick
+            store.replace(LEASE, lease.data, _record("", lease.epoch))  # free: a lease for nothing
 
 
-def _take(store: Store, tick: str, seconds: float) -> bytes:
-    """The bytes of the lease, which is ours."""
-    mine, seen, since = _record(tick), None, time.monotonic()
+def holder(store: Store) -> str:
+    """Who holds the store's lease, as text; "" where nobody does, or nobody who can be seen to be dead."""
+    try:
+        found = json.loads(store.read(LEASE))
+    except NotFound:
+        return ""
+    return _described(found) if _purpose(found) and not _is_dead_here(found) else ""
+
+
+def actor() -> str:
+    """Who does it, for histories: user@machine."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user need not have a name
+        user = "unknown"
+    return f"{user}@{socket.gethostname()}"
+
+
+def _take(store: Store, purpose: str, seconds: float) -> tuple[int, bytes]:
+    """The epoch and the bytes of the lease, which is ours."""
+    seen, since = None, time.monotonic()
     while True:
         try:
             found = store.read(LEASE)
         except NotFound:
-            if store.create(LEASE, mine):
-                return mine
+            first = _record(purpose, 1)
+            if store.create(LEASE, first):
+                return 1, first
             continue
         held = json.loads(found)
-        if seen is not None and found != seen and held["tick"]:
-            raise Held(held["tick"], held["actor"])
-        dead = seen is not None and time.monotonic() - since >= seconds
-        if (not held["tick"] or dead) and store.replace(LEASE, found, mine):
-            return mine
+        if seen is not None and found != seen and _purpose(held):
+            raise Held(_purpose(held), _described(held))
+        dead = _is_dead_here(held) or (seen is not None and time.monotonic() - since >= seconds)
+        mine = _record(purpose, held.get("epoch", 0) + 1)
+        if (not _purpose(held) or dead) and store.replace(LEASE, found, mine):
+            return held.get("epoch", 0) + 1, mine
         if seen is None:
             seen, since = found, time.monotonic()
         time.sleep(seconds / _LOOKS)
 
 
-def _record(tick: str) -> bytes:
-    return json.dumps({"tick": tick, "actor": actor(), "nonce": secrets.token_hex(8)}).encode()
+def _record(purpose: str, epoch: int) -> bytes:
+    record = {"purpose": purpose, "epoch": epoch, "actor": actor(), "process": _this_process()}
+    return json.dumps(record | {"nonce": secrets.token_hex(8)}).encode()
+
+
+def _purpose(held: dict[str, Any]) -> str:
+    return held.get("purpose") or held.get("tick", "")  # "tick" in leases of earlier versions
+
+
+def _described(held: dict[str, Any]) -> str:
+    process = held.get("process")
+    return f"{held['actor']}, process {process['pid']}" if process else held["actor"]
+
+
+def _this_process() -> dict[str, Any]:
+    return {"pid": os.getpid(), "began": _began(os.getpid()), "machine": _machine()}
+
+
+def _is_dead_here(held: dict[str, Any]) -> bool:
+    """Whether the holder was a process of this machine, and is gone. Numbers of processes are used again: when it
+    began tells one from the next."""
+    process = held.get("process")
+    return bool(process) and process["machine"] == _machine() != "" and _began(process["pid"]) != process["began"]
+
+
+def _machine() -> str:
+    """This boot of this machine, as a container sees it; "" where that cannot be told."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
+
+
+def _began(pid: int) -> str:
+    """When a living process began, in clock ticks since the boot; "" if there is none, or only a zombie."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] == "Z" else fields[19]

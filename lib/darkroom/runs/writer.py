@@ -1,0 +1,190 @@
+"""The run's only writer: what its owner commits, withdraws, rolls up and merges.
+
+A step that is cut short leaves a log that is whole, and files that the next owner's `open` puts right. What makes rows
+void rewrites their shards without them, in the same record that adds what is new: first the old files leave metadata/,
+then the record is created, then the new ones come.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+import numpy as np
+import pyarrow as pa
+
+from darkroom.runs.ledger import READERS, Ledger, published_key, stage, staged_key
+from darkroom.runs.log import Index, Log, Position, Record, Shard, position_of, rollup_key
+from darkroom.storage import Store
+from darkroom.storage.lease import LeaseLost, hold
+
+LEASE_SECONDS = 30.0
+TAIL = 256  # records after which they are rolled up
+TAIL_SHARE = (
+    0.125  # of the rows rolled up before, below which a roll-up waits: sums of many millions are not written often
+)
+SMALL = 1_000_000  # rows, whose roll-up costs a second
+REWRITTEN = 64  # shards by one record of a withdrawal
+MERGED_ROWS, MERGED_BYTES = 50_000, 256 * 2**20  # of a shard that is large enough
+FIRST = 0  # number of an owner's first record
+
+
+class Writer:
+    """Commits to a run, as its owner of this epoch. check: raises where another has taken over."""
+
+    def __init__(self, store: Store, epoch: int = 1, check: Callable[[], None] = lambda: None) -> None:
+        self.store, self.epoch, self.check = store, epoch, check
+        self.ledger, self.log = Ledger(store), Log()
+        self._index = Index([])
+        self._renamed: dict[str, str | None] = {}  # shards of the index that were rewritten since: to what
+
+    def open(self) -> list[Shard]:
+        """Reads the log and puts right what a crash left half done; call it first. Returns shards whose files are
+        gone: their rows count no longer, and are to be made anew."""
+        self.log = self.ledger.read()
+        self.epoch = max(self.epoch, self.log.position[0] + 1)  # whatever has become of the lease's file
+        earlier = [key for key in self.store.list("commits/") if position_of(key) is None]
+        staged, published = self._files("staging/"), self._files("metadata/")
+        lost = [shard for shard in self.log.shards.values() if shard.name not in staged | published]
+        self._append([], [shard.name for shard in lost], after=self.log.position)
+        valid = self.log.shards.keys()
+        self._drop(published_key(name) for name in sorted(published - valid))
+        self._publish(sorted(staged & valid))
+        self._drop(staged_key(name) for name in sorted(staged - valid))
+        if earlier:
+            self.roll_up()  # a run of version 1 is one of version 2 from here on
+        self._index, self._renamed = self.log.index, {}
+        return lost
+
+    def commit(self, shards: Sequence[Shard]) -> None:
+        """Makes staged shards count, all by one record. Rows with their ids that count now are void from then on."""
+        if not shards:
+            return
+        ids = np.concatenate([shard.ids for shard in shards])
+        if len(np.unique(ids)) != len(ids):
+            raise AssertionError(f"units of work that are committed together hold an id twice: {shards[0].name}, ...")
+        self._supersede(shards, self._holding(ids), ids)
+        if self.log.tail >= TAIL and self._is_worth_a_rollup():
+            self.roll_up()
+
+    def withdraw(self, ids: np.ndarray) -> int:
+        """Rows with these ids (uint64 hashes) count no longer; how many there were. They are no row's predecessors."""
+        before, touched = self.log.rows, self._holding(ids)
+        for first in range(0, len(touched), REWRITTEN):
+            self._supersede([], touched[first : first + REWRITTEN], ids)
+        return before - self.log.rows
+
+    def roll_up(self) -> None:
+        """Sums the log up in one object, and deletes the records and roll-ups that it stands for."""
+        self.check()
+        key = rollup_key(self.log.position)
+        self.store.write(key, self.log.to_rollup())
+        self.check()
+        position = self.log.position
+        self._drop(old for old in self.store.list("commits/") if old != key and _is_summed_up(old, position))
+        self.log.tail, self.log.rolled_up = 0, self.log.rows
+
+    def compact(self, most_bytes: float = float("inf")) -> int:
+        """Merges small shards that lie next to each other; how many files fewer there are. most_bytes: to be read at
+        most, where there is more nothing is done."""
+        groups = list(_groups(list(self.log.shards.values())))
+        if sum(shard.bytes for group in groups for shard in group) > most_bytes:
+            return 0
+        before = len(self.log.shards)
+        for group in groups:
+            tables = self._each(self.ledger.table, group)
+            merged = stage(self.store, "merged", pa.concat_tables(tables))
+            self._replace([merged], group)
+        if groups:
+            self.roll_up()
+        return before - len(self.log.shards)
+
+    def close(self) -> None:
+        """After the last commit: the log as one object, and nothing staged that does not count."""
+        if self.log.tail and (self.log.rows <= SMALL or self._is_worth_a_rollup()):
+            self.roll_up()
+        self._drop(staged_key(name) for name in sorted(self._files("staging/") - self.log.shards.keys()))
+
+    def _is_worth_a_rollup(self) -> bool:
+        return self.log.rows - self.log.rolled_up >= TAIL_SHARE * self.log.rolled_up
+
+    def _holding(self, ids: np.ndarray) -> list[Shard]:
+        """Shards as they are now that hold rows of these ids, as far as they were there when the run was opened: one
+        job makes no row twice."""
+        names = {self._renamed.get(shard.name, shard.name): None for shard in self._index.holding(ids)}
+        return [self.log.shards[name] for name in names if name in self.log.shards]
+
+    def _supersede(self, new: Sequence[Shard], touched: Sequence[Shard], ids: np.ndarray) -> None:
+        rewritten = self._each(lambda shard: self._without(shard, ids), touched)
+        for old, kept in zip(touched, rewritten, strict=True):
+            for first in [first for first, name in self._renamed.items() if name == old.name] or [old.name]:
+                self._renamed[first] = kept.name if kept else None
+        self._replace([*new, *filter(None, rewritten)], touched)
+
+    def _without(self, shard: Shard, ids: np.ndarray) -> Shard | None:
+        stays = ~np.isin(shard.ids, ids)
+        if not stays.any():
+            return None
+        return stage(self.store, shard.name.partition(".")[0], self.ledger.table(shard).filter(pa.array(stays)))
+
+    def _replace(self, new: Sequence[Shard], old: Sequence[Shard]) -> None:
+        """Unpublish, record, publish: in this order metadata/ is never ahead of the log."""
+        self.check()
+        self._each(lambda shard: self.store.move(published_key(shard.name), staged_key(shard.name)), old)
+        self._append(new, [shard.name for shard in old])
+        self._publish([shard.name for shard in new])
+        self._drop(staged_key(shard.name) for shard in old)
+
+    def _append(self, new: Sequence[Shard], void: Sequence[str], after: Position | None = None) -> None:
+        number = self.log.position[1] + 1 if self.log.position[0] == self.epoch else FIRST
+        about = {"created_at": datetime.now(UTC).isoformat(), "nonce": secrets.token_hex(8)}
+        record = Record((self.epoch, number), new, void, after, about)
+        if not self.store.create(record.key, record.to_json()):
+            raise LeaseLost(f"{self.store.uri(record.key)} is there already: another process has taken over this run")
+        self.log.apply(record)
+
+    def _publish(self, names: Iterable[str]) -> None:
+        self._each(lambda name: self.store.move(staged_key(name), published_key(name)), list(names))
+
+    def _drop(self, keys: Iterable[str]) -> None:
+        self.store.delete(*keys)
+
+    def _files(self, folder: str) -> set[str]:
+        return {key.removeprefix(folder) for key in self.store.list(folder)}
+
+    def _each(self, act: Callable, items: Sequence) -> list:
+        if len(items) == 1:
+            return [act(items[0])]
+        with ThreadPoolExecutor(READERS, thread_name_prefix="ledger") as pool:
+            return list(pool.map(act, items))
+
+
+@contextmanager
+def own(store: Store, purpose: str, seconds: float = LEASE_SECONDS) -> Iterator[Writer]:
+    """The run's writer, while its lease is held: Held where another lives that holds it, see `storage.lease`. Not
+    opened yet."""
+    with hold(store, purpose, seconds) as lease:
+        yield Writer(store, lease.epoch, lease.check)
+
+
+def _groups(shards: Sequence[Shard]) -> Iterator[list[Shard]]:
+    """Neighbours that are to be one file: together they have up to MERGED_ROWS and MERGED_BYTES."""
+    group: list[Shard] = []
+    rows = size = 0
+    for shard in shards:
+        if group and (rows + shard.rows > MERGED_ROWS or size + shard.bytes > MERGED_BYTES):
+            if len(group) > 1:
+                yield group
+            group, rows, size = [], 0, 0
+        group.append(shard)
+        rows, size = rows + shard.rows, size + shard.bytes
+    if len(group) > 1:
+        yield group
+
+
+def _is_summed_up(key: str, position: Position) -> bool:
+    own = position_of(key)
+    return own is None or own <= position
