@@ -86,8 +86,9 @@ def pictures_of(run: Path) -> Iterator[tuple[str, np.ndarray]]:
     """Every row's id and picture, uint8 [S, S, 3]."""
     store = open_store(str(run))
     ledger = Ledger(store)
-    for row_id, key, _, _ in ledger.entries():
-        yield row_id, decode(store.read(image_key(row_id, key)), row_id)
+    for shard in ledger.read().shards.values():
+        for row in ledger.table(shard, ["id", "key"]).to_pylist():
+            yield row["id"], decode(store.read(image_key(row["id"], row["key"])), row["id"])
 
 
 def against_engine(given: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:

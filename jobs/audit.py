@@ -1,6 +1,7 @@
 """Check a run: every manifest id has exactly one good row, and its picture is whole.
 
     darkroom audit runs/demo
+    darkroom audit s3://bucket/run --no-pictures
     python jobs/audit.py s3://bucket/run
 
 Exit codes: 0 whole; 1 something is missing, failed or damaged; 3 storage failed or there is no run.
@@ -15,12 +16,15 @@ import typer
 from darkroom import cli
 
 
-def main(run: Annotated[str, typer.Argument(help="the run's folder or s3:// uri")]) -> None:
+def main(
+    run: Annotated[str, typer.Argument(help="the run's folder or s3:// uri")],
+    pictures: Annotated[bool, typer.Option(help="read every picture, and hold it against its SHA-256")] = True,
+) -> None:
     """Check that a run holds exactly one good row and a whole picture for every manifest row."""
     with cli.exit_codes():
         from darkroom.runs.audit import audit
 
-        result = audit(run)
+        result = audit(run, pictures)
         print(result.text())
         raise typer.Exit(cli.DONE if result.passed else cli.FAILED)
 

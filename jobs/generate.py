@@ -54,6 +54,10 @@ def main(
     wait_seconds: Annotated[
         float | None, typer.Option(min=0, help="for a cluster to grow; default: 600 for one that is joined")
     ] = None,
+    replace: Annotated[
+        bool,
+        typer.Option("--replace", help="make good rows anew with another model, or give them up for this manifest"),
+    ] = False,
     address: Annotated[
         str | None, typer.Option(help="a Ray cluster's address; default RAY_ADDRESS, else this machine")
     ] = None,
@@ -83,6 +87,7 @@ def main(
             limit=limit,
             images=images,
             stall_seconds=stall_seconds,
+            replace=replace,
             address=address or os.environ.get("RAY_ADDRESS"),
             verbose=verbose,
         )

@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from darkroom.batch.duplicates import ROWS_PER_COMMIT, commit_twins
-from darkroom.runs import Ledger, to_table
+from darkroom.batch.duplicates import ROWS_PER_COMMIT, commit_duplicates
+from darkroom.runs import to_table
 from darkroom.storage import open_store
-from runs import result, results
+from runs import commit, next_owner, result, results
 
 
 def line(name: str, key: str = "k" * 32) -> dict[str, Any]:
@@ -15,12 +15,11 @@ def line(name: str, key: str = "k" * 32) -> dict[str, Any]:
 
 
 def with_elder(folder: Path, twins: list[dict[str, Any]], **elder: Any) -> int:
-    """Commits the elder, hands its twins to `commit_twins`."""
+    """Commits the elder, hands its twins to `commit_duplicates`."""
     store = open_store(str(folder))
-    ledger = Ledger(store)
-    ledger.commit("plan-000000", to_table([result(line("elder"), **elder)]))
+    commit(store, "plan-000000", to_table([result(line("elder"), **elder)]))
     store.write("twins/plan/000000.jsonl", "\n".join(map(json.dumps, twins)).encode())
-    return commit_twins(store, ledger, "plan")
+    return commit_duplicates(next_owner(store), "plan")
 
 
 def test_a_twin_has_its_elders_picture_under_its_own_id(tmp_path: Path) -> None:
@@ -45,11 +44,11 @@ def test_many_twins_and_none_at_all(tmp_path: Path) -> None:
     many = [line(f"t{n}") for n in range(ROWS_PER_COMMIT + 5)]
     assert with_elder(tmp_path / "many", many) == len(many)
     assert len(results(str(tmp_path / "many"))) == len(many) + 1
-    assert commit_twins(open_store(str(tmp_path)), Ledger(open_store(str(tmp_path))), "plan") == 0
+    assert commit_duplicates(next_owner(open_store(str(tmp_path / "none"))), "plan") == 0
 
 
 def test_done_again_after_a_crash_nothing_is_twice(tmp_path: Path) -> None:
     with_elder(tmp_path, [line("b")])
     store = open_store(str(tmp_path))
-    commit_twins(store, Ledger(store), "plan")
+    commit_duplicates(next_owner(store), "plan")
     assert results(str(tmp_path)).keys() == {"elder", "b"}

@@ -10,8 +10,7 @@ from darkroom.batch.generate import abilities
 from darkroom.batch.planning import Maker, cut
 from darkroom.manifest import open_manifest
 from darkroom.models.catalog import open_model
-from darkroom.runs import Ledger
-from darkroom.storage import open_store
+from darkroom.runs import Log
 from runs import RED, write_manifest
 
 
@@ -23,7 +22,7 @@ def count(tmp_path: Path, toy_model: str):
     def count(rows: list[dict[str, Any]]) -> Estimate:
         manifest = open_manifest(write_manifest(tmp_path, rows), abilities(model, scorer=True))
         maker = Maker(model.revision, model.stages, 8, ("t5", "t5"))
-        work = cut(manifest, Ledger(open_store(str(tmp_path))), maker, None, None)
+        work = cut(manifest, Log(), maker, None, None)
         return estimate(work, model, capacity=2)
 
     return count
@@ -64,7 +63,7 @@ def test_a_network_is_timed_without_a_text_encoder(tmp_path: Path, toy_network: 
     model = open_model(toy_network)
     rows = [{"task": "text_to_image", "label": 3, "steps": 2}]
     manifest = open_manifest(write_manifest(tmp_path, rows), abilities(model))
-    work = cut(manifest, Ledger(open_store(str(tmp_path))), Maker(model.revision, model.stages, 28, ("",)), None, None)
+    work = cut(manifest, Log(), Maker(model.revision, model.stages, 28, ("",)), None, None)
     found = estimate(work, model, capacity=2)
     assert found.evaluations == {1: 4} and found.seconds[1] > 0
 

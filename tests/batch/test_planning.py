@@ -13,7 +13,8 @@ from darkroom.manifest import open_manifest
 from darkroom.models.catalog import open_model
 from darkroom.runs import Ledger, to_table
 from darkroom.storage import Store, open_store
-from runs import RED, result, write_manifest
+from darkroom.storage.hashing import hashed
+from runs import RED, commit, result, write_manifest
 
 MAKER = {"default_size": 8, "encoders": ("t5", "t5")}
 
@@ -33,7 +34,7 @@ def plan_work(tmp_path: Path, toy_model: str, store: Store):
     ) -> Work:
         manifest = open_manifest(write_manifest(tmp_path, rows), abilities(model, scorer=True))
         maker = Maker(**{**MAKER, "revision": model.revision, "stages": model.stages, **more})
-        return cut(manifest, Ledger(store), maker, limit, None if dry else store, part_rows)
+        return cut(manifest, Ledger(store).read(), maker, limit, None if dry else store, part_rows)
 
     return plan
 
@@ -46,7 +47,7 @@ def finish(store: Store, work: Work, statuses: dict[str, str] | None = None) -> 
     """Commits a result row for every row of the work, as `deliver` would."""
     lines = list(read_lines(store, f"work/{work.plan}"))
     table = to_table([result(line, (statuses or {}).get(line["id"], "ok")) for line in lines])
-    assert Ledger(store).commit(f"{work.plan}-all", table)
+    commit(store, f"{work.plan}-all", table)
 
 
 def test_rows_are_cut_into_units_of_so_many(plan_work, store: Store) -> None:
@@ -71,7 +72,7 @@ def test_a_dry_run_counts_the_same_and_writes_nothing(plan_work, store: Store) -
 def test_unchanged_rows_are_done(plan_work, store: Store) -> None:
     finish(store, plan_work(rows(4)))
     work = plan_work(rows(4))
-    assert (work.done, work.to_make, work.units(2), work.changed, work.retired) == (4, 0, [], 0, set())
+    assert (work.done, work.to_make, work.units(2), work.changed, len(work.leavers)) == (4, 0, [], 0, 0)
 
 
 def test_changed_and_failed_rows_are_made_anew(plan_work, store: Store) -> None:
@@ -79,7 +80,7 @@ def test_changed_and_failed_rows_are_made_anew(plan_work, store: Store) -> None:
     wanted = rows(4)
     wanted[1]["guidance"] = 3
     work = plan_work(wanted)
-    assert (work.done, work.to_make, work.changed, work.retired) == (2, 2, 2, {"r1", "r3"})
+    assert (work.done, work.to_make, work.changed, len(work.leavers)) == (2, 2, 2, 0)
 
 
 def test_a_default_that_is_written_out_changes_nothing(plan_work, store: Store) -> None:
@@ -87,10 +88,10 @@ def test_a_default_that_is_written_out_changes_nothing(plan_work, store: Store) 
     assert plan_work(rows(2, guidance=7, negative_prompt="")).done == 2
 
 
-def test_rows_that_left_the_manifest_are_retired_but_not_by_a_limit(plan_work, store: Store) -> None:
+def test_rows_that_left_the_manifest_are_named_but_not_by_a_limit(plan_work, store: Store) -> None:
     finish(store, plan_work(rows(4)))
-    assert plan_work(rows(3)).retired == {"r3"}
-    assert plan_work(rows(4), limit=2).retired == set()
+    assert plan_work(rows(3)).leavers.tolist() == [hashed("r3")]
+    assert plan_work(rows(4), limit=2).leavers.tolist() == []
 
 
 def test_a_row_without_an_id_is_called_by_its_key_and_counts_once(plan_work, store: Store) -> None:
@@ -112,22 +113,13 @@ def test_a_twin_of_a_finished_row_is_not_made(plan_work, store: Store) -> None:
 
 
 def test_a_picture_whose_row_leaves_the_ledger_has_no_twins(plan_work, store: Store) -> None:
-    """Its row is retired before twins are copied: a twin of it would find nothing to copy."""
+    """It is superseded before duplicates are copied: one of it would find nothing to copy."""
     finish(store, plan_work(rows(2)))
     swapped = [{**RED, "id": "r0", "seed": 1}, {**RED, "id": "r1", "seed": 0}]
     work = plan_work(swapped)
-    assert (work.to_make, work.twins, work.retired) == (2, 0, {"r0", "r1"})
+    assert (work.to_make, work.twins, work.superseded) == (2, 0, 2)
     renamed = plan_work([{**RED, "id": "other", "seed": 0}])
-    assert (renamed.to_make, renamed.twins, renamed.retired) == (1, 0, {"r0", "r1"})
-
-
-def test_a_row_that_two_jobs_committed_is_made_anew(plan_work, store: Store) -> None:
-    first, second = plan_work(rows(2)), plan_work(rows(2))
-    finish(store, first)
-    finish(store, second)
-    work = plan_work(rows(2))
-    assert (work.done, work.to_make, work.retired) == (0, 2, {"r0", "r1"})
-    assert Ledger(store).retire(work.retired) == 4
+    assert (renamed.to_make, renamed.twins, len(renamed.leavers)) == (1, 0, 2)
 
 
 def test_a_new_model_or_watermark_makes_everything_anew(plan_work, store: Store) -> None:
@@ -140,7 +132,7 @@ def test_a_scorer_has_a_say_where_it_chooses_and_only_there(plan_work, store: St
     wanted = [*rows(2), {**RED, "id": "best", "best_of": 3}]
     finish(store, plan_work(wanted, judge="clip-1"))
     work = plan_work(wanted, judge="clip-2")
-    assert (work.done, work.retired, work.best_of) == (2, {"best"}, 1)
+    assert (work.done, work.superseded, work.best_of) == (2, 1, 1)
 
 
 def test_every_encoder_gets_what_its_stages_ask(plan_work, toy_model: str) -> None:

@@ -14,8 +14,9 @@ from darkroom.report.captions import noised_labels
 from darkroom.report.figures import Panel, panels
 from darkroom.report.pictures import Pictures
 from darkroom.report.rows import Shown, select
-from darkroom.runs import Ledger, to_table
+from darkroom.runs import Ledger, Writer, to_table
 from darkroom.storage import encode_png, open_store
+from runs import commit
 
 RANDOM = np.random.default_rng(7)
 PICTURE = RANDOM.integers(0, 256, (48, 48, 3), np.uint8)
@@ -28,7 +29,7 @@ def drawn(folder: Path, *rows: dict[str, Any], picture: np.ndarray = PICTURE, in
     if not inline:
         for result in results:
             store.write(result["image"]["path"].split("/run/")[1], encode_png(picture))
-    Ledger(store).commit("u-1", to_table(results))
+    commit(store, "u-1", to_table(results))
     (part,) = select(Ledger(store)).tasks.values()
     (group,) = part.groups
     return panels(rows[0]["task"], group, Pictures(store))
@@ -175,13 +176,13 @@ def test_a_source_that_is_not_what_it_was_is_left_out(tmp_path, monkeypatch, har
     source(tmp_path, "x.png", PICTURE)
     row = {"task": "upscale", "prompt": "a seven", "image": "x.png"}
 
-    def commit_and_harm(ledger: Ledger, name: str, table: Any, real: Any = Ledger.commit) -> bool:
+    def commit_and_harm(writer: Writer, shards: Any, real: Any = Writer.commit) -> None:
         path = tmp_path / "x.png"
         changes = {"delete": path.unlink, "change": lambda: source(tmp_path, "x.png", 255 - PICTURE)}
         changes.get(harm, lambda: path.write_bytes(b""))()
-        return real(ledger, name, table)
+        real(writer, shards)
 
-    monkeypatch.setattr(Ledger, "commit", commit_and_harm)
+    monkeypatch.setattr(Writer, "commit", commit_and_harm)
     check(drawn(tmp_path, row), ("result", "", PICTURE))
 
 
@@ -229,7 +230,7 @@ def test_a_noised_picture_and_what_came_of_it(tmp_path) -> None:
     names = ["noised to 500", "blurred", "one step", "iterative"]
     store = open_store(str(tmp_path / "run"))
     results = [{**_result(tmp_path, row, PICTURE, True), "id": f"f/{index}"} for index, row in enumerate(rows)]
-    Ledger(store).commit("u-1", to_table(results))
+    commit(store, "u-1", to_table(results))
     (part,) = select(Ledger(store)).figures.values()
     (group,) = part.groups
     check(panels("forward", group, Pictures(store)), *((name, "", PICTURE) for name in names), ("source", "", image))

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import secrets
+from array import array
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from darkroom.batch.units import LineWriter, Unit
 from darkroom.manifest import Manifest, Task, row_key
-from darkroom.runs import Ledger
+from darkroom.runs import Log
 from darkroom.sampling.plans import SAMPLER_VERSION, Stage, condition_keys, goes_through
 from darkroom.storage import Store
+from darkroom.storage.hashing import hashed
 
 MANIFEST_PART, WORK_PART = 5_000, 256  # rows
 
@@ -46,7 +50,9 @@ class Maker:
 
 @dataclass
 class Work:
-    """One start of a job. before: rows the ledger held; changed: those whose id had another picture, or no good one.
+    """One start of a job. before: rows the log held, good_before: those that had not failed; changed: those whose id
+    had another picture, or no good one, superseded: those that had a good one; leavers: of those that the manifest has
+    no more, uint64 hashes of their ids.
 
     stages: numbers of those that some row to be made goes through; prompts: what is asked, by text encoder; largest:
     pixels of the largest picture; best_of: rows with candidates; truncated: rows with a prompt that is cut.
@@ -65,7 +71,9 @@ class Work:
     largest: int = 0
     best_of: int = 0
     truncated: int = 0
-    retired: set[str] = field(default_factory=set)
+    good_before: int = 0
+    superseded: int = 0
+    leavers: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.uint64))
     sample: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -90,7 +98,7 @@ class Work:
 
 def cut(
     manifest: Manifest,
-    ledger: Ledger,
+    log: Log,
     maker: Maker,
     limit: int | None,
     store: Store | None,
@@ -101,14 +109,15 @@ def cut(
     Memory holds the ids of finished rows and the keys of the manifest, never rows. part_rows: in a file of work.
     """
     work = Work(plan=secrets.token_hex(4), part_rows=part_rows)
-    finished = _finished(ledger)
-    work.before = len(finished)
+    finished = _finished(log)
+    work.before, work.good_before = log.index.rows, log.index.good
     # Pictures a twin may copy: those that stay and those to be made. One whose row leaves the ledger is not among them.
     elders: set[str] = set()
     parts = LineWriter(store, f"manifest/{work.plan}", MANIFEST_PART)
     to_make = LineWriter(store, f"work/{work.plan}", part_rows)
     twins = LineWriter(store, f"twins/{work.plan}", part_rows)
     seen: set[str] = set()
+    ids = array("Q")
     for task in manifest.tasks(limit):
         key = maker.key(task)
         row_id = task.id or key
@@ -118,13 +127,14 @@ def cut(
         line = {"id": row_id, "key": key, "row": task.canonical()}
         parts.add(line)
         work.rows += 1
-        if finished.get(row_id) == key:
+        number = hashed(row_id)
+        ids.append(number)
+        if finished.get(number) == hashed(key):
             work.done += 1
             elders.add(key)
             continue
-        if row_id in finished:
-            work.changed += 1
-            work.retired.add(row_id)
+        work.changed += number in finished
+        work.superseded += bool(finished.get(number))
         if key in elders:
             work.twins += 1
             twins.add(line)
@@ -134,16 +144,17 @@ def cut(
     for lines in (parts, to_make, twins):
         lines.flush()
     if limit is None:
-        work.retired |= finished.keys() - seen
+        work.leavers = log.index.leavers(np.frombuffer(ids, dtype=np.uint64))
     return work
 
 
-def _finished(ledger: Ledger) -> dict[str, str]:
-    """Key of each id in the ledger; "" where the row is to be made again, because it failed or because two jobs that
-    ran at once have both committed it."""
-    finished: dict[str, str] = {}
-    for row_id, key, status, _ in ledger.entries():
-        finished[row_id] = key if status == "ok" and row_id not in finished else ""
+def _finished(log: Log) -> dict[int, int]:
+    """Hash of the key of each id in the log; 0 where the row is to be made again, because it failed or because two jobs
+    that ran at once have both committed it."""
+    finished: dict[int, int] = {}
+    for shard in log.shards.values():
+        for number, key, ok in zip(shard.ids.tolist(), shard.keys.tolist(), shard.ok.tolist(), strict=True):
+            finished[number] = key if ok and number not in finished else 0
     return finished
 
 

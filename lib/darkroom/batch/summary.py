@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from darkroom.batch.estimate import Estimate
 from darkroom.batch.planning import Work
 from darkroom.batch.progress import duration
-from darkroom.runs import Ledger
+from darkroom.runs import Log
 
 
 @dataclass
@@ -27,26 +27,31 @@ class Outcome:
     busy_seconds: dict[str, float] = field(default_factory=dict)
 
 
-def take_stock(ledger: Ledger, work: Work, receipts: Counter[str], busy: dict[str, float], seconds: float) -> Outcome:
-    """Counts from the ledger, so that they say what is there and not what this job believes it did."""
-    statuses: dict[str, Counter[str]] = {}
-    rows = 0
-    for record in ledger.records():
-        for row in ledger.table(record).select(["task", "status"]).to_pylist():
-            statuses.setdefault(row["task"], Counter())[row["status"]] += 1
-            rows += 1
-    failed = sum(counts["failed"] for counts in statuses.values())
+@dataclass(frozen=True)
+class Developed:
+    """What a job's workers did. totals: of committed rows, "ok" and "failed", and "evaluations"; busy: seconds of work
+    by stage; rate: rows a second."""
+
+    totals: Counter[str] = field(default_factory=Counter)
+    busy: dict[str, float] = field(default_factory=dict)
+    rate: float = 0.0
+
+
+def take_stock(log: Log, work: Work, developed: Developed, seconds: float) -> Outcome:
+    """Counts from the log, so that they say what is there and not what this job believes it did."""
+    counts = log.counts
+    failed = sum(statuses["failed"] for statuses in counts.values())
     return Outcome(
-        rows=rows,
-        counts={task: dict(counts) for task, counts in sorted(statuses.items())},
-        made=receipts["ok"],
+        rows=log.rows,
+        counts={task: dict(statuses) for task, statuses in counts.items()},
+        made=developed.totals["ok"],
         failed=failed,
         done_before=work.done,
         seconds=round(seconds, 2),
-        evaluations=receipts["evaluations"],
-        images_per_second=receipts["rate_milli"] / 1000,
-        slowest_stage=max(busy, key=lambda name: busy[name]) if busy else "",
-        busy_seconds={name: round(value, 2) for name, value in busy.items()},
+        evaluations=developed.totals["evaluations"],
+        images_per_second=round(developed.rate, 3),
+        slowest_stage=max(developed.busy, key=developed.busy.__getitem__, default=""),
+        busy_seconds={name: round(value, 2) for name, value in developed.busy.items()},
     )
 
 

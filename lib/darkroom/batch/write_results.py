@@ -15,8 +15,8 @@ import pyarrow as pa
 from darkroom.batch.progress import counted
 from darkroom.batch.row_state import RowState, from_block, to_uint8
 from darkroom.batch.units import unit_name
-from darkroom.runs import Ledger, to_table
-from darkroom.storage import StorageError, Store, encode_png, image_key, open_store
+from darkroom.runs import stage, to_table
+from darkroom.storage import Store, encode_png, image_key, open_store
 
 UPLOADS = 16  # at once in one task
 
@@ -37,15 +37,15 @@ class WriteOptions:
 
 @dataclass(frozen=True)
 class Receipt:
-    """A unit is committed. `fresh` is False where an earlier try had committed it already; causes: the kinds of its
-    failed rows' failures."""
+    """A unit's rows lie staged, and its pictures where they belong. causes: the kinds of its failed rows' failures;
+    shard: what the run's owner commits, see `runs.Shard.to_json`."""
 
     unit: int
     ok: int
     failed: int
     evaluations: int
-    fresh: bool
     causes: list[str]
+    shard: str
 
 
 def write_block(block: pa.Table, options: WriteOptions, counter: Any) -> pa.Table:
@@ -55,26 +55,17 @@ def write_block(block: pa.Table, options: WriteOptions, counter: Any) -> pa.Tabl
 
 
 def write_unit(rows: list[RowState], options: WriteOptions) -> Receipt:
-    """Stores one unit: its pictures first, then its rows in one commit."""
+    """Stores one unit: its pictures first, then its rows as a staged shard."""
     store = open_store(options.run)
     units = {state.unit for state in rows}
     assert len(units) == 1, f"a block holds rows of the units {sorted(units)}"
     with ThreadPoolExecutor(UPLOADS) as pool:
         results = list(pool.map(lambda state: _store_row(state, options, store), rows))
     unit = units.pop()
-    fresh = _commit(store, options.plan, unit, results)
+    shard = stage(store, unit_name(options.plan, unit), to_table(results))
     causes = [state.failure.kind for state in rows if state.failure]
     evaluations = sum(state.evaluations for state in rows)
-    return Receipt(unit, len(rows) - len(causes), len(causes), evaluations, fresh, causes)
-
-
-def _commit(store: Store, plan: str, unit: int, results: list[dict[str, Any]]) -> bool:
-    """Commits the unit; False where that was done already. A worker may outlive its job; if the same command runs again
-    by then, both would commit the same rows."""
-    current = json.loads(store.read("run.json"))["plan"]
-    if current != plan:
-        raise StorageError(f"another job ({current}) has taken over {store.root}; this one ({plan}) makes way for it")
-    return Ledger(store).commit(unit_name(plan, unit), to_table(results))
+    return Receipt(unit, len(rows) - len(causes), len(causes), evaluations, causes, shard.to_json())
 
 
 def _store_row(state: RowState, options: WriteOptions, store: Store) -> dict[str, Any]:

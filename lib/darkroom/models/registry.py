@@ -246,8 +246,6 @@ def resolve(uri: str) -> str:
     return model.folder(champion.version)
 
 
-
-
 def _pointer(data: bytes, where: str) -> Pointer:
     try:
         event = json.loads(data)

@@ -61,11 +61,11 @@ class Pictures:
 
     def _inline(self, shown: Shown) -> bytes:
         with self._lock:  # one shard at a time, because with pictures inside it is large; neighbours ask for the same
-            if self._shard[0] != shown.record.shard:
-                table = self._ledger.table(shown.record)
+            if self._shard[0] != shown.shard.name:
+                table = self._ledger.table(shown.shard)
                 pictures = pc.struct_field(table["image"], "bytes").to_pylist()
                 ids = table["id"].to_pylist()
-                self._shard = (shown.record.shard, dict(zip(ids, pictures, strict=True)))
+                self._shard = (shown.shard.name, dict(zip(ids, pictures, strict=True)))
             return self._shard[1][shown.row["id"]] or b""
 
 

@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from darkroom.report.comparisons import NOISED, merged, shared
-from darkroom.runs import CommitRecord, Ledger
+from darkroom.runs import Ledger, Shard
 from darkroom.storage import Store
 
 PER_TASK = 200
@@ -35,7 +35,7 @@ class Shown:
     row: dict[str, Any]
     parameters: dict[str, Any]
     image_path: str
-    record: CommitRecord
+    shard: Shard
     position: int
 
 
@@ -75,13 +75,13 @@ def select(ledger: Ledger, per_task: int = PER_TASK) -> Selection:
     tasks: dict[str, _Draw] = {}
     figures: dict[str, _Draw] = {}
     position = 0
-    for record, table in _tables(ledger):
+    for shard, table in _tables(ledger):
         columns = (table[name].to_pylist() for name in ("id", "key", "task", "status"))
         for index, (row_id, key, task, status) in enumerate(zip(*columns, strict=True)):
             selection.counts.setdefault(task, Counter())[status] += 1
             if status == "ok":
                 draw = _draw(tasks, figures, task, figure_of(row_id, key), per_task)
-                draw.offer(task, record, table, index, position + index)
+                draw.offer(task, shard, table, index, position + index)
             elif len(selection.failed) < LISTED_FAILURES:
                 selection.failed += table.slice(index, 1).select(["id", "task", "error"]).to_pylist()
         position += table.num_rows
@@ -135,7 +135,7 @@ class _Draw:
         self._limit = "g"  # above every hex digest
         self._groups: dict[str, dict[str, Shown]] = {}
 
-    def offer(self, task: str, record: CommitRecord, table: pa.Table, index: int, position: int) -> None:
+    def offer(self, task: str, shard: Shard, table: pa.Table, index: int, position: int) -> None:
         self.good += 1
         row_id, strip = table["id"][index].as_py(), ""
         if self.figured or task == "image_to_image" or task in NOISED:
@@ -144,7 +144,7 @@ class _Draw:
         if digest >= self._limit:
             return
         group = self._groups.setdefault(digest, {})
-        group[_digest(row_id)] = _shown(record, table, index, position)
+        group[_digest(row_id)] = _shown(shard, table, index, position)
         if len(group) > self.longest:
             del group[max(group)]
         # A group that was dropped lies above the limit from then on, so what is kept has been kept from its first row.
@@ -157,12 +157,12 @@ class _Draw:
         return sorted(groups, key=lambda group: group[0].position)
 
 
-def _tables(ledger: Ledger) -> Iterator[tuple[CommitRecord, pa.Table]]:
+def _tables(ledger: Ledger) -> Iterator[tuple[Shard, pa.Table]]:
     """Every shard that counts, its `image` replaced by `image_path`: pictures do not stay in memory."""
-    records = ledger.records()
+    shards = iter(ledger.read().shards.values())
     with ThreadPoolExecutor(_READERS, thread_name_prefix="report") as pool:
-        while window := list(islice(records, _READERS)):
-            yield from zip(window, pool.map(lambda record: _light(ledger.table(record)), window), strict=True)
+        while window := list(islice(shards, _READERS)):
+            yield from zip(window, pool.map(lambda shard: _light(ledger.table(shard)), window), strict=True)
 
 
 def _light(table: pa.Table) -> pa.Table:
@@ -170,11 +170,10 @@ def _light(table: pa.Table) -> pa.Table:
     return table.drop_columns(["image"]).append_column("image_path", path)
 
 
-def _shown(record: CommitRecord, table: pa.Table, index: int, position: int) -> Shown:
+def _shown(shard: Shard, table: pa.Table, index: int, position: int) -> Shown:
     (row,) = table.slice(index, 1).to_pylist()
     path, parameters = row.pop("image_path"), json.loads(row["parameters"])
-    # Its entries are only for looking up rows, and hundreds of records are held.
-    return Shown(row, parameters, path, replace(record, entries=()), position)
+    return Shown(row, parameters, path, shard, position)
 
 
 def _digest(text: str) -> str:

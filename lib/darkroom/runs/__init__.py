@@ -3,9 +3,10 @@
 from darkroom.runs.ledger import Ledger, stage
 from darkroom.runs.log import Log, Shard
 from darkroom.runs.results import SCHEMA, SCHEMA_VERSION, from_parquet, to_parquet, to_table
-from darkroom.runs.writer import Writer, own
+from darkroom.runs.writer import LEASE_SECONDS, Writer, own
 
 __all__ = [
+    "LEASE_SECONDS",
     "SCHEMA",
     "SCHEMA_VERSION",
     "Ledger",

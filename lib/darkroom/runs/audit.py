@@ -5,108 +5,157 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from darkroom.batch.units import read_lines
-from darkroom.runs import CommitRecord, Ledger
-from darkroom.storage import NotFound, Store, open_store
+import numpy as np
+
+from darkroom.runs.ledger import Ledger
+from darkroom.runs.log import ABSENT, FAILED, OK, OTHER, Log, Shard
+from darkroom.storage import NotFound, StorageError, Store, open_store
+from darkroom.storage.hashing import hashed, hashes
 
 LISTED = 20
 READERS = 16
+_PICTURE = ["id", "status", "sha256", "image", "image_uri"]
 
 
 @dataclass
 class Audit:
-    """rows: of the manifest; good: with one good row and a whole picture; problems: the first few of each kind."""
+    """rows: of the manifest; good: with one good row and a whole picture; problems: the first few of each kind.
+    pictures: whether they were looked at."""
 
     rows: int = 0
     good: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
+    pictures: bool = True
 
     @property
     def passed(self) -> bool:
         return not self.counts and self.rows > 0
 
-    def report(self, kind: str, sentence: str) -> None:
-        self.counts[kind] += 1
-        if self.counts[kind] <= LISTED:
+    def report(self, kind: str, sentence: str, count: int = 1) -> None:
+        self.counts[kind] += count
+        if sentence and self.counts[kind] <= LISTED:
             self.problems.append(sentence)
 
     def text(self) -> str:
         """What `darkroom audit` prints."""
-        lines = [f"{self.good:,} of {self.rows:,} manifest rows have exactly one good row and a whole picture"]
+        whole = "a whole picture" if self.pictures else "a picture on record (pictures were not looked at)"
+        lines = [f"{self.good:,} of {self.rows:,} manifest rows have exactly one good row and {whole}"]
         lines += self.problems
         hidden = sum(max(0, count - LISTED) for count in self.counts.values())
         return "\n".join(lines + ([f"... and {hidden:,} more"] if hidden else []))
 
 
-@dataclass
-class _Results:
-    """What the shards hold, by id: how often, the key and status of the last, what is wrong with it."""
-
-    times: Counter[str] = field(default_factory=Counter)
-    keys: dict[str, str] = field(default_factory=dict)
-    errors: dict[str, str] = field(default_factory=dict)
-    broken: set[str] = field(default_factory=set)
-
-
-def audit(uri: str) -> Audit:
-    """Reads the ledger, every shard and every picture of a run. NotFound if there is no run at `uri`."""
+def audit(uri: str, pictures: bool = True) -> Audit:
+    """Holds a run's log against its manifest, and with `pictures` reads every shard and every picture. NotFound if
+    there is no run at `uri`."""
     store = open_store(uri)
     run = json.loads(store.read("run.json"))
-    result, found = Audit(), _Results()
-    ledger = Ledger(store)
-    published = {key.removeprefix("metadata/") for key in store.list("metadata/")}
-    for record in ledger.records():
-        if record.shard in published:
-            published.discard(record.shard)
-        else:
-            result.report("unpublished", f"{record.shard} is committed but not in metadata/: run the job again")
-        _read_shard(store, ledger, record, found, result)
-    for shard in sorted(published):
-        result.report("stray", f"metadata/{shard} belongs to no commit: its rows do not count")
-    _against_manifest(store, run, found, result)
+    ledger, result = Ledger(store), Audit(pictures=pictures)
+    log = ledger.read()
+    _published(store, log, result)
+    broken = _broken(store, ledger, log, result) if pictures else np.empty(0, dtype=np.uint64)
+    _against_manifest(store, run, ledger, log, broken, result)
     return result
 
 
-def _read_shard(store: Store, ledger: Ledger, record: CommitRecord, found: _Results, result: Audit) -> None:
-    for row_id, key, _ in record.entries:
-        found.times[row_id] += 1
-        found.keys[row_id] = key
-    try:
-        table = ledger.table(record)
-    except NotFound:
-        result.report("lost", f"{record.shard}, committed with {record.rows:,} rows, is gone")
-        found.broken |= {row_id for row_id, _, _ in record.entries}
-        return
-    rows = table.select(["id", "key", "status", "error", "sha256", "image", "image_uri"]).to_pylist()
-    found.errors |= {row["id"]: row["error"] for row in rows if row["status"] != "ok"}
+def _published(store: Store, log: Log, result: Audit) -> None:
+    there = {key.removeprefix("metadata/") for key in store.list("metadata/")}
+    staged = {key.removeprefix("staging/") for key in store.list("staging/")}
+    for name, shard in log.shards.items():
+        if name not in there and name in staged:
+            result.report("unpublished", f"{name} is committed but not in metadata/: run the job again")
+        elif name not in there:
+            result.report("lost", f"{name}, committed with {shard.rows:,} rows, is gone")
+    for name in sorted(there - log.shards.keys()):
+        result.report("stray", f"metadata/{name} belongs to no commit: its rows do not count")
+
+
+def _broken(store: Store, ledger: Ledger, log: Log, result: Audit) -> np.ndarray:
+    """uint64 [N]: ids of rows whose shard or picture is not what it was."""
+    broken: list[int] = []
     with ThreadPoolExecutor(READERS) as pool:
-        for row_id, sentence in pool.map(lambda row: (row["id"], _wrong_with_picture(store, row)), rows):
-            if sentence:
-                result.report("picture", sentence)
-                found.broken.add(row_id)
+        for shard in log.shards.values():
+            try:
+                rows = ledger.table(shard).select(_PICTURE).to_pylist()
+            except NotFound:  # reported already
+                broken += shard.ids.tolist()
+                continue
+            except StorageError as error:
+                result.report("damaged", str(error))
+                broken += shard.ids.tolist()
+                continue
+            for row, sentence in zip(rows, pool.map(lambda row: _wrong_with_picture(store, row), rows), strict=True):
+                if sentence:
+                    result.report("picture", sentence)
+                    broken.append(hashed(row["id"]))
+    return np.array(broken, dtype=np.uint64)
 
 
-def _against_manifest(store: Store, run: dict[str, Any], found: _Results, result: Audit) -> None:
-    for line in read_lines(store, f"manifest/{run['plan']}"):
-        row_id, result.rows = line["id"], result.rows + 1
-        times = found.times.pop(row_id, 0)
-        if times != 1:
-            result.report("double" if times else "missing", f"row {row_id} has {times} results, wanted 1")
-        elif found.keys[row_id] != line["key"]:
-            result.report("outdated", f"row {row_id} has the picture of an earlier manifest")
-        elif row_id in found.errors:
-            result.report("failed", f"row {row_id} failed: {found.errors[row_id]}")
-        elif row_id not in found.broken:
-            result.good += 1
-    if run["options"]["limit"] is not None:
-        return  # the job was asked to look at the manifest's first rows only; others may well be there
-    for row_id in found.times:
-        result.report("foreign", f"the result {row_id} is no row of the manifest")
+def _against_manifest(
+    store: Store, run: dict[str, Any], ledger: Ledger, log: Log, broken: np.ndarray, result: Audit
+) -> None:
+    seen = [np.empty(0, dtype=np.uint64)]
+    for key in store.list(f"manifest/{run['plan']}/"):
+        lines = [json.loads(line) for line in store.read(key).splitlines()]
+        ids = hashes(line["id"] for line in lines)
+        seen.append(ids)
+        standing = log.index.standing(ids, hashes(line["key"] for line in lines))
+        _rows_that_do_not_count(ledger, log, lines, ids, standing, result)
+        result.rows += len(lines)
+        result.good += int(((standing == OK) & ~np.isin(ids, broken)).sum())
+    if run["options"]["limit"] is None:  # else the job was asked to look at the manifest's first rows only
+        foreign = log.index.leavers(np.concatenate(seen))
+        _list_foreign(ledger, log, foreign, result)
+
+
+def _rows_that_do_not_count(
+    ledger: Ledger, log: Log, lines: Sequence[dict[str, Any]], ids: np.ndarray, standing: np.ndarray, result: Audit
+) -> None:
+    for place in np.flatnonzero(standing == ABSENT).tolist():
+        result.report("missing", f"row {lines[place]['id']} has 0 results, wanted 1")
+    for place in np.flatnonzero(standing == OTHER).tolist():
+        times = log.index.times(ids[place])
+        row = f"row {lines[place]['id']}"
+        if times > 1:
+            result.report("double", f"{row} has {times} results, wanted 1")
+        else:
+            result.report("outdated", f"{row} has the picture of an earlier manifest")
+    for place in np.flatnonzero(standing == FAILED).tolist():
+        listed = result.counts["failed"] < LISTED
+        error = _error_of(ledger, log, lines[place]["id"], ids[place]) if listed else ""
+        result.report("failed", f"row {lines[place]['id']} failed: {error}")
+
+
+def _error_of(ledger: Ledger, log: Log, row_id: str, number: np.uint64) -> str:
+    try:
+        (shard, *_) = log.index.holding(np.array([number]))
+        rows = ledger.table(shard, ["id", "error"]).to_pylist()
+    except StorageError as error:
+        return f"(its shard cannot be read: {error})"
+    return next(row["error"] for row in rows if row["id"] == row_id)
+
+
+def _list_foreign(ledger: Ledger, log: Log, foreign: np.ndarray, result: Audit) -> None:
+    listed = [name for shard in log.index.holding(foreign[:LISTED]) for name in _names(ledger, shard, foreign)]
+    for name in sorted(listed)[:LISTED]:
+        result.report("foreign", f"the result {name} is no row of the manifest")
+    result.report("foreign", "", len(foreign) - result.counts["foreign"])
+    if not result.counts["foreign"]:
+        del result.counts["foreign"]
+
+
+def _names(ledger: Ledger, shard: Shard, wanted: np.ndarray) -> list[str]:
+    try:
+        names = ledger.table(shard, ["id"])["id"].to_pylist()
+    except StorageError:
+        return []
+    return [names[place] for place in np.flatnonzero(np.isin(shard.ids, wanted)).tolist()]
 
 
 def _wrong_with_picture(store: Store, row: dict[str, Any]) -> str:

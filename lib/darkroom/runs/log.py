@@ -195,21 +195,25 @@ class Index:
         places = np.repeat(first, counts) + np.arange(counts.sum()) - before
         return [self.shards[number] for number in np.unique(self._shard[places])]
 
+    def times(self, number: np.uint64) -> int:
+        """How often an id is there."""
+        return int(np.searchsorted(self._ids, number, "right") - np.searchsorted(self._ids, number, "left"))
+
     @property
     def good(self) -> int:
         """How many rows are not failed."""
         return int(self._ok.sum())
 
     def with_keys(self, keys: np.ndarray) -> list[tuple[Shard, np.ndarray]]:
-        """Shards with good rows of these keys, and those rows' positions in them: one row for each key, the first."""
-        wanted, found = np.unique(keys), []
-        seen = np.empty(0, dtype=np.uint64)
-        for shard in self.shards:
-            places = np.flatnonzero(shard.ok & np.isin(shard.keys, wanted) & ~np.isin(shard.keys, seen))
+        """Shards with rows of these keys, and those rows' positions in them: one row for each key, a good one if there
+        is any."""
+        missing, found = np.unique(keys), []
+        for ok, shard in ((ok, shard) for ok in (True, False) for shard in self.shards):
+            places = np.flatnonzero((shard.ok == ok) & np.isin(shard.keys, missing))
             if len(places):
                 _, firsts = np.unique(shard.keys[places], return_index=True)
                 found.append((shard, places[np.sort(firsts)]))
-                seen = np.union1d(seen, shard.keys[places])
+                missing = np.setdiff1d(missing, shard.keys[places])
         return found
 
 

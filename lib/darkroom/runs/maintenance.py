@@ -1,0 +1,68 @@
+"""Looking after a run: small files become large ones, and what nothing refers to goes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+
+from darkroom.runs.ledger import Ledger
+from darkroom.runs.writer import own
+from darkroom.storage import NotFound, Store, open_store
+from darkroom.storage.hashing import hashes
+
+TEMPORARY = ("staging/", "work/", "twins/")
+_BATCH = 1_000  # keys that are deleted at once
+
+
+def compact(uri: str) -> str:
+    """Merges a run's small shards, whatever their size, and rolls its log up; what was done, as text. NotFound if there
+    is no run; Held where a job owns it."""
+    store = _open(uri)
+    with own(store, "darkroom compact") as writer:
+        writer.open()
+        before = len(writer.log.shards)
+        writer.compact()
+        writer.roll_up()
+        rows, after = writer.log.rows, len(writer.log.shards)
+    return f"{rows:,} rows of {uri} lie in {after:,} files now, in {before:,} before"
+
+
+def clean(uri: str, remove: bool) -> str:
+    """What of a run nothing refers to, as text; with `remove` it is deleted. NotFound if there is no run; Held where a
+    job owns it."""
+    store = _open(uri)
+    with own(store, "darkroom clean") as writer:
+        writer.open()
+        doomed = list(_unreferenced(store, writer.ledger))
+        if remove:
+            for first in range(0, len(doomed), _BATCH):
+                writer.check()
+                store.delete(*doomed[first : first + _BATCH])
+    if not doomed:
+        return f"nothing in {uri} is left over"
+    verb = "removed" if remove else "would remove"
+    kinds = Counter(f"{key.partition('/')[0]}/" for key in doomed)
+    parts = ", ".join(f"{count:,} of {kind}" for kind, count in sorted(kinds.items()))
+    return f"{verb} {len(doomed):,} objects of {uri}: {parts}" + ("" if remove else "; say --yes to remove them")
+
+
+def _open(uri: str) -> Store:
+    store = open_store(uri)
+    if not store.exists("run.json"):
+        raise NotFound(f"there is no run at {uri}: it has no run.json")
+    return store
+
+
+def _unreferenced(store: Store, ledger: Ledger) -> Iterator[str]:
+    for folder in TEMPORARY:
+        yield from store.list(folder)
+    referred = [np.empty(0, dtype=np.uint64)]
+    for shard in ledger.read().shards.values():
+        uris = ledger.table(shard, ["image_uri"])["image_uri"].to_pylist()
+        # The key alone, wherever the run lay when the row was written.
+        referred.append(hashes("images/" + uri.rpartition("/images/")[2] for uri in uris if uri))
+    keys = list(store.list("images/"))
+    stay = np.isin(hashes(keys), np.concatenate(referred))
+    yield from (key for key, stays in zip(keys, stay.tolist(), strict=True) if not stays)
