@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ from PIL import Image
 
 from darkroom.batch.generate import Options, Outcome, WrongRun, run
 from darkroom.manifest import ManifestError
+from darkroom.runs import own
 from darkroom.runs.audit import audit
+from darkroom.runs.maintenance import clean, compact
 from darkroom.storage import open_store, read_uri
+from darkroom.storage.lease import Held
 from runs import RED, pictures, png, results, tree, write_manifest
 
 SEVEN = {"task": "text_to_image", "label": 7, "steps": 2}
@@ -213,11 +217,85 @@ def test_a_manifest_with_mistakes_writes_nothing(job: Job) -> None:
 
 def test_a_folder_with_another_manifests_rows_is_refused(quick: Job) -> None:
     quick.run([{**SEVEN, "id": "a"}])
-    before = tree(Path(quick.out))
+    before = run_files(quick.out)
     for limit in (None, 1):
         with pytest.raises(WrongRun, match="holds 1 rows, none of them of this manifest"):
             quick.run([{**SEVEN, "id": "b"}], limit=limit)
-    assert tree(Path(quick.out)) == before and audit(quick.out).passed
+    assert run_files(quick.out) == before and audit(quick.out).passed
+    assert quick.run([{**SEVEN, "id": "b"}], replace=True).rows == 1 and audit(quick.out).passed
+
+
+def run_files(out: str) -> dict[str, bytes]:
+    """What a run holds but its log, to which every start adds a record, and its lease."""
+    names = [name for name in tree(Path(out)) if not name.startswith(("commits/", "lease.json"))]
+    return {name: Path(out, name).read_bytes() for name in names}
+
+
+def test_another_model_does_not_empty_a_run(quick: Job, tmp_path: Path) -> None:
+    rows = [{**SEVEN, "id": f"r{n}", "seed": n} for n in range(3)]
+    quick.run(rows)
+    before = run_files(quick.out)
+    shutil.copytree(quick.model, tmp_path / "other")
+    weights = tmp_path / "other" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + bytes(4))  # its last number is 0
+    quick.model = str(tmp_path / "other")
+    with pytest.raises(WrongRun, match=r"was made with model .*: 3 of its 3 good rows would be made anew; .*--replace"):
+        quick.run(rows)
+    assert run_files(quick.out) == before
+    assert quick.run(rows, replace=True).made == 3 and audit(quick.out).passed
+
+
+def test_another_manifest_that_shares_ids_does_not_empty_a_run(quick: Job, tmp_path: Path) -> None:
+    rows = [{**SEVEN, "id": f"{n:04d}", "seed": n} for n in range(4)]
+    quick.run(rows)
+    before = run_files(quick.out)
+    typo = write_manifest(tmp_path / "typo", [{**row, "seed": 100} for row in rows[:3]])
+    with pytest.raises(WrongRun, match=r"would replace 3 and withdraw 1 of its 4 good rows; choose another --out"):
+        run(Options(typo, quick.out, quick.model), quick.said.append)
+    assert run_files(quick.out) == before and audit(quick.out).passed
+
+
+def test_a_second_job_on_a_run_is_refused_while_the_first_lives(quick: Job) -> None:
+    rows = [{**SEVEN, "id": "a"}]
+    with own(open_store(quick.out), "the first job", seconds=2) as writer:
+        writer.open()
+        with pytest.raises(Held, match=r"the first job is still running, by .*, process \d+"):
+            quick.run(rows)
+    assert quick.run(rows).made == 1 and audit(quick.out).passed
+
+
+def test_a_changed_rows_picture_counts_until_its_new_one_is_committed(quick: Job) -> None:
+    rows = [{**SEVEN, "id": f"r{n}", "seed": n} for n in range(4)]
+    quick.run(rows)
+    with pytest.raises(ValueError, match="dtype"):
+        quick.run([{**row, "seed": 9 + n} for n, row in enumerate(rows)], dtype="float99")
+    assert audit(quick.out).passed, "an argument that is wrong costs nothing"
+
+
+def test_a_run_of_the_first_round_opens_audits_and_resumes(tmp_path: Path, shared_ray: None) -> None:
+    fixture = Path(__file__).parent.parent / "fixtures" / "first_round"
+    shutil.copytree(fixture, tmp_path / "old")
+    out = str(tmp_path / "old" / "run")
+    found = audit(out)
+    assert (found.rows, found.good) == (6, 5) and [line[:16] for line in found.problems] == ["row gone failed:"]
+    before = pictures(out)
+    options = Options(str(tmp_path / "old" / "manifest.jsonl"), out)
+    outcome = run(options, lambda line: None)
+    assert (outcome.done_before, outcome.rows, outcome.failed) == (5, 6, 1)
+    assert pictures(out) == before
+    summary = compact(out)
+    assert "6 rows" in summary and "lie in 1 files now" in summary
+
+
+def test_what_nothing_refers_to_is_said_and_then_removed(quick: Job) -> None:
+    rows = [{**SEVEN, "id": f"r{n}", "seed": n} for n in range(3)]
+    quick.run(rows)
+    assert clean(quick.out, remove=True).startswith("nothing in ")
+    quick.run([{**row, "seed": 9 + n} for n, row in enumerate(rows[:2])])
+    assert len(list(Path(quick.out, "images").rglob("*.png"))) == 5
+    assert "would remove 3 objects" in clean(quick.out, remove=False)
+    assert "removed 3 objects" in clean(quick.out, remove=True)
+    assert len(list(Path(quick.out, "images").rglob("*.png"))) == 2 and audit(quick.out).passed
 
 
 def test_a_folder_that_is_no_run_is_not_touched(job: Job) -> None:

@@ -32,21 +32,20 @@ def refuse_to_empty(order: Order, work: Work) -> None:
     """Without --replace, good rows are neither made anew because of another model than the run's, nor replaced and
     withdrawn by another manifest than the run's, if that costs most of them: that is a typing error in --out."""
     options, out = order.options, order.options.out
-    lost = work.superseded + len(work.leavers)
-    if options.replace or not work.good_before or not lost:
+    if options.replace or not work.before:
         return
     before, now = json.loads(order.store.read("run.json")), run_record(order, work)
+    good, lost = f"of its {work.good_before:,} good rows", work.superseded + len(work.leavers)
     advice = "choose another --out, or say --replace"
-    differing = [name for name in OF_ALL_ROWS if _differs(before.get(name), now[name])]
-    others = [f"{name} {_short(before.get(name))}, not {_short(now[name])}" for name in differing]
-    if others and work.superseded:
-        rows = f"{work.superseded:,} of its {work.good_before:,} good rows"
-        raise WrongRun(f"{out} was made with {'; '.join(others)}: {rows} would be made anew; {advice}")
-    same = before["manifest"]["uri"] == order.manifest.uri or before["manifest"]["sha256"] == order.manifest.digest
     if work.done + work.changed == 0:
         raise WrongRun(f"{out} holds {work.before:,} rows, none of them of this manifest; {advice}")
+    differing = [name for name in OF_ALL_ROWS if _differs(before.get(name), now[name])]
+    if differing and work.superseded:
+        others = "; ".join(f"{name} {_short(before.get(name))}, not {_short(now[name])}" for name in differing)
+        raise WrongRun(f"{out} was made with {others}: {work.superseded:,} {good} would be made anew; {advice}")
+    same = before["manifest"]["uri"] == order.manifest.uri or before["manifest"]["sha256"] == order.manifest.digest
     if not same and 2 * lost > work.good_before:
-        costs = f"replace {work.superseded:,} and withdraw {len(work.leavers):,} of its {work.good_before:,} good rows"
+        costs = f"replace {work.superseded:,} and withdraw {len(work.leavers):,} {good}"
         raise WrongRun(f"{out} is the run of {before['manifest']['uri']}: {order.manifest.uri} would {costs}; {advice}")
 
 
