@@ -1,57 +1,14 @@
-"""The console command `darkroom JOB ...`, and what every job's script shares: exit codes and plain error messages."""
+"""The console command `darkroom JOB ...`, and what every job's script shares."""
 
 from __future__ import annotations
 
-import atexit
-import logging
-import os
-import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import import_module
 
 import typer
 
-from darkroom import phases  # noqa: F401 (first: its clock begins here)
+from darkroom.exits import DONE, ENVIRONMENT, FAILED, KEPT, WRONG_INPUT, exit_codes, quiet
 
-DONE, FAILED, WRONG_INPUT, ENVIRONMENT = 0, 1, 2, 3
-KEPT = "Nothing that was committed is lost: run the same command again to go on."
-
-
-@contextmanager
-def exit_codes(verbose: bool = False) -> Iterator[None]:
-    """Turns errors into a message on stderr and an exit code: 2 for the user's input, 3 for the environment."""
-    from darkroom.batch.progress import Stalled
-    from darkroom.ray_cluster import ClusterError, errors_of_ray
-    from darkroom.storage import StorageError
-
-    quiet(verbose)
-    try:
-        yield
-    except (StorageError, ClusterError, Stalled) as error:
-        _stop(f"{error}\n{KEPT}", ENVIRONMENT, verbose)
-    except errors_of_ray() as error:
-        *_, last = str(error).strip().splitlines() or [type(error).__name__]
-        _stop(f"Ray gave up: {last}\n{KEPT}", ENVIRONMENT, verbose)
-    except ValueError as error:
-        _stop(str(error), WRONG_INPUT, verbose)
-
-
-def quiet(verbose: bool) -> None:
-    """Keeps libraries from talking, unless asked; and no usage statistics leave the machine."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # a thread left over at the exit would start another Ray
-    if verbose:
-        return
-    logging.raiseExceptions = False  # Ray's threads that outlive a job that gave up log to files that are closed
-    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-    for name in ("ray", "ray.data"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+__all__ = ["DONE", "ENVIRONMENT", "FAILED", "KEPT", "WRONG_INPUT", "exit_codes", "main", "quiet"]
 
 
 def main() -> None:
@@ -68,20 +25,3 @@ def main() -> None:
             app.command(name)(job.main)
     commands.add_to(app)
     app()
-
-
-def _stop(message: str, code: int, verbose: bool) -> None:
-    if verbose:
-        logging.exception(message)
-    else:
-        print(f"darkroom: {message}", file=sys.stderr)
-    atexit.register(_keep, code)
-    raise typer.Exit(code)
-
-
-def _keep(code: int) -> None:
-    """A thread that still waits in Ray, of a job that gave up, can end the process by a code of its own."""
-    if any(thread.daemon and thread.name == "consumer" for thread in threading.enumerate()):
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)

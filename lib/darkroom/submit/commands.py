@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from darkroom import cli
+from darkroom import exits
 
 if TYPE_CHECKING:
     from darkroom.submit.submission import Cluster
@@ -50,7 +50,7 @@ def submit(
     The same again while it runs is harmless: it follows the job that is there. After its end it goes on with what is
     missing.
     """
-    with cli.exit_codes():
+    with exits.exit_codes():
         from darkroom.submit.request import prepare
         from darkroom.submit.submission import Cluster
 
@@ -71,7 +71,7 @@ def jobs(
     run: Annotated[str | None, typer.Option(help="what was ever submitted for this run, from the run itself")] = None,
 ) -> None:
     """List the jobs that were submitted to a cluster, or for a run."""
-    with cli.exit_codes():
+    with exits.exit_codes():
         from darkroom.submit.submission import Cluster, copied_jobs, describe
 
         if run is not None:
@@ -90,7 +90,7 @@ def logs(
     run: Annotated[str | None, typer.Option(help="from this run's copy: no cluster is asked")] = None,
 ) -> None:
     """Show what a submitted job says."""
-    with cli.exit_codes():
+    with exits.exit_codes():
         from darkroom.submit.submission import Cluster, copied
 
         if run is not None:
@@ -107,7 +107,7 @@ def stop(
     address: Address = None,
 ) -> None:
     """Stop a submitted job. What it committed stays: submitted again, it goes on."""
-    with cli.exit_codes():
+    with exits.exit_codes():
         from darkroom.submit.submission import Cluster
 
         print(f"{id}: {Cluster(address).stop(id).status.lower()}")
@@ -120,7 +120,7 @@ def up(
     folder: Folder = None,
 ) -> None:
     """Start a head and workers here, each with an address of its own, and a token."""
-    with cli.exit_codes():
+    with exits.exit_codes():
         from darkroom.submit import nodes as local_nodes
 
         cluster = local_nodes.up(folder or local_nodes.default_folder(), nodes, cpus_per_node)
@@ -133,7 +133,7 @@ def up(
 @local.command()
 def status(folder: Folder = None) -> None:
     """Say which nodes are up. Exit code 1 if one is not."""
-    with cli.exit_codes():
+    with exits.exit_codes():
         from darkroom.submit import nodes as local_nodes
 
         cluster = local_nodes.read(folder or local_nodes.default_folder())
@@ -142,7 +142,7 @@ def status(folder: Folder = None) -> None:
             said = "up" if node.address in members else "down" if not node.alive else "does not answer"
             stages = f"  for {', '.join(node.stages)}" if node.stages else ""
             print(f"{node.name:<10} {node.address:<11} {node.cpus} CPU  process {node.pid:<8} {said}{stages}")
-        raise typer.Exit(cli.DONE if {node.address for node in cluster.nodes} <= set(members) else cli.FAILED)
+        raise typer.Exit(exits.DONE if {node.address for node in cluster.nodes} <= set(members) else exits.FAILED)
 
 
 @local.command()
@@ -154,7 +154,7 @@ def add(
     folder: Folder = None,
 ) -> None:
     """Start one more worker."""
-    with cli.exit_codes():
+    with exits.exit_codes():
         from darkroom.ray_cluster.resources import marks_of
         from darkroom.submit import nodes as local_nodes
 
@@ -170,7 +170,7 @@ def kill(
     folder: Folder = None,
 ) -> None:
     """End a node at once with all that runs on it, as a power cut would, to see what a job makes of it."""
-    with cli.exit_codes():
+    with exits.exit_codes():
         from darkroom.submit import nodes as local_nodes
 
         nodes = {node.name: node for node in local_nodes.read(folder or local_nodes.default_folder()).nodes}
@@ -183,7 +183,7 @@ def kill(
 @local.command()
 def down(folder: Folder = None) -> None:
     """End the cluster that `up` started, and nothing else."""
-    with cli.exit_codes():
+    with exits.exit_codes():
         from darkroom.submit import nodes as local_nodes
 
         print(f"{local_nodes.down(folder or local_nodes.default_folder())} nodes ended")
@@ -194,4 +194,4 @@ def _follow(cluster: Cluster, name: str) -> int:
         return cluster.follow(name, lambda text: print(text, end="", flush=True))
     except KeyboardInterrupt:
         print(f"\n{name} goes on; `darkroom stop {name}` ends it", file=sys.stderr)
-        return cli.DONE
+        return exits.DONE
