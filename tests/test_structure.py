@@ -1,4 +1,4 @@
-"""The rooms of the package hold: imports point one way, no file imports itself around a corner, and sizes stay small."""
+"""The rooms of the package hold: imports point one way, without circles, and sizes stay small."""
 
 from __future__ import annotations
 
