@@ -117,7 +117,16 @@ def check_files(uri: str) -> None:
     """Nothing temporary is left; the records say what was asked for."""
     store = open_store(uri)
     folders = {key.split("/")[0] for key in store.list()}
-    assert folders == {"run.json", "summary.json", "metadata", "images", "commits", "manifest", "embeddings"}
+    assert folders == {
+        "run.json",
+        "summary.json",
+        "lease.json",
+        "metadata",
+        "images",
+        "commits",
+        "manifest",
+        "embeddings",
+    }
     record = json.loads(store.read("run.json"))
     assert record["model"]["name"] == "toy" and record["manifest"]["rows"] == 13
     assert json.loads(store.read("summary.json"))["failed"] == 4
