@@ -16,7 +16,8 @@ from typing import Any
 import ray
 from ray.cluster_utils import Cluster
 
-from darkroom.batch import embed, generate, preflight, prompts
+from darkroom.batch import embed, generate, prompts
+from darkroom.ray_cluster import resources
 from darkroom.retrain.tick import run_tick
 from darkroom.retrain.times import read_tick
 from darkroom.training import job
@@ -34,7 +35,7 @@ ROWS: list[dict[str, Any]] = [
 SEVEN = {"task": "text_to_image", "label": 7, "steps": 2}
 BEST = [{**SEVEN, "id": "best", "best_of": 3}, {**SEVEN, "id": "plain", "seed": 5}]
 TINY = ("width=8", "epochs=1", "batch=500", "validation_images=8", "dropout=0", "bf16=off")
-LARGE_GPU = preflight.Hardware(gpu=80e9, gpu_flops=1e14)  # with room for text encoders beside the stages
+LARGE_GPU = resources.Hardware(gpu=80e9, gpu_flops=1e14)  # with room for text encoders beside the stages
 QUIET = {"object_store_memory": 150 * 2**20, "include_dashboard": False}
 
 
@@ -54,9 +55,9 @@ def trained(folder: Path, name: str, workers: str) -> None:
 def on_one(folder: Path, cascade: str, network: str) -> None:
     prompts.SMALL_ENCODER = 0  # an encoder is not too small for actors of its own
     pictures_of(folder, "shared", ROWS, cascade)
-    unknown, preflight.read_hardware = preflight.read_hardware, lambda say: LARGE_GPU
+    unknown, resources.read_hardware = resources.read_hardware, lambda say: LARGE_GPU
     pictures_of(folder, "beside", ROWS, cascade)
-    preflight.read_hardware = unknown
+    resources.read_hardware = unknown
     asked = embed.Options(str(folder / "embeddings"), cascade, manifest=str(folder / "manifest-shared/jobs.jsonl"))
     assert embed.run(asked) == 3
     prompts.SMALL_ENCODER = 2**26

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from darkroom.batch import options as option
-from darkroom.batch import pipeline, preflight, prompts
+from darkroom.batch import pipeline, placement, prompts
 from darkroom.batch.generate import abilities
 from darkroom.batch.options import JOINED_SECONDS
 from darkroom.batch.pipeline import Listener
@@ -15,7 +15,7 @@ from darkroom.batch.progress import PROMPTS
 from darkroom.manifest import open_manifest
 from darkroom.models.catalog import address, open_model
 from darkroom.phases import Say, phase, phase_of_ray, to_stderr
-from darkroom.ray_cluster import connect
+from darkroom.ray_cluster import connect, resources
 from darkroom.ray_cluster.resources import ENCODERS, Wanted, find_room
 from darkroom.sampling.plans import condition_keys, goes_through
 from darkroom.storage import open_store
@@ -76,8 +76,8 @@ def _encode(options: Options, model: Model, asked: dict[str, dict[str, None]], r
     dtypes = option.stage_dtypes(model, options.dtype, on_gpu=room.gpus > 0)
     stores = prompts.find_stores(model, asked, dtypes, root)
     missing = prompts.find_missing(model, asked, dtypes, stores)
-    preflight.check(
-        [preflight.encoder_need(model, one.encoder, dtypes) for one in missing], {}, preflight.read_hardware(say)
+    placement.check(
+        [placement.encoder_need(model, one.encoder, dtypes) for one in missing], {}, resources.read_hardware(say)
     )
     for one in missing:
         phase(say, f"encoding {len(one.prompts):,} prompts by {one.encoder}")

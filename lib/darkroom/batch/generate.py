@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from darkroom.batch import options as option
-from darkroom.batch import pipeline, preflight, prompts
+from darkroom.batch import pipeline, placement, prompts
 from darkroom.batch.abilities import abilities
 from darkroom.batch.capacity import ON_CPU
 from darkroom.batch.commits import Commits
@@ -48,8 +48,8 @@ def dry_run(options: Options) -> tuple[Work, Estimate, str]:
     refuse_to_empty(order, work)
     capacity = ON_CPU if options.capacity == "auto" else options.capacity
     dtypes = option.stage_dtypes(order.model, options.dtype, on_gpu=True)
-    found = preflight.needs(order.model, sorted(work.stages), dtypes, options.capacity, True, list(work.prompts))
-    return work, estimate(work, order.model, capacity), "on a GPU:\n" + preflight.table(found) if found else ""
+    found = placement.needs(order.model, sorted(work.stages), dtypes, options.capacity, True, list(work.prompts))
+    return work, estimate(work, order.model, capacity), "on a GPU:\n" + placement.table(found) if found else ""
 
 
 def run(options: Options, say: Say = to_stderr) -> Outcome:

@@ -1,14 +1,26 @@
-"""How many actors each stage has, and how much of the cluster each of them may take."""
+"""How many actors each stage has, how much of the cluster each may take, and whether that fits their devices."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
+from darkroom.batch.capacity import LEAST, ON_CPU
+from darkroom.batch.options import Capacity, encoder_dtype
+from darkroom.models.memory import size_text
 from darkroom.ray_cluster import ClusterError
-from darkroom.ray_cluster.resources import ACTOR_CPUS, ACTORS_SHARE, ENCODERS, MARK_PART, Room, Wanted
+from darkroom.ray_cluster.resources import ACTOR_CPUS, ACTORS_SHARE, ENCODERS, MARK_PART, Hardware, Room, Wanted
 
+if TYPE_CHECKING:
+    from darkroom.models.catalog import Model
+
+GB = 1e9
+SPARE = 0.5  # of a GPU: what an encoder takes beside the stages is theirs no more when it has left
+# CUDA itself, and the gaps that its allocator leaves between tensors.
+CUDA_BYTES, GAPS = 0.5 * GB, 1.1
+THREAD_FLOPS = 4e10  # a core makes about half of the 90 GFLOP/s that it makes of a large matrix product
 JUDGE_GPUS = 0.05  # of a judge: its models are small, and it must not keep the stages from their GPU
 
 
@@ -27,6 +39,36 @@ class Pool:
     def resources(self) -> dict[str, float]:
         """What an actor asks Ray for besides processors and GPUs."""
         return {self.mark: MARK_PART} if self.mark else {}
+
+    def speed(self, hardware: Hardware) -> float:
+        """About how many FLOP/s one of these actors makes of a network."""
+        return self.gpus * hardware.gpu_flops if self.gpus and hardware.gpu_flops else self.threads * THREAD_FLOPS
+
+
+class DoesNotFit(ValueError):
+    """The stages, as they are to be run, want more memory than there is."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """One stage or text encoder. weights, activations: bytes, of the model and of the most that a pass holds besides;
+    tries: the capacity is the least that is tried. alone: it has left before the stages come."""
+
+    name: str
+    dtype: str
+    capacity: int
+    weights: int
+    activations: int
+    tries: bool = False
+    alone: bool = False
+
+    def on_gpu(self) -> float:
+        """Bytes on a GPU."""
+        return GAPS * (self.weights + self.activations) + CUDA_BYTES
+
+    def on_cpu(self) -> float:
+        """Bytes of a processor's memory, besides the worker's own few hundred megabytes."""
+        return float(self.weights + self.activations)
 
 
 def size_pools(wanted: Sequence[Wanted], room: Room) -> dict[str, Pool]:
@@ -132,3 +174,82 @@ def _counts(stages: Sequence[Wanted], gpus: int) -> dict[str, int]:
 
 def _hundredths(share: float) -> float:
     return math.floor(100 * share + 1e-6) / 100
+
+
+def needs(
+    model: Model,
+    numbers: Sequence[int],
+    dtypes: Mapping[int, str],
+    capacity: Capacity,
+    on_gpu: bool,
+    encoders: Sequence[str],
+) -> list[Need]:
+    """Of the stages with these numbers, and of these text encoders."""
+    found = [encoder_need(model, name, dtypes) for name in encoders]
+    places = (LEAST if on_gpu else ON_CPU) if capacity == "auto" else capacity
+    for number in numbers:
+        memory = model.memory(number, dtypes[number], places)
+        found.append(Need(f"stage {number}", dtypes[number], places, *memory, tries=capacity == "auto" and on_gpu))
+    return found
+
+
+def encoder_need(model: Model, name: str, dtypes: Mapping[int, str]) -> Need:
+    """What a text encoder needs: for one prompt at least, as it reads prompts in small batches."""
+    dtype = encoder_dtype(model, name, dict(dtypes))
+    return Need(name, dtype, 1, *model.encoder_memory(name, dtype), alone=True)
+
+
+def beside_the_stages(found: Sequence[Need], room: Room, hardware: Hardware) -> Wanted | None:
+    """An encoder's share of the one GPU there is, where the stages fit beside it with room to spare; else None, and it
+    has left before they come."""
+    encoders = max((need.on_gpu() for need in found if need.alone), default=0.0)
+    stages = sum(need.on_gpu() for need in found if not need.alone)
+    if room.gpus != 1 or room.marks or not encoders or encoders + stages > SPARE * hardware.gpu:
+        return None
+    return Wanted(ENCODERS, workers=1, memory=encoders)
+
+
+def table(found: Sequence[Need], pools: Mapping[str, Pool] | None = None) -> str:
+    """A line for each, e.g. `stage 1  bfloat16  capacity 32  1 worker  8.6 GB + 3.2 GB`."""
+    lines = [f"  {'':<14}{'dtype':<10}{'capacity':>9}{'workers':>9}{'weights':>11}{'a pass':>11}"]
+    for need in found:
+        workers = str(pools[need.name].workers) if pools and need.name in pools else "-"
+        capacity = f"{need.capacity}{'+' * need.tries}"
+        sizes = f"{size_text(need.weights):>11}{size_text(need.activations):>11}"
+        lines.append(f"  {need.name:<14}{need.dtype:<10}{capacity:>9}{workers:>9}{sizes}")
+    return "\n".join(lines)
+
+
+def check(found: Sequence[Need], pools: Mapping[str, Pool], hardware: Hardware) -> None:
+    """DoesNotFit, with all numbers, where a stage wants more than its share of a GPU, or all of them more than the
+    memory of the cluster's nodes."""
+    problems = _gpu_problems(found, pools, hardware) if hardware.gpu else _cpu_problems(found, pools, hardware)
+    if problems:
+        advice = "ask for a smaller --capacity, another --dtype, a smaller model, or more and larger devices"
+        raise DoesNotFit("\n".join(["this does not fit:", *problems, table(found, pools), advice]))
+
+
+def _gpu_problems(found: Sequence[Need], pools: Mapping[str, Pool], hardware: Hardware) -> list[str]:
+    problems = []
+    for need in found:
+        mark, share = (ENCODERS, 1.0) if need.alone else (pools[need.name].mark, pools[need.name].gpus)
+        gpu = hardware.marked.get(mark, hardware.gpu)
+        there = share * gpu
+        if need.on_gpu() > there:
+            of = "of a GPU" if share == 1 else f"of a GPU of {size_text(gpu)}, as its share is {share:g}"
+            problems.append(f"  {need.name} wants {size_text(need.on_gpu())} and gets {size_text(there)} {of}")
+    return problems
+
+
+def _cpu_problems(found: Sequence[Need], pools: Mapping[str, Pool], hardware: Hardware) -> list[str]:
+    if not hardware.nodes:
+        return []  # Ray does not say
+    problems = [
+        f"  {need.name} wants {size_text(need.on_cpu())}, the largest node has {size_text(hardware.node)}"
+        for need in found
+        if need.on_cpu() > hardware.node
+    ]
+    total = sum(need.on_cpu() * pools[need.name].workers for need in found if not need.alone)
+    if total > hardware.nodes:
+        problems.append(f"  all stages want {size_text(total)}, all nodes have {size_text(hardware.nodes)}")
+    return problems

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from darkroom.batch import options as option
-from darkroom.batch import pipeline, preflight, prompts, stages
+from darkroom.batch import pipeline, placement, prompts, stages
 from darkroom.batch.embeddings import EmbeddingStore
 from darkroom.batch.estimate import seconds_per_row
 from darkroom.batch.load_inputs import LoadOptions
@@ -19,7 +19,7 @@ from darkroom.batch.planning import Work
 from darkroom.batch.progress import Stalled
 from darkroom.batch.write_results import WriteOptions
 from darkroom.phases import Say, phase
-from darkroom.ray_cluster import ClusterError
+from darkroom.ray_cluster import ClusterError, resources
 from darkroom.ray_cluster.resources import ENCODERS, Wanted, find_room
 from darkroom.storage import StorageError, open_store
 
@@ -34,7 +34,7 @@ class Setting:
     stores: dict[str, EmbeddingStore]
     missing: list[stages.Unencoded]
     pools: dict[str, Pool]
-    hardware: preflight.Hardware
+    hardware: resources.Hardware
     together: bool
 
 
@@ -51,14 +51,14 @@ def set_up(order: Order, work: Work, say: Say) -> Setting:
         left = sum(len(one.prompts) for one in missing if one.encoder == name)
         say(f"{len(asked):,} prompts for {name}, {left:,} of them to encode")
     large = [one for one in missing if not prompts.is_small(model, one)]
-    needs = preflight.needs(model, numbers, dtypes, options.capacity, on_gpu, [one.encoder for one in large])
-    hardware = preflight.read_hardware(say)
+    needs = placement.needs(model, numbers, dtypes, options.capacity, on_gpu, [one.encoder for one in large])
+    hardware = resources.read_hardware(say)
     sized = {need.name: need.on_gpu() for need in needs}
     wanted = [one.with_memory(sized.get(one.name, 0.0)) for one in wanted]
-    beside = preflight.beside_the_stages(needs, room, hardware) if large else None
+    beside = placement.beside_the_stages(needs, room, hardware) if large else None
     pools = size_pools(wanted if beside is None else [*wanted, beside], room)
-    preflight.check(needs, pools, hardware)
-    say("\n".join([f"{work.to_make:,} rows to make by", preflight.table(needs, pools)]))
+    placement.check(needs, pools, hardware)
+    say("\n".join([f"{work.to_make:,} rows to make by", placement.table(needs, pools)]))
     together = bool(large) and (beside is not None or all_apart(room, pools))
     return Setting(numbers, dtypes, stores, missing, pools, hardware, together)
 
@@ -97,7 +97,7 @@ def job_of(order: Order, work: Work, setting: Setting, evaluations: dict[int, fl
 
 def _unit_rows(order: Order, work: Work, setting: Setting, evaluations: dict[int, float]) -> int:
     pools = {number: setting.pools[stages.stage_name(number)] for number in setting.numbers}
-    speeds = {number: setting.hardware.speed(pool) for number, pool in pools.items()}
+    speeds = {number: pool.speed(setting.hardware) for number, pool in pools.items()}
     seconds = seconds_per_row(evaluations, order.model, speeds)
     return unit_size(work.to_make, work.largest, max(pool.workers for pool in pools.values()), seconds)
 

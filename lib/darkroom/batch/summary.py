@@ -69,7 +69,7 @@ def describe(outcome: Outcome, out: str) -> str:
 
 
 def describe_work(work: Work, estimated: Estimate, needs: str = "") -> str:
-    """What a dry run prints. needs: the stages' table, see `preflight`."""
+    """What a dry run prints. needs: the stages' table, see `placement.table`."""
     lines = [work.summary()]
     lines += [f"  {task:<16}{count:>10,} to make" for task, count in sorted(work.todo.items())]
     for number, evaluations in estimated.evaluations.items():

@@ -10,7 +10,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
@@ -20,6 +20,10 @@ from darkroom.ray_cluster import node_resources
 ACTOR_CPUS = 0.25  # at least
 ACTORS_SHARE = 0.75  # of the processors, so that tasks always find room beside actors
 POLL_SECONDS = 2.0
+ANSWER_SECONDS = 120.0
+# Of a large network, to a factor of two or three: an A100's 108 multiprocessors make 120 TFLOP/s of IF-I-M in bfloat16
+# (diffusers' published speeds).
+GPU_FLOPS = 1.1e12
 ENCODERS = "encoders"
 MARK_PART = 0.001  # of a node's mark, whatever its amount: an actor says where it belongs, and does not use it up
 _MARK = re.compile(rf"stage[1-3]|{ENCODERS}")
@@ -150,3 +154,54 @@ def _request(bundles: list[dict[str, float]]) -> None:
 
 def _text(room: Room | Goal) -> str:
     return f"{room.cpus:g} processors" + (f" and {room.gpus:g} GPUs" if room.gpus else "")
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Bytes: of the smallest GPU (0: there is none), of the largest node's memory and of all nodes' together.
+    marked: of the smallest GPU of the nodes that are set apart, by what for; gpu_flops: about, a second, of the
+    slowest GPU on a large network in half precision (0: not known)."""
+
+    gpu: float = 0.0
+    node: float = 0.0
+    nodes: float = 0.0
+    marked: Mapping[str, float] = field(default_factory=dict)
+    gpu_flops: float = 0.0
+
+
+def read_hardware(say: Callable[[str], None]) -> Hardware:
+    """What the cluster's nodes have. Each node with GPUs is asked by a task of its own."""
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    memory = [node["Resources"].get("memory", 0.0) for node in alive]
+    with_gpus = [node for node in alive if node["Resources"].get("GPU", 0)]
+    answers = [_ask(node["NodeID"]) for node in with_gpus]
+    try:
+        gpus: list[tuple[float, int]] = ray.get(answers, timeout=ANSWER_SECONDS)
+    except (ray.exceptions.RayError, TimeoutError) as error:
+        for answer in ray.wait(answers, num_returns=len(answers), timeout=0)[1]:
+            ray.cancel(answer)  # not one that has ended: Ray's core may crash of that
+        why = "no answer" if isinstance(error, TimeoutError) else str(error).strip().rpartition("\n")[2]
+        say(f"no node said how much memory its GPUs have, going on unchecked ({why})")
+        return Hardware()
+    sizes = [size for size, _ in gpus]
+    marked: dict[str, float] = {}
+    for node, size in zip(with_gpus, sizes, strict=True):
+        for mark in marks_of(node["Resources"]):
+            marked[mark] = min(size, marked.get(mark, size))
+    speed = GPU_FLOPS * min((processors for _, processors in gpus), default=0)
+    return Hardware(min(sizes, default=0.0), max(memory, default=0.0), sum(memory), marked, speed)
+
+
+def _ask(node: str) -> Any:
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    there = NodeAffinitySchedulingStrategy(node, soft=False)
+    return ray.remote(num_cpus=0, num_gpus=0.01, scheduling_strategy=there)(_gpu_of_node).remote()
+
+
+def _gpu_of_node() -> tuple[float, int]:
+    """Bytes and multiprocessors."""
+    import torch
+
+    found = torch.cuda.get_device_properties(0)
+    return float(found.total_memory), found.multi_processor_count

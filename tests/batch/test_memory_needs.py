@@ -5,20 +5,20 @@ from __future__ import annotations
 import pytest
 
 from darkroom.batch.options import encoder_dtype, stage_dtypes
-from darkroom.batch.placement import Pool, size_pools
-from darkroom.batch.preflight import (
+from darkroom.batch.placement import (
     GB,
     THREAD_FLOPS,
     DoesNotFit,
-    Hardware,
     Need,
+    Pool,
     beside_the_stages,
     check,
     needs,
+    size_pools,
     table,
 )
 from darkroom.models.catalog import open_model
-from darkroom.ray_cluster.resources import ENCODERS, Room, Wanted
+from darkroom.ray_cluster.resources import ENCODERS, Hardware, Room, Wanted
 
 XL = Need("stage 1", "bfloat16", 32, int(8.6 * GB), int(3.2 * GB))
 LARGE = Need("stage 2", "bfloat16", 8, int(2.5 * GB), int(4 * GB))
@@ -87,9 +87,9 @@ def test_an_encoder_stays_beside_the_stages_where_the_gpu_has_room_to_spare() ->
 
 def test_an_actors_speed_is_its_share_of_a_gpu_or_its_threads() -> None:
     found = Hardware(gpu=80 * GB, gpu_flops=120e12)
-    assert found.speed(Pool(1, 0.25, 0.5)) == 60e12
-    assert Hardware().speed(Pool(1, 2.0, 0.0, threads=2)) == 2 * THREAD_FLOPS
-    assert Hardware().speed(Pool(1, 0.25, 1.0)) == THREAD_FLOPS, "a GPU that says nothing of itself"
+    assert Pool(1, 0.25, 0.5).speed(found) == 60e12
+    assert Pool(1, 2.0, 0.0, threads=2).speed(Hardware()) == 2 * THREAD_FLOPS
+    assert Pool(1, 0.25, 1.0).speed(Hardware()) == THREAD_FLOPS, "a GPU that says nothing of itself"
 
 
 def test_dtypes_are_one_or_one_each(toy_deepfloyd: str) -> None:
