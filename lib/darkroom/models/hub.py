@@ -26,7 +26,7 @@ from huggingface_hub.errors import (
 )
 
 from darkroom.models.errors import ModelError
-from darkroom.models.sources import usable
+from darkroom.models.node_cache import usable
 from darkroom.storage import StorageError
 
 _ADDRESS = re.compile(r"hf://(?P<name>[\w.-]+/[\w.-]+)(/(?P<folder>[^@]+))?(@(?P<revision>.+))?")

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,6 +35,12 @@ SUMS = "SHA256SUMS"  # as `sha256sum` writes it, beside the files
 _PIECE = 8 * 2**20  # bytes a request asks for
 _REQUESTS = 8  # at once, for each file
 _FILES = 4  # at once
+_UNUSABLE = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5", ".onnx", ".onnx_data", ".lock", ".part")
+
+
+def usable(names: Iterable[str]) -> frozenset[str]:
+    """The names whose files may be opened, or fetched at all."""
+    return frozenset(name for name in names if not name.endswith(_UNUSABLE))
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from darkroom.models.errors import ModelError
-from darkroom.models.node_cache import S3Listing, fetch_from_s3, remember
+from darkroom.models.node_cache import S3Listing, fetch_from_s3, remember, usable
 from darkroom.storage import LocalStore, NotFound, open_store
 
 HUB = "hf://"
-_UNUSABLE = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5", ".onnx", ".onnx_data", ".lock", ".part")
 _LARGE = 2**24  # bytes: hashing them takes a hundredth of a second, and a cascade has 30 GB to be hashed by each worker
 _REVISION = re.compile(r"(?P<place>.+)@(?P<revision>[0-9a-f]{7,64})")
 
@@ -167,11 +166,6 @@ class S3Folder:
     def check(self, revision: str) -> None:
         """ModelError unless the digest of everything here begins with that."""
         check_revision(self.address, self.digest([""]), revision)
-
-
-def usable(names: Iterable[str]) -> frozenset[str]:
-    """The names whose files may be opened, or fetched at all."""
-    return frozenset(name for name in names if not name.endswith(_UNUSABLE))
 
 
 def check_revision(address: str, found: str, wanted: str) -> None:
