@@ -163,5 +163,5 @@ class Run:
     def _tables(self, columns: Sequence[str]) -> Iterator[pa.Table]:
         """The rows that count, shard by shard."""
         ledger = Ledger(self._store)
-        for record in ledger.records():
-            yield ledger.table(record).select(list(columns))
+        for shard in ledger.records() if hasattr(ledger, "records") else ledger.read().shards.values():
+            yield ledger.table(shard).select(list(columns))
