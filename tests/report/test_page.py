@@ -17,8 +17,8 @@ from darkroom.batch.planning import prompts_of
 from darkroom.batch.row_state import Failure, RowState, Source, StageRecord
 from darkroom.batch.write_results import WriteOptions, write_unit
 from darkroom.manifest import parse_task, row_key
+from darkroom.report.captions import details, flags, score
 from darkroom.report.page import write_report
-from darkroom.report.row_details import details, flags, score
 from darkroom.report.rows import Shown
 from darkroom.storage import NotFound, Store, encode_png, open_store
 

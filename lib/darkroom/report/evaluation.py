@@ -14,9 +14,8 @@ from torch import Tensor
 
 from darkroom.evaluation.network import Evaluation
 from darkroom.report.grids import draw_grid, page_size
-from darkroom.report.sections import Drawing, Section, Table
+from darkroom.report.sections import Drawing, Section, Table, render
 from darkroom.report.sheets import PAPER
-from darkroom.report.templates import render
 from darkroom.storage import open_store
 
 WRONG = "#c23b22"

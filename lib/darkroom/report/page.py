@@ -11,7 +11,7 @@ from typing import Any
 from darkroom.report.pictures import Pictures
 from darkroom.report.rows import LISTED_FAILURES, PER_TASK, Part, Selection, in_manifest_order, select
 from darkroom.report.run_sections import Desk, Heading, section
-from darkroom.report.templates import render
+from darkroom.report.sections import render
 from darkroom.runs import Ledger
 from darkroom.storage import NotFound, Store, open_store
 

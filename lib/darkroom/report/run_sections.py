@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from darkroom.report.captions import prompt_of_strip, sentence, settings, usual
+from darkroom.report.captions import details, flags, prompt_of_strip, score, sentence, settings, usual
 from darkroom.report.comparisons import varying
 from darkroom.report.figures import Panel, panels
 from darkroom.report.pictures import Pictures
-from darkroom.report.row_details import details, flags, score
 from darkroom.report.rows import Part, Shown
 from darkroom.report.sheets import Cell, caption_font, draw_sheet, edge, fitted, tile
 from darkroom.storage import Store

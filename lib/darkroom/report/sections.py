@@ -1,10 +1,12 @@
-"""What a page about a training run is made of."""
+"""What pages are made of: sections, and the templates of this folder, all of which begin with style.css."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from darkroom.storage import StorageError
 
@@ -47,3 +49,15 @@ def attempt(id: str, title: str, draw: Callable[[], Section]) -> Section:
         return draw()
     except (ValueError, StorageError) as error:
         return Section(id, title, problem=str(error))
+
+
+def render(template: str, **values: Any) -> str:
+    """The page that a template makes of the values; every value the template names must be given."""
+    environment = Environment(
+        loader=PackageLoader("darkroom", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(**values)

@@ -10,7 +10,7 @@ from typing import Any
 
 from darkroom.report.curves import metric_curve
 from darkroom.report.grids import page_size
-from darkroom.report.templates import render
+from darkroom.report.sections import render
 from darkroom.storage import NotFound, Store, open_store
 
 LISTED, DRAWN = 60, 400  # ticks in the table; measured ticks in a curve

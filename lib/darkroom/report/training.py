@@ -11,8 +11,7 @@ import numpy as np
 
 from darkroom.report import curves, denoiser, diffusions, flows, pure_noise
 from darkroom.report.grids import page_size
-from darkroom.report.sections import Drawing, Section, Table, attempt
-from darkroom.report.templates import render
+from darkroom.report.sections import Drawing, Section, Table, attempt, render
 from darkroom.report.trained import TrainingRun
 from darkroom.storage import Store
 
