@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from darkroom.cli import quiet
+from darkroom.exits import quiet
 from darkroom.phases import Say, to_stderr
 
 if TYPE_CHECKING:
