@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import inspect
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -81,3 +82,10 @@ def test_the_readmes_lines_draw_the_anagram_that_they_say(tmp_path: Path, monkey
     images = np.stack([np.asarray(seen, np.float32) for seen in (picture, picture.rotate(180))]) / 127.5 - 1
     scores = open_scorer("digits")(torch.from_numpy(images).permute(0, 3, 1, 2), [f"label {n}" for n in range(10)])
     assert scores.argmax(dim=1).tolist() == [6, 9]
+
+
+def test_the_stub_for_editors_names_what_is_there() -> None:
+    stub = Path(darkroom.__file__).with_suffix(".pyi").read_text()
+    told = re.findall(r"^from (\S+) import (\S+) as \2$", stub, re.M)
+    assert sorted(name for _, name in told) == sorted(darkroom.__all__)
+    assert all(getattr(import_module(module), name) is getattr(darkroom, name) for module, name in told)

@@ -14,19 +14,7 @@ Each name is imported when it is first asked for: `import darkroom` waits for ne
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from darkroom.front_door import front_door
-
-if TYPE_CHECKING:
-    from darkroom.api import evaluate, generate, train  # noqa: F401
-    from darkroom.batch.sample import sample  # noqa: F401
-    from darkroom.manifest import ManifestError  # noqa: F401
-    from darkroom.models.catalog import open_model  # noqa: F401
-    from darkroom.models.errors import ModelError  # noqa: F401
-    from darkroom.ray_cluster import ClusterError  # noqa: F401
-    from darkroom.runs.reading import open_run  # noqa: F401
-    from darkroom.storage import StorageError  # noqa: F401
 
 __version__ = "0.1.0"
 __getattr__, __dir__, __all__ = front_door(

@@ -112,12 +112,8 @@ class Run:
         try:
             return json.loads(self._store.read("summary.json"))
         except NotFound:
-            rows = self.rows(["task", "status"])
-        counts = Counter(zip(rows["task"].to_pylist(), rows["status"].to_pylist(), strict=True))
-        tasks: dict[str, dict[str, int]] = {}
-        for (task, status), count in sorted(counts.items()):
-            tasks.setdefault(task, {})[status] = count
-        return {"rows": len(rows), "counts": tasks}
+            log = Ledger(self._store).read()
+        return {"rows": log.rows, "counts": {task: dict(counts) for task, counts in log.counts.items()}}
 
     def __repr__(self) -> str:
         statuses: Counter[str] = Counter()
@@ -163,5 +159,5 @@ class Run:
     def _tables(self, columns: Sequence[str]) -> Iterator[pa.Table]:
         """The rows that count, shard by shard."""
         ledger = Ledger(self._store)
-        for shard in ledger.records() if hasattr(ledger, "records") else ledger.read().shards.values():
-            yield ledger.table(shard).select(list(columns))
+        for shard in ledger.read().shards.values():
+            yield ledger.table(shard, columns)
