@@ -1,12 +1,16 @@
 """Measure a model by what it paints: a trained network against a data set, or a cascade of painted digits.
 
     darkroom evaluate runs/mnist-flow-class --data data/mnist --out runs/quality
+    darkroom evaluate models/cats --data data/cats --classifier models/cats-classifier --out runs/quality
     darkroom evaluate s3://bucket/model --data s3://bucket/mnist --out s3://bucket/quality --count 2000 --guidance 4
     darkroom evaluate if-xs --out runs/quality
     python jobs/evaluate.py runs/mnist-flow-class --data data/mnist --out runs/quality
 
-A network: index.html, samples.png (what was judged wrong is framed) and evaluation.json. A cascade: contact sheets and
-quality.json. Exit codes: 0 done; 2 the model, the data or an argument is wrong; 3 storage failed.
+A network: index.html, samples.png (what was judged wrong is framed) and evaluation.json. Class accuracy, Fréchet
+distance, precision and recall are by a classifier: that of MNIST's digits, or of `darkroom train classifier`.
+A cascade: contact sheets and quality.json.
+
+Exit codes: 0 done; 2 the model, the data or an argument is wrong; 3 storage failed.
 """
 
 from __future__ import annotations
@@ -22,6 +26,9 @@ def main(
     model: Annotated[str, typer.Argument(help="an embedded model's name, a model's folder, a network's s3:// uri")],
     out: Annotated[str, typer.Option(help="where the figures go, a folder or s3://bucket/prefix")],
     data: Annotated[str | None, typer.Option(help="the ingested data set a network is measured against")] = None,
+    classifier: Annotated[
+        str | None, typer.Option(help="that judges a network's pictures; default: that of MNIST's digits")
+    ] = None,
     count: Annotated[
         int | None, typer.Option(min=1, help="of a network for each of 3 seeds 1000; of a cascade 500")
     ] = None,
@@ -38,18 +45,24 @@ def main(
 
         opened = open_model(model)
         if opened.kind == "network":
-            from darkroom.evaluation.network import Sampling, evaluate_network
+            from darkroom.evaluation import Sampling, evaluate_network
+            from darkroom.models.classifier import Classifier
             from darkroom.report.evaluation import write_evaluation
 
             if data is None:
                 raise ValueError(f"{model} is a network: --data wants the data set to measure it against")
-            how = Sampling(count or 1000, steps, 5.0 if guidance is None else guidance, sampler, seed)
-            print(f"{write_evaluation(evaluate_network(opened, data, how), out)}\nindex.html lies in {out}")
+            sampling = Sampling(count or 1000, steps, 5.0 if guidance is None else guidance, sampler, seed)
+            judge = Classifier.open(classifier) if classifier else None
+            print(write_evaluation(evaluate_network(opened, data, sampling, classifier=judge), out))
+            print(f"index.html lies in {out}")
             return
-        from darkroom.evaluation.cascade import evaluate
+        from darkroom.evaluation import sample_and_judge
+        from darkroom.report.cascade import write_cascade_evaluation
 
-        evaluation = evaluate(model, out, count or 500, stride, 7.0 if guidance is None else guidance, seed)
-        print(f"{evaluation.text()}\nquality.json and the contact sheets lie in {out}")
+        if classifier is not None:
+            raise ValueError(f"--classifier judges a network's pictures; {model} is a cascade of painted digits")
+        evaluation = sample_and_judge(model, count or 500, stride, 7.0 if guidance is None else guidance, seed)
+        print(f"{write_cascade_evaluation(evaluation, out)}\nquality.json and the contact sheets lie in {out}")
 
 
 if __name__ == "__main__":

@@ -8,9 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from darkroom.evaluation.cascade import Asked, balanced, contact_sheet, evaluate, sample_and_judge
-from darkroom.evaluation.digits import Seen
+from darkroom.evaluation.cascade import Wish, balanced, sample_and_judge
 from darkroom.models.painted_ink import COLOURS
+from darkroom.report.cascade import cascade_sheet, write_cascade_evaluation
+from darkroom.report.evaluation import WRONG
+from darkroom.training.data import load_images, sample_uri
+from darkroom.training.painted_digits import _blend
 
 
 def test_eighty_wishes_are_every_digit_in_every_colour() -> None:
@@ -21,21 +24,28 @@ def test_eighty_wishes_are_every_digit_in_every_colour() -> None:
     assert asked[7].prompt == "a red seven"
 
 
-def test_a_sheet_frames_what_is_wrong() -> None:
-    asked = [Asked(1, "red", 0), Asked(2, "blue", 1), Asked(3, "cyan", 2)]
-    sheet = contact_sheet(-torch.ones(3, 3, 24, 24), asked, Seen([1, 2, 8], ["red", "red", "cyan"]))
-    assert sheet.shape == (100, 1000, 3)
-    assert [tuple(sheet[0, 100 * i]) for i in range(4)] == [(128,) * 3, (255, 0, 160), (255, 0, 160), (128,) * 3]
-    assert not sheet[2:98, 2:98].any()
+def test_a_sheet_frames_what_is_wrong(tmp_path: Path) -> None:
+    """Two red ones, the second of which was to be a blue one: framed; the first is not."""
+    sample = load_images(sample_uri(), "test")
+    mask = torch.from_numpy(sample.images[sample.labels == 1][:2, :, :, 0].copy()).float()[:, None, 2:26, 2:26] / 255
+    red, white = (torch.tensor([COLOURS[name]] * 2) / 127.5 - 1 for name in ("red", "white"))
+    sheet = cascade_sheet(_blend(mask, red, white), [Wish(1, "red", 0), Wish(1, "blue", 1)])
+    (tmp_path / "sheet.png").write_bytes(sheet)
+    image = np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB"))
+    framed = (image == [int(WRONG[i : i + 2], 16) for i in (1, 3, 5)]).all(axis=2).any(axis=0).nonzero()[0]
+    pictures = (image == COLOURS["white"]).all(axis=2).any(axis=0).nonzero()[0]
+    middle = (pictures.min() + pictures.max()) // 2
+    assert framed.size and framed.min() >= middle and framed.max() > pictures.max() and pictures.min() < middle
 
 
 def test_a_whole_cascade_is_sampled_judged_and_written_down(untrained_cascade: Path, tmp_path: Path) -> None:
-    evaluation = evaluate(str(untrained_cascade), str(tmp_path), count=3, stride=500, guidance=2.0, seed=4)
+    evaluation = sample_and_judge(str(untrained_cascade), count=3, stride=500, guidance=2.0, seed=4)
+    assert write_cascade_evaluation(evaluation, str(tmp_path)).startswith("24 px, 3 pictures: digit ")
     assert [pictures.shape for pictures in evaluation.pictures] == [(3, 3, 24, 24), (3, 3, 48, 48)]
     record = json.loads((tmp_path / "quality.json").read_text())
     assert (record["count"], record["guidance"], record["seed"]) == (3, 2.0, 4)
     assert set(record["quality"]) == {"24", "48"} and record["quality"]["24"]["count"] == 3
-    assert Image.open(tmp_path / "sheet-48.png").size == (1000, 100)
+    assert {path.name for path in tmp_path.glob("*.png")} == {"sheet-24.png", "sheet-48.png"}
     again = sample_and_judge(str(untrained_cascade), count=3, stride=500, guidance=2.0, seed=4, stages=1)
     assert len(again.pictures) == 1 and torch.equal(again.pictures[0], evaluation.pictures[0])
 

@@ -12,9 +12,9 @@ from darkroom.evaluation.distances import (
     nearest,
     precision_and_recall,
 )
-from darkroom.models.mnist_classifier import features
+from darkroom.evaluation.validation import as_tensor
+from darkroom.models.classifier import mnist_classifier, to_unit
 from darkroom.training.data import load_images, sample_uri
-from darkroom.training.digit_classifier import to_digits
 
 
 def gaussian(count: int, mean: list[float], spread: list[float], seed: int = 0) -> torch.Tensor:
@@ -47,11 +47,12 @@ def test_sets_that_fill_no_volume_have_a_distance_too(count: int) -> None:
 
 
 def test_real_digits_are_near_each_other_and_noise_is_not() -> None:
-    digits = to_digits(load_images(sample_uri(), "test").images)
+    digits = to_unit(as_tensor(load_images(sample_uri(), "test").images))
     halves = frechet_distance(digits[:500], digits[500:])
     noise = frechet_distance(torch.rand(200, 1, 28, 28, generator=torch.Generator().manual_seed(0)), digits)
     assert 0 < halves < 1 < 20 < noise
     some, bold = digits[:200], 3 * digits[:200] - 1
+    features = mnist_classifier().features
     assert frechet_distance(some, some[:99]) == pytest.approx(frechet_of_features(features(some), features(some[:99])))
     assert frechet_distance(bold, some) == pytest.approx(frechet_distance(bold.clamp(0, 1), some))
 

@@ -11,11 +11,12 @@ import typer
 from PIL import Image
 from torch import Tensor
 
-from darkroom.evaluation import denoiser, sample_measures
+from darkroom.evaluation import denoising, recognition
 from darkroom.evaluation import network as network_module
-from darkroom.evaluation.digit_judge import why_not_judged
 from darkroom.evaluation.network import Evaluation, Sampling
+from darkroom.evaluation.validation import as_tensor
 from darkroom.jobs import evaluate as job
+from darkroom.models.classifier import mnist_classifier
 from darkroom.models.network import Network, build_network, save_network
 from darkroom.report.evaluation import WRONG, as_text, contact_sheet, measure_table, write_evaluation
 from darkroom.sampling.processes import Diffusion, Flow
@@ -97,13 +98,13 @@ def test_who_paints_the_next_digit_is_never_right(digits: str, tmp_path: Path, m
 def test_the_worst_digit_is_named_and_a_blank_picture_is_no_one() -> None:
     asked = torch.arange(20) % 10
     seen = [asked.clone() for _ in range(3)]
-    seen[1][3] = sample_measures.NOTHING
-    found = sample_measures.accuracy(seen, asked, CLASSES, 0.99)
+    seen[1][3] = recognition.NOTHING
+    found = recognition.class_accuracy(seen, asked, CLASSES, 0.99)
     assert found["worst"] == "3" and found["per_class"]["3"] == pytest.approx(5 / 6)
     assert found["mean"] == pytest.approx(59 / 60) and found["interval"] == pytest.approx([0.95, 1.0])
-    assert sample_measures.recognised(torch.zeros(1, 1, 28, 28, dtype=torch.uint8)).tolist() == [-1]
+    assert recognition.recognised(mnist_classifier(), torch.zeros(1, 1, 28, 28, dtype=torch.uint8)).tolist() == [-1]
     images, labels = first("test", 50)
-    assert (sample_measures.recognised(sample_measures.as_tensor(images)).numpy() == labels).mean() >= 0.96
+    assert (recognition.recognised(mnist_classifier(), as_tensor(images)).numpy() == labels).mean() >= 0.96
 
 
 def test_a_real_network_is_sampled_and_written_down(digits: str, store_uri: str, tmp_path: Path) -> None:
@@ -134,26 +135,6 @@ def test_without_classes_there_is_no_accuracy_but_the_rest(digits: str, tmp_path
     assert found.wrong == [False] * 10 and "class accuracy" not in as_text(found.record)
 
 
-def test_what_is_no_digit_is_not_judged(digits: str, tmp_path: Path) -> None:
-    images, labels = first("test", 100)
-    assert why_not_judged(Images(images, labels, "")) == ""
-    assert "takes 0% of the test" in why_not_judged(Images(images, (labels + 1) % 10, ""))
-    assert "the label 10" in why_not_judged(Images(images, labels + 1, ""))
-    assert "28 x 20 in grey" in why_not_judged(Images(images[:, :, :20], labels, ""))
-    pictures = np.random.default_rng(0).integers(256, size=(30, 8, 8, 3), dtype=np.uint8)
-    names = {"name": "noise", "source": "a test", "classes": CLASSES}
-    write_dataset(str(tmp_path / "data"), {s: (pictures, np.arange(30) % 10) for s in ("train", "test")}, names)
-    network = model(tmp_path / "model", CONDITIONAL | {"channels": 3, "size": 8}, Flow())
-    found = evaluated(network, str(tmp_path / "data"), Sampling(10, 1))
-    assert set(found.record["measures"]) == {"validation_loss", "nearest_training_picture", "seconds_per_sample"}
-    (note,) = found.record["notes"]
-    assert note.startswith(
-        "No class accuracy, Fréchet distance, precision nor recall: the classifier knows grey digits"
-    )
-    assert found.record["measures"]["nearest_training_picture"]["of_test_pictures"]["mean"] == 0
-    write_evaluation(found, str(tmp_path / "out"))
-
-
 @pytest.mark.parametrize(
     ("network", "how", "sentence"),
     [
@@ -173,13 +154,13 @@ def test_what_cannot_be_measured_is_a_sentence(
 
 def test_decibels_of_denoisers_whose_answer_is_known() -> None:
     test = Images(*first("test", 100), "")
-    idle = denoiser.decibels(lambda noisy: noisy, test)["psnr"]
+    idle = denoising.decibels(lambda noisy: noisy, test)["psnr"]
     assert [line["sigma"] for line in idle] == [0.0, 0.2, 0.4, 0.5, 0.6, 0.8, 1.0]
     assert idle[0]["noisy"] is idle[0]["denoised"] is None
     for line in idle[1:]:
         assert line["noisy"] == line["denoised"] == pytest.approx(-20 * np.log10(line["sigma"]), abs=0.1)
-    clean = sample_measures.as_tensor(test.images).float() / 255
-    assert all(line["denoised"] is None for line in denoiser.decibels(lambda noisy: clean, test)["psnr"])
+    clean = as_tensor(test.images).float() / 255
+    assert all(line["denoised"] is None for line in denoising.decibels(lambda noisy: clean, test)["psnr"])
 
 
 def test_a_denoiser_is_measured_by_sigma(digits: str, tmp_path: Path) -> None:

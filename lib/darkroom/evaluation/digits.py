@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from darkroom.models.mnist_classifier import classify
-from darkroom.models.painted_ink import COLOURS, DIGITS, as_digits, ink
+from darkroom.models.classifier import mnist_classifier
+from darkroom.models.painted_ink import COLOURS, DIGITS, read_digits
 
 NOTHING = -1  # the digit seen on a blank picture
 
@@ -55,15 +54,13 @@ def judge(pictures: Tensor, digits: Sequence[int], colours: Sequence[str]) -> Qu
 
 def recognise(pictures: Tensor) -> Seen:
     """pictures float32 [N, 3, S, S] in [-1, 1], S 24 or 48. ValueError for another size."""
-    ink_colour, map_of_ink = ink(pictures.float().clamp(-1, 1))
-    names = list(COLOURS)
-    palette = torch.tensor([COLOURS[name] for name in names]) / 127.5 - 1
-    nearest = torch.cdist(ink_colour, palette).argmin(dim=1).tolist()
-    digits = classify(as_digits(map_of_ink)).argmax(dim=1).tolist()
-    blank = (map_of_ink.amax(dim=(1, 2, 3)) == 0).tolist()
+    reading, names = read_digits(pictures, mnist_classifier().classify), list(COLOURS)
+    digits, colours, blank = (
+        found.tolist() for found in (reading.digits.argmax(dim=1), reading.colours.argmax(dim=1), reading.blank)
+    )
     return Seen(
         [NOTHING if empty else digit for digit, empty in zip(digits, blank, strict=True)],
-        ["" if empty else names[i] for i, empty in zip(nearest, blank, strict=True)],
+        ["" if empty else names[colour] for colour, empty in zip(colours, blank, strict=True)],
     )
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from darkroom.models.mnist_classifier import features
+from darkroom.models.classifier import Classifier, mnist_classifier
 
 NEIGHBOURS = 3
 RESAMPLES = 2000
@@ -25,8 +26,10 @@ class Nearest:
     distances: Tensor
 
 
-def frechet_distance(generated: Tensor, real: Tensor) -> float:
-    """Between two sets of digits, float [N, 1, 28, 28] in 0..1 (clamped), in the features of the digit classifier."""
+def frechet_distance(generated: Tensor, real: Tensor, classifier: Classifier | None = None) -> float:
+    """Between two sets of pictures, float [N, C, H, W] in 0..1 (clamped), in the classifier's features: by default that
+    of MNIST's digits."""
+    features = (classifier or mnist_classifier()).features
     return frechet_of_features(features(generated.float().clamp(0, 1)), features(real.float().clamp(0, 1)))
 
 
@@ -77,6 +80,11 @@ def bootstrap_interval(values: Sequence[float], level: float = 0.95, seed: int =
     drawn = np.random.default_rng(seed).choice(np.asarray(values, np.float64), (RESAMPLES, len(values)))
     low, high = np.quantile(drawn.mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def measured(values: Sequence[float]) -> dict[str, Any]:
+    """A value for each seed, their mean, and the interval of that."""
+    return {"mean": float(np.mean(values)), "interval": list(bootstrap_interval(values)), "by_seed": list(values)}
 
 
 class _AsGiven(nn.Module):

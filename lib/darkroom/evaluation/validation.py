@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from darkroom.sampling.processes import Process
 
+if TYPE_CHECKING:  # the recipes measure by this module, on a GPU that may not have PyArrow
+    from darkroom.models.network import NetworkPredictor
+    from darkroom.sampling.plans import Stage
+    from darkroom.training.data import Images
+
+HELD_OUT = 1000  # test pictures, evenly drawn, that a loss is measured on
+TIMES = 10
 BATCH = 250  # the noise is drawn by batches, so another number would draw other noise
 
 
@@ -42,3 +52,31 @@ def time_grid(process: Process, times: int) -> Tensor:
     """The middles of `times` equal parts of the way: float32 in (0, 1) of a flow, int64 in 0 .. T-1 of a diffusion."""
     middles = (torch.arange(times, dtype=torch.float64) + 0.5) / times
     return middles.float() if process.kind == "flow" else (middles * process.num_timesteps).long()
+
+
+def held_out_loss(predictor: NetworkPredictor, stage: Stage, test: Images, seeds: int = 1) -> dict[str, Any]:
+    """`validation_loss` on a thousand test pictures, as the JSON values that evaluation.json holds: the value under the
+    noise of seed 0, and by seed."""
+    chosen = evenly(len(test.labels), HELD_OUT)
+    images, labels = as_tensor(test.images[chosen]).float() / 127.5 - 1, torch.from_numpy(test.labels[chosen])
+    losses = [
+        validation_loss(predictor.network, stage.process, images, labels, seed=seed, times=TIMES)
+        for seed in range(seeds)
+    ]
+    return {
+        "value": losses[0],
+        "by_seed": losses,
+        "prediction": stage.process.prediction,
+        "pictures": len(chosen),
+        "times": TIMES,
+    }
+
+
+def evenly(length: int, count: int) -> np.ndarray:
+    """At most `count` places, evenly drawn: an ingested folder is in the order of its classes."""
+    return np.linspace(0, length - 1, min(length, count)).round().astype(int)
+
+
+def as_tensor(images: np.ndarray) -> Tensor:
+    """uint8 [N, H, W, C] -> uint8 [N, C, H, W]."""
+    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))

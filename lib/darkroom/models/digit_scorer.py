@@ -10,12 +10,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from darkroom.models.classifier import EMBEDDED, ClassifierNetwork, mnist_classifier
 from darkroom.models.errors import ModelError
-from darkroom.models.mnist_classifier import CLASSES, EMBEDDED, SIDE, Classifier, load_classifier
-from darkroom.models.painted_ink import COLOURS, DIGITS, as_digits, ink
+from darkroom.models.painted_ink import COLOUR_SPREAD, COLOURS, DIGITS, Reading, read_digits
 
 _NUMBERS = {word: number for number, word in enumerate(DIGITS)} | {str(n): n for n in range(10)}
-_COLOUR_SPREAD = 0.25  # of RGB in -1..1, per channel: names are 0.5 apart and more
 
 
 class DigitScorer:
@@ -39,11 +38,11 @@ class DigitScorer:
     @cached_property
     def revision(self) -> str:
         """16 hex of SHA-256 over the weights and what the colours are."""
-        says = repr((COLOURS, _COLOUR_SPREAD)).encode()
+        says = repr((COLOURS, COLOUR_SPREAD)).encode()
         return hashlib.sha256((EMBEDDED / "model.safetensors").read_bytes() + says).hexdigest()[:16]
 
     def load(self) -> None:
-        _ = self._classifier
+        _ = self._network
 
     def complaint(self, prompt: str) -> str:
         found = _digits(prompt)
@@ -56,25 +55,15 @@ class DigitScorer:
     def __call__(self, images: Tensor, prompts: list[str]) -> Tensor:
         for complaint in filter(None, map(self.complaint, prompts)):
             raise ModelError(complaint)
-        pictures = images.to(self.device, torch.float32).clamp(-1, 1)
-        colour, map_of_ink = ink(pictures.expand(-1, 3, -1, -1))
-        digits, colours = self._digit_likelihoods(map_of_ink), _colour_likelihoods(colour)
-        blank = map_of_ink.amax(dim=(1, 2, 3)) == 0
-        digits[blank], colours[blank] = -torch.tensor(float(CLASSES)).log(), -torch.tensor(float(len(COLOURS))).log()
-        return torch.stack([_score(prompt, digits, colours) for prompt in prompts], dim=1).float().cpu()
+        try:
+            seen = read_digits(images.to(self.device), self._network)
+        except ValueError as error:
+            raise ModelError(f"the scorer 'digits': {error}") from None
+        return torch.stack([_score(prompt, seen) for prompt in prompts], dim=1).float().cpu()
 
     @cached_property
-    def _classifier(self) -> Classifier:
-        return load_classifier().to(self.device)
-
-    def _digit_likelihoods(self, map_of_ink: Tensor) -> Tensor:
-        """log P of each digit, [N, 10]."""
-        if map_of_ink.shape[-2:] != (SIDE, SIDE):  # which is MNIST's own frame
-            try:
-                map_of_ink = as_digits(map_of_ink)
-            except ValueError as error:
-                raise ModelError(f"the scorer 'digits': {error}") from None
-        return self._classifier(map_of_ink).log_softmax(dim=1)
+    def _network(self) -> ClassifierNetwork:
+        return mnist_classifier().load().to(self.device)
 
 
 def _digits(prompt: str) -> list[int]:
@@ -83,17 +72,11 @@ def _digits(prompt: str) -> list[int]:
     return list(dict.fromkeys(_NUMBERS[word] for word in words if word in _NUMBERS))
 
 
-def _colour_likelihoods(colour: Tensor) -> Tensor:
-    """Ink [N, 3] in -1..1 -> log P of each of COLOURS, [N, len(COLOURS)]."""
-    palette = torch.tensor(list(COLOURS.values()), device=colour.device) / 127.5 - 1
-    return (-torch.cdist(colour, palette).square() / (2 * _COLOUR_SPREAD**2)).log_softmax(dim=1)
-
-
-def _score(prompt: str, digits: Tensor, colours: Tensor) -> Tensor:
+def _score(prompt: str, seen: Reading) -> Tensor:
     """[N]. The first colour that is named is the ink's: "a red six on white"."""
-    score = digits[:, _digits(prompt)[0]]
+    score = seen.digits[:, _digits(prompt)[0]]
     named = [word for word in re.findall(r"[a-z]+", prompt.lower()) if word in COLOURS]
     paper = re.search(rf"\bon (?:{'|'.join(COLOURS)})\b", prompt.lower())
     if not named or (paper and len(named) == 1):
         return score
-    return score + colours[:, list(COLOURS).index(named[0])]
+    return score + seen.colours[:, list(COLOURS).index(named[0])]

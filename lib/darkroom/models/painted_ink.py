@@ -1,6 +1,10 @@
-"""What is to be seen on a painted digit: its paper, its ink's colour, and how much ink lies where."""
+"""What is to be seen on a painted digit: its paper, its ink's colour, how much ink lies where, and so which digit it is
+in which colour."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +22,35 @@ COLOURS = {  # ink, RGB in 0..255; far enough apart that the nearest name is nev
     "black": (0, 0, 0),
 }
 INK_SHARE = 0.04  # of all pixels, the inkiest: even a thin "one" has more, and none of them is a blurred edge
+COLOUR_SPREAD = 0.25  # of RGB in -1..1, per channel: names are 0.5 apart and more
+SIDE = 28  # of MNIST's frame
 BLANK = 0.2  # ink closer to the paper than this (white to black is 3.46) is no ink
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """digits: log P of each digit [N, 10]; colours: of each of COLOURS, [N, 8]; blank: bool [N], where all are as
+    likely."""
+
+    digits: Tensor
+    colours: Tensor
+    blank: Tensor
+
+
+def read_digits(pictures: Tensor, classify: Callable[[Tensor], Tensor]) -> Reading:
+    """pictures float32 [N, 3 or 1, S, S] in [-1, 1] (clamped), S 24, 48 or, in MNIST's own frame, 28.
+
+    classify: maps of ink [N, 1, 28, 28] to logits [N, 10]; it gives P(digit). P(colour) is a softmax of the ink's
+    squared distance to the named colours. ValueError for another size.
+    """
+    colour, map_of_ink = ink(pictures.float().clamp(-1, 1).expand(-1, 3, -1, -1))
+    framed = map_of_ink if map_of_ink.shape[-2:] == (SIDE, SIDE) else as_digits(map_of_ink)
+    digits, blank = classify(framed).log_softmax(dim=1), map_of_ink.amax(dim=(1, 2, 3)) == 0
+    palette = torch.tensor(list(COLOURS.values()), device=colour.device) / 127.5 - 1
+    colours = (-torch.cdist(colour, palette).square() / (2 * COLOUR_SPREAD**2)).log_softmax(dim=1)
+    for likelihoods in (digits, colours):
+        likelihoods[blank] = -torch.tensor(float(likelihoods.shape[1])).log()
+    return Reading(digits, colours, blank)
 
 
 def ink(pictures: Tensor) -> tuple[Tensor, Tensor]:

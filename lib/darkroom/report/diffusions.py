@@ -10,13 +10,15 @@ import numpy as np
 from torch import Tensor
 
 from darkroom.evaluation.distances import frechet_distance
-from darkroom.models.mnist_classifier import SIDE
+from darkroom.evaluation.recognition import why_not_judged
+from darkroom.models.classifier import SIDE, mnist_classifier
 from darkroom.models.network import sampling_row
 from darkroom.report.grids import draw_grid
 from darkroom.report.samples import COLUMNS, Painter, headings, labels
 from darkroom.report.sections import Drawing, Section, Table
 from darkroom.report.trained import TrainingRun, after, device, named, one_of_each, to_unit
 from darkroom.storage import NotFound, StorageError
+from darkroom.training.data import DataSet, read_record
 
 DDIM_STEPS = 50
 GUIDANCE = 1.0  # the model as it is: guidance would cost twice the evaluations and hide what the samplers do
@@ -160,9 +162,13 @@ def _reference(run: TrainingRun, count: int) -> tuple[Tensor | None, str]:
             f"makes more, at least {LEAST_FOR_FRECHET} are wanted; a GPU makes 500 by itself."
         )
     try:
-        real, train = to_unit(run.images("test").images), run.images("train")
+        train, test = run.images("train"), run.images("test")
+        data = DataSet(run.data_uri, read_record(run.data_uri), train, test)
     except (ValueError, StorageError) as error:
         return None, f"No Fréchet distance: {error}"
+    if problem := why_not_judged(mnist_classifier(), data):
+        return None, f"No Fréchet distance: {problem}."
+    real = to_unit(test.images)
     others = to_unit(train.images[one_of_each(train.labels, -(-count // len(np.unique(train.labels))))[:count]])
     return real, (
         f"The Fréchet distance is from the {len(real):,} test digits, in the features of the frozen digit classifier; "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -26,7 +26,7 @@ _INTERVALS = (
 )
 _YARDSTICK = "test pictures for accuracy and nearest picture, training pictures for the distances"
 _FRECHET = (
-    "The Fréchet distance, precision and recall are in the 128 features of the frozen digit classifier. The Fréchet "
+    "The Fréchet distance, precision and recall are in the {features} features of the classifier {name}. The Fréchet "
     "distance grows as pictures get fewer: compare it at one count only, and with that of the real pictures beside it."
 )
 
@@ -115,7 +115,9 @@ def _sections(evaluation: Evaluation) -> list[Section]:
     record, found = evaluation.record, evaluation.record["measures"]
     generates = "psnr" not in found
     if generates:
-        about = [_INTERVALS.format(yardstick=_YARDSTICK)] + ([_FRECHET] if "frechet_distance" in found else [])
+        about = [_INTERVALS.format(yardstick=_YARDSTICK)]
+        if frechet := found.get("frechet_distance"):
+            about.append(_FRECHET.format(features=frechet["features"], name=record["classifier"]["name"]))
     else:
         about = [f"PSNR over {found['pictures']:,} test pictures, for a data range of 1, nothing clipped."]
     pictures = _about_sheet(evaluation) if generates else ["Noisy above, cleaned below; columns by class."]
@@ -129,24 +131,32 @@ def _sections(evaluation: Evaluation) -> list[Section]:
 
 def _by_class(accuracy: Mapping[str, Any]) -> Section:
     shares, worst = accuracy["per_class"], accuracy["worst"]
-    table = Table(["digit", *shares], [["accuracy", *(f"{share:.1%}" for share in shares.values())]])
-    return Section("classes", "By digit", [f"The worst is {worst}, {shares[worst]:.1%}."], table=table)
+    table = Table(["class", *shares], [["accuracy", *(f"{share:.1%}" for share in shares.values())]])
+    return Section("classes", "By class", [f"The worst is {worst}, {shares[worst]:.1%}."], table=table)
 
 
 def _about_sheet(evaluation: Evaluation) -> list[str]:
     if "class_accuracy" in evaluation.record["measures"]:
         count = len(evaluation.wrong)
-        wrong = f"Of these {count}, {sum(evaluation.wrong)} are framed: the classifier sees another digit, or none."
-        return ["Columns by the digit asked for. " + wrong]
+        wrong = f"Of these {count}, {sum(evaluation.wrong)} are framed: the classifier sees another class, or none."
+        return ["Columns by the class asked for. " + wrong]
     return ["Columns by class." if any(evaluation.columns) else "The first samples, none left out."]
 
 
 def contact_sheet(evaluation: Evaluation) -> bytes:
-    """PNG; what was judged wrong has a frame, a picture's pixel wide."""
-    pictures = evaluation.pictures.float() / 255
-    framed = torch.stack([_framed(picture, bad) for picture, bad in zip(pictures, evaluation.wrong, strict=True)])
+    """PNG; what was judged wrong has a frame."""
     columns = evaluation.columns if any(evaluation.columns) else []
-    return draw_grid(framed.split(len(evaluation.columns)), evaluation.rows, columns, side=60)
+    pictures = evaluation.pictures.float() / 255
+    return framed_sheet(pictures, evaluation.wrong, evaluation.rows, columns, 60, len(evaluation.columns))
+
+
+def framed_sheet(
+    pictures: Tensor, wrong: Sequence[bool], rows: Sequence[str], columns: Sequence[str], side: int, in_a_row: int = 0
+) -> bytes:
+    """PNG of pictures [N, C, S, S] in 0..1, row by row, `in_a_row` of them (default: as many as columns have names);
+    what is wrong has a frame, a picture's pixel wide. side: see `draw_grid`."""
+    framed = torch.stack([_framed(picture.clamp(0, 1), bad) for picture, bad in zip(pictures, wrong, strict=True)])
+    return draw_grid(framed.split(in_a_row or len(columns)), rows, columns, side=side)
 
 
 def _framed(picture: Tensor, wrong: bool) -> Tensor:
@@ -180,6 +190,9 @@ def _facts(record: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("test digest", data["test"][:16]),
         ("measured", datetime.fromisoformat(record["created_at"]).strftime("%-d %B %Y, %H:%M %Z")),
     ]
+    if judge := record.get("classifier"):
+        share = f"right about {judge['own_test_accuracy']:.1%} of its own test pictures"
+        facts.append(("classifier", f"{judge['name']}, revision {judge['revision']}; {share}"))
     if how := record.get("sampling"):
         facts += [
             ("samples", f"{how['count']:,} from each of the seeds {', '.join(f'{seed:,}' for seed in how['seeds'])}"),

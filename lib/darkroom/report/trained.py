@@ -114,6 +114,11 @@ class TrainingRun:
             self._read[split] = load_images(self._data["uri"], split)
         return self._read[split]
 
+    @property
+    def data_uri(self) -> str:
+        """Where the data lay that it was trained on."""
+        return self._data["uri"]
+
     @cached_property
     def parameters(self) -> int:
         """How many numbers are learned."""

@@ -13,8 +13,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import re
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +35,10 @@ SAMPLE = Path(__file__).parent / "sample"  # of MNIST: 200 training and 100 test
 RECORD = "dataset.json"
 FORMAT = 1
 FILE_ROWS = 100_000
+DECODERS = min(8, os.cpu_count() or 1)
 ROW_GROUP = 100  # as in a run's results: a viewer reads a whole group to show one picture
+
+Decoded = tuple[str, np.ndarray, int]  # where, image, label
 
 _FEATURES = {"image": {"_type": "Image"}, "label": {"dtype": "int32", "_type": "Value"}}
 SCHEMA = pa.schema(
@@ -48,6 +54,20 @@ class Images:
     images: np.ndarray
     labels: np.ndarray
     digest: str
+
+
+@dataclass(frozen=True, eq=False)
+class DataSet:
+    """A data set in memory; about: what its dataset.json holds."""
+
+    uri: str
+    about: dict[str, Any]
+    train: Images
+    test: Images
+
+    @property
+    def classes(self) -> list[str]:
+        return self.about["classes"]
 
 
 def digest_of(images: np.ndarray, labels: np.ndarray) -> str:
@@ -114,12 +134,11 @@ def load_images(uri: str, split: str) -> Images:
     images = np.empty((wanted["rows"], *shape), np.uint8)
     labels = np.empty(wanted["rows"], np.int64)
     count = 0
-    for name in wanted["files"]:
-        for where, data, label in _records(store, name):
+    for group in _decoded(store, wanted["files"], shape, len(record["classes"])):
+        for where, image, label in group:
             if count == len(images):
                 raise ValueError(f"{where}: {RECORD} promises {wanted['rows']} records of {split!r}, here is one more")
-            images[count] = _checked_picture(data, where, shape)
-            labels[count] = _checked_label(label, where, len(record["classes"]))
+            images[count], labels[count] = image, label
             count += 1
     if count != len(images):
         raise ValueError(f"{uri}: {RECORD} promises {wanted['rows']} records of {split!r}, the files hold {count}")
@@ -129,6 +148,12 @@ def load_images(uri: str, split: str) -> Images:
             f"{uri}: the pictures or labels of {split!r} are not those that were ingested; ingest them again"
         )
     return Images(images, labels, digest)
+
+
+def load_data_set(uri: str) -> DataSet:
+    """Both splits of an ingested data set, whole. Raises what `load_images` does."""
+    about = read_record(uri)
+    return DataSet(uri, about, load_images(uri, "train"), load_images(uri, "test"))
 
 
 def read_groups(uri: str, file: str, groups: Sequence[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -184,16 +209,38 @@ def _png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _records(store: Store, name: str) -> Iterator[tuple[str, bytes | None, int | None]]:
-    """(where, image bytes, label) of each record of a file, a row group at a time."""
+def _decoded(store: Store, files: Sequence[str], shape: tuple[int, int, int], classes: int) -> Iterator[list[Decoded]]:
+    """The files' records, a row group at a time and in order, decoded in threads."""
+
+    def decode_group(group: list[tuple[str, bytes | None, int | None]]) -> list[Decoded]:
+        return [
+            (where, _checked_picture(data, where, shape), _checked_label(label, where, classes))
+            for where, data, label in group
+        ]
+
+    ahead: deque[Future[list[Decoded]]] = deque()
+    with ThreadPoolExecutor(DECODERS) as pool:
+        for group in (group for name in files for group in _groups(store, name)):
+            ahead.append(pool.submit(decode_group, group))
+            if len(ahead) > 2 * DECODERS:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+
+def _groups(store: Store, name: str) -> Iterator[list[tuple[str, bytes | None, int | None]]]:
+    """(where, image bytes, label) of the records of a file, a row group at a time."""
     uri, count = store.uri(name), 0
     with _readable(store, name, lambda: pa.BufferReader(store.read(name))) as file:
         for group in range(file.num_row_groups):
             table = file.read_row_group(group)
             pictures = pc.struct_field(table["image"], "bytes").to_pylist()
-            for data, label in zip(pictures, table["label"].to_pylist(), strict=True):
-                yield f"{uri}, record {count}", data, label
-                count += 1
+            labels = table["label"].to_pylist()
+            yield [
+                (f"{uri}, record {count + at}", data, label)
+                for at, (data, label) in enumerate(zip(pictures, labels, strict=True))
+            ]
+            count += len(labels)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from darkroom.evaluation.sample_measures import as_tensor, evenly
+from darkroom.evaluation.validation import as_tensor, evenly
 from darkroom.models.network import build_network, save_network
 from darkroom.storage import Store
 from darkroom.training.checkpoints import Checkpoint

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from darkroom.sampling.names import unknown
-from darkroom.training.recipes.classifier import MnistClassifier
+from darkroom.training.recipes.classifier import ClassifierRecipe
 from darkroom.training.recipes.ddpm import Cifar10DDPM, MnistDDPM
 from darkroom.training.recipes.denoiser import Denoiser, PureNoiseDenoiser
 from darkroom.training.recipes.flow import FlowClass, FlowClassConstantRate, FlowTime
@@ -12,7 +12,7 @@ from darkroom.training.recipes.recipe import Recipe
 
 _ALL: tuple[type[Recipe], ...] = (
     Denoiser, PureNoiseDenoiser, FlowTime, FlowClass, FlowClassConstantRate, MnistDDPM, Cifar10DDPM, IfXs,
-    MnistClassifier,
+    ClassifierRecipe,
 )  # fmt: skip
 RECIPES = {recipe.name: recipe for recipe in _ALL}
 

@@ -1,4 +1,4 @@
-"""The judge of generated digits."""
+"""A judge of pictures: what class is seen on them, of any ingested data set."""
 
 from __future__ import annotations
 
@@ -13,26 +13,46 @@ from darkroom.training.recipes.recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
-class MnistClassifier(Recipe):
-    """Cross-entropy with AdamW on a one-cycle learning rate; each digit is shifted by up to `shift` pixels each way."""
+class ClassifierRecipe(Recipe):
+    """Cross-entropy with AdamW on a one-cycle learning rate; each picture is shifted by up to `shift` pixels each way.
 
-    name = "mnist-classifier"
+    held_out: the share of the training pictures by which the best weights are chosen. The layers follow from the data's
+    shape: see `darkroom.models.classifier.layers_for`.
+    """
 
-    epochs: int = 4
+    name = "classifier"
+
+    steps: int = 2000
     batch: int = 128
     learning_rate: float = 4e-3
     shift: int = 2
     label_smoothing: float = 0.05
+    held_out: float = 0.1
     seed: int = 11
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.steps < 2:
+            raise ValueError(f"steps must be at least 2, was {self.steps}")
+        if self.shift < 0:
+            raise ValueError(f"shift must be at least 0, was {self.shift}")
+        for name in ("held_out", "label_smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 0 and below 1, was {getattr(self, name)}")
+
     def check(self, data: Mapping[str, Any]) -> None:
-        image = data["image"]
-        if (image["height"], image["width"], image["channels"]) != (28, 28, 1) or len(data["classes"]) > 10:
-            raise ValueError(f"the classifier takes grey 28 x 28 pictures of 10 classes; {data['name']} has others")
+        classes, splits = data.get("classes") or [], data["splits"]
+        if len(classes) < 2:
+            raise ValueError(f"a classifier tells classes apart, wanted 2 or more; {data['name']} has {len(classes)}")
+        for split in ("train", "test"):
+            if not splits.get(split, {}).get("rows"):
+                raise ValueError(
+                    f"a classifier wants pictures of the splits train and test; {data['name']} has no {split}"
+                )
 
     def train(self, data: str, store: Store, worker: Worker, say: Say) -> None:
-        from darkroom.training.data import load_images
-        from darkroom.training.digit_classifier import train_classifier
+        from darkroom.training.classifier_training import train_classifier
+        from darkroom.training.data import load_data_set
 
-        if worker.rank == 0:  # a minute or two on one processor: nothing to share
-            train_classifier(load_images(data, "train"), load_images(data, "test"), store, self, say)
+        if worker.rank == 0:  # minutes on one processor: nothing to share
+            train_classifier(load_data_set(data), store, self, worker, say)
