@@ -14,12 +14,14 @@ from small_world import World
 from toys import network_config, save_toy_network
 
 TOLD = """
-import json, os, signal, sys, threading
+import json, os, signal, sys, threading, time
 import ray
 from darkroom.retrain import measure as m
 from darkroom.retrain.schema import Evaluate
+from darkroom.training.data import load_data_set
 
-model, data, out = sys.argv[1:]
+model, uri, out = sys.argv[1:]
+data = load_data_set(uri)
 quiet = {"include_dashboard": False, "logging_level": "error", "log_to_driver": False}
 ray.init("local", num_cpus=2, num_gpus=1, object_store_memory=10**8, **quiet)
 hog = ray.remote(num_gpus=1)(type("Hog", (), {"ready": lambda self: True})).remote()
@@ -48,8 +50,17 @@ def dies(*given):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-m._measure_in_two = dies
+def hangs(*given):
+    yield None
+    time.sleep(600)
+
+
+whole, m._measure_in_two = m._measure_in_two, dies
 ends("lost", model)
+m.MEASURE_SECONDS, m._measure_in_two = 3, hangs
+ends("endless", model)
+m.MEASURE_SECONDS, m._measure_in_two = 300, whole
+ends("again", model)
 print(json.dumps(found))
 """
 
@@ -63,7 +74,7 @@ def test_a_gpu_is_waited_for_but_not_for_ever_and_errors_come_as_they_are(here: 
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
     assert done.returncode == 0, done.stderr
     found = next(json.loads(line) for line in done.stdout.splitlines() if line.startswith("{"))  # Ray talks there too
-    room = "free in the cluster: 1 of 2 CPU, 0 of 1 GPU"
+    room = "that wants 1 CPU and 1 GPU; free in the cluster: 1 of 2 CPU, 0 of 1 GPU"
     assert found["starved"] == ["ClusterError", f"no GPU became free to measure a model within 3 s; {room}"]
     assert found["said"][0] == f"no GPU is free to measure a model, waiting for up to 3 s; {room}"
     assert "class_accuracy" in found["patient"] and "validation_loss" in found["patient"]
@@ -73,3 +84,6 @@ def test_a_gpu_is_waited_for_but_not_for_ever_and_errors_come_as_they_are(here: 
     assert kind == "ClusterError" and message.startswith("a model could not be measured: AttributeError: 'NoneType'")
     kind, message = found["lost"]
     assert kind == "ClusterError" and message.startswith("the worker that measures a model was lost 3 times: Worker")
+    sentence = "a model was not measured within 3 s of its beginning; it was ended"
+    assert found["endless"] == ["ClusterError", sentence]
+    assert found["again"] == found["patient"], "the GPU was given back"

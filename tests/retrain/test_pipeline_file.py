@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from darkroom.models.classifier import EMBEDDED
 from darkroom.retrain.gate_metrics import METRICS
 from darkroom.retrain.pipeline_checks import kind_of
 from darkroom.retrain.pipeline_file import PipelineError, read_pipeline
 from darkroom.retrain.preflight import check_fit
-from darkroom.training.data import sample_uri
+from darkroom.training.data import load_data_set, sample_uri
 from darkroom.training.recipes import RECIPES
 from darkroom.training.recipes.network import NetworkRecipe
 
@@ -39,11 +40,11 @@ def read(folder: Path, text: str) -> list[str]:
 def test_a_good_file_is_read_with_its_paths_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "pipelines").mkdir()
     (tmp_path / "pipelines" / "smoke.yaml").write_text("rows: []")
-    (tmp_path / "pipelines" / "night.yaml").write_text(GOOD)
+    (tmp_path / "pipelines" / "night.yaml").write_text(GOOD + f"classifier: {EMBEDDED}")
     monkeypatch.chdir(tmp_path)
     pipeline = read_pipeline("pipelines/night.yaml")
     assert (pipeline.out, pipeline.registry) == (f"{tmp_path}/runs/digits", "s3://bucket/registry")
-    assert pipeline.smoke == f"{tmp_path}/pipelines/smoke.yaml"
+    assert (pipeline.smoke, pipeline.classifier) == (f"{tmp_path}/pipelines/smoke.yaml", str(EMBEDDED))
     assert (pipeline.schedule.cron, pipeline.schedule.missed) == ("30 2 * * *", "none")
     recipe = pipeline.recipe()
     assert (recipe.hidden, recipe.show, recipe.bf16, pipeline.train.workers_text()) == (4, (1, 2), "off", "1:4")
@@ -99,6 +100,7 @@ extra: 3
         ("recipe: mnist-flow-class", "recipe: if-xs", "train.recipe: if-xs does not train a network of its own"),
         ("recipe: mnist-flow-class", "recipe: mnist-flw", "train.recipe: unknown recipe 'mnist-flw', did you mean"),
         ("smoke: smoke.yaml", "smoke: smok.yaml", "smoke: there is no manifest /"),
+        ("gate:", "classifier: smoke.yaml\ngate:", "line 8: classifier: no classifier in /"),
         ("Europe/Berlin", "Mars/Olympus", "schedule.time_zone: unknown time zone 'Mars/Olympus'"),
         ("30 2 * * *", "0 2 31 2 *", "schedule.cron: '0 2 31 2 *' is no cron line: bad day-of-month"),
         (
@@ -119,14 +121,14 @@ def test_what_is_no_file_or_no_mapping(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match="nothing is there"):
         read_pipeline(str(tmp_path / "none.yaml"))
     assert read(tmp_path, "- a list") == [
-        "night.yaml: wanted a mapping of name, out, registry, schedule, data, train, evaluate, gate, smoke, generate, "
-        "keep, lease_seconds"
+        "night.yaml: wanted a mapping of name, out, registry, schedule, data, train, evaluate, classifier, gate, "
+        "smoke, generate, keep, lease_seconds"
     ]
 
 
 def test_the_nightly_file_that_ships_can_be_run() -> None:
     pipeline = read_pipeline(str(Path(__file__).parents[2] / "manifests" / "pipelines" / "mnist-nightly.yaml"))
-    check_fit(pipeline, pipeline.recipe(), sample_uri())
+    check_fit(pipeline, pipeline.recipe(), sample_uri(), load_data_set)
     assert pipeline.schedule is not None and pipeline.smoke is not None and len(pipeline.gate) > 5
 
 

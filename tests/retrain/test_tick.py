@@ -15,6 +15,7 @@ from ray.exceptions import RayTaskError
 
 from darkroom.batch import generate
 from darkroom.models.catalog import open_model
+from darkroom.models.classifier import EMBEDDED, mnist_classifier, save_classifier
 from darkroom.models.registry import RegisteredModel
 from darkroom.ray_cluster import ClusterError
 from darkroom.retrain import challenge, tick_record
@@ -25,7 +26,7 @@ from darkroom.retrain.tick_record import TickRecord
 from darkroom.retrain.times import tick_id
 from darkroom.storage import LocalStore, StorageError, encode_png, open_store
 from darkroom.storage.lease import LEASE, _record, hold
-from darkroom.training import job
+from darkroom.training import data, job
 from darkroom.training.data import load_images
 from small_world import QUICK, World, train_here
 
@@ -314,6 +315,61 @@ def test_a_gate_that_cannot_be_measured_is_told_before_the_training(here: World)
 
     with pytest.raises(ValueError, match="the gate asks for class_accuracy, which cannot be measured: the classifier"):
         run(here.pipeline(gate={"class_accuracy": {"at_least": 0.1}}), 1, never)
+
+
+def turned_judge(folder: str) -> str:
+    """The classifier of digits, which takes each for the next one."""
+    judge = mnist_classifier()
+    network = judge.load()
+    for parameter in network.head.parameters():
+        parameter.copy_(parameter.roll(1, 0))
+    save_classifier(open_store(folder), network, judge.config | {"name": "turned"})
+    return folder
+
+
+def test_pictures_of_ones_own_are_judged_by_a_classifier_of_ones_own(here: World) -> None:
+    """Digits under the next digit's label, which the classifier of MNIST does not know."""
+    here.arrive("one", 0, 64)
+    store = open_store(f"{here.uri}/source/one")
+    for name in ("train-labels-idx1-ubyte", "t10k-labels-idx1-ubyte"):
+        labels = store.read(name)
+        store.write(name, bytes([*labels[:8], *((label + 1) % 10 for label in labels[8:])]))
+    gate = {"class_accuracy": {"at_least": 0.0}, "frechet_distance": {"at_most": 1e6}}
+    judge = turned_judge(f"{here.uri}/judge")
+    found = run(here.pipeline(gate=gate, classifier=judge), 1)
+    assert found.outcome == "promoted"
+    judged = found.steps["evaluate"]["classifier"]
+    assert judged["uri"] == judge and judged["test_accuracy"] >= 0.9
+    assert run(here.pipeline(gate=gate, classifier=judge), 2).data["reason"] == "no new data"
+    with pytest.raises(
+        ValueError, match="the pipeline's classifier cannot judge its data: the classifier 'mnist"
+    ):
+        run(here.pipeline(gate=gate, classifier=str(EMBEDDED)), 3)
+
+
+def test_a_tick_decodes_its_pictures_once(here: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For preflight, candidate and champion together; the training reads its own."""
+    gate = {"class_accuracy": {"at_least": 0.0}}
+    here.arrive("one", 0, 64)
+    run(here.pipeline(gate=gate), 1)
+    here.arrive("two", 64, 32)
+    decoded, whole = [0], data.decode
+
+    def counted(*given: Any) -> Any:
+        decoded[-1] += 1
+        return whole(*given)
+
+    def train(options: job.Options, say: Any) -> None:
+        decoded.append(0)
+        train_here(options, say)
+        decoded.append(0)
+
+    monkeypatch.setattr(data, "decode", counted)
+    second = run(here.pipeline(gate=gate), 2, train)
+    assert second.rounds[0]["champion"] == 1 and second.rounds[0]["measured"], "the champion was measured too"
+    rows = sum(second.steps["snapshot"]["rows"].values())
+    snapshot_and_preflight, _, after = decoded
+    assert snapshot_and_preflight <= 2 * rows and after == 0
 
 
 def test_a_training_that_diverges_is_recorded_and_tried_again(here: World) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,7 +49,7 @@ def class_accuracy(seen: Sequence[Tensor], asked: Tensor, classes: Sequence[str]
 def accuracy_on(classifier: Classifier, images: Images) -> float:
     """The share of real pictures that it gets right: the most that generated ones can be expected to reach."""
     found = classifier.classify(as_tensor(images.images)).argmax(dim=1)
-    return (found == torch.from_numpy(images.labels)).double().mean().item()
+    return (found == torch.tensor(images.labels)).double().mean().item()
 
 
 def misfit(classifier: Classifier, about: dict[str, Any]) -> str:
@@ -76,8 +77,9 @@ def why_not_judged(classifier: Classifier, data: DataSet) -> str:
     """
     if problem := misfit(classifier, data.about):
         return problem
-    share = accuracy_on(classifier, data.test)
-    if share < KNOWN * classifier.test_accuracy:
+    share, wanted = accuracy_on(classifier, data.test), KNOWN * classifier.test_accuracy
+    by_chance = 2 * math.sqrt(wanted * (1 - wanted) / len(data.test.labels))  # standard errors, of few pictures
+    if share < wanted - by_chance:
         return (
             f"the classifier {classifier.name!r} does not know these pictures: it is right about {share:.0%} of the "
             f"test pictures of {data.about['name']}, and about {classifier.test_accuracy:.0%} of its own"

@@ -78,5 +78,5 @@ def evenly(length: int, count: int) -> np.ndarray:
 
 
 def as_tensor(images: np.ndarray) -> Tensor:
-    """uint8 [N, H, W, C] -> uint8 [N, C, H, W]."""
-    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+    """uint8 [N, H, W, C] -> uint8 [N, C, H, W]; a copy where they may not be written to, as what Ray hands over."""
+    return torch.from_numpy(np.require(images.transpose(0, 3, 1, 2), requirements=("C", "W")))

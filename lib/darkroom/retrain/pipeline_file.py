@@ -7,6 +7,7 @@
     data: {kind: mnist}                      or idx, folder, cifar10, with `source`
     train: {recipe: mnist-flow-class, settings: {hidden: 32, epochs: 6}}
     evaluate: {count: 500, steps: 30}        optional
+    classifier: ../../models/classifier      optional: what `darkroom train classifier` made; it judges the pictures
     gate:
       class_accuracy: {at_least: 0.9, margin: 0.01}
     smoke: smoke.yaml                        optional: a manifest
@@ -23,6 +24,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from darkroom.manifest.problems import ProblemsError
+from darkroom.models.classifier import Classifier
+from darkroom.models.errors import ModelError
 from darkroom.retrain.gate import Rule
 from darkroom.retrain.pipeline_checks import Problem, meant_wrong
 from darkroom.retrain.schema import Data, Evaluate, Generate, Pipeline, Schedule, Train
@@ -68,8 +71,7 @@ def read_pipeline(uri: str) -> Pipeline:
 def _absolute(pipeline: Pipeline, base: str) -> Pipeline:
     """Paths as every worker and every later tick finds them."""
     more: dict[str, Any] = {key: join(base, getattr(pipeline, key)) for key in ("out", "registry")}
-    if pipeline.smoke is not None:
-        more["smoke"] = join(base, pipeline.smoke)
+    more |= {key: join(base, uri) for key in ("smoke", "classifier") if (uri := getattr(pipeline, key)) is not None}
     if pipeline.data.source is not None:
         more["data"] = pipeline.data.model_copy(update={"source": join(base, pipeline.data.source)})
     if (generate := pipeline.generate) is not None:
@@ -87,6 +89,11 @@ def _missing_files(pipeline: Pipeline) -> list[Problem]:
         folder, _, name = (uri or "").rpartition("/")
         if uri is not None and not open_store(folder or "/").exists(name):
             found.append((place, f"there is no manifest {uri}"))
+    if pipeline.classifier is not None:
+        try:
+            Classifier.open(pipeline.classifier)
+        except ModelError as error:
+            found.append((("classifier",), str(error)))
     return found
 
 

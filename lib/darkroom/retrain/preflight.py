@@ -2,31 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from darkroom.batch.generate import abilities
-from darkroom.evaluation.digit_judge import why_not_judged
+from darkroom.evaluation.recognition import why_not_judged
 from darkroom.manifest import open_manifest
+from darkroom.models.classifier import Classifier, mnist_classifier
 from darkroom.models.network import Network
 from darkroom.retrain.gate_metrics import METRICS
 from darkroom.retrain.schema import Pipeline
 from darkroom.storage import open_store
-from darkroom.training.data import load_images, read_record
+from darkroom.training.data import DataSet, read_record
 from darkroom.training.network_training import describe
 from darkroom.training.recipes.network import NetworkRecipe
 
 
-def check_fit(pipeline: Pipeline, recipe: NetworkRecipe, data: str) -> dict[str, Any]:
-    """ValueError where the gate asks for what cannot be measured on this data, or a manifest for what the model that is
-    to be trained cannot do. Nothing is trained yet."""
+def check_fit(pipeline: Pipeline, recipe: NetworkRecipe, data: str, load: Callable[[str], DataSet]) -> dict[str, Any]:
+    """ValueError where the gate asks for what cannot be measured on this data, the classifier does not know it, or a
+    manifest asks for what the model that is to be trained cannot do. Nothing is trained yet.
+
+    load: reads the data set at a uri, whole; it is asked for only where a classifier is to judge.
+    """
     record = read_record(data)
     recipe.check(record)
-    asked = [metric for metric in pipeline.gate if METRICS[metric].judged]
-    if asked and (why_not := why_not_judged(load_images(data, "test"))):
-        raise ValueError(f"the gate asks for {', '.join(asked)}, which cannot be measured: {why_not}")
+    _check_classifier(pipeline, data, load)
     manifests = [pipeline.smoke, pipeline.generate and pipeline.generate.manifest]
     if any(manifests):
         network = Network.from_config(open_store(data), describe(recipe, data, record, steps=1))
         for manifest in filter(None, manifests):
             open_manifest(manifest, abilities(network))
     return {}
+
+
+def _check_classifier(pipeline: Pipeline, data: str, load: Callable[[str], DataSet]) -> None:
+    judged = [metric for metric in pipeline.gate if METRICS[metric].judged]
+    if pipeline.classifier is not None:
+        if problem := why_not_judged(Classifier.open(pipeline.classifier), load(data)):
+            raise ValueError(f"the pipeline's classifier cannot judge its data: {problem}")
+    elif judged and (problem := why_not_judged(mnist_classifier(), load(data))):
+        raise ValueError(
+            f"the gate asks for {', '.join(judged)}, which cannot be measured: {problem}; `darkroom train classifier` "
+            "trains one that does, for the pipeline's 'classifier'"
+        )

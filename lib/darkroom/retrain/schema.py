@@ -75,7 +75,8 @@ class Generate(_Part):
 
 
 class Pipeline(_Part):
-    """A pipeline file without problems, its paths absolute."""
+    """A pipeline file without problems, its paths absolute. classifier: the model directory of what judges pictures in
+    place of the classifier of MNIST's digits."""
 
     name: str = Field(pattern=rf"^{NAME.pattern}$")
     out: str
@@ -84,6 +85,7 @@ class Pipeline(_Part):
     data: Data
     train: Train
     evaluate: Evaluate = Evaluate()
+    classifier: str | None = None
     gate: dict[str, Rule]
     smoke: str | None = None
     generate: Generate | None = None

@@ -12,8 +12,10 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
+from darkroom.models.classifier import Classifier
 from darkroom.models.registry import Pointer, RegisteredModel
 from darkroom.ray_cluster import errors_of_ray
 from darkroom.report.ticks import write_ticks_page
@@ -30,6 +32,7 @@ from darkroom.retrain.times import tick_id
 from darkroom.storage import Store, open_store
 from darkroom.storage.lease import Held, Lease, hold
 from darkroom.training import job
+from darkroom.training.data import load_data_set
 
 Say = Callable[[str], None]
 Train = Callable[[job.Options, Say], None]
@@ -92,6 +95,7 @@ class _Tick:
         self.store, self.recipe = record.store, pipeline.recipe()
         self.model = RegisteredModel(pipeline.registry, pipeline.name)
         self.folder = self.store.uri(f"{tick_record.FOLDER}/{record.id}")
+        self.load = lru_cache(maxsize=1)(load_data_set)  # decoded once for preflight, candidate and champion
 
     def run(self) -> None:
         """To the end. What the user caused, or the numbers, is written down and raised."""
@@ -123,7 +127,7 @@ class _Tick:
         if self.record.steps.keys() == {"snapshot"} and fingerprint == self._last_fingerprint():
             return "skipped", "no new data"
         self._begin_anew_if_not(fingerprint)
-        self._step("preflight", lambda: check_fit(self.pipeline, self.recipe, snapshot["uri"]))
+        self._step("preflight", lambda: check_fit(self.pipeline, self.recipe, snapshot["uri"], self.load))
         self._step("train", lambda: self._train(snapshot["uri"]))
         self._step("evaluate", lambda: self._measure(f"{self.folder}/training", "candidate"))
         passed, reason = Contest(self.pipeline, self.model, self.record, self.lease, self._measure).decide()
@@ -142,10 +146,12 @@ class _Tick:
         return self.record.step(name, do)
 
     def _fingerprint(self, snapshot: dict[str, Any]) -> str:
-        """Of all that the decision hangs on: data, recipe, evaluation and gate."""
+        """Of all that the decision hangs on: data, recipe, evaluation, gate and classifier."""
         recipe = {key: value for key, value in self.recipe.record().items() if key not in job.FREE}
         gate = {metric: rule.model_dump() for metric, rule in self.pipeline.gate.items()}
         parts = [snapshot["id"], recipe, self.pipeline.evaluate.model_dump(), gate]
+        if self.pipeline.classifier is not None:
+            parts.append(Classifier.open(self.pipeline.classifier).revision)
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     def _begin_anew_if_not(self, fingerprint: str) -> None:
@@ -176,8 +182,9 @@ class _Tick:
         return {"run": options.out, "recipe": self.recipe.record(), "workers": options.workers}
 
     def _measure(self, model: str, name: str) -> dict[str, Any]:
-        data = self.record.steps["snapshot"]["uri"]
-        return measure_where_fast(model, data, self.pipeline.evaluate, f"{self.folder}/{name}", self.say)
+        data = self.load(self.record.steps["snapshot"]["uri"])
+        out, judge = f"{self.folder}/{name}", self.pipeline.classifier
+        return measure_where_fast(model, data, self.pipeline.evaluate, out, self.say, judge)
 
     def _pointer(self) -> Pointer | None:
         """The registry's pointer, if it still is the one that this tick set."""
