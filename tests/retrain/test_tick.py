@@ -341,9 +341,7 @@ def test_pictures_of_ones_own_are_judged_by_a_classifier_of_ones_own(here: World
     judged = found.steps["evaluate"]["classifier"]
     assert judged["uri"] == judge and judged["test_accuracy"] >= 0.9
     assert run(here.pipeline(gate=gate, classifier=judge), 2).data["reason"] == "no new data"
-    with pytest.raises(
-        ValueError, match="the pipeline's classifier cannot judge its data: the classifier 'mnist"
-    ):
+    with pytest.raises(ValueError, match="the pipeline's classifier cannot judge its data: the classifier 'mnist"):
         run(here.pipeline(gate=gate, classifier=str(EMBEDDED)), 3)
 
 
