@@ -18,7 +18,7 @@ from darkroom.evaluation.sample_measures import feature_distances, nearest_train
 from darkroom.evaluation.validation import held_out_loss
 from darkroom.models.classifier import Classifier, mnist_classifier
 from darkroom.models.network import Network, NetworkPredictor, sample, sampling_row
-from darkroom.sampling.plans import Stage
+from darkroom.sampling.stage import Stage
 from darkroom.training.data import DataSet, load_data_set, read_record
 
 SEEDS = 3  # samples are drawn so often, for the intervals

@@ -12,7 +12,7 @@ from darkroom.sampling.processes import Process
 
 if TYPE_CHECKING:  # the recipes measure by this module, on a GPU that may not have PyArrow
     from darkroom.models.network import NetworkPredictor
-    from darkroom.sampling.plans import Stage
+    from darkroom.sampling.stage import Stage
     from darkroom.training.data import Images
 
 HELD_OUT = 1000  # test pictures, evenly drawn, that a loss is measured on

@@ -3,6 +3,7 @@
 catalog            `open_model`, `address`: an embedded model, a folder, a bucket, the hub, a registry
 errors             `ModelError`: what can be wrong with a model that a user names
 network, cascade   `Network`, `Cascade`: the two kinds; `build_network`, `save_network`, `sample`, `sampling_row`
+classifier         `Classifier`, `mnist_classifier`: the judges of pictures
 registry           `RegisteredModel`: versions of a model, and which of them is the champion
 scorers            `Scorer`, `open_scorer`: how well pictures answer their prompts
 sources            `Source`, `open_source`: a model's files, wherever they lie
@@ -22,6 +23,7 @@ __getattr__, __dir__, __all__ = front_door(
         "errors": ("ModelError",),
         "network": ("Network", "build_network", "sample", "sampling_row", "save_network"),
         "cascade": ("Cascade",),
+        "classifier": ("Classifier", "mnist_classifier"),
         "registry": ("RegisteredModel",),
         "scorers": ("Scorer", "open_scorer"),
         "sources": ("Source", "open_source"),
