@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,12 +15,25 @@ from darkroom.storage import Store
 from darkroom.training.data import DataSet
 from darkroom.training.epochs import Say
 from darkroom.training.feeds import Worker
-from darkroom.training.recipes.classifier import ClassifierRecipe
 
 LOOKS = 10  # at the held-out pictures, in a training
 
 
-def train_classifier(data: DataSet, store: Store, recipe: ClassifierRecipe, worker: Worker, say: Say) -> float:
+class Settings(Protocol):
+    """What is read of the recipe, `darkroom.training.recipes.classifier`, which imports this module."""
+
+    steps: int
+    batch: int
+    learning_rate: float
+    shift: int
+    label_smoothing: float
+    held_out: float
+    seed: int
+
+    def record(self) -> dict[str, Any]: ...
+
+
+def train_classifier(data: DataSet, store: Store, recipe: Settings, worker: Worker, say: Say) -> float:
     """Trains on the training pictures but those held out, by which the best weights are chosen; writes the model
     directory; returns the share of the test pictures that it gets right. FloatingPointError where the loss runs away.
     """
@@ -63,7 +77,7 @@ def _fit(
     network: ClassifierNetwork,
     train: tuple[Tensor, Tensor],
     held_out: tuple[Tensor, Tensor],
-    recipe: ClassifierRecipe,
+    recipe: Settings,
     worker: Worker,
     say: Say,
 ) -> float | None:
@@ -101,7 +115,7 @@ def _step(
     network: ClassifierNetwork,
     pictures: Tensor,
     labels: Tensor,
-    recipe: ClassifierRecipe,
+    recipe: Settings,
     rng: np.random.Generator,
     device: torch.device,
 ) -> Tensor:
