@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from darkroom.batch import scoring
-from darkroom.batch.row_state import Failure, RowState, to_uint8
+from darkroom.batch.row_state import Failure, RowState
 from darkroom.batch.scoring import Judge, JudgeOptions, offers
 from darkroom.models.catalog import open_model
 from darkroom.models.errors import ModelError
+from darkroom.storage import to_uint8
 
 ROW = {"task": "text_to_image", "prompt": "bright", "negative_prompt": "", "seed": 5, "guidance": 7}
 VIEWS = [{"view": "identity", "prompt": "bright"}, {"view": "negate", "prompt": "dark"}]

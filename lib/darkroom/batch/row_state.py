@@ -140,11 +140,6 @@ def is_device_lost(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and str(error).startswith("CUDA error")
 
 
-def to_uint8(picture: np.ndarray) -> np.ndarray:
-    """float32 in about [-1, 1] -> uint8, of any shape; what was uint8 once comes back as it was."""
-    return np.round((np.clip(picture, -1, 1) + 1) * 127.5).astype(np.uint8)
-
-
 _STAGE = pa.struct(
     [
         ("stage", pa.int32()),

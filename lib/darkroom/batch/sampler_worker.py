@@ -16,7 +16,7 @@ from darkroom.batch.capacity import any_condition_of, empty_pass, find_capacity
 from darkroom.batch.embeddings import EmbeddingStore
 from darkroom.batch.engine_thread import EngineThread, Sample
 from darkroom.batch.options import default_dtype
-from darkroom.batch.row_state import RowState, StageRecord, guarded, to_uint8
+from darkroom.batch.row_state import RowState, StageRecord, guarded
 from darkroom.batch.scoring import seeds
 from darkroom.models.catalog import open_model
 from darkroom.models.compiled import Mode, compiled, notes_of, warm_up
@@ -25,6 +25,7 @@ from darkroom.ray_cluster import ClusterError
 from darkroom.sampling.engine import Failed, Statistics
 from darkroom.sampling.plans import Plan, as_asked, condition_keys, goes_through, make_plan
 from darkroom.sampling.stage import Inputs, Stage
+from darkroom.storage import to_uint8
 
 ROWS_AHEAD = 2  # times the capacity: planned, so that the engine need not wait for one; the rest wait unread
 PLANNERS = 4  # threads: they wait on storage, for embeddings, more than they compute

@@ -18,12 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from darkroom.batch.row_state import Failure, RowState, guarded, is_device_lost, to_uint8
+from darkroom.batch.row_state import Failure, RowState, guarded, is_device_lost
 from darkroom.models.catalog import open_model
 from darkroom.models.errors import ModelError
 from darkroom.models.scorers import Scorer, open_scorer
 from darkroom.sampling.components import Component
 from darkroom.sampling.plans import component_of, view_of
+from darkroom.storage import to_uint8
 
 MARKED = "watermarked"  # by us; the checker's own flag `watermark` says that a picture seems to hold somebody's
 SMALLEST_MARKED = 17  # pixels: the mark is 62 of 1024 wide, on a smaller picture nothing at all

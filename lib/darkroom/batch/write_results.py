@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 
 from darkroom.batch.progress import counted
-from darkroom.batch.row_state import RowState, from_block, to_uint8
+from darkroom.batch.row_state import RowState, from_block
 from darkroom.batch.units import unit_name
 from darkroom.runs import stage, to_table
-from darkroom.storage import Store, encode_png, image_key, open_store
+from darkroom.storage import Store, encode_png, image_key, open_store, to_uint8
 
 UPLOADS = 16  # at once in one task
 
@@ -124,6 +124,6 @@ def result_row(state: RowState, options: WriteOptions) -> dict[str, Any]:
 
 
 def to_pixels(picture: np.ndarray) -> np.ndarray:
-    """uint8 or float32 in about [-1, 1], [C, H, W], C 1 or 3 -> uint8 [H, W, 3], see `row_state.to_uint8`."""
+    """uint8 or float32 in about [-1, 1], [C, H, W], C 1 or 3 -> uint8 [H, W, 3], see `storage.to_uint8`."""
     pixels = (picture if picture.dtype == np.uint8 else to_uint8(picture)).transpose(1, 2, 0)
     return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
