@@ -13,6 +13,7 @@ from torch import Tensor
 from darkroom.evaluation.validation import HELD_OUT, as_tensor, evenly
 from darkroom.models.network import Network
 from darkroom.sampling import noise
+from darkroom.storage import to_uint8
 from darkroom.training.data import Images
 
 SIGMAS = (0.0, 0.2, 0.4, 0.5, 0.6, 0.8, 1.0)
@@ -83,7 +84,7 @@ def cleaned(denoise: Denoise, test: Images) -> tuple[Tensor, list[int], list[str
     noisy = [noised(clean, sigma) for sigma in SIGMAS]
     rows = torch.cat([pictures for batch in noisy for pictures in (batch, denoise(batch))])
     names = [name for sigma in SIGMAS for name in (f"sigma {sigma:g}", "denoised")]
-    return (rows.clamp(0, 1) * 255).round().byte(), labels.tolist(), names
+    return to_uint8(rows * 2 - 1), labels.tolist(), names
 
 
 def _finite(value: float) -> float | None:

@@ -19,6 +19,7 @@ from darkroom.evaluation.validation import held_out_loss
 from darkroom.models.classifier import Classifier, mnist_classifier
 from darkroom.models.network import Network, NetworkPredictor, sample, sampling_row
 from darkroom.sampling.stage import Stage
+from darkroom.storage import to_uint8
 from darkroom.training.data import DataSet, load_data_set, read_record
 
 SEEDS = 3  # samples are drawn so often, for the intervals
@@ -189,7 +190,7 @@ def _samples(
         images = sample(predictor, network.stages[0], rows, CAPACITY[predictor.device.type])
         if not bool(images.isfinite().all()):
             raise ValueError(f"the samples of {network.name!r} are no finite numbers: its training ran away")
-        samples.append(((images.clamp(-1, 1) + 1) * 127.5).round().byte())
+        samples.append(to_uint8(images))
         seconds.append((time.monotonic() - began) / sampling.count)
         say(f"{sampling.count:,} pictures from seed {seed:,}: {seconds[-1] * sampling.count:,.1f} seconds")
     return samples, seconds
