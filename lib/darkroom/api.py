@@ -15,7 +15,7 @@ from darkroom.phases import Say, to_stderr
 if TYPE_CHECKING:
     from darkroom.batch.generate import Outcome
     from darkroom.batch.inline_rows import Rows
-    from darkroom.evaluation.network import Evaluation
+    from darkroom.evaluation import Evaluation
     from darkroom.models.catalog import Model
 
 
@@ -107,7 +107,7 @@ def evaluate(
         return found.record
     if data is not None or classifier is not None:
         raise ValueError(f"{opened.name} is a cascade of painted digits, which is judged without data or classifier")
-    from darkroom.evaluation.cascade import sample_and_judge
+    from darkroom.evaluation import sample_and_judge
 
     _refuse_unknown("evaluate", options, ("count", "stride", "guidance", "seed"))
     found = sample_and_judge(model if isinstance(model, str) else opened.address, **options)
@@ -121,17 +121,14 @@ def evaluate(
 def _of_network(
     network: Model, data: str | Path | None, classifier: str | None, options: Mapping[str, Any], say: Say
 ) -> Evaluation:
-    from darkroom.evaluation.network import Sampling, evaluate_network
+    from darkroom.evaluation import Sampling, evaluate_network
+    from darkroom.models.classifier import Classifier
 
     if data is None:
         raise ValueError(f"{network.name} is a network: `data` wants the data set to measure it against")
     _refuse_unknown("evaluate", options, _names(Sampling))
-    judge = {}
-    if classifier is not None:
-        from darkroom.models.classifier import Classifier
-
-        judge = {"classifier": Classifier.open(classifier)}
-    return evaluate_network(network, str(data), Sampling(**options), say, **judge)
+    judge = Classifier.open(classifier) if classifier else None
+    return evaluate_network(network, str(data), Sampling(**options), say, judge)
 
 
 def _refuse_unknown(function: str, given: Mapping[str, Any], known: Sequence[str]) -> None:
