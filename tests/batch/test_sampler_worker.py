@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from darkroom.batch.embeddings import EmbeddingStore
+from darkroom.batch.engine_thread import EngineThread
 from darkroom.batch.load_inputs import LoadOptions, load_unit
 from darkroom.batch.row_state import RowState, to_block
 from darkroom.batch.sampler_worker import SamplerWorker
@@ -21,7 +22,9 @@ from darkroom.batch.units import Unit
 from darkroom.models.catalog import open_model
 from darkroom.models.compiled import compiled
 from darkroom.ray_cluster import ClusterError
-from darkroom.sampling.plans import condition_keys
+from darkroom.sampling.engine import Failed
+from darkroom.sampling.plans import Inputs, Plan, Stage, condition_keys, make_plan
+from darkroom.sampling.views import View
 from darkroom.storage import StorageError, open_store
 from runs import png
 from toys import network_config, save_toy_network
@@ -375,6 +378,70 @@ def test_an_engine_that_dies_ends_the_wait_of_all(darkroom: Darkroom, monkeypatc
     assert all(isinstance(raised, ClusterError) for raised in errors)
     (said,) = {str(raised) for raised in errors}
     assert said == "stage 1 ended, and no row is to blame: ModelBroken: RuntimeError: out of memory"
+
+
+def test_a_row_that_cannot_be_packed_fails_alone_though_nobody_refused_it(
+    darkroom: Darkroom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A view in more pieces than the stage has pixels, which the manifest's check refuses: here it is asked all the
+    same."""
+    odd = {**ANAGRAM, "views": [VIEWS[0], {"view": "identity", "prompt": "a two"}]}
+    unit = darkroom.unit(TEXT, odd, EDIT)
+    worker = darkroom.worker()
+
+    def with_odd_view(row: dict[str, Any], stage: Stage, inputs: Inputs) -> Plan:
+        plan = make_plan(row, stage, inputs)
+        view = View("patch_permute", (("pieces", 100), ("seed", 0)))
+        if "views" not in row:
+            return plan
+        return dataclasses.replace(plan, branches=(plan.branches[0], dataclasses.replace(plan.branches[1], view=view)))
+
+    monkeypatch.setattr("darkroom.batch.sampler_worker.make_plan", with_odd_view)
+    (made,) = develop(worker, unit)
+    (without,) = develop(darkroom.worker(), darkroom.unit(TEXT, EDIT))
+    assert made[1].failure is not None and made[1].failure.kind == "input" and "100" in error(made[1])
+    assert np.array_equal(picture(made[0]), picture(without[0]))
+    assert np.array_equal(picture(made[2]), picture(without[1]))
+
+
+def test_latents_that_cannot_be_decoded_fail_their_row_and_a_broken_decoder_ends_the_worker(
+    darkroom: Darkroom,
+) -> None:
+    class Decoder:
+        """Decodes whatever holds no value beyond 50; broken: nothing at all."""
+
+        def __init__(self, predictor: Any, broken: bool) -> None:
+            self.predictor, self.broken, self.process, self.device = (
+                predictor,
+                broken,
+                predictor.process,
+                predictor.device,
+            )
+
+        def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
+            return self.predictor(*inputs)
+
+        def decode(self, state: torch.Tensor) -> torch.Tensor:
+            if self.broken or state.abs().max() > 50:
+                raise RuntimeError("a value is too large")
+            return 2 * state
+
+    predictor = open_model(darkroom.model).predictor(1, torch.device("cpu"))
+    conditions = {key: darkroom.encoder.encode([key])[0] for key in ("a red one", "")}
+    stage = Stage(1, 8, 3, predictor.process)
+    plans = [make_plan({**TEXT, "seed": seed}, stage, Inputs(conditions)) for seed in range(3)]
+    plans[1] = dataclasses.replace(plans[1], moves=(), reference=torch.full((3, 8, 8), 99.0))
+    engine = EngineThread("stage 1", Decoder(predictor, broken=False), "float32", 8, decodes=True)
+    first, bad, last = (future.result(60) for future in [engine.submit(plan) for plan in plans])
+    plain = EngineThread("stage 1", predictor, "float32", 8)
+    assert isinstance(bad, Failed) and str(bad.error) == "a value is too large"
+    for sample, plan in ((first, plans[0]), (last, plans[2])):
+        assert torch.equal(sample.image, 2 * plain.submit(plan).result(60).image)
+    broken = EngineThread("stage 1", Decoder(predictor, broken=True), "float32", 8, decodes=True)
+    with pytest.raises(ClusterError, match="no row is to blame: RuntimeError: a value is too large"):
+        broken.submit(plans[0]).result(60)
+    with pytest.raises(ClusterError, match="no row is to blame"):
+        broken.submit(plans[2])
 
 
 def test_a_unit_of_nothing_but_failures_returns_at_once(darkroom: Darkroom) -> None:

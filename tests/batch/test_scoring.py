@@ -86,6 +86,43 @@ def test_a_prompt_that_cannot_be_judged_costs_a_picture_nothing_but_candidates_t
     assert failed.failure.text == "'a seven' is no brightness" and failed.picture is None
 
 
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (ModelError("the scorer reads 24, 48 or 28 pixels"), "the scorer reads 24, 48 or 28 pixels"),
+        (torch.OutOfMemoryError("CUDA out of memory."), "OutOfMemoryError: CUDA out of memory."),
+        (float("nan"), "the scorer gave [[nan]], wanted numbers"),
+    ],
+)
+def test_a_picture_that_cannot_be_scored_costs_no_row_and_a_choice_its_row(
+    judge: Judge, monkeypatch: pytest.MonkeyPatch, answer: Any, said: str
+) -> None:
+    class Picky(Brightness):
+        def __call__(self, images: Tensor, prompts: list[str]) -> Tensor:
+            if images.mean() < 0.5:
+                return super().__call__(images, prompts)
+            if isinstance(answer, Exception):
+                raise answer
+            return torch.full((len(images), len(prompts)), answer)
+
+    (plain,) = judge.finish([made(ROW, flat(0.1)[0])])
+    monkeypatch.setattr(judge, "scorer", Picky())
+    neighbour, odd = judge.finish([made(ROW, flat(0.1)[0]), made(ROW, flat(0.9)[0])])
+    assert odd.failure is None and odd.scores == {"scorer": "brightness", "revision": "r1", "not_scored": said}
+    assert neighbour.scores == plain.scores and np.array_equal(neighbour.picture, plain.picture)
+    (failed,) = judge.choose([made({**ROW, "best_of": 2}, flat(0.1, 0.9))])
+    assert failed.failure.text == said
+
+
+def test_a_picture_that_cannot_be_checked_or_marked_fails_alone(toy_deepfloyd: str) -> None:
+    judge = Judge(JudgeOptions(toy_deepfloyd, watermark=True), 1)
+    drawn = np.random.default_rng(0).integers(0, 256, (3, 64, 64), dtype=np.uint8)
+    (alone,) = judge.finish([made(ROW, drawn)])
+    odd, neighbour = judge.finish([made(ROW, np.zeros((2, 64, 64), np.uint8)), made(ROW, drawn)])
+    assert odd.failure is not None and odd.picture is None, "it must not go out without its mark"
+    assert neighbour.failure is None and np.array_equal(neighbour.picture, alone.picture)
+
+
 def test_failed_rows_and_those_that_ask_nothing_pass(judge: Judge) -> None:
     failed = made(ROW, None, failure=Failure("input", "no"))
     forward = made({"task": "forward", "timestep": 250, "seed": 0}, flat(0.2)[0])

@@ -10,10 +10,10 @@ import torch
 
 from darkroom.sampling.device import Arrival
 from darkroom.sampling.diffusion import Diffusion
-from darkroom.sampling.engine import Engine
+from darkroom.sampling.engine import Engine, Failed, Finished, ModelBroken
 from darkroom.sampling.flow import Flow
 from darkroom.sampling.packing import Packing, Slot
-from darkroom.sampling.plans import Plan, condition_keys, make_plan
+from darkroom.sampling.plans import Constraint, Plan, condition_keys, make_plan
 from darkroom.sampling.stage import Inputs, Stage
 from darkroom.sampling.views import make_view
 from toys import CountingPredictor, make_row, tiny_unet
@@ -305,3 +305,95 @@ def test_places_left_over_in_a_pass_hold_nothing_of_the_one_before():
     assert condition.shape == (3, 2, 5) and condition[0].all() and not condition[1:].any()
     assert times.tolist() == [7, 0, 0] and levels.tolist() == [9, 0, 0] and times.dtype == levels.dtype == torch.int64
     assert packing.pack([full[0]._replace(time=0.5)])[1].dtype == torch.float32
+
+
+def test_a_run_raises_what_a_row_failed_by(unet):
+    engine = Engine(unet, 4)
+    engine.add(
+        poisoned(plan_of(make_row("text_to_image", prompt="a", steps=2), unet.process), "a condition is missing")
+    )
+    with pytest.raises(KeyError, match="a"):
+        engine.run()
+
+
+def poisoned(plan: Plan, how: str) -> Plan:
+    """The plan with something in it that raises where it is packed, begun, asked or stepped."""
+    branch, other = plan.branches[0], torch.zeros(3, 7, 7)
+    odd_view = dataclasses.replace(branch, view=make_view("patch_permute", pieces=100))  # of 24 pixels
+    change = {
+        "a view that the size has no room for": {"branches": (odd_view,)},
+        "a condition is missing": {"conditions": {}},
+        "a condition of another shape": {"conditions": dict.fromkeys(plan.conditions, torch.zeros(9, 5))},
+        "a picture of another size to begin with": {"reference": other},
+        "a prompt that the model chokes on": {"conditions": dict.fromkeys(plan.conditions, torch.full((4, 32), 9e9))},
+        "a constraint of another size": {"constraint": Constraint(other, mask=half_mask(7))},
+    }[how]
+    return dataclasses.replace(plan, **change)
+
+
+POISONS = [
+    "a view that the size has no room for", "a condition is missing", "a condition of another shape",
+    "a picture of another size to begin with", "a prompt that the model chokes on", "a constraint of another size",
+]  # fmt: skip
+
+
+class Choking:
+    """A predictor that cannot answer a pass in which some condition is very large."""
+
+    def __init__(self, predictor):
+        self.predictor, self.process, self.device = predictor, predictor.process, predictor.device
+
+    def __call__(self, x, timestep, condition, noise_level):
+        if condition.abs().max() > 1e9:
+            raise IndexError("index out of range in self")
+        return self.predictor(x, timestep, condition, noise_level)
+
+
+@pytest.mark.parametrize("capacity", [1, 8])
+@pytest.mark.parametrize("how", POISONS)
+def test_a_poisoned_row_fails_alone_and_its_neighbours_keep_their_bits(unet, how, capacity):
+    predictor = Choking(unet)
+    plans = [plan_of(row, unet.process, **inputs) for row, inputs in mixed_rows()[::3]]
+    without = develop(predictor, plans, capacity)
+    engine = Engine(predictor, capacity)
+    bad = poisoned(plan_of(make_row("text_to_image", prompt="z", seed=1, steps=2), unet.process), how)
+    queue = list(enumerate(plans))
+    queue.insert(1, ("bad", bad))  # so that it shares a pass with others, and they are under way
+    for tag, plan in queue:
+        engine.add(plan, tag)
+    results = []
+    while not engine.idle:
+        results += engine.advance()
+    (failed,) = (result for result in results if isinstance(result, Failed))
+    assert failed.tag == "bad" and str(failed.error)
+    found = {result.tag: result.image for result in results if isinstance(result, Finished)}
+    assert found.keys() == without.keys()
+    assert all(torch.equal(found[tag], without[tag]) for tag in found)
+
+
+def test_values_that_are_not_numbers_stay_with_their_row(unet):
+    plans = [plan_of(row, unet.process, **inputs) for row, inputs in mixed_rows()]
+    without = develop(unet, plans)
+    conditions = dict.fromkeys(plans[0].conditions, torch.full((4, 32), float("nan")))
+    bad = dataclasses.replace(plans[0], conditions=conditions)
+    among = develop(unet, [*plans[:4], bad, *plans[4:]])
+    assert not torch.isfinite(among.pop(4)).any()
+    assert all(torch.equal(one, other) for one, other in zip(among.values(), without.values(), strict=True))
+
+
+def test_what_no_row_is_to_blame_for_is_raised(unet):
+    def broken(*_):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    def lost(*_):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    plan = plan_of(make_row("text_to_image", prompt="a", steps=2), unet.process)
+    for answer, raised in ((broken, ModelBroken), (full, torch.OutOfMemoryError), (lost, RuntimeError)):
+        engine = Engine(CountingPredictor(unet.process, answer), 4)
+        engine.add(plan)
+        with pytest.raises(raised):
+            engine.advance()

@@ -32,7 +32,8 @@ class Packing:
         self._buffers: dict[str, Tensor] = {}
 
     def pack(self, slots: list[Slot]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """x, timestep, condition and noise level, as a predictor takes them; overwritten by the next call."""
+        """x, timestep, condition and noise level, as a predictor takes them; overwritten by the next call. ValueError
+        where a slot's tensors are not of the shape that the first call's were."""
         x = self._packed("x", [slot.x for slot in slots])
         if slots[0].low_res is not None:  # a stage's rows all have one, or none has
             x = torch.cat([x, self._packed("low_res", [slot.low_res for slot in slots])], dim=1)
@@ -47,6 +48,9 @@ class Packing:
         if name not in self._buffers:
             self._buffers[name] = parts[0].new_zeros(self.capacity, *parts[0].shape)
         buffer = self._buffers[name]
+        for part in parts:  # `stack` would make the buffer another one's, and nobody would see what it holds
+            if part.shape != buffer.shape[1:]:
+                raise ValueError(f"{name} is {list(part.shape)}, wanted {list(buffer.shape[1:])} as all others")
         torch.stack(parts, out=buffer[: len(parts)])
         buffer[len(parts) :].zero_()
         return buffer
