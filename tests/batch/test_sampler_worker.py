@@ -21,6 +21,7 @@ from darkroom.batch.sampler_worker import SamplerWorker
 from darkroom.batch.units import Unit
 from darkroom.models.catalog import open_model
 from darkroom.models.compiled import compiled
+from darkroom.models.errors import ModelError
 from darkroom.ray_cluster import ClusterError
 from darkroom.sampling.engine import Failed
 from darkroom.sampling.plans import Inputs, Plan, Stage, condition_keys, make_plan
@@ -442,6 +443,21 @@ def test_latents_that_cannot_be_decoded_fail_their_row_and_a_broken_decoder_ends
         broken.submit(plans[0]).result(60)
     with pytest.raises(ClusterError, match="no row is to blame"):
         broken.submit(plans[2])
+
+
+def test_a_worker_takes_no_other_model_than_the_runs_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replaced in place before the worker starts, or before it loads the same weights in full precision."""
+    uri = save_toy_network(str(tmp_path))
+    wanted = open_model(uri).revision
+    row = {key: value for key, value in TEXT.items() if key != "prompt"} | {"label": 7}
+    worker = SamplerWorker(uri, 1, 4, 1, dtype="bfloat16", revision=wanted)
+    found = open_model(save_toy_network(uri, seed=1)).revision
+    said = f"begun with the revision {wanted} of the model 'toy-network', and at {uri} lies {found} now"
+    with pytest.raises(ModelError, match=said):
+        SamplerWorker(uri, 1, 4, 1, revision=wanted)
+    break_predictor(worker, monkeypatch, lambda output: output * float("nan"))
+    (raised,) = develop(worker, [RowState.of_line(0, {"id": "0", "key": "0", "row": row})])
+    assert isinstance(raised, ModelError) and said in str(raised)
 
 
 def test_a_unit_of_nothing_but_failures_returns_at_once(darkroom: Darkroom) -> None:

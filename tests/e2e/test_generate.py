@@ -14,12 +14,14 @@ from PIL import Image
 
 from darkroom.batch.generate import Options, Outcome, WrongRun, run
 from darkroom.manifest import ManifestError
+from darkroom.models.errors import ModelError
 from darkroom.runs import own
 from darkroom.runs.audit import audit
 from darkroom.runs.maintenance import clean, compact
 from darkroom.storage import open_store, read_uri
 from darkroom.storage.lease import Held
 from runs import RED, pictures, png, results, tree, write_manifest
+from toys import save_toy_network
 
 SEVEN = {"task": "text_to_image", "label": 7, "steps": 2}
 VIEWS = [{"view": "identity", "prompt": "a red one"}, {"view": "flip_vertical", "prompt": "a blue two"}]
@@ -323,6 +325,22 @@ def test_a_limit_takes_the_first_rows_and_more_can_follow(quick: Job) -> None:
     assert quick.run(rows).done_before == 2
     assert quick.run(rows, limit=1).rows == 5, "rows beyond the limit stay"
     assert audit(quick.out).passed
+
+
+def test_a_network_that_is_replaced_under_a_run_ends_it(tmp_path: Path, shared_ray: None) -> None:
+    """As a training does that writes where it wrote before: rows would say one revision and be another's."""
+    network, out = save_toy_network(str(tmp_path / "network")), str(tmp_path / "run")
+    manifest = write_manifest(tmp_path, [{**SEVEN, "id": "one"}])
+
+    def say(line: str) -> None:
+        if "starting the workers" in line:
+            save_toy_network(network, seed=1)
+
+    with pytest.raises(ModelError, match=f"the run was begun with the revision .* and at {network} lies"):
+        run(Options(manifest=manifest, out=out, model=network), say)
+    assert results(out) == {}
+    save_toy_network(network)
+    assert run(Options(manifest=manifest, out=out, model=network), print).counts == {"text_to_image": {"ok": 1}}
 
 
 def test_a_manifest_and_its_pictures_on_s3(s3_env: str, toy_network: str, shared_ray: None) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
+import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -103,9 +104,10 @@ class EmbeddingStore:
         return open_store(self.root)
 
     def _read_index(self) -> _Index:
-        if self._index is None:
-            self._index = _Index(self._store(), f"{self._folder}/")
-        return self._index
+        index = self._index  # another thread may have it read anew
+        if index is None:
+            index = self._index = _Index(self._store(), f"{self._folder}/")
+        return index
 
 
 class _Index:
@@ -133,21 +135,28 @@ class _Index:
 
 
 class _Recent:
-    """What was used last, up to a limit of its summed weights; whatever is used stays the same object meanwhile."""
+    """What was used last, up to a limit of its summed weights; whatever is used stays the same object meanwhile. For
+    several threads, which do not wait for each other's reading."""
 
     def __init__(self, limit: int, weigh: Any) -> None:
         self.limit, self.weigh, self.total = limit, weigh, 0
         self.items: OrderedDict[str, Any] = OrderedDict()
+        self.lock = threading.Lock()
 
     def get(self, key: str, make: Any) -> Any:
-        if key in self.items:
-            self.items.move_to_end(key)
-            return self.items[key]
-        made = self.items[key] = make()
-        self.total += self.weigh(made)
-        while self.total > self.limit and len(self.items) > 1:
-            self.total -= self.weigh(self.items.popitem(last=False)[1])
-        return made
+        with self.lock:
+            if key in self.items:
+                self.items.move_to_end(key)
+                return self.items[key]
+        value = make()
+        with self.lock:
+            if key in self.items:  # another thread was faster
+                return self.items[key]
+            self.items[key] = value
+            self.total += self.weigh(value)
+            while self.total > self.limit and len(self.items) > 1:
+                self.total -= self.weigh(self.items.popitem(last=False)[1])
+        return value
 
 
 def _to_digests(digests: Iterable[str]) -> np.ndarray:

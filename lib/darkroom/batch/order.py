@@ -52,7 +52,8 @@ class Order:
         for asked, part in ((self.options.safety == "flag", "safety_checker"), (marks, "watermarker")):
             if asked and not has[part]:
                 raise ModelError(f"the model {self.model.name!r} has no folder {part!r} in any of its stages")
-        return JudgeOptions(self.address, self.options.scorer, self.options.safety == "flag", marks)
+        safety = self.options.safety == "flag"
+        return JudgeOptions(self.address, self.options.scorer, safety, marks, self.model.revision)
 
     @cached_property
     def maker(self) -> Maker:

@@ -129,8 +129,11 @@ def busy_seconds(counter: Any) -> dict[str, float]:
         return {}
 
 
-def embed(missing: list[Unencoded], model: str, pool: Pool | None, watchdog: Watchdog, listener: Listener) -> None:
-    """Encodes the prompts, one encoder's after the other's. The actors are gone when this returns. Raises as `run`."""
+def embed(
+    missing: list[Unencoded], model: str, revision: str, pool: Pool | None, watchdog: Watchdog, listener: Listener
+) -> None:
+    """Encodes the prompts, one encoder's after the other's. model: what a worker opens, of which revision. The actors
+    are gone when this returns. Raises as `run`."""
     blocks = [
         pa.table({"encoder": [place], "prompts": [one.prompts[at : at + PROMPTS_PER_TASK]]})
         for place, one in enumerate(missing)
@@ -140,8 +143,8 @@ def embed(missing: list[Unencoded], model: str, pool: Pool | None, watchdog: Wat
         return
     pool = pool or encoder_pool(read_room(), len(blocks))
     # Blocks of our own, as in `build`.
-    told = (model, [replace(one, prompts=[]) for one in missing], pool.threads, listener.counter)
-    dataset = _with_actors(ray.data.from_blocks(blocks), EncoderActor, told, pool, 1)
+    options = (model, revision, [replace(one, prompts=[]) for one in missing], pool.threads, listener.counter)
+    dataset = _with_actors(ray.data.from_blocks(blocks), EncoderActor, options, pool, 1)
     for _ in watched(dataset, watchdog, "prompt was embedded", listener):
         pass
 

@@ -73,7 +73,8 @@ def encode(
         for one in here:
             encoder = model.text_encoder(one.encoder, torch.device("cpu"), one.dtype)
             one.store.put(one.prompts, encoder.encode(one.prompts))
-        pipeline.embed([one for one in missing if one not in here], where, pool, watchdog, listener)
+        rest = [one for one in missing if one not in here]
+        pipeline.embed(rest, where, model.revision, pool, watchdog, listener)
     except ModelError as error:
         raise ModelError("\n".join([str(error), *_unencoded(missing)])) from error
 

@@ -7,6 +7,7 @@ import platform
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -18,7 +19,7 @@ from darkroom.batch.engine_thread import EngineThread, Sample
 from darkroom.batch.options import default_dtype
 from darkroom.batch.row_state import RowState, StageRecord, guarded
 from darkroom.batch.scoring import seeds
-from darkroom.models.catalog import open_model
+from darkroom.models.catalog import open_revision
 from darkroom.models.compiled import Mode, compiled, notes_of, warm_up
 from darkroom.models.memory import size_text
 from darkroom.ray_cluster import ClusterError
@@ -47,7 +48,7 @@ class SamplerWorker:
     embeddings: of the prompts, for a text model; any other model says itself what a label is to it.
     capacity: "auto" for the largest that fits the device; dtype: None for the model's own, float32 on a processor.
     share: of the device's memory that this actor may take; compile: see `compiled`. run: whose workers agree on a
-    capacity; begin: told what loading is at.
+    capacity; begin: told what loading is at. revision: what the model must be, now and whenever more of it is loaded.
     """
 
     def __init__(
@@ -62,13 +63,15 @@ class SamplerWorker:
         compile: Mode = "off",
         run: str | None = None,
         begin: Callable[[str], None] = lambda what: None,
+        revision: str | None = None,
     ) -> None:
         torch.set_num_threads(threads)
         # Asked here and nowhere else: the machine that submits a job need not be like those that do it.
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if self.device.type == "cuda" and share < 1:
             torch.cuda.set_per_process_memory_fraction(share)  # else one stage would starve those it shares a GPU with
-        self.model = open_model(model)
+        self.open = partial(open_revision, model, revision)
+        self.model = self.open()
         self.number, self.dtype = number, dtype or default_dtype(self.model, on_gpu=self.device.type == "cuda")
         self.stages: tuple[Stage, ...] = self.model.stages
         self.stage = self.stages[number - 1]
@@ -76,6 +79,7 @@ class SamplerWorker:
         self.condition: Callable[[str], torch.Tensor] = self.model.condition if embeddings is None else embeddings.get
         begin(f"loading the weights, {size_text(self.model.memory(number, self.dtype, 1).weights)} in {self.dtype}")
         predictor = self.model.predictor(number, self.device, self.dtype)
+        self.open()  # once more: it may have been replaced while its weights were read
         any_condition = any_condition_of(self.model, number)
         if capacity == "auto":
             begin("finding the largest pass that fits the device")
@@ -174,7 +178,7 @@ class SamplerWorker:
         async with self._loading:
             if self._precise == Precise():
                 try:
-                    predictor = await asyncio.to_thread(self.model.predictor, self.number, self.device, "float32")
+                    predictor = await asyncio.to_thread(self._load_float32)
                     half = max(1, self.engine.capacity // 2)
                     self._precise = Precise(self._start_engine(predictor, "float32", half))
                 except torch.OutOfMemoryError as error:
@@ -183,6 +187,12 @@ class SamplerWorker:
                     return self._precise.engine
                 self._give_up_float32(shortage)  # out here, where the error's frames hold no weights any more
         return self._precise.engine
+
+    def _load_float32(self) -> Any:
+        """From the model as it lies there now, hours later maybe, which must be the same."""
+        predictor = self.open().predictor(self.number, self.device, "float32")
+        self.open()
+        return predictor
 
     def _give_up_float32(self, shortage: str) -> None:
         self._precise = Precise(shortage=shortage)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from darkroom.batch.row_state import Failure, RowState, guarded, is_device_lost
-from darkroom.models.catalog import open_model
+from darkroom.models.catalog import open_revision
 from darkroom.models.errors import ModelError
 from darkroom.models.scorers import Scorer, open_scorer
 from darkroom.sampling.components import Component
@@ -35,13 +35,13 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class JudgeOptions:
-    """What a job's judges are told. model: its address, as its folders hold the checker and the mark; scorer: as
-    `open_scorer` takes it, or None; safety, watermark: whether to."""
+    """What a job's judges are told. model, revision: whose folders hold the checker and the mark; scorer: as `open_scorer` takes it, or None; safety, watermark: whether to."""
 
     model: str
     scorer: str | None = None
     safety: bool = False
     watermark: bool = False
+    revision: str | None = None
 
     @property
     def finishes(self) -> bool:
@@ -61,7 +61,7 @@ class Judge:
             self.scorer.load()
         self.safety = None
         if options.safety or options.watermark:
-            self.safety = open_model_safety(open_model(options.model), device)
+            self.safety = open_model_safety(open_revision(options.model, options.revision), device)
 
     def choose(self, rows: list[RowState]) -> list[RowState]:
         """Of every row with candidates the best one goes on, with its seed; their scores are kept."""

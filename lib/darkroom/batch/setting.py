@@ -84,6 +84,7 @@ def job_of(order: Order, work: Work, setting: Setting, evaluations: dict[int, fl
                 options.capacity,
                 setting.stores.get(order.maker.encoders[n - 1]),
                 options.compile,
+                model.revision,
             )
             for n in setting.numbers
         ),

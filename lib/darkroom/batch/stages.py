@@ -37,13 +37,15 @@ def stage_name(number: int) -> str:
 
 @dataclass(frozen=True)
 class StageJob:
-    """One stage of a model, as a job runs it. embeddings: of a text model's prompts; None for one that takes none."""
+    """One stage of a model, as a job runs it. embeddings: of a text model's prompts; None for one that takes none.
+    revision: of the model, which its workers must find; None for any."""
 
     number: int
     dtype: str
     capacity: Capacity
     embeddings: EmbeddingStore | None = None
     compile: Mode = "off"
+    revision: str | None = None
 
     @property
     def name(self) -> str:
@@ -68,7 +70,7 @@ class StageActor:
             from darkroom.batch.sampler_worker import SamplerWorker
 
             options = (stage.capacity, pool.threads, stage.embeddings, stage.dtype, pool.gpus or 1.0, stage.compile)
-            return SamplerWorker(model, stage.number, *options, run=run, begin=begin)
+            return SamplerWorker(model, stage.number, *options, run=run, begin=begin, revision=stage.revision)
 
         self.loaded = _Loaded(stage.name, load, counter)
         self.name, self.counter, self.metrics = stage.name, counter, StageMetrics(run, stage.name)
@@ -156,13 +158,13 @@ class _Loaded:
 class EncoderActor:
     """Holds one text encoder at a time; blocks come sorted by theirs."""
 
-    def __init__(self, model: str, whose: list[Unencoded], threads: int, counter: Any) -> None:
+    def __init__(self, model: str, revision: str, whose: list[Unencoded], threads: int, counter: Any) -> None:
         def load(begin: Callable[[str], None]) -> Any:
-            from darkroom.models.catalog import open_model
+            from darkroom.models.catalog import open_revision
 
             torch.set_num_threads(threads)
             self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-            return open_model(model)
+            return open_revision(model, revision)
 
         self.model, self.whose, self.counter = _Loaded(PROMPTS, load, counter), whose, counter
         self.held: tuple[int, Any] | None = None

@@ -69,6 +69,18 @@ def open_model(name_or_uri: str) -> Model:
     return Cascade.of_ours(open_source(f"{store.root}@{revision}" if revision else store.root), config)
 
 
+def open_revision(name_or_uri: str, revision: str | None) -> Model:
+    """The model there, which must be of that revision, all of it; None for whatever lies there. ModelError where it is
+    not: what is replaced while a run goes on must not make some of its pictures."""
+    model = open_model(name_or_uri)
+    if revision is not None and model.revision != revision:
+        raise ModelError(
+            f"the run was begun with the revision {revision} of the model {model.name!r}, and at {name_or_uri} lies "
+            f"{model.revision} now: bring the model back, or begin another run with this one"
+        )
+    return model
+
+
 def _parts(name_or_uri: str) -> tuple[str, ...] | None:
     """The addresses of the stages, where a source per stage is asked for."""
     if name_or_uri in PRESETS:
