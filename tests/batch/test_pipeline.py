@@ -11,8 +11,10 @@ import pyarrow as pa
 import pytest
 import ray
 
-from darkroom.batch.pipeline import Listener, start_counter, watched
+from darkroom.batch.pipeline import Listener, _with_actors, start_counter, watched
+from darkroom.batch.placement import Pool
 from darkroom.batch.progress import News, Stalled, Watchdog
+from darkroom.batch.stages import _Loaded
 from darkroom.batch.write_results import write_block
 from darkroom.ray_cluster import ClusterError, connect
 
@@ -78,6 +80,29 @@ def test_a_crash_of_a_worker_is_the_clusters_failure_in_one_line(counter: Any) -
     said = str(caught.value)
     assert "a worker crashed at darkroom/batch/row_state.py:" in said and "KeyError" in said
     assert "\n" not in said and "Traceback" not in said
+
+
+class Crashing:
+    """An actor whose device is lost: at its start, or at its first unit."""
+
+    def __init__(self, when: str, counter: Any) -> None:
+        self.loaded = _Loaded("stage 1", lambda begin: self.fail() if when == "start" else self, counter)
+
+    def fail(self) -> None:
+        raise RuntimeError("CUDA error: device-side assert triggered\nCUDA kernel errors might be reported later")
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        self.loaded.get().fail()
+        return block
+
+
+@pytest.mark.parametrize("when", ["start", "unit"])
+def test_an_actor_goes_by_its_stage_and_its_crash_is_the_clusters_failure(counter: Any, when: str) -> None:
+    units = ray.data.from_blocks([pa.table({"unit": [1]})])
+    broken = _with_actors(units, "stage 1", Crashing, (when, counter), Pool(1, 0.2, 0.0), 1)
+    assert "stage 1" in str(broken) and "Crashing" not in str(broken)
+    with pytest.raises(ClusterError, match="CUDA error: device-side assert triggered"):
+        list(watched(broken, Watchdog(60, 60), "unit was committed", Listener(counter)))
 
 
 def test_silence_is_said_long_before_it_ends_the_job(counter: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from ray.data import ActorPoolStrategy, Dataset
 
 from darkroom.batch.load_inputs import LoadOptions, load_block
 from darkroom.batch.placement import Pool, encoder_pool
-from darkroom.batch.progress import Counter, News, Stalled, Watchdog
+from darkroom.batch.progress import PROMPTS, Counter, News, Stalled, Watchdog
 from darkroom.batch.stages import (
     CHOOSE,
     FINISH,
@@ -95,19 +95,22 @@ def build(job: Job, pools: dict[str, Pool], counter: Any) -> Dataset:
     stages = {stage.name: stage for stage in job.stages}
     for name in job.names[1:-1]:
         if name in stages:
-            told = (job.model, stages[name], pools[name], job.write.run, counter)
-            dataset = _with_actors(dataset, StageActor, told, pools[name], UNITS_IN_FLIGHT)
+            options = (job.model, stages[name], pools[name], job.write.run, counter)
+            dataset = _with_actors(dataset, name, StageActor, options, pools[name], UNITS_IN_FLIGHT)
         else:
-            told = (name, job.judge, pools[name].threads, counter)
-            dataset = _with_actors(dataset, JudgeActor, told, pools[name], 1)
+            options = (name, job.judge, pools[name].threads, counter)
+            dataset = _with_actors(dataset, name, JudgeActor, options, pools[name], 1)
     return dataset.map_batches(write_block, fn_args=(job.write, counter), num_cpus=TASK_CPUS, **_ONE_ROW)
 
 
-def _with_actors(dataset: Dataset, actor: type, told: tuple[Any, ...], pool: Pool, at_once: int) -> Dataset:
+def _with_actors(
+    dataset: Dataset, name: str, actor: type, options: tuple[Any, ...], pool: Pool, at_once: int
+) -> Dataset:
+    """name: what Ray's own views call the actors, which else would all have the one of their class."""
     more = {"max_concurrent_calls_per_actor": at_once} if at_once > 1 else {}
     return dataset.map_batches(
-        actor,
-        fn_constructor_args=told,
+        type(name, (actor,), {"__module__": actor.__module__}),
+        fn_constructor_args=options,
         compute=ActorPoolStrategy(size=pool.workers, max_tasks_in_flight_per_actor=2 * at_once, **more),
         num_cpus=pool.cpus,
         num_gpus=pool.gpus or None,
@@ -144,7 +147,7 @@ def embed(
     pool = pool or encoder_pool(read_room(), len(blocks))
     # Blocks of our own, as in `build`.
     options = (model, revision, [replace(one, prompts=[]) for one in missing], pool.threads, listener.counter)
-    dataset = _with_actors(ray.data.from_blocks(blocks), EncoderActor, options, pool, 1)
+    dataset = _with_actors(ray.data.from_blocks(blocks), PROMPTS, EncoderActor, options, pool, 1)
     for _ in watched(dataset, watchdog, "prompt was embedded", listener):
         pass
 

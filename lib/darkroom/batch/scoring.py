@@ -35,7 +35,8 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class JudgeOptions:
-    """What a job's judges are told. model, revision: whose folders hold the checker and the mark; scorer: as `open_scorer` takes it, or None; safety, watermark: whether to."""
+    """What a job's judges are told. model, revision: whose folders hold the checker and the mark; scorer: as
+    `open_scorer` takes it, or None; safety, watermark: whether to."""
 
     model: str
     scorer: str | None = None

@@ -147,6 +147,8 @@ class _Loaded:
             self.error = ClusterError(f"{name} does not fit its device: {error}")
         except (ValueError, StorageError, ClusterError) as error:
             self.error = error
+        except (RuntimeError, OSError, ImportError) as error:  # of torch, CUDA or a library
+            self.error = ClusterError(f"{name} could not be loaded: {type(error).__name__}: {error}")
         counter.ready.remote(name, f" in {time.monotonic() - began:.1f} s")
 
     def get(self) -> Any:
