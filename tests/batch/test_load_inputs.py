@@ -2,16 +2,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from darkroom.batch.load_inputs import LoadOptions, load_unit
+from darkroom.batch.load_inputs import LoadOptions, Picture, PictureCache, load_unit
 from darkroom.batch.row_state import SCHEMA, RowState, to_block
 from darkroom.batch.units import Unit
-from darkroom.storage import NotFound, StorageError, open_store
+from darkroom.storage import NotFound, StorageError, open_store, read_uri
 from runs import png
 
 TEXT = {"task": "text_to_image", "prompt": "a one"}
@@ -83,6 +84,43 @@ def test_a_path_that_names_no_picture_is_the_rows_error(tmp_path: Path, path: st
     put(str(tmp_path), one=png(8))
     made = loaded(str(tmp_path), {**EDIT, "image": path}, EDIT)
     assert made[0].failure and not made[1].failure
+
+
+def test_a_picture_that_many_rows_share_is_fetched_and_decoded_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(str(tmp_path), one=png(16), mask=png(16, mode="L"))
+    read: list[str] = []
+
+    def read_slowly(uri: str) -> bytes:
+        read.append(uri.rpartition("/")[2])
+        time.sleep(0.05)  # long enough for all rows to ask for it meanwhile
+        return read_uri(uri)
+
+    monkeypatch.setattr("darkroom.batch.load_inputs.read_uri", read_slowly)
+    made = loaded(str(tmp_path), *[{**EDIT, "seed": seed} for seed in range(100)], PAINT, {**EDIT, "size": 16})
+    assert [state.failure for state in made] == [None] * 102
+    assert sorted(read) == ["mask.png", "one.png", "one.png"], "once for each set of sizes"
+    assert {state.source.sha256 for state in made} == {hashlib.sha256(png(16)).hexdigest()}
+    assert all(state.inputs["image/8"] is made[0].inputs["image/8"] for state in made[:101])
+
+
+def test_what_is_kept_of_pictures_is_bounded_and_what_is_used_stays() -> None:
+    picture = Picture("0", (4, 4), {4: np.zeros((3, 4, 4), np.uint8)})
+    cache, made = PictureCache(3 * picture.nbytes), list[str]()
+
+    def get(key: str) -> None:
+        cache.get(key, lambda: made.append(key) or picture)
+
+    for key in ("a", "b", "c", "a", "d", "a", "b"):  # b is what was used least lately when d comes
+        get(key)
+    assert made == ["a", "b", "c", "d", "b"] and cache.nbytes == 3 * picture.nbytes
+
+
+def test_a_picture_that_was_missing_is_looked_for_anew(tmp_path: Path) -> None:
+    assert loaded(str(tmp_path), EDIT)[0].failure.text.startswith("there is no file")
+    put(str(tmp_path), one=png(16))
+    assert loaded(str(tmp_path), EDIT)[0].failure is None
 
 
 def test_an_outage_is_nobodys_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,10 @@ What a task imports must not wait for torch, which would cost each of its proces
 from __future__ import annotations
 
 import hashlib
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +22,7 @@ from darkroom.batch.units import Unit, read_unit
 from darkroom.storage import NotFound, decode, join, open_store, read_uri, resize_square
 
 FETCHES = 16  # at once in one task; a fetch waits on the network, not on the processor
+CACHE_BYTES = 128 * 2**20  # of pictures at the stages' sizes, for each process that loads
 
 
 @dataclass(frozen=True)
@@ -74,28 +78,84 @@ def _paths(row: dict[str, Any]) -> dict[str, str]:
     return {name: path for name, path in named.items() if path}
 
 
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """An input as the stages take it. shape: (height, width) as it was stored; sizes: uint8 [C, S, S] by S."""
+
+    sha256: str
+    shape: tuple[int, int]
+    sizes: dict[int, np.ndarray]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for array in self.sizes.values())
+
+
+class PictureCache:
+    """The pictures that were used last, up to so many bytes: a sweep asks for one a thousand times. Who asks for
+    one that is being loaded waits for that; what cannot be loaded is tried anew by the next who asks."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.nbytes = limit, 0
+        self._lock = threading.Lock()
+        self._pictures: OrderedDict[Hashable, Future[Picture]] = OrderedDict()
+
+    def get(self, key: Hashable, load: Callable[[], Picture]) -> Picture:
+        with self._lock:
+            found = self._pictures.get(key)
+            if found is None:
+                mine = self._pictures[key] = Future()
+            else:
+                self._pictures.move_to_end(key)
+        if found is not None:
+            return found.result()
+        try:
+            picture = load()
+        except BaseException as error:
+            with self._lock:
+                del self._pictures[key]
+            mine.set_exception(error)
+            raise
+        mine.set_result(picture)
+        self._make_room(picture.nbytes)
+        return picture
+
+    def _make_room(self, more: int) -> None:
+        with self._lock:
+            self.nbytes += more
+            loaded = [key for key, picture in self._pictures.items() if picture.done()]
+            while self.nbytes > self.limit and len(loaded) > 1:
+                self.nbytes -= self._pictures.pop(loaded.pop(0)).result().nbytes
+
+
+CACHE = PictureCache(CACHE_BYTES)  # of this process, which does many tasks one after the other
+
+
 def _load(paths: dict[str, str], options: LoadOptions, sizes: tuple[int, ...]) -> tuple[Source, dict[str, np.ndarray]]:
     """The first picture's source, and all pictures at these sizes. ValueError in plain words."""
-    data = {name: _read(join(options.base, path)) for name, path in paths.items()}
-    arrays = {name: _decode(name, data[name], paths[name], options.channels) for name in paths}
-    if "mask" in arrays and arrays["mask"].shape[:2] != arrays["image"].shape[:2]:
-        mask, image = ("{1} x {0}".format(*arrays[name].shape) for name in ("mask", "image"))
-        raise ValueError(f"the mask {paths['mask']} is {mask}, its image {paths['image']} is {image}; they must match")
-    inputs = {
-        f"{name}/{size}": resize_square(array, size, nearest=name == "mask").transpose(2, 0, 1)
-        for name, array in arrays.items()
-        for size in sizes
+    pictures = {
+        name: _picture(join(options.base, path), path, name == "mask", options.channels, sizes)
+        for name, path in paths.items()
     }
+    if "mask" in pictures and pictures["mask"].shape != pictures["image"].shape:
+        mask, image = ("{1} x {0}".format(*pictures[name].shape) for name in ("mask", "image"))
+        raise ValueError(f"the mask {paths['mask']} is {mask}, its image {paths['image']} is {image}; they must match")
+    inputs = {f"{name}/{size}": array for name, picture in pictures.items() for size, array in picture.sizes.items()}
     first = next(iter(paths))
-    return Source(join(options.base, paths[first]), hashlib.sha256(data[first]).hexdigest()), inputs
+    return Source(join(options.base, paths[first]), pictures[first].sha256), inputs
 
 
-def _read(uri: str) -> bytes:
-    try:
-        return read_uri(uri)
-    except NotFound:
-        raise ValueError(f"there is no file {uri}") from None
+def _picture(uri: str, path: str, is_mask: bool, channels: int, sizes: tuple[int, ...]) -> Picture:
+    """path: as the manifest has it, for people."""
+    mode = "L" if is_mask or channels == 1 else "RGB"
 
+    def load() -> Picture:
+        try:
+            data = read_uri(uri)
+        except NotFound:
+            raise ValueError(f"there is no file {uri}") from None
+        array = decode(data, path, mode)
+        made = {size: resize_square(array, size, nearest=is_mask).transpose(2, 0, 1) for size in sizes}
+        return Picture(hashlib.sha256(data).hexdigest(), array.shape[:2], made)
 
-def _decode(name: str, data: bytes, path: str, channels: int) -> np.ndarray:
-    return decode(data, path, "L" if name == "mask" or channels == 1 else "RGB")
+    return CACHE.get((uri, mode, is_mask, sizes), load)
