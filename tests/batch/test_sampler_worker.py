@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import functools
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,28 @@ def test_a_picture_does_not_depend_on_its_company(darkroom: Darkroom) -> None:
     (alone,) = develop(darkroom.worker(), darkroom.unit(ANAGRAM))
     together = develop(darkroom.worker(), darkroom.unit(TEXT, EDIT), darkroom.unit({**TEXT, "seed": 3}, ANAGRAM))
     assert np.array_equal(picture(alone[0]), picture(together[1][1]))
+
+
+def test_passes_go_on_while_an_embedding_is_waited_for(darkroom: Darkroom, monkeypatch: pytest.MonkeyPatch) -> None:
+    quick, slow = darkroom.unit(TEXT), darkroom.unit({**TEXT, "prompt": "a blue one"})
+    worker, arrived = darkroom.worker(), threading.Event()
+    read = worker.condition
+
+    def wait_for_blue(key: str) -> torch.Tensor:
+        assert key != "a blue one" or arrived.wait(60)
+        return read(key)
+
+    monkeypatch.setattr(worker, "condition", wait_for_blue)
+
+    async def both() -> tuple[list[RowState], list[RowState]]:
+        second = asyncio.ensure_future(worker.process(slow))
+        first = await asyncio.wait_for(worker.process(quick), 60) if not second.done() else []
+        assert not second.done()
+        arrived.set()
+        return first, await second
+
+    first, second = asyncio.run(both())
+    assert [error(state) for state in (*first, *second)] == ["", ""]
 
 
 def test_units_one_after_the_other(darkroom: Darkroom) -> None:

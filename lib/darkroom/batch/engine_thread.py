@@ -23,7 +23,7 @@ from darkroom.sampling.engine import Engine, Failed, Finished, Predictor
 from darkroom.sampling.plans import Plan
 from darkroom.storage import StorageError
 
-GATHER_SECONDS, LOOK_SECONDS = 0.2, 0.005
+GATHER_SECONDS, LOOK_SECONDS = 0.2, 0.005  # of an idle engine, for a full pass to begin with
 
 
 @dataclass(frozen=True, eq=False)

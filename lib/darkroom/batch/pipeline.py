@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from darkroom.batch.scoring import JudgeOptions
 
 UNITS_IN_FLIGHT = 6  # per engine actor: enough that it never runs dry between units, few enough that memory stays flat
-# Preparing and delivering mostly wait on storage. Not what any actor asks for: Ray would fuse a task into an actor that
+# Loading and writing mostly wait on storage. Not what any actor asks for: Ray would fuse a task into an actor that
 # asks for the same, and the engine would wait for its pictures.
 TASK_CPUS = 0.2
 PROMPTS_PER_TASK = 256

@@ -6,6 +6,7 @@ import asyncio
 import platform
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeVar
@@ -29,6 +30,7 @@ from darkroom.sampling.stage import Inputs, Stage
 from darkroom.storage import to_uint8
 
 ROWS_AHEAD = 2  # times the capacity: planned, so that the engine need not wait for one; the rest wait unread
+ORDER_SECONDS = 0.5  # that a row waits for those before it, whose embeddings may take long to read
 PLANNERS = 4  # threads: they wait on storage, for embeddings, more than they compute
 
 T = TypeVar("T")
@@ -139,13 +141,14 @@ class SamplerWorker:
                 await self._beside(lambda: self._take(state, begun[0][0], samples))
 
     async def _begin(self, state: RowState) -> list[tuple[Plan, asyncio.Future[Sample | Failed]]]:
-        """The row's plans, handed to the engine in the order in which rows came, however long each took."""
+        """The row's plans, handed to the engine in the order in which rows came, if that takes no time."""
         before, mine = self._last, asyncio.Event()
         self._last = mine
         try:
             with self.engine.expecting():
                 plans = await self._beside(lambda: self._plans(state))
-                await before.wait()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(before.wait(), ORDER_SECONDS)
                 return [(plan, asyncio.wrap_future(self.engine.submit(plan))) for plan in plans]
         finally:
             mine.set()
