@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 from darkroom.manifest import TASKS, Abilities, ManifestError, Task, open_manifest
-from darkroom.manifest.readers import READERS
+from darkroom.manifest.sources import ALONE_SUFFIXES, PART_SUFFIXES
 from darkroom.sampling.components import COMPONENTS
 from darkroom.sampling.views import VIEWS
 from darkroom.storage.images import decode
 from darkroom.training.painted_digits import vocabulary
 
 FOLDER = Path(__file__).parents[1] / "manifests"
-MANIFESTS = sorted(path.name for path in FOLDER.iterdir() if path.suffix in READERS)
+MANIFESTS = sorted(path.name for path in FOLDER.iterdir() if path.suffix in (*PART_SUFFIXES, *ALONE_SUFFIXES))
 IF_XS = Abilities(
     name="if-xs",
     sizes=(24, 48),

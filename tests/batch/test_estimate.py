@@ -7,8 +7,8 @@ import pytest
 
 from darkroom.batch.estimate import Estimate, estimate
 from darkroom.batch.generate import abilities
-from darkroom.batch.planning import Maker, cut
-from darkroom.manifest import open_manifest
+from darkroom.batch.planned_rows import Maker, ReadRows
+from darkroom.batch.planning import cut
 from darkroom.models.catalog import open_model
 from darkroom.runs import Log
 from runs import RED, write_manifest
@@ -20,9 +20,9 @@ def count(tmp_path: Path, toy_model: str):
     model = open_model(toy_model)
 
     def count(rows: list[dict[str, Any]]) -> Estimate:
-        manifest = open_manifest(write_manifest(tmp_path, rows), abilities(model, scorer=True))
         maker = Maker(model.revision, model.stages, 8, ("t5", "t5"))
-        work = cut(manifest, Log(), maker, None, None)
+        read = ReadRows(write_manifest(tmp_path, rows), abilities(model, scorer=True), maker)
+        work = cut(read, Log(), maker, None, None)
         return estimate(work, model, capacity=2)
 
     return count
@@ -62,8 +62,8 @@ def test_a_long_manifest_is_counted_from_a_sample(count) -> None:
 def test_a_network_is_timed_without_a_text_encoder(tmp_path: Path, toy_network: str) -> None:
     model = open_model(toy_network)
     rows = [{"task": "text_to_image", "label": 3, "steps": 2}]
-    manifest = open_manifest(write_manifest(tmp_path, rows), abilities(model))
-    work = cut(manifest, Log(), Maker(model.revision, model.stages, 28, ("",)), None, None)
+    maker = Maker(model.revision, model.stages, 28, ("",))
+    work = cut(ReadRows(write_manifest(tmp_path, rows), abilities(model), maker), Log(), maker, None, None)
     found = estimate(work, model, capacity=2)
     assert found.evaluations == {1: 4} and found.seconds[1] > 0
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from darkroom.batch.generate import abilities
-from darkroom.batch.planning import Maker, Work, cut
+from darkroom.batch.planned_rows import Maker, ReadRows
+from darkroom.batch.planning import Work, cut
 from darkroom.batch.units import Unit, read_lines, read_unit
-from darkroom.manifest import open_manifest
 from darkroom.models.catalog import open_model
 from darkroom.runs import Ledger, to_table
 from darkroom.storage import Store, open_store
@@ -32,9 +32,9 @@ def plan_work(tmp_path: Path, toy_model: str, store: Store):
     def plan(
         rows: list[dict[str, Any]], part_rows: int = 2, limit: int | None = None, dry: bool = False, **more: Any
     ) -> Work:
-        manifest = open_manifest(write_manifest(tmp_path, rows), abilities(model, scorer=True))
+        uri, able = write_manifest(tmp_path, rows), abilities(model, scorer=True)
         maker = Maker(**{**MAKER, "revision": model.revision, "stages": model.stages, **more})
-        return cut(manifest, Ledger(store).read(), maker, limit, None if dry else store, part_rows)
+        return cut(ReadRows(uri, able, maker), Ledger(store).read(), maker, limit, None if dry else store, part_rows)
 
     return plan
 
@@ -52,7 +52,7 @@ def finish(store: Store, work: Work, statuses: dict[str, str] | None = None) -> 
 
 def test_rows_are_cut_into_units_of_so_many(plan_work, store: Store) -> None:
     work = plan_work(rows(5), part_rows=4)
-    assert (work.rows, work.to_make, work.done, work.twins) == (5, 5, 0, 0)
+    assert (work.rows, work.to_make, work.done, work.duplicates) == (5, 5, 0, 0)
     units = work.units(3)
     assert units == [Unit(0, 0, 0, 3), Unit(1, 0, 3, 4), Unit(2, 1, 0, 1)], "none reaches over the end of a file"
     found = [[line["id"] for line in read_unit(store, work.plan, unit)] for unit in units]
@@ -102,14 +102,14 @@ def test_a_row_without_an_id_is_called_by_its_key_and_counts_once(plan_work, sto
 
 def test_twins_are_made_once(plan_work, store: Store) -> None:
     work = plan_work([{**RED, "id": name} for name in "abc"])
-    assert (work.rows, work.to_make, work.twins) == (3, 1, 2)
+    assert (work.rows, work.to_make, work.duplicates) == (3, 1, 2)
     assert [line["id"] for line in read_lines(store, f"twins/{work.plan}")] == ["b", "c"]
 
 
 def test_a_twin_of_a_finished_row_is_not_made(plan_work, store: Store) -> None:
     finish(store, plan_work([{**RED, "id": "a"}]))
     work = plan_work([{**RED, "id": "a"}, {**RED, "id": "b"}])
-    assert (work.done, work.to_make, work.twins) == (1, 0, 1)
+    assert (work.done, work.to_make, work.duplicates) == (1, 0, 1)
 
 
 def test_a_picture_whose_row_leaves_the_ledger_has_no_twins(plan_work, store: Store) -> None:
@@ -117,9 +117,9 @@ def test_a_picture_whose_row_leaves_the_ledger_has_no_twins(plan_work, store: St
     finish(store, plan_work(rows(2)))
     swapped = [{**RED, "id": "r0", "seed": 1}, {**RED, "id": "r1", "seed": 0}]
     work = plan_work(swapped)
-    assert (work.to_make, work.twins, work.superseded) == (2, 0, 2)
+    assert (work.to_make, work.duplicates, work.superseded) == (2, 0, 2)
     renamed = plan_work([{**RED, "id": "other", "seed": 0}])
-    assert (renamed.to_make, renamed.twins, len(renamed.leavers)) == (1, 0, 2)
+    assert (renamed.to_make, renamed.duplicates, len(renamed.leavers)) == (1, 0, 2)
 
 
 def test_a_new_model_or_watermark_makes_everything_anew(plan_work, store: Store) -> None:

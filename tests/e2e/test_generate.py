@@ -141,7 +141,7 @@ def test_run_again_nothing_is_made_but_what_failed_and_repaired_it_is_whole(job:
     before = results(job.out)
     again = job.run(rows)
     assert (again.made, again.evaluations, again.failed, again.done_before) == (0, 0, 2, 4)
-    assert "6 rows: 4 done, 1 to make, 1 twins, 2 changed" in job.said
+    assert "6 rows: 4 done, 1 to make, 1 duplicates, 2 changed" in job.said
     job.put("none.png", png(16, seed=3))
     mended = job.run(rows)
     assert (mended.made, mended.failed, mended.done_before) == (1, 0, 4)

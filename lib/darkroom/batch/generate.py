@@ -44,7 +44,7 @@ COMPACTED_BYTES = 2 * 2**30  # of small shards that a job merges at its end; whe
 def dry_run(options: Options) -> tuple[Work, Estimate, str]:
     """What a run would do and need, without writing anything or starting Ray."""
     order = Order.open(options)
-    work = cut(order.manifest, Ledger(order.store).read(), order.maker, options.limit, None)
+    work = cut(order.rows, Ledger(order.store).read(), order.maker, options.limit, None)
     refuse_to_empty(order, work)
     capacity = ON_CPU if options.capacity == "auto" else options.capacity
     dtypes = option.stage_dtypes(order.model, options.dtype, on_gpu=True)
@@ -96,7 +96,7 @@ def _owning(order: Order, say: Say) -> Iterator[Writer]:
 
 def _cut(order: Order, writer: Writer) -> Work:
     options, store, maker = order.options, order.store, order.maker
-    work = cut(order.manifest, writer.log, maker, options.limit, store, options.unit_rows or WORK_PART)
+    work = cut(order.rows, writer.log, maker, options.limit, store, options.unit_rows or WORK_PART)
     try:
         refuse_to_empty(order, work)
     except WrongRun:

@@ -10,9 +10,9 @@ from darkroom.batch import options as option
 from darkroom.batch import prompts
 from darkroom.batch.abilities import abilities
 from darkroom.batch.options import Options
-from darkroom.batch.planning import Maker
+from darkroom.batch.planned_rows import Maker, ReadRows
 from darkroom.batch.scoring import JudgeOptions, offers
-from darkroom.manifest import Manifest, open_manifest
+from darkroom.manifest import Manifest
 from darkroom.models.catalog import address, open_model
 from darkroom.models.errors import ModelError
 from darkroom.models.scorers import open_scorer
@@ -28,7 +28,6 @@ class Order:
 
     options: Options
     model: Model
-    manifest: Manifest
     store: Store
 
     @classmethod
@@ -36,8 +35,19 @@ class Order:
         """Raises ManifestError, ModelError or another ValueError for whatever can be known before Ray starts."""
         model = open_model(options.model)
         option.stage_dtypes(model, options.dtype, on_gpu=False)
-        manifest = open_manifest(options.manifest, abilities(model, scorer=options.scorer is not None))
-        return cls(options, model, manifest, open_store(options.out))
+        order = cls(options, model, open_store(options.out))
+        assert order.rows.manifest.rows
+        return order
+
+    @cached_property
+    def rows(self) -> ReadRows:
+        """The manifest's, which are all good. ManifestError."""
+        able = abilities(self.model, scorer=self.options.scorer is not None)
+        return ReadRows(self.options.manifest, able, self.maker)
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.rows.manifest
 
     @cached_property
     def address(self) -> str:

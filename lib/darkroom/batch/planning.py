@@ -1,61 +1,41 @@
-"""What is left to do: the manifest held against the ledger, written into the run, and cut into units of work."""
+"""What is left to do: the manifest held against the run's log, written into the run, and cut into units of work.
+
+The manifest was read before, once: processes of their own checked its rows and said of each all that does not depend
+on the run (`planned_rows.py`). Here arrays of hashes are held against the log, and several threads write.
+"""
 
 from __future__ import annotations
 
+import json
 import secrets
-from array import array
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from darkroom.batch.units import LineWriter, Unit
-from darkroom.manifest import Manifest, Task, row_key
-from darkroom.runs import Log
-from darkroom.sampling.plans import SAMPLER_VERSION, Stage, condition_keys, goes_through
+from darkroom.batch.planned_rows import Maker, PlannedRows, ReadRows, prompts_of
+from darkroom.batch.units import Files, LineWriter, Unit
+from darkroom.runs.log import FAILED, OK, OTHER, Log
 from darkroom.storage import Store
-from darkroom.storage.hashing import hashed
+from darkroom.storage.hashing import HashSet
+
+__all__ = ["Maker", "Work", "cut", "prompts_of"]
 
 MANIFEST_PART, WORK_PART = 5_000, 256  # rows
-
-
-@dataclass(frozen=True)
-class Maker:
-    """The model and what belongs to it, as far as the rows' keys and their way depend on it.
-
-    encoders: of each stage, the text encoder whose embeddings it attends to, "" where it takes no text.
-    finish: what else has a say in every picture (a watermark); judge: in that of a row with candidates (a scorer).
-    too_long: whether a text encoder, by its name, would cut a prompt.
-    """
-
-    revision: str
-    stages: tuple[Stage, ...]
-    default_size: int
-    encoders: tuple[str, ...]
-    finish: str = ""
-    judge: str = ""
-    too_long: Callable[[str, str], bool] = lambda encoder, prompt: False
-
-    def key(self, task: Task) -> str:
-        """The row's key: what its picture depends on."""
-        judge = self.judge if _candidates(task) > 1 else ""
-        return row_key(task, "+".join(filter(None, (self.revision, self.finish, judge))), SAMPLER_VERSION)
-
-    def way(self, row: dict[str, Any]) -> list[Stage]:
-        """The stages that a row goes through, in order."""
-        return [stage for stage in self.stages if goes_through(row, stage, self.default_size)]
+SAMPLE = 256  # rows
+TRUNCATED = b'"prompt_truncated"'
 
 
 @dataclass
 class Work:
     """One start of a job. before: rows the log held, good_before: those that had not failed; changed: those whose id
     had another picture, or no good one, superseded: those that had a good one; leavers: of those that the manifest has
-    no more, uint64 hashes of their ids.
+    no more, uint64 hashes of their ids (none where only its beginning was looked at).
 
-    stages: numbers of those that some row to be made goes through; prompts: what is asked, by text encoder; largest:
-    pixels of the largest picture; best_of: rows with candidates; truncated: rows with a prompt that is cut.
+    stages: numbers of those that some row to be made goes through; prompts: what is asked, by text encoder, with
+    whether it is cut; largest: pixels of the largest picture; best_of: rows with candidates; truncated: rows with a
+    prompt that is cut; duplicates: rows that get a copy of another's picture.
     """
 
     plan: str
@@ -65,8 +45,8 @@ class Work:
     todo: Counter[str] = field(default_factory=Counter)
     done: int = 0
     changed: int = 0
-    twins: int = 0
-    prompts: dict[str, dict[str, None]] = field(default_factory=dict)
+    duplicates: int = 0
+    prompts: dict[str, dict[str, bool]] = field(default_factory=dict)
     stages: set[int] = field(default_factory=set)
     largest: int = 0
     best_of: int = 0
@@ -91,13 +71,15 @@ class Work:
         return [Unit(number, *cut) for number, cut in enumerate(cuts)]
 
     def summary(self) -> str:
-        """E.g. `64 rows: 10 done, 52 to make, 2 twins, 3 changed`."""
-        counts = f"{self.done:,} done, {self.to_make:,} to make, {self.twins:,} twins, {self.changed:,} changed"
+        """E.g. `64 rows: 10 done, 52 to make, 2 duplicates, 3 changed`."""
+        counts = (
+            f"{self.done:,} done, {self.to_make:,} to make, {self.duplicates:,} duplicates, {self.changed:,} changed"
+        )
         return f"{self.rows:,} rows: {counts}"
 
 
 def cut(
-    manifest: Manifest,
+    rows: ReadRows,
     log: Log,
     maker: Maker,
     limit: int | None,
@@ -106,82 +88,78 @@ def cut(
 ) -> Work:
     """Plans the work. With a store, writes the manifest's rows and the work there; without (a dry run), only counts.
 
-    Memory holds the ids of finished rows and the keys of the manifest, never rows. part_rows: in a file of work.
+    Memory holds hashes of ids and keys, 8 bytes each, and the distinct prompts of the rows to be made; never rows.
+    limit: rows of the manifest that are looked at; part_rows: in a file of work. StorageError.
     """
-    work = Work(plan=secrets.token_hex(4), part_rows=part_rows)
-    finished = _finished(log)
-    work.before, work.good_before = log.index.rows, log.index.good
-    # Pictures a twin may copy: those that stay and those to be made. One whose row leaves the ledger is not among them.
-    elders: set[str] = set()
-    parts = LineWriter(store, f"manifest/{work.plan}", MANIFEST_PART)
-    to_make = LineWriter(store, f"work/{work.plan}", part_rows)
-    twins = LineWriter(store, f"twins/{work.plan}", part_rows)
-    seen: set[str] = set()
-    ids = array("Q")
-    for task in manifest.tasks(limit):
-        key = maker.key(task)
-        row_id = task.id or key
-        if row_id in seen:
-            continue  # a row without an id that stands in the manifest twice is one row
-        seen.add(row_id)
-        line = {"id": row_id, "key": key, "row": task.canonical()}
-        parts.add(line)
-        work.rows += 1
-        number = hashed(row_id)
-        ids.append(number)
-        if finished.get(number) == hashed(key):
-            work.done += 1
-            elders.add(key)
-            continue
-        work.changed += number in finished
-        work.superseded += bool(finished.get(number))
-        if key in elders:
-            work.twins += 1
-            twins.add(line)
-            continue
-        elders.add(key)
-        to_make.add(line | _count(work, line["row"], maker))
-    for lines in (parts, to_make, twins):
-        lines.flush()
-    if limit is None:
-        work.leavers = log.index.leavers(np.frombuffer(ids, dtype=np.uint64))
-    return work
+    with Files(store) as files:
+        planning = _Planning(log, maker, files, part_rows)
+        left = limit
+        for part in rows:
+            planning.take(part if left is None else part.first(left))
+            left = None if left is None else max(left - len(part), 0)
+        return planning.finish(whole=limit is None)
 
 
-def _finished(log: Log) -> dict[int, int]:
-    """Hash of the key of each id in the log; 0 where the row is to be made again, because it failed or because two jobs
-    that ran at once have both committed it."""
-    finished: dict[int, int] = {}
-    for shard in log.shards.values():
-        for number, key, ok in zip(shard.ids.tolist(), shard.keys.tolist(), shard.ok.tolist(), strict=True):
-            finished[number] = key if ok and number not in finished else 0
-    return finished
+class _Planning:
+    """A plan that grows by chunks of rows."""
 
+    def __init__(self, log: Log, maker: Maker, files: Files, part_rows: int) -> None:
+        self.work = work = Work(secrets.token_hex(4), part_rows, before=log.index.rows, good_before=log.index.good)
+        self._log, self._too_long = log, maker.too_long
+        self._parts = LineWriter(files, f"manifest/{work.plan}", MANIFEST_PART)
+        self._to_make = LineWriter(files, f"work/{work.plan}", part_rows)
+        self._duplicates = LineWriter(files, f"twins/{work.plan}", part_rows)
+        self._seen = HashSet()
+        # Pictures a duplicate may copy: those that stay and those to be made, never one whose row is superseded.
+        self._pictures = HashSet()
 
-def _count(work: Work, row: dict[str, Any], maker: Maker) -> dict[str, Any]:
-    """Counts a row that is to be made; what is to be said of it beside what it asks for."""
-    way = maker.way(row)
-    work.todo[row["task"]] += 1
-    work.stages |= {stage.number for stage in way}
-    work.largest = max(work.largest, *(stage.size for stage in way))
-    work.best_of += (row.get("best_of") or 1) > 1
-    if len(work.sample) < 256:
-        work.sample.append(row)
-    truncated = False
-    for stage in way:
-        encoder = maker.encoders[stage.number - 1]
-        if encoder:
-            asked = condition_keys(row, stage)
-            work.prompts.setdefault(encoder, {}).update(dict.fromkeys(asked))
-            truncated = truncated or any(maker.too_long(encoder, prompt) for prompt in asked)
-    work.truncated += truncated
-    return {"prompts": prompts_of(row), "flags": ["prompt_truncated"] * truncated}
+    def take(self, rows: PlannedRows) -> None:
+        # A row without an id that stands in the manifest twice is one row.
+        rows = rows.where(self._seen.add(rows.ids))
+        self._parts.add(rows.lines)
+        standing = self._log.index.standing(rows.ids, rows.keys)
+        done = standing == OK
+        anew = self._pictures.add(rows.keys) & ~done
+        self.work.rows += len(rows)
+        self.work.done += int(done.sum())
+        self.work.changed += int(((standing == FAILED) | (standing == OTHER)).sum())
+        self.work.superseded += int(self._log.index.has_good(rows.ids[standing == OTHER]).sum())
+        copies = rows.where(~done & ~anew)
+        self.work.duplicates += len(copies)
+        self._duplicates.add(copies.lines)
+        self._make(rows.where(anew))
 
+    def _make(self, rows: PlannedRows) -> None:
+        work = self.work
+        for kind, count in rows.kinds():
+            work.todo[kind.task] += count
+            work.stages.update(kind.stages)
+            work.largest = max(work.largest, kind.size)
+            work.best_of += count * kind.chosen
+        cut = [self._is_cut(asked) for asked in rows.questions]
+        lines = []
+        for line, tail, asked in zip(rows.lines, rows.tails, rows.asked.tolist(), strict=True):
+            flags = TRUNCATED if cut[asked] else b""
+            work.truncated += cut[asked]
+            lines.append(b'%b, %b, "flags": [%b]}' % (line[:-1], tail, flags))
+        self._to_make.add(lines)
+        missing = SAMPLE - len(work.sample)
+        work.sample += [json.loads(line)["row"] for line in rows.lines[:missing]]
 
-def prompts_of(row: dict[str, Any]) -> list[str]:
-    """What a row asks for, as its result row states it: every prompt or "label N", but not the negative one."""
-    return [key for key in condition_keys(row) if key != row.get("negative_prompt", "")]
+    def _is_cut(self, asked: tuple[tuple[str, tuple[str, ...]], ...]) -> bool:
+        """Whether an encoder cuts one of these prompts, all of which are now known."""
+        found = False
+        for encoder, prompts in asked:
+            known = self.work.prompts.setdefault(encoder, {})
+            for prompt in prompts:
+                if prompt not in known:
+                    known[prompt] = self._too_long(encoder, prompt)
+                found |= known[prompt]
+        return found
 
-
-def _candidates(task: Task) -> int:
-    return getattr(task, "best_of", None) or 1
+    def finish(self, whole: bool) -> Work:
+        for lines in (self._parts, self._to_make, self._duplicates):
+            lines.flush()
+        if whole:
+            self.work.leavers = self._log.index.leavers(self._seen.values())
+        return self.work

@@ -1,14 +1,15 @@
-"""The whole manifest held against what the model can do, before anything is loaded: every problem in one message."""
+"""The whole manifest held against what the model can do, before anything is loaded: every problem in one message.
+
+It is read once, as a stream, in chunks that processes of their own parse and check; what they find is put together in
+the manifest's order. Whoever plans with the rows gives a function of theirs along, and gets its answers back.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import itertools
-import os
-from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
 import numpy as np
 from pydantic import ValidationError
@@ -16,19 +17,24 @@ from pydantic import ValidationError
 from darkroom.manifest.capabilities import Abilities, in_pixels, misfits
 from darkroom.manifest.messages import sentences, shown
 from darkroom.manifest.problems import ManifestError, Problems
-from darkroom.manifest.readers import file_name, read_rows, rows_in
+from darkroom.manifest.processes import ordered_map
+from darkroom.manifest.readers import Chunk, file_name, read_chunks, read_rows
+from darkroom.manifest.sources import Source, find_parts
 from darkroom.manifest.sweeps import Row
 from darkroom.manifest.tasks import Task, parse_task
-from darkroom.manifest.token_limits import Lengths
-from darkroom.storage import NotFound, read_uri
-from darkroom.storage.hashing import hashed
+from darkroom.manifest.token_limits import Lengths, Prompts
+from darkroom.storage import NotFound
+from darkroom.storage.hashing import HashSet, hashed, hashes
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Manifest:
     """A manifest without problems.
 
-    base: the folder its relative paths start from, absolute; digest: SHA-256 of the file; by_task: rows of each task.
+    base: the folder its relative paths start from, absolute; by_task: rows of each task.
+    digest: SHA-256 of the file; of a folder or glob that of its files' digests and names.
     sizes: the model's, which a `size: stage2` stands for; warnings: what to know of rows that can be made.
     """
 
@@ -41,86 +47,158 @@ class Manifest:
     warnings: tuple[str, ...] = ()
 
     def tasks(self, limit: int | None = None) -> Iterator[Task]:
-        """The tasks once more, in order. ManifestError when the file is no longer the one that was checked."""
-        content = _content(self.uri)
-        if hashlib.sha256(content).hexdigest() != self.digest:
-            raise ManifestError([f"{file_name(self.uri)}: the file changed after it was checked; start again"])
-        for row in itertools.islice(rows_in(self.uri, content), limit):
-            yield parse_task(in_pixels(row.data, self.sizes))
+        """The tasks once more, in order. ManifestError, at its end at the latest, when the manifest is no longer the
+        one that was checked."""
+        source, digests = find_parts(self.uri), {}
+        changed = ManifestError([f"{file_name(self.uri)}: the file changed after it was checked; start again"])
+        left = self.rows if limit is None else min(limit, self.rows)
+        for chunk in read_chunks(source, digests):
+            for row in chunk.rows() if left else ():
+                try:
+                    task = None if row.problem else parse_task(in_pixels(row.data, self.sizes))
+                except ValueError:
+                    task = None
+                if task is None:
+                    raise changed
+                if left:
+                    left -= 1
+                    yield task
+        if source.digest(digests) != self.digest:
+            raise changed
+
+
+class Reading(Generic[T]):
+    """A manifest that is being read: iterating gives work(tasks) for the good rows of each chunk, in order.
+
+    ManifestError at the end for what the user can mend, in whatever row; StorageError when storage fails. Only after
+    that is the manifest known to be good, and `manifest` there. work: pickled where it is done elsewhere.
+    """
+
+    manifest: Manifest
+
+    def __init__(self, uri: str, abilities: Abilities, work: Callable[[list[Task]], T]) -> None:
+        self._uri, self._abilities, self._work = uri, abilities, work
+        self._problems = Problems()
+        self._lengths = Lengths(abilities.prompt_tokens, abilities.max_tokens)
+        self._ids = HashSet()
+        self._twice = HashSet()
+        self._by_task: Counter[str] = Counter()
+        self._rows = 0
+
+    def __iter__(self) -> Iterator[T]:
+        try:
+            source, digests = find_parts(self._uri), {}
+        except (NotFound, ValueError) as error:
+            raise ManifestError([f"{file_name(self._uri)}: {error}"]) from error
+        # Counting tokens is the model's, which is not sent about.
+        able = replace(self._abilities, prompt_tokens=None)
+        check = Check(able, self._work, with_prompts=self._abilities.prompt_tokens is not None)
+        for checked in ordered_map(check, read_chunks(source, digests)):
+            self._take(checked)
+            yield checked.answer
+        self._finish(source, digests)
+
+    def _take(self, checked: Checked[T]) -> None:
+        for number, where, text in checked.problems:
+            self._problems.add(self._rows + number, where, text)
+        self._lengths.take(self._rows, checked.prompts)
+        new = self._ids.add(checked.ids)
+        self._twice.add(checked.ids[~new])
+        self._by_task.update(checked.by_task)
+        self._rows += checked.rows
+
+    def _finish(self, source: Source, digests: dict[str, str]) -> None:
+        if not self._rows:
+            self._problems.add(0, file_name(self._uri), "the manifest has no rows")
+        if len(self._twice):
+            _add_duplicates(self._problems, self._uri, set(self._twice.values().tolist()))
+        if self._problems:
+            raise ManifestError(self._problems.lines())
+        self.manifest = Manifest(
+            uri=self._uri,
+            base=source.base,
+            digest=source.digest(digests),
+            rows=self._by_task.total(),
+            by_task=dict(self._by_task),
+            sizes=self._abilities.sizes,
+            warnings=self._lengths.lines(),
+        )
 
 
 def open_manifest(uri: str, abilities: Abilities) -> Manifest:
     """Reads and checks every row. ManifestError for what the user can mend, StorageError when storage fails."""
-    content = _content(uri)
-    lengths = Lengths(abilities.prompt_tokens, abilities.max_tokens)
-    checked = _checked(lambda: rows_in(uri, content), file_name(uri), abilities, lengths)
-    by_task = Counter(task.task for task in checked)
-    return Manifest(
-        uri=uri,
-        base=_folder(uri),
-        digest=hashlib.sha256(content).hexdigest(),
-        rows=by_task.total(),
-        by_task=dict(by_task),
-        sizes=abilities.sizes,
-        warnings=lengths.lines(),
-    )
+    reading = Reading(uri, abilities, _nothing)
+    for _ in reading:
+        pass
+    return reading.manifest
 
 
 def check(uri: str, abilities: Abilities) -> Iterator[Task]:
     """Tasks of the good rows as they are read; ManifestError at the end if any row was not good."""
-    return _checked(lambda: read_rows(uri), file_name(uri), abilities, Lengths())
+    for tasks in Reading(uri, abilities, list):
+        yield from tasks
 
 
-def _folder(uri: str) -> str:
-    folder, slash, _ = uri.rpartition("/")
-    # Absolute, because the workers that will open the images stand in other folders.
-    return folder if "://" in uri else os.path.abspath(os.path.expanduser(folder or slash))
+def _nothing(tasks: list[Task]) -> None:
+    return None
 
 
-def _content(uri: str) -> bytes:
+@dataclass
+class Checked(Generic[T]):
+    """What is found in a chunk. problems: number of the row within the chunk from 1, place, text; rows: good or not;
+    ids: hashes of those that are given; answer: of the work."""
+
+    answer: T
+    rows: int
+    ids: np.ndarray
+    problems: list[tuple[int, str, str]]
+    prompts: Prompts
+    by_task: Counter[str]
+
+
+@dataclass(frozen=True)
+class Check(Generic[T]):
+    """Parses and checks a chunk; this runs in whatever process."""
+
+    abilities: Abilities
+    work: Callable[[list[Task]], T]
+    with_prompts: bool
+
+    def __call__(self, chunk: Chunk) -> Checked[T]:
+        tasks: list[Task] = []
+        problems: list[tuple[int, str, str]] = []
+        ids: list[str] = []
+        prompts = Prompts()
+        number = 0
+        for number, row in enumerate(chunk.rows(), 1):
+            if isinstance(given := row.data.get("id"), str):
+                ids.append(given)
+            task, texts = _checked(row, self.abilities)
+            problems += [(number, row.where, text) for text in texts]
+            if task is not None and not texts:
+                tasks.append(task)
+                if self.with_prompts:
+                    prompts.add(number, row.where, task)
+        by_task = Counter(task.task for task in tasks)
+        return Checked(self.work(tasks), number, hashes(ids), problems, prompts, by_task)
+
+
+def _checked(row: Row, abilities: Abilities) -> tuple[Task | None, list[str]]:
+    if row.problem:
+        return None, [row.problem]
     try:
-        return read_uri(uri)
-    except (NotFound, ValueError) as error:
-        raise ManifestError([f"{file_name(uri)}: {error}"]) from error
+        task = parse_task(in_pixels(row.data, abilities.sizes))
+    except ValidationError as error:
+        return None, sentences(error, row.data)
+    except ValueError as error:
+        return None, [str(error)]
+    return task, list(misfits(task, abilities))
 
 
-def _checked(rows: Callable[[], Iterator[Row]], name: str, abilities: Abilities, lengths: Lengths) -> Iterator[Task]:
-    problems = Problems()
-    ids = array("Q")
-    number = 0
-    for number, row in enumerate(rows(), 1):
-        texts = [row.problem] if row.problem else []
-        if isinstance(row.data.get("id"), str):
-            ids.append(hashed(row.data["id"]))
-        if not texts:
-            try:
-                task = parse_task(in_pixels(row.data, abilities.sizes))
-            except ValidationError as error:
-                texts = sentences(error, row.data)
-            except ValueError as error:
-                texts = [str(error)]
-            else:
-                texts = list(misfits(task, abilities))
-        for text in texts:
-            problems.add(number, row.where, text)
-        if not texts:
-            lengths.add(number, row.where, task)
-            yield task
-    if not number:
-        problems.add(0, name, "the manifest has no rows")
-    _add_duplicates(problems, rows, ids)
-    if problems:
-        raise ManifestError(problems.lines())
-
-
-def _add_duplicates(problems: Problems, rows: Callable[[], Iterator[Row]], ids: array[int]) -> None:
+def _add_duplicates(problems: Problems, uri: str, suspects: set[int]) -> None:
     """Hashes are all that is kept of the ids; only when two are equal are the rows read again, to name both places."""
-    hashes, counts = np.unique(np.frombuffer(ids, dtype=np.uint64), return_counts=True)
-    suspects = set(hashes[counts > 1].tolist())
-    if not suspects:
-        return
     places: dict[str, tuple[str, int, str, int]] = {}
-    for number, row in enumerate(rows(), 1):
+    for number, row in enumerate(read_rows(uri), 1):
         given = row.data.get("id")
         if not isinstance(given, str) or hashed(given) not in suspects:
             continue

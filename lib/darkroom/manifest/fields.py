@@ -20,13 +20,15 @@ def _number(value: Any) -> Any:
 
 def _unicode(value: str) -> str:
     # JSON can escape half a surrogate pair, which neither a tokenizer nor Parquet can hold.
-    if any("\ud800" <= character <= "\udfff" for character in value):
-        raise PydanticCustomError("not_unicode", "must be valid Unicode text")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise PydanticCustomError("not_unicode", "must be valid Unicode text") from None
     return value
 
 
 def _printable(value: str) -> str:
-    if any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in value):
+    if not value.isprintable() and any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in value):
         raise PydanticCustomError("control_character", "must not hold control characters")
     return value
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 LISTED_PROBLEMS = 50
 # One mistake in a generated manifest is in each of its rows: a text found more often than this is listed once.
 LISTED_PLACES = 3
@@ -32,37 +34,49 @@ class ManifestError(ProblemsError):
     what = "manifest"
 
 
+@dataclass
+class Places:
+    """Where something is found. first: number of the row and its place in words, of the first few; last: its place."""
+
+    count: int = 0
+    first: list[tuple[int, str]] = field(default_factory=list)
+    last: str = ""
+
+    def add(self, more: Places, offset: int = 0) -> None:
+        """What is found later. offset: rows before those that `more` numbers."""
+        room = LISTED_PLACES - len(self.first)
+        self.first += [(offset + number, where) for number, where in more.first[:room]]
+        self.count, self.last = self.count + more.count, more.last
+
+
 class Problems:
     """Problems by their text, so that a flood of one kind takes the memory and the lines of one."""
 
     def __init__(self, what: str = "problems") -> None:
         self._what = what
-        self._places: dict[str, list[tuple[int, str]]] = {}
-        self._last: dict[str, tuple[int, str]] = {}
+        self._found: dict[str, Places] = {}
         self._dropped = 0
 
     def __bool__(self) -> bool:
-        return bool(self._places)
+        return bool(self._found)
 
     def add(self, number: int, where: str, text: str) -> None:
-        if text not in self._places and len(self._places) == KEPT_TEXTS:
-            self._dropped += 1
+        self.add_many(text, Places(1, [(number, where)], where))
+
+    def add_many(self, text: str, more: Places) -> None:
+        if text not in self._found and len(self._found) == KEPT_TEXTS:
+            self._dropped += more.count
             return
-        places = self._places.setdefault(text, [])
-        if len(places) < LISTED_PLACES:
-            places.append((number, where))
-        count, _ = self._last.get(text, (0, ""))
-        self._last[text] = (count + 1, where)
+        self._found.setdefault(text, Places()).add(more)
 
     def lines(self) -> list[str]:
         found: list[tuple[int, str]] = []
-        for text, places in self._places.items():
-            count, last = self._last[text]
-            if count > LISTED_PLACES:
-                number, where = places[0]
-                rest = f"(so in {count - 1:,} more places, the last is {last})"
+        for text, places in self._found.items():
+            if places.count > LISTED_PLACES:
+                number, where = places.first[0]
+                rest = f"(so in {places.count - 1:,} more places, the last is {places.last})"
                 found.append((number, f"{where}: {text} {rest}"))
             else:
-                found += [(number, f"{where}: {text}") for number, where in places]
+                found += [(number, f"{where}: {text}") for number, where in places.first]
         lines = [line for _, line in sorted(found, key=lambda entry: entry[0])]
         return lines + ([f"and {self._dropped:,} {self._what} that were not kept"] if self._dropped else [])

@@ -1,5 +1,8 @@
 """Manifest files as a stream of rows: JSONL, Parquet, CSV and YAML, local or on S3.
 
+A file is first cut into chunks of some thousand rows that are still as they were written; what that costs is little,
+so that one process can cut for many that parse. A YAML file, small by nature, is read whole.
+
 An absent key, a null and an empty CSV cell mean the same thing in every format. What cannot be read is a row that
 carries a `problem`, so that one bad line does not hide the next one.
 """
@@ -9,54 +12,142 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 
+from darkroom.manifest.sources import (
+    ALONE_SUFFIXES,
+    PART_SUFFIXES,
+    Hashing,
+    Part,
+    Source,
+    as_stream,
+    drain,
+    file_name,
+    find_parts,
+    in_any_order,
+    suffix_of,
+)
 from darkroom.manifest.sweeps import Row, expand
-from darkroom.storage import NotFound, read_uri
+from darkroom.manifest.yaml_files import BadYaml, read_yaml
+from darkroom.storage import NotFound
 
 # The only cells of a CSV that are taken as they stand; a prompt "7" stays text.
 TEXT_FIELDS = frozenset(
     {"id", "task", "prompt", "negative_prompt", "timesteps", "sampler", "image", "mask", "reduction", "method"}
 )
 NESTED_FIELDS = frozenset({"views", "components", "resample", "stage2", "stage3"})
-PARQUET_BATCH_ROWS = 1024
+CHUNK_ROWS, CHUNK_BYTES = 4096, 2**19
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Rows of one file, not parsed yet.
+
+    content: whole lines (JSONL, `first` is the first one's number), a stream of Arrow (Parquet, `first` is the first
+    row's), the header and (where, cells) of each row (CSV), or rows that were parsed to be found (YAML, problems).
+    """
+
+    name: str
+    first: int
+    content: bytes | pa.Buffer | tuple[list[str], list[tuple[str, list[str]]]] | list[Row]
+    is_arrow: bool = False
+
+    def rows(self) -> Iterator[Row]:
+        """The rows, parsed."""
+        for row in self._parsed():
+            yield row if row.problem else Row(row.where, _without_nulls(row.data))
+
+    def _parsed(self) -> Iterable[Row]:
+        if isinstance(self.content, list):
+            return self.content
+        if isinstance(self.content, tuple):
+            header, found = self.content
+            return (_csv_row(where, header, cells) for where, cells in found)
+        return _arrow_rows(self) if self.is_arrow else _jsonl_rows(self)
 
 
 def read_rows(uri: str) -> Iterator[Row]:
-    """Rows of the manifest at `uri` (local path or s3://), in order. StorageError when storage itself fails."""
+    """Rows of the manifest at `uri` (a file, folder or glob; local or s3://), in order. StorageError when storage
+    itself fails."""
     try:
-        content = read_uri(uri)
+        source = find_parts(uri)
     except (NotFound, ValueError) as error:
         yield Row(file_name(uri), problem=str(error))
         return
-    yield from rows_in(uri, content)
+    for chunk in read_chunks(source, {}):
+        yield from chunk.rows()
 
 
 def rows_in(uri: str, content: bytes) -> Iterator[Row]:
     """Rows of a manifest's content; the suffix of `uri` says the format."""
     name = file_name(uri)
-    suffix = name[name.rfind(".") :].lower() if "." in name else ""
-    reader = READERS.get(suffix)
-    if reader is None:
+    for chunk in _cut(name, name, io.BytesIO(content), lambda stream: stream):
+        yield from chunk.rows()
+
+
+def read_chunks(source: Source, digests: dict[str, str]) -> Iterator[Chunk]:
+    """The manifest's chunks, in order; the SHA-256 of each part, by its name, goes into `digests` when it was read."""
+    if not source.parts:
+        wanted = f"wanted a file, or a folder or glob with files of {', '.join(PART_SUFFIXES)}; there is none"
+        yield Chunk(source.name, 0, [Row(source.name, problem=wanted)])
+    for name in source.unread:
+        reason = "a YAML manifest is a file of its own, not a part of a folder or glob: give its path"
+        yield Chunk(name, 0, [Row(name, problem=reason)])
+    for part in source.parts:
+        yield from _chunks_of(part, digests)
+
+
+def _chunks_of(part: Part, digests: dict[str, str]) -> Iterator[Chunk]:
+    try:
+        hashing = Hashing(part.open())
+        stream = as_stream(hashing)
+        yield from _cut(part.name, part.key, stream, lambda stream: in_any_order(part, stream))
+        drain(stream)
+    except NotFound as error:
+        yield Chunk(part.name, 0, [Row(part.name, problem=str(error))])
+    else:
+        digests[part.name] = hashing.sha256.hexdigest()
+
+
+def _cut(name: str, key: str, stream: BinaryIO, seekable: Any) -> Iterator[Chunk]:
+    suffix = suffix_of(key)
+    if suffix in (".jsonl", ".ndjson"):
+        yield from _cut_jsonl(name, stream)
+    elif suffix == ".csv":
+        yield from _cut_csv(name, stream)
+    elif suffix == ".parquet":
+        yield from _cut_parquet(name, seekable(stream))
+    elif suffix in ALONE_SUFFIXES:
+        yield from _in_chunks(name, _yaml_rows(name, stream.read()))
+    else:
         given = f"was '{suffix}'" if suffix else "has none"
-        yield Row(name, problem=f"unsupported suffix: wanted one of {', '.join(READERS)}, {given}")
-        return
-    for row in reader(name, content):
-        yield row if row.problem else Row(row.where, _without_nulls(row.data))
+        wanted = ", ".join((*PART_SUFFIXES, *ALONE_SUFFIXES))
+        yield Chunk(name, 0, [Row(name, problem=f"unsupported suffix: wanted one of {wanted}, {given}")])
 
 
-def file_name(uri: str) -> str:
-    return uri.rstrip("/").rsplit("/", 1)[-1]
+def _in_chunks(name: str, rows: Iterator[Row]) -> Iterator[Chunk]:
+    while batch := list(islice(rows, CHUNK_ROWS)):
+        yield Chunk(name, 0, batch)
 
 
-def _read_jsonl(name: str, content: bytes) -> Iterator[Row]:
-    for number, line in enumerate(io.BytesIO(content), 1):
-        where = f"{name} line {number}"
+def _cut_jsonl(name: str, stream: BinaryIO) -> Iterator[Chunk]:
+    first = 1
+    while block := stream.read(CHUNK_BYTES):
+        if not block.endswith(b"\n"):
+            block += stream.readline()
+        yield Chunk(name, first, block)
+        first += block.count(b"\n")
+
+
+def _jsonl_rows(chunk: Chunk) -> Iterator[Row]:
+    for number, line in enumerate(io.BytesIO(chunk.content), chunk.first):
+        where = f"{chunk.name} line {number}"
         if number == 1:
             line = line.removeprefix(b"\xef\xbb\xbf")
         line = line.rstrip()
@@ -71,10 +162,13 @@ def _read_jsonl(name: str, content: bytes) -> Iterator[Row]:
         yield Row(where, data) if is_object else Row(where, problem=f"not a JSON object, was {str(data)[:60]}")
 
 
-def _read_csv(name: str, content: bytes) -> Iterator[Row]:
-    table = csv.reader(io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline=""), strict=True)
+def _cut_csv(name: str, stream: BinaryIO) -> Iterator[Chunk]:
+    text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
+    table = csv.reader(text, strict=True)
     before = 0
     header: list[str] | None = None
+    found: list[tuple[str, list[str]]] = []
+    problem: Row | None = None
     try:
         for cells in table:
             where, before = f"{name} line {before + 1}", table.line_num
@@ -82,14 +176,22 @@ def _read_csv(name: str, content: bytes) -> Iterator[Row]:
                 continue
             if header is None:
                 header = cells
-                twice = sorted({column for column in header if header.count(column) > 1})
-                if twice:
-                    yield Row(where, problem=f"the header names {', '.join(map(repr, twice))} more than once")
-                    return
+                if twice := sorted({column for column in header if header.count(column) > 1}):
+                    problem = Row(where, problem=f"the header names {', '.join(map(repr, twice))} more than once")
+                    break
                 continue
-            yield _csv_row(where, header, cells)
+            found.append((where, cells))
+            if len(found) == CHUNK_ROWS:
+                yield Chunk(name, 0, (header, found))
+                found = []
     except (csv.Error, UnicodeDecodeError) as error:
-        yield Row(f"{name} line {before + 1}", problem=f"cannot be read from here on: {error}")
+        problem = Row(f"{name} line {before + 1}", problem=f"cannot be read from here on: {error}")
+    finally:
+        text.detach()  # else it would close the stream, of which the digest is not yet taken
+    if header is not None and found:
+        yield Chunk(name, 0, (header, found))
+    if problem is not None:
+        yield Chunk(name, 0, [problem])
 
 
 def _csv_row(where: str, header: list[str], cells: list[str]) -> Row:
@@ -108,67 +210,42 @@ def _csv_row(where: str, header: list[str], cells: list[str]) -> Row:
     return Row(where, data)
 
 
-def _read_parquet(name: str, content: bytes) -> Iterator[Row]:
+def _cut_parquet(name: str, file: BinaryIO) -> Iterator[Chunk]:
     number = 0
-    # The content is in memory, so an OSError here is a damaged file, never a failing disk.
+    # The bytes came whole, or a StorageError did, so an OSError here is a damaged file and never a failing disk.
     try:
-        for batch in pq.ParquetFile(pa.BufferReader(content)).iter_batches(PARQUET_BATCH_ROWS):
-            for data in batch.to_pylist():
-                number += 1
-                yield Row(f"{name} row {number}", data)
+        for batch in pq.ParquetFile(file).iter_batches(CHUNK_ROWS):
+            sink = pa.BufferOutputStream()
+            with pa.ipc.new_stream(sink, batch.schema) as writer:
+                writer.write_batch(batch)
+            yield Chunk(name, number + 1, sink.getvalue(), is_arrow=True)
+            number += batch.num_rows
     except (pa.ArrowException, OSError) as error:
-        yield Row(name, problem=f"not a readable Parquet file after row {number}: {error}")
+        problem = f"not a readable Parquet file after row {number}: {error}"
+        yield Chunk(name, 0, [Row(name, problem=problem)])
 
 
-def _read_yaml(name: str, content: bytes) -> Iterator[Row]:
+def _arrow_rows(chunk: Chunk) -> Iterator[Row]:
+    for number, data in enumerate(pa.ipc.open_stream(chunk.content).read_all().to_pylist(), chunk.first):
+        yield Row(f"{chunk.name} row {number}", data)
+
+
+def _yaml_rows(name: str, content: bytes) -> Iterator[Row]:
     try:
-        document = _yaml(content)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{name} line {mark.line + 1}" if mark else name
-        yield Row(where, problem=getattr(error, "problem", None) or f"not YAML: {error}")
-    except (ValueError, RecursionError) as error:
-        yield Row(name, problem=f"not YAML: {error}")
+        document = read_yaml(content)
+    except BadYaml as error:
+        yield Row(f"{name} line {error.line}" if error.line else name, problem=str(error))
     else:
         yield from expand(document, name)
-
-
-def _yaml(content: bytes) -> Any:
-    """safe_load that refuses a key given twice and a value that contains itself."""
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(content)
-    try:
-        node = loader.get_single_node()
-        if node is None:
-            return None
-        _check_node(node, open_nodes=set(), done=set())
-        return loader.construct_document(node)
-    finally:
-        loader.dispose()
-
-
-def _check_node(node: yaml.Node, open_nodes: set[int], done: set[int]) -> None:
-    if id(node) in done or isinstance(node, yaml.ScalarNode):
-        return
-    if id(node) in open_nodes:
-        raise yaml.constructor.ConstructorError(None, None, "a value contains itself", node.start_mark)
-    open_nodes.add(id(node))
-    seen: set[tuple[str, str]] = set()
-    for child in node.value:
-        if isinstance(node, yaml.MappingNode):
-            key, child = child
-            if isinstance(key, yaml.ScalarNode):
-                if (key.tag, key.value) in seen:
-                    problem = f"the key '{key.value}' is given twice"
-                    raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-                seen.add((key.tag, key.value))
-        _check_node(child, open_nodes, done)
-    done.add(id(node))
 
 
 def _json(text: str) -> Any:
     """JSON as its standard has it: no NaN or Infinity, no key twice. ValueError otherwise."""
     try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        data = _loads(text)
+        # Every key has a colon behind it: with as many keys as there are colons, none was given twice. A colon in a
+        # text, or a row in a row, costs the slower way.
+        return data if type(data) is dict and text.count(":") == len(data) else _loads_pairs(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"{error.msg} at character {error.pos + 1}") from None
     except RecursionError:
@@ -195,11 +272,6 @@ def _without_nulls(value: Any) -> Any:
     return value
 
 
-READERS = {
-    ".jsonl": _read_jsonl,
-    ".ndjson": _read_jsonl,
-    ".parquet": _read_parquet,
-    ".csv": _read_csv,
-    ".yaml": _read_yaml,
-    ".yml": _read_yaml,
-}
+# Made once: json.loads would make a decoder for every row.
+_loads = json.JSONDecoder(parse_constant=_refuse_constant).decode
+_loads_pairs = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse_constant).decode

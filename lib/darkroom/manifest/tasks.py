@@ -100,6 +100,9 @@ class _Task(Frozen):
         return set() if self.sampler == "ddim" else {"eta"}
 
 
+_NOTHING_OTHER = UpperStage()
+
+
 class _Cascaded(_Task):
     """What goes on to the upper stages, where the size asks for them. stage2, stage3: what is other than their own."""
 
@@ -107,7 +110,7 @@ class _Cascaded(_Task):
     stage3: UpperStage | None = None
 
     def _silent(self) -> set[str]:
-        return super()._silent() | {name for name in ("stage2", "stage3") if getattr(self, name) == UpperStage()}
+        return super()._silent() | {name for name in ("stage2", "stage3") if getattr(self, name) == _NOTHING_OTHER}
 
 
 class _Chosen(_Cascaded):
@@ -281,8 +284,15 @@ def parse_task(row: dict[str, Any]) -> Task:
     return _adapter.validate_python(row)
 
 
-def row_key(task: Task, model_revision: str, sampler_version: str) -> str:
-    """32 hex digits: the same for rows that ask for the same picture of the same model, made by the same sampler."""
-    depends = [task.canonical(), model_revision, sampler_version, *task.mended()]
-    content = json.dumps(depends, sort_keys=True, separators=(",", ":"), allow_nan=False)
+def row_key(task: Task, model_revision: str, sampler_version: str, row: dict[str, Any] | None = None) -> str:
+    """32 hex digits: the same for rows that ask for the same picture of the same model, made by the same sampler.
+
+    row: the task's canonical form, where it is at hand.
+    """
+    depends = [task.canonical() if row is None else row, model_revision, sampler_version, *task.mended()]
+    content = _key_json(depends)
     return hashlib.sha256(content.encode()).hexdigest()[:32]
+
+
+# Made once: json.dumps would make an encoder for every row.
+_key_json = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode

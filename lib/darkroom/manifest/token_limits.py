@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-from darkroom.manifest.problems import Problems
+from darkroom.manifest.problems import Places, Problems
 from darkroom.manifest.tasks import Task
 from darkroom.storage.hashing import hashed
 
 REMEMBERED = 2**20  # prompts whose length is remembered, by their hashes
+
+
+class Prompts:
+    """Every prompt that the rows of a chunk ask, with the first of their places."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, Places] = {}
+
+    def add(self, number: int, where: str, task: Task) -> None:
+        prompts = task.prompts()
+        if prompts:  # else nothing is asked, and a negative prompt has no say either
+            prompts.append(task.negative_prompt)
+        for prompt in dict.fromkeys(prompts):
+            self._found.setdefault(prompt, Places()).add(Places(1, [(number, where)], where))
+
+    def items(self) -> Iterator[tuple[str, Places]]:
+        yield from self._found.items()
 
 
 class Lengths:
@@ -20,18 +37,18 @@ class Lengths:
         self._counted: dict[int, int] = {}
         self._warnings = Problems("warnings")
 
-    def add(self, number: int, where: str, task: Task) -> None:
+    def take(self, before: int, prompts: Prompts) -> None:
+        """Those of the next chunk. before: rows of the manifest before it."""
         if self._tokens is None or self._most is None:
             return
-        prompts = task.prompts()
-        if prompts:  # else nothing is asked, and a negative prompt has no say either
-            prompts.append(task.negative_prompt)
-        for prompt in dict.fromkeys(prompts):
+        for prompt, places in prompts.items():
             count = self._count(prompt)
             if count > self._most:
                 shown = prompt if len(prompt) <= 60 else f"{prompt[:57]}..."
                 text = f"the prompt {shown!r} has {count} tokens, of which the model reads the first {self._most}"
-                self._warnings.add(number, where, text)
+                moved = Places()
+                moved.add(places, before)
+                self._warnings.add_many(text, moved)
 
     def lines(self) -> tuple[str, ...]:
         return tuple(self._warnings.lines())

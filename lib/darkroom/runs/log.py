@@ -183,6 +183,13 @@ class Index:
         found[there] = np.where(same, np.where(self._ok[places], OK, FAILED), OTHER)
         return found
 
+    def has_good(self, ids: np.ndarray) -> np.ndarray:
+        """bool [N]: whether a row of this id, uint64 [N], is there, once, and did not fail."""
+        first = np.searchsorted(self._ids, ids, "left")
+        once = np.searchsorted(self._ids, ids, "right") - first == 1
+        once[once] = self._ok[first[once]]
+        return once
+
     def leavers(self, ids: np.ndarray) -> np.ndarray:
         """uint64 [N]: ids of the log that are none of these, each once."""
         return np.setdiff1d(self._ids, ids)

@@ -36,6 +36,10 @@ class HashSet:
     def __len__(self) -> int:
         return sum(map(len, self._runs))
 
+    def values(self) -> np.ndarray:
+        """uint64 [N], in no order."""
+        return np.concatenate([np.empty(0, np.uint64), *self._runs])
+
     def contains(self, values: np.ndarray) -> np.ndarray:
         """bool [N]: which of these, uint64 [N], are in the set."""
         found = np.zeros(len(values), dtype=bool)

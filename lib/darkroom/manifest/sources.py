@@ -1,0 +1,167 @@
+"""What a manifest's uri stands for: one file, or the parts of a folder or a glob, and the bytes of each as a stream."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import io
+import os
+import re
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import BinaryIO, cast
+
+from darkroom.storage import LocalStore, NotFound, Store, StoredFile, open_store
+
+PIECE = 8 * 2**20  # bytes of a request
+IN_MEMORY = 64 * 2**20  # bytes of a part that is wanted in any order; a larger one waits on disk
+PART_SUFFIXES = (".jsonl", ".ndjson", ".parquet", ".csv")
+ALONE_SUFFIXES = (".yaml", ".yml")
+
+
+def suffix_of(name: str) -> str:
+    """In lower case, with its dot; "" where there is none. Of a whole uri its last part counts."""
+    return PurePosixPath(file_name(name)).suffix.lower()
+
+
+def file_name(uri: str) -> str:
+    return uri.rstrip("/").rsplit("/", 1)[-1]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file of a manifest. name: what places call it, its path from the manifest's folder."""
+
+    name: str
+    store: Store
+    key: str
+
+    def open(self) -> StoredFile:
+        """NotFound, StorageError."""
+        try:
+            return StoredFile(self.store, self.key)
+        except NotFound:
+            self.store.read(self.key)  # says that it could not be read, where a size could not be looked for
+            raise
+
+
+@dataclass(frozen=True)
+class Source:
+    """Files of a manifest, in order. base: the folder that its relative paths start from; alone: it is one file by its
+    own name; unread: files in the folder that cannot be a part of one."""
+
+    uri: str
+    base: str
+    parts: tuple[Part, ...]
+    alone: bool
+    unread: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return file_name(self.uri) or self.uri
+
+    def digest(self, digests: dict[str, str]) -> str:
+        """From the SHA-256 of each part, by its name, that of the whole: of a file alone its own."""
+        if self.alone:
+            return next(iter(digests.values()), "")
+        lines = [f"{digests[name]} {name}\n" for name in sorted(digests)]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def find_parts(uri: str) -> Source:
+    """Looks where `uri` points: a file, a folder at any depth, or a glob whose * stays within one name. ValueError
+    where that can be no file; StorageError. A file is not looked for: opening it says what is wrong."""
+    if re.search(r"[*?\[]", uri) and not _is_file(uri):
+        return _of_folder(uri, *_fixed_and_pattern(uri))
+    if uri.endswith("/") or _is_folder(uri):
+        return _of_folder(uri, uri, None)
+    folder, slash, name = uri.rpartition("/")
+    if name in ("", ".", "..") or folder in ("s3:/", "s3:"):
+        raise ValueError(f"{uri!r} names no file: wanted a path, file:///path or s3://bucket/key")
+    store = open_store(folder or slash or ".")
+    # Absolute, because the workers that will open the images stand in other folders.
+    base = folder if "://" in uri else store.root
+    return Source(uri, base, (Part(name, store, name),), alone=True)
+
+
+def _of_folder(uri: str, folder: str, pattern: str | None) -> Source:
+    store = open_store(folder)
+    keys = [key for key in store.list() if not _hidden(key) and (pattern is None or _matches(key, pattern))]
+    parts = tuple(Part(key, store, key) for key in keys if suffix_of(key) in PART_SUFFIXES)
+    unread = tuple(key for key in keys if suffix_of(key) in ALONE_SUFFIXES)
+    return Source(uri, store.root, parts, alone=False, unread=unread)
+
+
+def _is_file(uri: str) -> bool:
+    if "://" in uri and not uri.startswith("file://"):
+        return False  # a key that holds a * has to be asked for by its folder
+    folder, slash, name = uri.rpartition("/")
+    return os.path.isfile(os.path.join(open_store(folder or slash or ".").root, name))
+
+
+def _is_folder(uri: str) -> bool:
+    if not uri.startswith("s3://"):
+        return os.path.isdir(open_store(uri).root)
+    # Keys that may read one object may not be allowed to list: a name like a file's is looked for first.
+    folder, _, name = uri.rpartition("/")
+    if suffix_of(name) and folder not in ("s3:/", "s3:") and open_store(folder).exists(name):
+        return False
+    return any(True for _ in open_store(uri).list())
+
+
+def _fixed_and_pattern(uri: str) -> tuple[str, str]:
+    """`a/b/*/c*.csv` -> `a/b`, `*/c*.csv`."""
+    names = uri.split("/")
+    first = next(index for index, name in enumerate(names) if re.search(r"[*?\[]", name))
+    return "/".join(names[:first]) or ("/" if uri.startswith("/") else "."), "/".join(names[first:])
+
+
+def _matches(key: str, pattern: str) -> bool:
+    names, wanted = key.split("/"), pattern.split("/")
+    return len(names) == len(wanted) and all(map(fnmatch.fnmatchcase, names, wanted))
+
+
+def _hidden(key: str) -> bool:
+    """Programs that write folders of Parquet leave such beside it (_SUCCESS, _metadata, .part.crc)."""
+    return any(name.startswith(("_", ".")) for name in key.split("/"))
+
+
+class Hashing(io.RawIOBase):
+    """A file read from its beginning to its end, whose SHA-256 is taken on the way."""
+
+    def __init__(self, file: io.RawIOBase | BinaryIO) -> None:
+        self._file, self.sha256 = file, hashlib.sha256()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        data = self._file.read(len(buffer)) or b""
+        buffer[: len(data)] = data
+        self.sha256.update(data)
+        return len(data)
+
+
+def as_stream(file: Hashing) -> BinaryIO:
+    return cast(BinaryIO, io.BufferedReader(file, PIECE))
+
+
+def in_any_order(part: Part, stream: BinaryIO) -> BinaryIO:
+    """A part, whose stream begins, as a file to seek in. A local one is read twice; another waits in memory, or on disk
+    where it is large, so that no byte is asked for twice."""
+    if isinstance(part.store, LocalStore):
+        drain(stream)
+        return cast(BinaryIO, part.open())
+    # The file lives until its last reader lets go of it.
+    kept = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115
+    shutil.copyfileobj(stream, kept, PIECE)
+    kept.seek(0)
+    return cast(BinaryIO, kept)
+
+
+def drain(stream: BinaryIO) -> None:
+    """Reads what is left, for the sake of the digest."""
+    while stream.read(PIECE):
+        pass
