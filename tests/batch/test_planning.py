@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from darkroom.batch import read_rows
 from darkroom.batch.generate import abilities
-from darkroom.batch.planned_rows import Maker, ReadRows
+from darkroom.batch.planned_rows import Maker
 from darkroom.batch.planning import Work, cut
+from darkroom.batch.read_rows import ReadRows
 from darkroom.batch.units import Unit, read_lines, read_unit
 from darkroom.models.catalog import open_model
 from darkroom.runs import Ledger, to_table
@@ -151,3 +154,34 @@ def test_a_row_whose_prompt_is_cut_says_so(plan_work, store: Store) -> None:
     work = plan_work(wanted, too_long=lambda encoder, prompt: encoder == "t5" and len(prompt) > 100)
     flags = {line["id"]: line.get("flags", []) for line in read_lines(store, f"work/{work.plan}")}
     assert flags == {"short": [], "long": ["prompt_truncated"]} and work.truncated == 1
+
+
+def test_a_manifest_that_was_planned_from_is_not_parsed_again(
+    tmp_path: Path, toy_model: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = open_model(toy_model)
+    able = abilities(model, scorer=True)
+    maker = Maker(**MAKER, revision=model.revision, stages=model.stages, too_long=lambda encoder, prompt: True)
+    unnamed = {**RED, "seed": 10_000}
+    uri = write_manifest(tmp_path, [*rows(9000), {**RED, "id": 'a "quoted" \\ é one', "best_of": 2}, unnamed, unnamed])
+
+    def plan(maker: Maker = maker) -> Work:
+        read = ReadRows(uri, able, maker, store)
+        work = cut(read, Ledger(store).read(), maker, None, store)
+        store.write("run.json", json.dumps({"plan": work.plan, "checked": read.mark}).encode())
+        return work
+
+    first = plan()
+    made_before = list(read_lines(store, f"work/{first.plan}"))
+    with monkeypatch.context() as patch:
+        patch.setattr(read_rows, "Reading", None)
+        again = plan()
+        assert list(read_lines(store, f"work/{again.plan}")) == made_before, "questions, flags and all"
+        facts = [{**vars(work), "plan": "", "leavers": len(work.leavers)} for work in (first, again)]
+        assert facts[0] == facts[1] and again.rows == 9002
+        finish(store, again)
+        assert plan().summary() == "9,002 rows: 9,002 done, 0 to make, 0 duplicates, 0 changed"
+        with pytest.raises(TypeError):  # Reading is not there
+            plan(replace(maker, revision="another"))
+    write_manifest(tmp_path, rows(3))
+    assert (plan().rows, len(plan().leavers)) == (3, 8999)

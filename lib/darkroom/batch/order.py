@@ -10,7 +10,8 @@ from darkroom.batch import options as option
 from darkroom.batch import prompts
 from darkroom.batch.abilities import abilities
 from darkroom.batch.options import Options
-from darkroom.batch.planned_rows import Maker, ReadRows
+from darkroom.batch.planned_rows import Maker
+from darkroom.batch.read_rows import ReadRows
 from darkroom.batch.scoring import JudgeOptions, offers
 from darkroom.manifest import Manifest
 from darkroom.models.catalog import address, open_model
@@ -43,7 +44,7 @@ class Order:
     def rows(self) -> ReadRows:
         """The manifest's, which are all good. ManifestError."""
         able = abilities(self.model, scorer=self.options.scorer is not None)
-        return ReadRows(self.options.manifest, able, self.maker)
+        return ReadRows(self.options.manifest, able, self.maker, self.store)
 
     @property
     def manifest(self) -> Manifest:

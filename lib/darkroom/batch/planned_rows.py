@@ -7,20 +7,19 @@ from __future__ import annotations
 
 import json
 import pickle
-import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from json.decoder import scanstring
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from darkroom.manifest import Abilities, Task, row_key
-from darkroom.manifest.checks import Reading
+from darkroom.manifest import Task, row_key
 from darkroom.sampling.plans import SAMPLER_VERSION, Stage, condition_keys, goes_through
 from darkroom.storage.hashing import hashes
 
-IN_MEMORY = 64 * 2**20  # bytes
+_BEFORE_ID, _BEFORE_KEY = '{"id": "', ', "key": "'
 
 T = TypeVar("T")
 Questions = tuple[tuple[str, tuple[str, ...]], ...]
@@ -73,21 +72,49 @@ class Kind:
 
 
 @dataclass(frozen=True)
-class PlannedRows:
-    """Rows in the manifest's order.
+class Ways:
+    """What rows need that are to be made. tails: what a line of work has beside the manifest's; asked, kind: int [N],
+    indices of each row's questions and kind in `questions` and `kinds`."""
 
-    ids, keys: uint64 [N], hashes; lines: JSON of id, key and canonical row; tails: what a line of work has beside;
-    asked, kind: int [N], indices of each row's questions and kind in `questions` and `all_kinds`.
-    """
-
-    ids: np.ndarray
-    keys: np.ndarray
-    lines: list[bytes]
     tails: list[bytes]
     asked: np.ndarray
     kind: np.ndarray
     questions: list[Questions]
-    all_kinds: list[Kind]
+    kinds: list[Kind]
+
+    @classmethod
+    def of(cls, rows: Iterable[dict[str, Any]], maker: Maker) -> Ways:
+        """rows: canonical."""
+        tails: list[bytes] = []
+        asked, kinds = _Numbers[Questions](), _Numbers[Kind]()
+        for row in rows:
+            way = maker.way(row)
+            tails.append(b'"prompts": ' + _to_json(prompts_of(row)).encode())
+            asked.add(_questions(row, way, maker))
+            size = max(stage.size for stage in way)
+            kinds.add(Kind(row["task"], tuple(stage.number for stage in way), size, _candidates(row) > 1))
+        return cls(tails, asked.array(), kinds.array(), asked.known(), kinds.known())
+
+    def at(self, places: np.ndarray) -> Ways:
+        used, asked = np.unique(self.asked[places], return_inverse=True)
+        tails = [self.tails[place] for place in places]
+        return Ways(tails, asked, self.kind[places], [self.questions[number] for number in used], self.kinds)
+
+    def counts(self) -> Iterator[tuple[Kind, int]]:
+        """How many rows there are of each kind."""
+        for number, count in zip(*np.unique(self.kind, return_counts=True), strict=True):
+            yield self.kinds[number], int(count)
+
+
+@dataclass(frozen=True)
+class PlannedRows:
+    """Rows in the manifest's order. ids, keys: uint64 [N], hashes; lines: JSON of id, key, canonical row; known_ways:
+    where they were worked out already."""
+
+    ids: np.ndarray
+    keys: np.ndarray
+    lines: list[bytes]
+    known_ways: Ways | None = None
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -99,30 +126,32 @@ class PlannedRows:
     def unpack(cls, packed: bytes) -> PlannedRows:
         return pickle.loads(zlib.decompress(packed))
 
+    @classmethod
+    def of_lines(cls, lines: list[bytes]) -> PlannedRows:
+        """As they were written into a run. Only what is before the row itself is parsed."""
+        ids: list[str] = []
+        keys: list[str] = []
+        for line in map(bytes.decode, lines):
+            row_id, end = scanstring(line, len(_BEFORE_ID))
+            start = end + len(_BEFORE_KEY)
+            ids.append(row_id)
+            keys.append(line[start : line.index('"', start)])
+        return cls(hashes(ids), hashes(keys), lines)
+
     def where(self, mask: np.ndarray) -> PlannedRows:
-        """The rows, bool [N], for which it holds, and what they ask."""
+        """The rows, bool [N], for which it holds."""
         if mask.all():
             return self
-        at = np.flatnonzero(mask)
-        used, asked = np.unique(self.asked[at], return_inverse=True)
-        return PlannedRows(
-            self.ids[at],
-            self.keys[at],
-            [self.lines[index] for index in at],
-            [self.tails[index] for index in at],
-            asked,
-            self.kind[at],
-            [self.questions[index] for index in used],
-            self.all_kinds,
-        )
+        places = np.flatnonzero(mask)
+        lines = [self.lines[place] for place in places]
+        ways = self.known_ways and self.known_ways.at(places)
+        return PlannedRows(self.ids[places], self.keys[places], lines, ways)
 
     def first(self, count: int) -> PlannedRows:
         return self.where(np.arange(len(self)) < count)
 
-    def kinds(self) -> Iterator[tuple[Kind, int]]:
-        """How many there are of each kind."""
-        for index, count in zip(*np.unique(self.kind, return_counts=True), strict=True):
-            yield self.all_kinds[index], int(count)
+    def ways(self, maker: Maker) -> Ways:
+        return self.known_ways or Ways.of((json.loads(line)["row"] for line in self.lines), maker)
 
 
 @dataclass(frozen=True)
@@ -132,55 +161,12 @@ class PlanRows:
     maker: Maker
 
     def __call__(self, tasks: list[Task]) -> bytes:
-        return self.plan(tasks).pack()
-
-    def plan(self, tasks: list[Task]) -> PlannedRows:
-        ids: list[str] = []
-        keys: list[str] = []
-        lines: list[bytes] = []
-        tails: list[bytes] = []
-        asked = _Numbers[Questions]()
-        kind = _Numbers[Kind]()
-        for task in tasks:
-            row = task.canonical()
-            key = self.maker.key(task, row)
-            row_id = task.id or key
-            ids.append(row_id)
-            keys.append(key)
-            lines.append(_to_json({"id": row_id, "key": key, "row": row}).encode())
-            way = self.maker.way(row)
-            tails.append(b'"prompts": ' + _to_json(prompts_of(row)).encode())
-            asked.add(self._questions(row, way))
-            sizes = [stage.size for stage in way]
-            kind.add(Kind(row["task"], tuple(stage.number for stage in way), max(sizes), _candidates(row) > 1))
-        return PlannedRows(
-            hashes(ids), hashes(keys), lines, tails, asked.array(), kind.array(), asked.known(), kind.known()
-        )
-
-    def _questions(self, row: dict[str, Any], way: list[Stage]) -> Questions:
-        encoders = [(self.maker.encoders[stage.number - 1], stage) for stage in way]
-        return tuple((encoder, tuple(condition_keys(row, stage))) for encoder, stage in encoders if encoder)
-
-
-class ReadRows:
-    """A manifest that was read and is good, and its planned rows: in memory packed, on disk where they are many (about
-    80 bytes a row). So nothing of a run has changed while a manifest may still turn out to be wrong."""
-
-    def __init__(self, uri: str, abilities: Abilities, maker: Maker) -> None:
-        """ManifestError with all problems of all rows, StorageError."""
-        reading = Reading(uri, abilities, PlanRows(maker.without_tokens()))
-        # It lives as long as this object.
-        self._file = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115
-        self._lengths: list[int] = []
-        for packed in reading:
-            self._file.write(packed)
-            self._lengths.append(len(packed))
-        self.manifest = reading.manifest
-
-    def __iter__(self) -> Iterator[PlannedRows]:
-        self._file.seek(0)
-        for length in self._lengths:
-            yield PlannedRows.unpack(self._file.read(length))
+        rows = [task.canonical() for task in tasks]
+        keys = [self.maker.key(task, row) for task, row in zip(tasks, rows, strict=True)]
+        ids = [task.id or key for task, key in zip(tasks, keys, strict=True)]
+        parts = zip(ids, keys, rows, strict=True)
+        lines = [_to_json({"id": row_id, "key": key, "row": row}).encode() for row_id, key, row in parts]
+        return PlannedRows(hashes(ids), hashes(keys), lines, Ways.of(rows, self.maker)).pack()
 
 
 class _Numbers(Generic[T]):
@@ -198,6 +184,11 @@ class _Numbers(Generic[T]):
 
     def known(self) -> list[T]:
         return list(self._known)
+
+
+def _questions(row: dict[str, Any], way: list[Stage], maker: Maker) -> Questions:
+    encoders = [(maker.encoders[stage.number - 1], stage) for stage in way]
+    return tuple((encoder, tuple(condition_keys(row, stage))) for encoder, stage in encoders if encoder)
 
 
 def prompts_of(row: dict[str, Any]) -> list[str]:

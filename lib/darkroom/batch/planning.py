@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from darkroom.batch.planned_rows import Maker, PlannedRows, ReadRows, prompts_of
+from darkroom.batch.planned_rows import Maker, PlannedRows, prompts_of
+from darkroom.batch.read_rows import ReadRows
 from darkroom.batch.units import Files, LineWriter, Unit
 from darkroom.runs.log import FAILED, OK, OTHER, Log
 from darkroom.storage import Store
@@ -105,7 +106,7 @@ class _Planning:
 
     def __init__(self, log: Log, maker: Maker, files: Files, part_rows: int) -> None:
         self.work = work = Work(secrets.token_hex(4), part_rows, before=log.index.rows, good_before=log.index.good)
-        self._log, self._too_long = log, maker.too_long
+        self._log, self._maker = log, maker
         self._parts = LineWriter(files, f"manifest/{work.plan}", MANIFEST_PART)
         self._to_make = LineWriter(files, f"work/{work.plan}", part_rows)
         self._duplicates = LineWriter(files, f"twins/{work.plan}", part_rows)
@@ -131,14 +132,15 @@ class _Planning:
 
     def _make(self, rows: PlannedRows) -> None:
         work = self.work
-        for kind, count in rows.kinds():
+        ways = rows.ways(self._maker)
+        for kind, count in ways.counts():
             work.todo[kind.task] += count
             work.stages.update(kind.stages)
             work.largest = max(work.largest, kind.size)
             work.best_of += count * kind.chosen
-        cut = [self._is_cut(asked) for asked in rows.questions]
+        cut = [self._is_cut(asked) for asked in ways.questions]
         lines = []
-        for line, tail, asked in zip(rows.lines, rows.tails, rows.asked.tolist(), strict=True):
+        for line, tail, asked in zip(rows.lines, ways.tails, ways.asked.tolist(), strict=True):
             flags = TRUNCATED if cut[asked] else b""
             work.truncated += cut[asked]
             lines.append(b'%b, %b, "flags": [%b]}' % (line[:-1], tail, flags))
@@ -153,7 +155,7 @@ class _Planning:
             known = self.work.prompts.setdefault(encoder, {})
             for prompt in prompts:
                 if prompt not in known:
-                    known[prompt] = self._too_long(encoder, prompt)
+                    known[prompt] = self._maker.too_long(encoder, prompt)
                 found |= known[prompt]
         return found
 

@@ -69,6 +69,7 @@ def run_record(order: Order, work: Work) -> dict[str, Any]:
         "created_at": datetime.now(UTC).isoformat(),
         "plan": work.plan,
         "manifest": {"uri": manifest.uri, "sha256": manifest.digest, "rows": work.rows},
+        "checked": order.rows.mark if options.limit is None else None,
         "model": {"name": model.name, "revision": model.revision, "address": order.address},
         "sampler_version": SAMPLER_VERSION,
         "scorer": scorer,

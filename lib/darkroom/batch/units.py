@@ -33,16 +33,22 @@ class Unit:
     stop: int
 
 
-def read_lines(store: Store, folder: str) -> Iterator[dict[str, Any]]:
-    """Every line of a folder that `cut` wrote, in order; a few files are read ahead."""
+def read_files(store: Store, folder: str) -> Iterator[bytes]:
+    """Every file of a folder, in order; a few are read ahead."""
     waiting: deque[Future[bytes]] = deque()
     with ThreadPoolExecutor(READERS, thread_name_prefix="lines") as pool:
         for key in store.list(f"{folder}/"):
             waiting.append(pool.submit(store.read, key))
             if len(waiting) == READERS:
-                yield from map(json.loads, waiting.popleft().result().splitlines())
+                yield waiting.popleft().result()
         while waiting:
-            yield from map(json.loads, waiting.popleft().result().splitlines())
+            yield waiting.popleft().result()
+
+
+def read_lines(store: Store, folder: str) -> Iterator[dict[str, Any]]:
+    """Every line of a folder that `cut` wrote, in order."""
+    for data in read_files(store, folder):
+        yield from map(json.loads, data.splitlines())
 
 
 def read_unit(store: Store, plan: str, unit: Unit) -> list[dict[str, Any]]:

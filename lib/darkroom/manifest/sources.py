@@ -62,6 +62,15 @@ class Source:
     def name(self) -> str:
         return file_name(self.uri) or self.uri
 
+    def digest_now(self) -> str:
+        """As `digest`, by reading all of it. NotFound, StorageError."""
+        digests = {}
+        for part in self.parts:
+            hashing = Hashing(part.open())
+            drain(as_stream(hashing))
+            digests[part.name] = hashing.sha256.hexdigest()
+        return self.digest(digests)
+
     def digest(self, digests: dict[str, str]) -> str:
         """From the SHA-256 of each part, by its name, that of the whole: of a file alone its own."""
         if self.alone:
