@@ -179,3 +179,14 @@ def test_a_missing_file_is_a_problem() -> None:
     assert (row.where, row.problem) == ("jobs.jsonl", "could not read /nowhere/jobs.jsonl: nothing is there")
     (row,) = read_rows("gopher://nowhere/jobs.jsonl")
     assert "unknown scheme 'gopher'" in row.problem
+
+
+def test_yaml_aliases_that_flood_are_refused_before_they_are_built() -> None:
+    """Ten times ten a level: 12 levels are 10^12 values in 130 that are written."""
+    levels = ["l0: &l0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+    levels += [f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 10)}]" for n in range(1, 12)]
+    ((where, _, problem),) = found("demo.yaml", "\n".join(levels))
+    assert where == "demo.yaml line 6" and "its aliases (*name) make 1,111,111 values of it" in problem
+    base = "defaults: &base {" + ", ".join(f"k{n}: {n}" for n in range(10)) + "}\n"
+    many = base + "rows:\n" + "- *base\n" * 30_000
+    assert len(found("demo.yaml", many)) == 30_000, "one default for many rows is no flood"
