@@ -20,6 +20,7 @@ from darkroom.models.registry import RegisteredModel
 from darkroom.ray_cluster import ClusterError
 from darkroom.retrain import challenge, tick_record
 from darkroom.retrain import tick as tick_module
+from darkroom.retrain.rollout import generate_step
 from darkroom.retrain.schema import Pipeline
 from darkroom.retrain.tick import run_tick
 from darkroom.retrain.tick_record import TickRecord
@@ -100,7 +101,7 @@ def test_a_tick_is_refused_while_another_runs_and_that_is_recorded(here: World) 
     assert (second.outcome, second.data["reason"]) == ("skipped", "previous still running")
     assert run(pipeline, 2).outcome == "skipped" and champion(here) is None
     assert tick_record.load(store, tick_id(night(2))).data["previous"] == tick_id(night(1))
-    store.write(LEASE, _record(tick_id(night(1))))  # a holder that is dead
+    store.write(LEASE, _record(f"tick {tick_id(night(1))}", 1))  # a holder that is dead
     assert run(pipeline, 3).outcome == "promoted"
 
 
@@ -178,6 +179,23 @@ def test_a_hiccup_of_the_cluster_in_the_smoke_run_is_not_the_models_fault(here: 
     record = run(pipeline, 1, train=None)  # its training is done
     assert record.outcome == "promoted" and record.steps["smoke"]["rows"] == 1
     assert [event["kind"] for event in RegisteredModel(pipeline.registry, "digits").moves()] == ["promoted"]
+
+
+def test_a_run_that_the_file_names_is_every_champions(here: World, monkeypatch: Any) -> None:
+    """Else the second champion would be refused there: another model would replace the first one's rows."""
+    asked: list[generate.Options] = []
+    monkeypatch.setattr(
+        generate, "run", lambda options, say: (asked.append(options), SimpleNamespace(rows=1, failed=0))[1]
+    )
+    manifest = here.folder / "digits.yaml"
+    manifest.write_text("rows: [{task: text_to_image, label: 7, steps: 2}]")
+    for out in (f"{here.uri}/digits", None):
+        pipeline = here.pipeline(generate={"manifest": str(manifest), "out": out})
+        generate_step(pipeline, 2, f"{here.uri}/tick", None, print)
+    assert [(options.out, options.replace) for options in asked] == [
+        (f"{here.uri}/digits", True),
+        (f"{here.uri}/tick", False),
+    ]
 
 
 def test_what_the_model_cannot_do_still_rolls_it_back(here: World, monkeypatch: Any) -> None:

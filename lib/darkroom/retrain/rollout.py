@@ -39,13 +39,15 @@ def smoke_step(pipeline: Pipeline, version: int, out: str, address: str | None, 
 
 
 def generate_step(pipeline: Pipeline, version: int, folder: str, address: str | None, say: Say) -> dict[str, Any]:
-    """Makes the pipeline's data set with one version, which its rows name as NAME@VERSION."""
+    """Makes the pipeline's data set with one version, which its rows name as NAME@VERSION. Where the file names the
+    run, it is every champion's: what the one before made is replaced, picture by picture."""
     asked = pipeline.generate
     assert asked is not None
     out = asked.out or folder
     model = f"{SCHEME}{pipeline.registry}/{pipeline.name}@{version}"
     options = generate.Options(
-        asked.manifest, out, model, workers=asked.workers, capacity=asked.capacity, address=address
-    )
+        asked.manifest, out, model, workers=asked.workers, capacity=asked.capacity, address=address,
+        replace=asked.out is not None,
+    )  # fmt: skip
     outcome = generate.run(options, say)
     return {"manifest": asked.manifest, "run": out, "rows": outcome.rows, "failed": outcome.failed}

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -32,13 +32,36 @@ from darkroom.training.feeds import Worker
 from darkroom.training.loop import fit
 from darkroom.training.objectives import LearnedRangeDiffusion, Objective
 from darkroom.training.painted_digits import paint, vocabulary
-from darkroom.training.recipes.if_xs import IfXs
 from darkroom.training.steps import Optimization
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, T5EncoderModel
 
 STAGE2 = {"steps": 34, "guidance": 1.0, "noise_level": 100, "start": 9}  # stage II follows these, not a row's own
+
+
+class Settings(Protocol):
+    """What is read of the recipe, `darkroom.training.recipes.if_xs`, which imports this module."""
+
+    seed: int
+    batch: int
+    learning_rate: float
+    warmup: int
+    noise_levels: int
+    checkpoint_every: int
+    stage1_steps: int
+    shape_steps: int
+    words_steps: int
+    roles_steps: int
+    paper_steps: int
+    stage2_steps: int
+    copy_steps: int
+    shape_weight: float
+    roles_weight: float
+    paper_weight: float
+
+    def record(self) -> dict[str, Any]: ...
+    def speed(self, worker: Worker) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -73,7 +96,7 @@ class Painted:
 class PaintedDigits:
     """A feed of digits drawn at random and painted; an epoch ends where a checkpoint is due."""
 
-    def __init__(self, digits: Images, recipe: IfXs, phase: Phase, worker: Worker) -> None:
+    def __init__(self, digits: Images, recipe: Settings, phase: Phase, worker: Worker) -> None:
         self._digits, self._recipe, self._phase, self._worker = digits, recipe, phase, worker
         self.steps, self.batch = min(recipe.checkpoint_every, phase.steps), recipe.batch
 
@@ -153,7 +176,7 @@ class StageTraining(Objective):
         return self.diffusion.loss(output, x0, t, epsilon)
 
 
-def train_cascade(recipe: IfXs, data: str, store: Store, worker: Worker, say: Say) -> None:
+def train_cascade(recipe: Settings, data: str, store: Store, worker: Worker, say: Say) -> None:
     """Trains both stages and leaves a cascade's folder in `store`; run again, it goes on from the last checkpoint."""
     digits = load_images(data, "train")
 
@@ -200,7 +223,7 @@ def save_cascade(first: StageTraining, second: StageTraining, store: Store) -> N
 
 
 def _train_phase(
-    phase: Phase, stage: StageTraining, digits: Images, recipe: IfXs, store: Store, worker: Worker, say: Say
+    phase: Phase, stage: StageTraining, digits: Images, recipe: Settings, store: Store, worker: Worker, say: Say
 ) -> dict[str, Any]:
     """One phase to its end, from its checkpoint if there is one; leaves the averaged weights in `stage`. Returns what
     of the wished speed was had."""
@@ -227,7 +250,7 @@ def _train_phase(
     return last.config.get("ran", {})
 
 
-def learning_rate(step: int, steps: int, recipe: IfXs) -> float:
+def learning_rate(step: int, steps: int, recipe: Settings) -> float:
     """Linear warm-up, then half a cosine down to zero."""
     warm = min(1.0, (step + 1) / recipe.warmup)
     return recipe.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / steps))

@@ -12,26 +12,45 @@ import csv
 import io
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from darkroom.evaluation.validation import as_tensor, evenly
 from darkroom.models.network import build_network, save_network
+from darkroom.sampling.processes import Process
 from darkroom.storage import Store
 from darkroom.training.checkpoints import Checkpoint
 from darkroom.training.data import load_images, read_record
 from darkroom.training.epochs import Say
 from darkroom.training.feeds import Feed, Resident, Worker, fits, to_network
 from darkroom.training.loop import fit
-from darkroom.training.recipes.network import NetworkRecipe
+from darkroom.training.objectives import Objective
+from darkroom.training.steps import Optimization
 from darkroom.training.streams import Streamed
 
 
-def train_network(recipe: NetworkRecipe, data: str, store: Store, worker: Worker, say: Say) -> None:
+class Settings(Protocol):
+    """What is read of the recipe, `darkroom.training.recipes.network`, which imports this module."""
+
+    name: str
+    seed: int
+    batch: int
+    epochs: int
+    validation_images: int
+
+    def record(self) -> dict[str, Any]: ...
+    def network(self, data: Mapping[str, Any]) -> dict[str, Any]: ...
+    def process(self) -> Process | None: ...
+    def objective(self, network: nn.Module) -> Objective: ...
+    def validation_loss(self, network: nn.Module, images: Tensor, labels: Tensor) -> float: ...
+    def optimization(self, steps: int, worker: Worker) -> Optimization: ...
+
+
+def train_network(recipe: Settings, data: str, store: Store, worker: Worker, say: Say) -> None:
     """Trains to the end, from the run's last checkpoint if there is one. Raises ValueError and FloatingPointError."""
     record = read_record(data)
     feed = make_feed(recipe, data, record, worker)
@@ -54,7 +73,7 @@ def train_network(recipe: NetworkRecipe, data: str, store: Store, worker: Worker
         save_network(store, last.sampling_weights, config | {"training": training, "metrics": _metrics(last)})
 
 
-def make_feed(recipe: NetworkRecipe, data: str, record: Mapping[str, Any], worker: Worker) -> Feed:
+def make_feed(recipe: Settings, data: str, record: Mapping[str, Any], worker: Worker) -> Feed:
     """The whole training split on the device where it fits, else a stream."""
     image, rows = record["image"], record["splits"]["train"]["rows"]
     if fits(rows * image["height"] * image["width"] * image["channels"], worker):
@@ -62,7 +81,7 @@ def make_feed(recipe: NetworkRecipe, data: str, record: Mapping[str, Any], worke
     return Streamed(data, "train", recipe.batch, recipe.seed, worker)
 
 
-def describe(recipe: NetworkRecipe, data: str, record: Mapping[str, Any], steps: int) -> dict[str, Any]:
+def describe(recipe: Settings, data: str, record: Mapping[str, Any], steps: int) -> dict[str, Any]:
     """The model's config.json, but for its metrics. ValueError where the recipe cannot take the data."""
     process = recipe.process()
     split = record["splits"]["train"]
@@ -122,7 +141,7 @@ def _metrics(last: Checkpoint) -> dict[str, float]:
 class _Validation:
     """The recipe's validation loss of given weights on pictures drawn evenly from the test split."""
 
-    def __init__(self, recipe: NetworkRecipe, data: str, network: Mapping[str, Any], device: torch.device) -> None:
+    def __init__(self, recipe: Settings, data: str, network: Mapping[str, Any], device: torch.device) -> None:
         self._recipe = recipe
         images = load_images(data, "test")
         chosen = evenly(len(images.labels), recipe.validation_images)
