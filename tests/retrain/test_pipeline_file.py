@@ -93,6 +93,10 @@ extra: 3
         assert problem.startswith(f"night.yaml {start}"), problem
 
 
+# Seven lines of ten aliases each: ten million values.
+FLOOD = "\n".join(["a0: &a0 x", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 8))])
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
@@ -108,7 +112,8 @@ extra: 3
             "  class_accuracy: {at_least: 1}\n  class_accuracy:",
             "the key 'class_accuracy' is given",
         ),
-        ("gate:", "gate: [", "not YAML"),
+        ("gate:", "gate: [", "expected ',' or ']'"),
+        ("gate:", f"{FLOOD}\ngate:", "its aliases (*name) make "),
         ("data: {kind: mnist}", "data: mnist", "data: must be a valid dictionary"),
     ],
 )

@@ -9,6 +9,7 @@ import yaml
 
 FREE = 1_000_000  # values, however few are written
 MOST_REPEATED = 20  # times, above that: rows that all begin with the same dozen of defaults are nothing unusual
+Place = tuple[str | int, ...]
 
 
 class BadYaml(ValueError):
@@ -21,8 +22,13 @@ class BadYaml(ValueError):
 
 def read_yaml(content: bytes) -> Any:
     """As `yaml.safe_load` has it. BadYaml."""
+    return read_yaml_lines(content, lines=False)[0]
+
+
+def read_yaml_lines(content: bytes, lines: bool = True) -> tuple[Any, dict[Place, int]]:
+    """The document, and the line, from 1, at which each of its keys and items stands. BadYaml."""
     try:
-        return _load(content)
+        return _load(content, lines)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         text = getattr(error, "problem", None) or f"not YAML: {error}"
@@ -31,14 +37,22 @@ def read_yaml(content: bytes) -> Any:
         raise BadYaml(f"not YAML: {error}") from None
 
 
-def _load(content: bytes) -> Any:
+def line_of(place: Place, lines: dict[Place, int]) -> int:
+    """The line of a place, or of the nearest above it that the document has."""
+    while place and place not in lines:
+        place = place[:-1]
+    return lines.get(place, 1)
+
+
+def _load(content: bytes, lines: bool) -> tuple[Any, dict[Place, int]]:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(content)
     try:
         node = loader.get_single_node()
         if node is None:
-            return None
+            return None, {}
         _Counter().count(node)
-        return loader.construct_document(node)
+        places = dict(_places(node, ())) if lines else {}
+        return loader.construct_document(node), places
     finally:
         loader.dispose()
 
@@ -67,6 +81,18 @@ class _Counter:
             raise _refused(f"its aliases (*name) make {total:,} values of it; a matrix says so in a few", node)
         self._counts[id(node)] = total
         return total
+
+
+def _places(node: yaml.Node, above: Place) -> Iterator[tuple[Place, int]]:
+    """Places are from the top: the keys, as text, and the numbers of items. The document contains no circle."""
+    if isinstance(node, yaml.ScalarNode):
+        return
+    named = isinstance(node, yaml.MappingNode)
+    for number, entry in enumerate(node.value):
+        key, child = entry if named else (entry, entry)
+        place = (*above, str(key.value) if named else number)
+        yield place, key.start_mark.line + 1
+        yield from _places(child, place)
 
 
 def _children(node: yaml.Node) -> Iterator[yaml.Node]:

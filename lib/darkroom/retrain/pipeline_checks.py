@@ -6,11 +6,11 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from darkroom.manifest.yaml_files import Place
 from darkroom.retrain.gate import Rule, rule_problems
 from darkroom.retrain.gate_metrics import METRICS, Kind
 from darkroom.retrain.schema import Data, Train
 from darkroom.retrain.times import check_cron, read_zone
-from darkroom.retrain.yaml_lines import Place
 from darkroom.sampling.names import unknown
 from darkroom.training.recipes import find_recipe
 from darkroom.training.recipes.network import NetworkRecipe

@@ -24,12 +24,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from darkroom.manifest.problems import ProblemsError
+from darkroom.manifest.yaml_files import BadYaml, Place, line_of, read_yaml_lines
 from darkroom.models.classifier import Classifier
 from darkroom.models.errors import ModelError
 from darkroom.retrain.gate import Rule
 from darkroom.retrain.pipeline_checks import Problem, meant_wrong
 from darkroom.retrain.schema import Data, Evaluate, Generate, Pipeline, Schedule, Train
-from darkroom.retrain.yaml_lines import Place, line_of, load
 from darkroom.sampling.names import unknown
 from darkroom.storage import NotFound, join, open_store, read_uri
 
@@ -46,7 +46,9 @@ def read_pipeline(uri: str) -> Pipeline:
     """The pipeline in the file at a path or s3:// uri. PipelineError with every problem, StorageError."""
     name = uri.rstrip("/").rsplit("/", 1)[-1]
     try:
-        document, lines = load(read_uri(uri), name)
+        document, lines = read_yaml_lines(read_uri(uri))
+    except BadYaml as error:
+        raise PipelineError([f"{name} line {error.line}: {error}" if error.line else f"{name}: {error}"]) from None
     except (NotFound, ValueError) as error:
         raise PipelineError([str(error)]) from None
     if not isinstance(document, dict):
