@@ -56,7 +56,7 @@ class Field:
         summary = nodes.ask(self.local, "/nodes?view=summary")["data"]["summary"]
         address = {node["raylet"]["nodeId"]: node["raylet"]["nodeManagerAddress"] for node in summary}
         listed = nodes.ask(self.local, "/api/v0/actors?limit=1000&detail=1")["data"]["result"]["result"]
-        found = [actor for actor in listed if "StageActor" in actor["class_name"]]
+        found = [actor for actor in listed if "(stage " in actor["class_name"]]
         return [
             (address[actor["node_id"]], set(actor["required_resources"]))
             for actor in found

@@ -136,8 +136,8 @@ def test_an_engine_that_is_killed_costs_no_row(tmp_path: Path, toy_model: str, s
     killed: list[int] = []
 
     def kill_the_engine() -> None:
-        wait_for(lambda: commits(options.out) >= 1, 180, "the first commit")
-        engines = [pid for pid, line in descendants(os.getpid()).items() if "StageActor" in line]
+        wait_for(lambda: any(Path(options.out, "images").rglob("*.png")), 180, "the first picture")
+        engines = [pid for pid, line in descendants(os.getpid()).items() if "(stage " in line]
         killed.extend(engines)
         for pid in engines:
             kill(pid)
