@@ -68,7 +68,7 @@ def pictures(uri: str) -> dict[str, bytes]:
     """The PNG bytes of every good row, by id."""
     store = open_store(uri)
     return {
-        row_id: store.read(row["image_uri"].removeprefix(store.uri("x")[:-1]))
+        row_id: store.read("images/" + row["image_uri"].rpartition("/images/")[2])  # wherever the run lies by now
         for row_id, row in results(uri).items()
         if row["status"] == "ok"
     }

@@ -268,8 +268,9 @@ def test_another_manifest_that_shares_ids_does_not_empty_a_run(quick: Job, tmp_p
 
 def test_a_second_job_on_a_run_is_refused_while_the_first_lives(quick: Job) -> None:
     rows = [{**SEVEN, "id": "a"}]
-    with own(open_store(quick.out), "the first job", seconds=2) as writer:
-        writer.open()
+    quick.run(rows)
+    rows += [{**SEVEN, "id": "b", "seed": 1}]
+    with own(open_store(quick.out), "the first job", seconds=2):
         with pytest.raises(Held, match=r"the first job is still running, by .*, process \d+"):
             quick.run(rows)
     assert quick.run(rows).made == 1 and audit(quick.out).passed

@@ -20,8 +20,9 @@ from darkroom.batch.embeddings import EmbeddingStore
 from darkroom.batch.generate import Options, run
 from darkroom.models.catalog import open_model
 from darkroom.ray_cluster import ClusterError
+from darkroom.runs import Ledger
 from darkroom.runs.audit import audit
-from darkroom.storage import StorageError
+from darkroom.storage import StorageError, open_store
 from runs import RED, results, write_manifest
 
 ROOT = Path(__file__).parents[2]
@@ -42,9 +43,9 @@ def silent(line: str) -> None:
     """Where a job's words go."""
 
 
-def commits(out: str) -> int:
-    folder = Path(out, "commits")
-    return len(list(folder.glob("*.json"))) if folder.is_dir() else 0
+def committed(out: str) -> int:
+    """Rows that count."""
+    return Ledger(open_store(out)).read().rows
 
 
 def descendants(pid: int) -> dict[int, str]:
@@ -113,7 +114,7 @@ def test_killed_half_way_the_same_command_completes_it(
     options = job(tmp_path, toy_model)
     arguments = ["--out", options.out, "--model", options.model, "--capacity", "2", "--unit-rows", "2"]
     process, seen = start("jobs/generate.py", options.manifest, *arguments)
-    wait_for(lambda: commits(options.out) >= 3 or process.poll() is not None, 180, "the first commits")
+    wait_for(lambda: committed(options.out) >= 6 or process.poll() is not None, 180, "the first commits")
     below = descendants(process.pid)
     seen |= below.keys()
     workers = [pid for pid, line in below.items() if "Agent" not in line]  # Ray's agents outlive it, and do no work
@@ -188,6 +189,7 @@ def test_more_workers_than_the_cluster_has_room_for(tmp_path: Path, toy_model: s
 STARVED = """
 import runpy, sys
 from darkroom import cli
+from darkroom.batch import prompts
 cli.quiet(False)
 import ray
 
@@ -196,6 +198,7 @@ quiet = {"include_dashboard": False, "logging_level": "error", "log_to_driver": 
 ray.init("local", num_cpus=2, object_store_memory=10**8, **quiet)
 hog = ray.remote(num_cpus=2)(type("Hog", (), {"ready": lambda self: True})).remote()
 ray.get(hog.ready.remote())
+prompts.SMALL_ENCODER = 0  # so that the job does not encode by itself
 sys.argv = ["generate", manifest, "--out", out, "--model", model, "--stall-seconds", "3"]
 runpy.run_path("jobs/generate.py", run_name="__main__")
 """
@@ -213,7 +216,7 @@ def test_a_cluster_without_room_is_said_and_ends(tmp_path: Path, toy_model: str,
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 3, said
     assert "no unit was committed for" in said and "free in the cluster: 0 of 2 CPU" in said
-    assert "prepare: took 0 units, gave back 0" in said and "deliver: took 0 units" in said
+    assert "load: took 0 units, gave back 0" in said and "write: took 0 units" in said
     assert "run the same command again" in said and "Traceback" not in said, said
 
 
