@@ -76,7 +76,7 @@ def test_only_so_many_are_kept_and_a_kept_one_is_the_same_object(tmp_path, monke
         store.get(str(n))
     assert store.get("0") is first, "used lately"
     assert all(float(store.get(str(n))[0, 0]) == 12 * n for n in range(10))
-    assert store._tensors.total == sum(t.nbytes for t in store._tensors.items.values()) == 3 * 48
+    assert store._tensors.currsize == sum(t.nbytes for t in store._tensors.values()) == 3 * 48
 
 
 def test_a_damaged_shard_is_named(tmp_path) -> None:

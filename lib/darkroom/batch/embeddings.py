@@ -11,15 +11,16 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-import threading
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from operator import attrgetter
+from threading import Lock
 from typing import Any
 
 import numpy as np
 import torch
+from cachetools import LRUCache, cachedmethod
 from safetensors import SafetensorError
 from safetensors.torch import save
 
@@ -41,8 +42,9 @@ class EmbeddingStore:
     def __init__(self, root: str, key: str) -> None:
         self.root, self.key = root, key
         self._index: _Index | None = None
-        self._headers = _Recent(_HEADERS, lambda header: 1)
-        self._tensors = _Recent(CACHE_BYTES, lambda tensor: tensor.nbytes)
+        self._lock = Lock()  # caches are changed by looking into them
+        self._headers = LRUCache(_HEADERS)
+        self._tensors = LRUCache(CACHE_BYTES, getsizeof=lambda tensor: tensor.nbytes)
 
     def __getstate__(self) -> dict[str, str]:
         return {"root": self.root, "key": self.key}
@@ -70,22 +72,22 @@ class EmbeddingStore:
         index = {_digest(prompt): prompt for prompt in prompts}
         store.write(f"{self._folder}/{name}.json", json.dumps(index, ensure_ascii=False).encode())
 
+    @cachedmethod(attrgetter("_tensors"), lock=attrgetter("_lock"))
     def get(self, prompt: str) -> torch.Tensor:
         """One prompt's embedding, float32 [length, width], whatever dtype it was stored in; the same tensor as long as
         it is kept. NotFound if it was never put, which no row is to blame for."""
         digest = _digest(prompt)
-        return self._tensors.get(digest, partial(self._read, digest, prompt))
-
-    def _read(self, digest: str, prompt: str) -> torch.Tensor:
         key = f"{self._folder}/{self._shard(digest, prompt)}.safetensors"
-        read_part = partial(self._store().read_part, key)
         try:
-            header = self._headers.get(key, partial(read_header, read_part))
-            return read_tensor(read_part, header, digest).float()
+            return read_tensor(partial(self._store().read_part, key), self._header(key), digest).float()
         except (KeyError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
             raise StorageError(
                 f"{self._store().uri(key)} is damaged ({error}): delete it and the .json beside it to encode it anew"
             ) from error
+
+    @cachedmethod(attrgetter("_headers"), lock=attrgetter("_lock"))
+    def _header(self, key: str) -> tuple[int, dict[str, Any]]:
+        return read_header(partial(self._store().read_part, key))
 
     def _shard(self, digest: str, prompt: str) -> str:
         found = self._read_index().find(digest)
@@ -132,31 +134,6 @@ class _Index:
         if place == len(self.digests) or self.digests[place] != wanted:
             return None
         return self.shards[self.places[place]]
-
-
-class _Recent:
-    """What was used last, up to a limit of its summed weights; whatever is used stays the same object meanwhile. For
-    several threads, which do not wait for each other's reading."""
-
-    def __init__(self, limit: int, weigh: Any) -> None:
-        self.limit, self.weigh, self.total = limit, weigh, 0
-        self.items: OrderedDict[str, Any] = OrderedDict()
-        self.lock = threading.Lock()
-
-    def get(self, key: str, make: Any) -> Any:
-        with self.lock:
-            if key in self.items:
-                self.items.move_to_end(key)
-                return self.items[key]
-        value = make()
-        with self.lock:
-            if key in self.items:  # another thread was faster
-                return self.items[key]
-            self.items[key] = value
-            self.total += self.weigh(value)
-            while self.total > self.limit and len(self.items) > 1:
-                self.total -= self.weigh(self.items.popitem(last=False)[1])
-        return value
 
 
 def _to_digests(digests: Iterable[str]) -> np.ndarray:

@@ -1,14 +1,13 @@
-"""Processes of this machine and what they started, as Linux tells it in /proc. Several Ray nodes on one machine are
-for Linux alone, so this is too."""
+"""Processes of this machine and what they started. Several Ray nodes on one machine want Linux, and so does this."""
 
 from __future__ import annotations
 
 import os
-import signal
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from pathlib import Path
+
+import psutil
 
 GRACE_SECONDS = 20.0  # for the kernel to take the memory of a killed process back
 
@@ -16,43 +15,46 @@ GRACE_SECONDS = 20.0  # for the kernel to take the memory of a killed process ba
 def start_time(pid: int) -> int | None:
     """When a living process began, in clock ticks since the boot; None if there is none. With the pid it names one
     process for good: numbers alone are used again. A zombie, which nobody may ever reap, is not alive."""
-    fields = _stat(pid)
-    return None if fields is None or fields[0] == "Z" else int(fields[19])
-
-
-def descendants(pids: Iterable[int]) -> set[int]:
-    """All processes below `pids`, at any depth."""
-    parents = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        fields = _stat(int(folder.name))
-        if fields is not None:
-            parents[int(folder.name)] = int(fields[1])
-    found: set[int] = set()
-    front = set(pids)
-    while front:
-        front = {child for child, parent in parents.items() if parent in front} - found
-        found |= front
-    return found
+    try:
+        process = psutil.Process(pid)
+        if not _is_alive(process):
+            return None
+        # Since the boot and not by the clock, which may be set anew while a process runs.
+        return round((process.create_time() - psutil.boot_time()) * os.sysconf("SC_CLK_TCK"))
+    except psutil.NoSuchProcess:
+        return None
 
 
 def kill_trees(pids: Iterable[int]) -> None:
     """Kills processes and all below them, and returns when they are gone."""
-    roots = set(pids)
-    doomed = {pid: start_time(pid) for pid in roots | descendants(roots)}
-    for pid in doomed:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    roots = list(_present(pids))
+    doomed = [*roots, *(child for root in roots for child in _children(root))]
+    for process in doomed:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
     deadline = time.monotonic() + GRACE_SECONDS
-    while time.monotonic() < deadline and any(began and start_time(pid) == began for pid, began in doomed.items()):
+    # Not psutil.wait_procs, which waits for zombies too.
+    while time.monotonic() < deadline and any(map(_is_alive, doomed)):
         time.sleep(0.05)
-    for pid in roots:
+    for root in roots:
         with suppress(ChildProcessError):
-            os.waitpid(pid, os.WNOHANG)
+            os.waitpid(root.pid, os.WNOHANG)
 
 
-def _stat(pid: int) -> list[str] | None:
-    """The fields of /proc/PID/stat from the state on; None if the process is gone."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
+def _present(pids: Iterable[int]) -> Iterable[psutil.Process]:
+    for pid in pids:
+        with suppress(psutil.NoSuchProcess):
+            yield psutil.Process(pid)
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    """At any depth."""
+    with suppress(psutil.NoSuchProcess):
+        return process.children(recursive=True)
+    return []
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
