@@ -270,9 +270,9 @@ def test_a_second_job_on_a_run_is_refused_while_the_first_lives(quick: Job) -> N
     rows = [{**SEVEN, "id": "a"}]
     quick.run(rows)
     rows += [{**SEVEN, "id": "b", "seed": 1}]
-    with own(open_store(quick.out), "the first job", seconds=2):
-        with pytest.raises(Held, match=r"the first job is still running, by .*, process \d+"):
-            quick.run(rows)
+    refused = pytest.raises(Held, match=r"the first job is still running, by .*, process \d+")
+    with own(open_store(quick.out), "the first job", seconds=2), refused:
+        quick.run(rows)
     assert quick.run(rows).made == 1 and audit(quick.out).passed
 
 
