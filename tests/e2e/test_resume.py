@@ -215,7 +215,9 @@ def test_a_cluster_without_room_is_said_and_ends(tmp_path: Path, toy_model: str,
     process, _ = start("-c", STARVED, options.manifest, options.out, toy_model)
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 3, said
-    assert "no unit was committed and no worker gave a sign of life" in said and "free in the cluster: 0 of 2 CPU" in said
+    assert (
+        "no unit was committed and no worker gave a sign of life" in said and "free in the cluster: 0 of 2 CPU" in said
+    )
     assert "load: took 0 units, gave back 0" in said and "write: took 0 units" in said
     assert "run the same command again" in said and "Traceback" not in said, said
 

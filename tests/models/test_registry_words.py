@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import typer
-
 from darkroom.jobs import registry as job
+
 from darkroom.models.registry import RegisteredModel
 
 
