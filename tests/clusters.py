@@ -60,7 +60,7 @@ class Field:
         return [
             (address[actor["node_id"]], set(actor["required_resources"]))
             for actor in found
-            if actor["state"] == "ALIVE" or not living
+            if actor["node_id"] in address and (actor["state"] == "ALIVE" or not living)  # else it never had a node
         ]
 
     def workers(self) -> list[Node]:

@@ -46,7 +46,7 @@ def inside(ground: Field, s3: S3Server) -> dict[str, str]:
 
 
 def commits(run: str) -> int:
-    return sum(1 for _ in open_store(run).list("commits/"))
+    return sum(1 for _ in open_store(run).list("metadata/"))
 
 
 @pytest.mark.parametrize("replaced", [True, False])

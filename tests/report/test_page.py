@@ -20,7 +20,9 @@ from darkroom.manifest import parse_task, row_key
 from darkroom.report.captions import details, flags, score
 from darkroom.report.page import write_report
 from darkroom.report.rows import Shown
+from darkroom.runs import Shard
 from darkroom.storage import NotFound, Store, encode_png, open_store
+from runs import next_owner
 
 ODD_ID = 'odd / id #1?&%20 ü "quoted"'
 NASTY = 'a <script>alert("x")</script> & a "red" seven'
@@ -66,9 +68,10 @@ def make_run(
         "model": {"name": "if-xs", "revision": "rev-1"},
     }
     store.write("run.json", json.dumps(run).encode())
-    half = len(made) // 2
+    half, writer = len(made) // 2, next_owner(store)
     for unit, states in enumerate(part for part in (made[:half], made[half:]) if part):
-        write_unit([replace(state, unit=unit) for state in states], how)
+        receipt = write_unit([replace(state, unit=unit) for state in states], how)
+        writer.commit([Shard.from_json(receipt.shard)])
     return store
 
 
@@ -250,8 +253,8 @@ def test_a_picture_that_is_gone_is_a_note(run: Store) -> None:
 def test_a_second_report_replaces_the_first(run: Store) -> None:
     write_report(run.root)
     before = set(run.list("report/"))
-    (unit,) = (key for key in run.list("commits/") if key.endswith("-000000.json"))
-    run.delete(unit)
+    writer = next_owner(run)
+    writer.withdraw(next(iter(writer.log.shards.values())).ids)
     run.write("report/notes.txt", b"not ours")
     write_report(run.root)
     after = set(run.list("report/"))

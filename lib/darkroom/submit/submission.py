@@ -30,7 +30,20 @@ ENDED_BADLY = 3  # the exit code of a job that was stopped, or lost with its nod
 STOP_SECONDS = 30
 ENTRY = ("python", "-m", "darkroom.submit.entry")
 # What the package is made of. A list of what may go, because one of what may not always lacks something.
-SUFFIXES = {".py", ".json", ".safetensors", ".parquet", ".csv", ".html", ".css", ".svg", ".txt", ".yaml", ".model"}
+SUFFIXES = {
+    ".py",
+    ".pyi",
+    ".json",
+    ".safetensors",
+    ".parquet",
+    ".csv",
+    ".html",
+    ".css",
+    ".svg",
+    ".txt",
+    ".yaml",
+    ".model",
+}
 
 
 class Running(ValueError):
