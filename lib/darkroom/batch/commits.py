@@ -16,25 +16,24 @@ COMMIT_ROWS, COMMIT_SECONDS = 2_000, 1.0
 
 
 class Commits:
-    """Commits the units' shards as they come: several by one record, none later than a second. totals: of what is
-    committed. heard: told of each unit, once its rows count."""
+    """Commits the units' shards as they come: the first at once, then about once a second, several by one record.
+    totals: of what is committed. heard: told of each unit, once its rows count."""
 
     def __init__(self, writer: Writer, heard: Callable[[Receipt], None]) -> None:
         self.writer, self.heard = writer, heard
         self.totals = Counter[str]()
         self._waiting: list[Receipt] = []
-        self._since = 0.0
+        self._flushed = float("-inf")
 
     def add(self, receipt: Receipt) -> None:
-        if not self._waiting:
-            self._since = time.monotonic()
         self._waiting.append(receipt)
-        if sum(one.ok + one.failed for one in self._waiting) >= COMMIT_ROWS:
+        if sum(waiting.ok + waiting.failed for waiting in self._waiting) >= COMMIT_ROWS:
             self.flush()
+        self.flush_if_due()
 
     def flush_if_due(self) -> None:
         """To be called about once a second."""
-        if self._waiting and time.monotonic() - self._since >= COMMIT_SECONDS:
+        if self._waiting and time.monotonic() - self._flushed >= COMMIT_SECONDS:
             self.flush()
 
     def __enter__(self) -> None:
@@ -51,6 +50,7 @@ class Commits:
     def flush(self) -> None:
         receipts, self._waiting = self._waiting, []
         self.writer.commit([Shard.from_json(receipt.shard) for receipt in receipts])
+        self._flushed = time.monotonic()
         for receipt in receipts:
             self.totals.update(ok=receipt.ok, failed=receipt.failed, evaluations=receipt.evaluations)
             self.heard(receipt)
