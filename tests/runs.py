@@ -13,7 +13,7 @@ import pyarrow as pa
 from PIL import Image
 
 from darkroom.runs import SCHEMA, Ledger, Writer, stage
-from darkroom.storage import Store, open_store
+from darkroom.storage import Store, image_key_of, open_store
 
 RED = {"task": "text_to_image", "prompt": "a red one", "steps": 2}
 
@@ -68,7 +68,7 @@ def pictures(uri: str) -> dict[str, bytes]:
     """The PNG bytes of every good row, by id."""
     store = open_store(uri)
     return {
-        row_id: store.read("images/" + row["image_uri"].rpartition("/images/")[2])  # wherever the run lies by now
+        row_id: store.read(image_key_of(row["image_uri"]))
         for row_id, row in results(uri).items()
         if row["status"] == "ok"
     }

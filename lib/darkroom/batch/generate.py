@@ -32,11 +32,11 @@ from darkroom.metrics import RunMetrics
 from darkroom.phases import Say, phase, phase_of_ray, to_stderr
 from darkroom.ray_cluster import ClusterError, connect
 from darkroom.runs import LEASE_SECONDS, Ledger, Writer, own
+from darkroom.runs.maintenance import TEMPORARY
 from darkroom.storage.lease import holder
 
 __all__ = ["Options", "Outcome", "WrongRun", "abilities", "describe", "describe_work", "dry_run", "run"]
 
-TEMPORARY = ("work/", "twins/")
 FOLDERS = ("manifest/", *TEMPORARY)
 COMPACTED_BYTES = 2 * 2**30  # of small shards that a job merges at its end; where there are more, `darkroom compact`
 

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from darkroom.report.rows import Shown
 from darkroom.runs import Ledger
-from darkroom.storage import NotFound, StorageError, Store, decode, join, read_uri, resize_square
+from darkroom.storage import NotFound, StorageError, Store, decode, image_key_of, join, read_uri, resize_square
 
 
 class Pictures:
@@ -26,8 +26,7 @@ class Pictures:
         """The row's picture, uint8 [S, S, 3]; ValueError if it is missing or damaged."""
         where = f"the picture of row {shown.row['id']}"
         if shown.row["image_uri"]:
-            # By its place in the run and not by its uri: a run may have been copied elsewhere since.
-            key = "/".join(shown.image_path.split("/")[-3:])
+            key = image_key_of(shown.image_path)
             try:
                 data = self._store.read(key)
             except NotFound as error:

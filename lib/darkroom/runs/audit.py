@@ -14,7 +14,7 @@ import numpy as np
 
 from darkroom.runs.ledger import Ledger
 from darkroom.runs.log import ABSENT, FAILED, OK, OTHER, Log, Shard
-from darkroom.storage import NotFound, StorageError, Store, open_store
+from darkroom.storage import NotFound, StorageError, Store, image_key_of, open_store
 from darkroom.storage.hashing import hashed, hashes
 
 LISTED = 20
@@ -163,8 +163,7 @@ def _wrong_with_picture(store: Store, row: dict[str, Any]) -> str:
         return ""
     data, where = row["image"]["bytes"], f"the picture of row {row['id']}"
     if row["image_uri"]:
-        # The key alone, wherever the run lay when the row was written: moved or copied as a whole, it is still whole.
-        key = "images/" + row["image_uri"].rpartition("/images/")[2]
+        key = image_key_of(row["image_uri"])
         where += f", {store.uri(key)},"
         try:
             data = store.read(key)

@@ -162,7 +162,8 @@ class Index:
     """Rows of a log by their hashes. rows: how many there are."""
 
     def __init__(self, shards: Sequence[Shard]) -> None:
-        self.shards, self.rows = shards, sum(shard.rows for shard in shards)
+        self.shards: list[Shard | None] = list(shards)
+        self.rows = sum(shard.rows for shard in shards)
         ids = _joined([shard.ids for shard in shards], "ids")
         order = np.argsort(ids, kind="stable")
         self._ids = ids[order]
@@ -200,7 +201,12 @@ class Index:
         counts = np.searchsorted(self._ids, ids, "right") - first
         before = np.repeat(np.cumsum(counts) - counts, counts)
         places = np.repeat(first, counts) + np.arange(counts.sum()) - before
-        return [self.shards[number] for number in np.unique(self._shard[places])]
+        return [shard for number in np.unique(self._shard[places]) if (shard := self.shards[number]) is not None]
+
+    def replace(self, old: Shard, new: Shard | None) -> None:
+        """A shard was rewritten without some of its rows; None: nothing of it is left. One job makes no row twice, so
+        what was left out is not looked for again."""
+        self.shards[self.shards.index(old)] = new
 
     def times(self, number: np.uint64) -> int:
         """How often an id is there."""

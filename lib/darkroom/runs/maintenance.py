@@ -9,10 +9,10 @@ import numpy as np
 
 from darkroom.runs.ledger import Ledger
 from darkroom.runs.writer import own
-from darkroom.storage import NotFound, Store, open_store
+from darkroom.storage import NotFound, Store, image_key_of, open_store
 from darkroom.storage.hashing import hashes
 
-TEMPORARY = ("staging/", "work/", "twins/")
+TEMPORARY = ("work/", "twins/")  # what a job leaves only where it died
 _BATCH = 1_000  # keys that are deleted at once
 
 
@@ -56,13 +56,12 @@ def _open(uri: str) -> Store:
 
 
 def _unreferenced(store: Store, ledger: Ledger) -> Iterator[str]:
-    for folder in TEMPORARY:
+    for folder in ("staging/", *TEMPORARY):
         yield from store.list(folder)
     referred = [np.empty(0, dtype=np.uint64)]
     for shard in ledger.read().shards.values():
         uris = ledger.table(shard, ["image_uri"])["image_uri"].to_pylist()
-        # The key alone, wherever the run lay when the row was written.
-        referred.append(hashes("images/" + uri.rpartition("/images/")[2] for uri in uris if uri))
+        referred.append(hashes(image_key_of(uri) for uri in uris if uri))
     keys = list(store.list("images/"))
     stay = np.isin(hashes(keys), np.concatenate(referred))
     yield from (key for key, stays in zip(keys, stay.tolist(), strict=True) if not stays)

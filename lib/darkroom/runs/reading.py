@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from darkroom.runs.ledger import Ledger
 from darkroom.runs.results import SCHEMA
-from darkroom.storage import NotFound, decode, open_store
+from darkroom.storage import NotFound, decode, image_key_of, open_store
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -146,15 +146,10 @@ class Run:
         """The row's picture as `datasets` takes it."""
         if row["image"]["bytes"] or self._store.root.startswith("s3://"):
             return {"bytes": self._bytes(row), "path": row["image"]["path"]}
-        return {"bytes": None, "path": self._store.uri(self._key(row))}
+        return {"bytes": None, "path": self._store.uri(image_key_of(row["image_uri"]))}
 
     def _bytes(self, row: dict[str, Any]) -> bytes:
-        return row["image"]["bytes"] or self._store.read(self._key(row))
-
-    @staticmethod
-    def _key(row: dict[str, Any]) -> str:
-        """By its place in the run and not by its uri: a run may have been copied elsewhere since."""
-        return "/".join(row["image_uri"].split("/")[-3:])
+        return row["image"]["bytes"] or self._store.read(image_key_of(row["image_uri"]))
 
     def _tables(self, columns: Sequence[str]) -> Iterator[pa.Table]:
         """The rows that count, shard by shard."""

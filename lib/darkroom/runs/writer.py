@@ -23,9 +23,7 @@ from darkroom.storage.lease import LeaseLost, hold
 
 LEASE_SECONDS = 30.0
 TAIL = 256  # records after which they are rolled up
-TAIL_SHARE = (
-    0.125  # of the rows rolled up before, below which a roll-up waits: sums of many millions are not written often
-)
+TAIL_SHARE = 0.125  # of the rows rolled up before, below which a roll-up waits: a sum of many millions costs much
 SMALL = 1_000_000  # rows, whose roll-up costs a second
 REWRITTEN = 64  # shards by one record of a withdrawal
 MERGED_ROWS, MERGED_BYTES = 50_000, 256 * 2**20  # of a shard that is large enough
@@ -38,8 +36,7 @@ class Writer:
     def __init__(self, store: Store, epoch: int = 1, check: Callable[[], None] = lambda: None) -> None:
         self.store, self.epoch, self.check = store, epoch, check
         self.ledger, self.log = Ledger(store), Log()
-        self._index = Index([])
-        self._renamed: dict[str, str | None] = {}  # shards of the index that were rewritten since: to what
+        self._index = Index([])  # rows that were there when the run was opened, and where they are now
 
     def open(self) -> list[Shard]:
         """Reads the log and puts right what a crash left half done; call it first. Returns shards whose files are
@@ -56,7 +53,7 @@ class Writer:
         self._drop(staged_key(name) for name in sorted(staged - valid))
         if earlier:
             self.roll_up()  # a run of version 1 is one of version 2 from here on
-        self._index, self._renamed = self.log.index, {}
+        self._index = self.log.index
         return lost
 
     def commit(self, shards: Sequence[Shard]) -> None:
@@ -66,13 +63,13 @@ class Writer:
         ids = np.concatenate([shard.ids for shard in shards])
         if len(np.unique(ids)) != len(ids):
             raise AssertionError(f"units of work that are committed together hold an id twice: {shards[0].name}, ...")
-        self._supersede(shards, self._holding(ids), ids)
+        self._supersede(shards, self._index.holding(ids), ids)
         if self.log.tail >= TAIL and self._is_worth_a_rollup():
             self.roll_up()
 
     def withdraw(self, ids: np.ndarray) -> int:
         """Rows with these ids (uint64 hashes) count no longer; how many there were. They are no row's predecessors."""
-        before, touched = self.log.rows, self._holding(ids)
+        before, touched = self.log.rows, self._index.holding(ids)
         for first in range(0, len(touched), REWRITTEN):
             self._supersede([], touched[first : first + REWRITTEN], ids)
         return before - self.log.rows
@@ -100,6 +97,7 @@ class Writer:
             self._replace([merged], group)
         if groups:
             self.roll_up()
+            self._index = self.log.index
         return before - len(self.log.shards)
 
     def close(self) -> None:
@@ -111,18 +109,11 @@ class Writer:
     def _is_worth_a_rollup(self) -> bool:
         return self.log.rows - self.log.rolled_up >= TAIL_SHARE * self.log.rolled_up
 
-    def _holding(self, ids: np.ndarray) -> list[Shard]:
-        """Shards as they are now that hold rows of these ids, as far as they were there when the run was opened: one
-        job makes no row twice."""
-        names = {self._renamed.get(shard.name, shard.name): None for shard in self._index.holding(ids)}
-        return [self.log.shards[name] for name in names if name in self.log.shards]
-
     def _supersede(self, new: Sequence[Shard], touched: Sequence[Shard], ids: np.ndarray) -> None:
         rewritten = self._each(lambda shard: self._without(shard, ids), touched)
-        for old, kept in zip(touched, rewritten, strict=True):
-            for first in [first for first, name in self._renamed.items() if name == old.name] or [old.name]:
-                self._renamed[first] = kept.name if kept else None
         self._replace([*new, *filter(None, rewritten)], touched)
+        for old, kept in zip(touched, rewritten, strict=True):
+            self._index.replace(old, kept)
 
     def _without(self, shard: Shard, ids: np.ndarray) -> Shard | None:
         stays = ~np.isin(shard.ids, ids)

@@ -1,7 +1,7 @@
 """Where bytes lie: stores of a folder or of S3, pictures, and the lease that lets one job alone write."""
 
 from darkroom.storage.errors import NotFound, StorageError
-from darkroom.storage.images import decode, encode_png, image_key, resize_square, to_uint8
+from darkroom.storage.images import decode, encode_png, image_key, image_key_of, resize_square, to_uint8
 from darkroom.storage.local import LocalStore
 from darkroom.storage.paths import join
 from darkroom.storage.stored_file import StoredFile
@@ -16,6 +16,7 @@ __all__ = [
     "decode",
     "encode_png",
     "image_key",
+    "image_key_of",
     "join",
     "open_store",
     "read_uri",

@@ -103,6 +103,12 @@ def image_key(row_id: str, row_key: str) -> str:
     return f"images/{row_key[:2]}/{_safe(row_id)}{version}.png"
 
 
+def image_key_of(uri: str) -> str:
+    """The key of a picture, of whatever its uri or path says: wherever the run lay when the row was written, moved or
+    copied as a whole it is still whole."""
+    return "/".join(uri.split("/")[-3:])
+
+
 def _safe(row_id: str) -> str:
     """The id as part of a file name. Leading dots go too: such files are hidden, and unseen by a store's list."""
     safe = re.sub(r"^\.|[^A-Za-z0-9._-]", "_", row_id)
