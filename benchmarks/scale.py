@@ -28,17 +28,15 @@ from typing import Any
 
 import numpy as np
 
-from darkroom.batch.abilities import abilities
-from darkroom.batch.commits import Commits
+from darkroom.batch.generate import Commits
 from darkroom.batch.load_inputs import LoadOptions, load_unit
-from darkroom.batch.planned_rows import Maker
+from darkroom.batch.planned_rows import Maker, ReadRows, read_lines
 from darkroom.batch.planning import MANIFEST_PART, WORK_PART, Work, cut
-from darkroom.batch.read_rows import ReadRows
+from darkroom.batch.row_state import Unit
 from darkroom.batch.summary import Developed, describe, take_stock
-from darkroom.batch.units import Unit, read_lines
 from darkroom.batch.write_results import Receipt, WriteOptions, write_unit
 from darkroom.manifest.processes import ordered_map
-from darkroom.models.catalog import open_model
+from darkroom.models.catalog import abilities, open_model
 from darkroom.runs import Ledger, own
 from darkroom.runs.audit import audit
 from darkroom.runs.ledger import staged_key

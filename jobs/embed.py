@@ -36,9 +36,9 @@ def main(
 ) -> None:
     """Encode a manifest's prompts ahead of time, or import their embeddings."""
     with cli.exit_codes(verbose):
-        from darkroom.batch import embed
+        from darkroom.batch.prompts import EmbedOptions, embed
 
-        options = embed.Options(
+        options = EmbedOptions(
             out=out,
             model=model,
             manifest=manifest,
@@ -48,7 +48,7 @@ def main(
             address=address or os.environ.get("RAY_ADDRESS"),
             verbose=verbose,
         )
-        print(f"{embed.run(options):,} prompts have embeddings in {out}")
+        print(f"{embed(options):,} prompts have embeddings in {out}")
 
 
 if __name__ == "__main__":

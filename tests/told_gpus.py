@@ -16,7 +16,8 @@ from typing import Any
 import ray
 from ray.cluster_utils import Cluster
 
-from darkroom.batch import embed, generate, prompts
+from darkroom.batch import generate, prompts
+from darkroom.batch.prompts import EmbedOptions, embed
 from darkroom.ray_cluster import resources
 from darkroom.retrain.tick import run_tick
 from darkroom.retrain.times import read_tick
@@ -58,8 +59,8 @@ def on_one(folder: Path, cascade: str, network: str) -> None:
     unknown, resources.read_hardware = resources.read_hardware, lambda say: LARGE_GPU
     pictures_of(folder, "beside", ROWS, cascade)
     resources.read_hardware = unknown
-    asked = embed.Options(str(folder / "embeddings"), cascade, manifest=str(folder / "manifest-shared/jobs.jsonl"))
-    assert embed.run(asked) == 3
+    asked = EmbedOptions(str(folder / "embeddings"), cascade, manifest=str(folder / "manifest-shared/jobs.jsonl"))
+    assert embed(asked) == 3
     prompts.SMALL_ENCODER = 2**26
     pictures_of(folder, "best", BEST, network, scorer="digits")
     trained(folder, "model-1", "1")

@@ -14,8 +14,8 @@ from darkroom.phases import Say, to_stderr
 
 if TYPE_CHECKING:
     from darkroom.batch.generate import Outcome
-    from darkroom.batch.inline_rows import Rows
     from darkroom.evaluation import Evaluation
+    from darkroom.manifest.inline_rows import Rows
     from darkroom.models.catalog import Model
 
 
@@ -34,7 +34,7 @@ def generate(manifest: str | Path | Rows, out: str | Path, **options: Any) -> Ou
     {'ok': 13}
     """
     from darkroom.batch.generate import Options, run
-    from darkroom.batch.inline_rows import named_by_row, write_rows
+    from darkroom.manifest.inline_rows import named_by_row, write_rows
     from darkroom.storage import open_store
 
     _refuse_unknown("generate", options, _names(Options, "manifest", "out"))

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from darkroom.batch.load_inputs import LoadOptions, Picture, PictureCache, load_unit
-from darkroom.batch.row_state import SCHEMA, RowState, to_block
-from darkroom.batch.units import Unit
+from darkroom.batch.row_state import SCHEMA, RowState, Unit, to_block
 from darkroom.storage import NotFound, StorageError, open_store, read_uri
 from runs import png
 

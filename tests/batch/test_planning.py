@@ -7,13 +7,11 @@ from typing import Any
 
 import pytest
 
-from darkroom.batch import read_rows
-from darkroom.batch.generate import abilities
-from darkroom.batch.planned_rows import Maker
+from darkroom.batch import planned_rows
+from darkroom.batch.planned_rows import Maker, ReadRows, read_lines
 from darkroom.batch.planning import Work, cut
-from darkroom.batch.read_rows import ReadRows
-from darkroom.batch.units import Unit, read_lines, read_unit
-from darkroom.models.catalog import open_model
+from darkroom.batch.row_state import Unit, read_unit
+from darkroom.models.catalog import abilities, open_model
 from darkroom.runs import Ledger, to_table
 from darkroom.storage import Store, open_store
 from darkroom.storage.hashing import hashed
@@ -174,7 +172,7 @@ def test_a_manifest_that_was_planned_from_is_not_parsed_again(
     first = plan()
     made_before = list(read_lines(store, f"work/{first.plan}"))
     with monkeypatch.context() as patch:
-        patch.setattr(read_rows, "Reading", None)
+        patch.setattr(planned_rows, "Reading", None)
         again = plan()
         assert list(read_lines(store, f"work/{again.plan}")) == made_before, "questions, flags and all"
         facts = [{**vars(work), "plan": "", "leavers": len(work.leavers)} for work in (first, again)]

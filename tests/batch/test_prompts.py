@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from darkroom.batch import embed
-from darkroom.batch.embeddings import EmbeddingStore
-from darkroom.batch.prompts import NoPrompts, import_prompts, too_long
+from darkroom.batch.prompts import EmbedOptions, NoPrompts, embed, import_prompts, too_long
 from darkroom.models.catalog import open_model
+from darkroom.models.embeddings import EmbeddingStore
 from darkroom.storage import open_store
 
 SHAPE = (77, 32)
@@ -40,8 +39,8 @@ def test_they_are_found_by_a_run_in_any_dtype(tmp_path: Path, model: Any) -> Non
 def test_a_file_on_s3_in_one_dtype_alone(tmp_path: Path, toy_deepfloyd: str, model: Any, s3_env: str) -> None:
     data = Path(saved(tmp_path, {"a man": torch.randn(*SHAPE)})).read_bytes()
     open_store(s3_env).write("in/prompts.pth", data)
-    asked = embed.Options(f"{s3_env}/out", toy_deepfloyd, imported=f"{s3_env}/in/prompts.pth", dtype="bfloat16")
-    assert embed.run(asked, pytest.fail) == 1, "and no Ray is started"
+    asked = EmbedOptions(f"{s3_env}/out", toy_deepfloyd, imported=f"{s3_env}/in/prompts.pth", dtype="bfloat16")
+    assert embed(asked, pytest.fail) == 1, "and no Ray is started"
     keys = {key.split("/")[1] for key in open_store(f"{s3_env}/out").list("embeddings/")}
     assert keys == {model.encoder_key("text_encoder", "bfloat16")}
 

@@ -14,14 +14,13 @@ import numpy as np
 import pytest
 import torch
 
-from darkroom.batch.embeddings import EmbeddingStore
 from darkroom.batch.engine_thread import EngineThread
 from darkroom.batch.load_inputs import LoadOptions, load_unit
-from darkroom.batch.row_state import RowState, to_block
+from darkroom.batch.row_state import RowState, Unit, to_block
 from darkroom.batch.sampler_worker import SamplerWorker
-from darkroom.batch.units import Unit
 from darkroom.models.catalog import open_model
 from darkroom.models.compiled import compiled
+from darkroom.models.embeddings import EmbeddingStore
 from darkroom.models.errors import ModelError
 from darkroom.ray_cluster import ClusterError
 from darkroom.sampling.engine import Failed

@@ -17,9 +17,9 @@ import ray
 import torch
 from PIL import Image
 
-from darkroom.batch import embed
 from darkroom.batch.generate import Options, dry_run, run
 from darkroom.batch.placement import DoesNotFit
+from darkroom.batch.prompts import EmbedOptions, embed
 from darkroom.models.errors import ModelError
 from darkroom.ray_cluster.resources import Hardware
 from darkroom.runs.audit import audit
@@ -93,7 +93,7 @@ def test_prompts_that_were_brought_along_need_no_text_encoder(
 ) -> None:
     model, place = without_t5(toy_deepfloyd, tmp_path / "model"), str(tmp_path / "embeddings")
     torch.save({text: torch.randn(1, 77, 32) for text in ("a high quality photo", "")}, tmp_path / "prompts.pth")
-    assert embed.run(embed.Options(place, model, imported=str(tmp_path / "prompts.pth")), pytest.fail) == 2
+    assert embed(EmbedOptions(place, model, imported=str(tmp_path / "prompts.pth")), pytest.fail) == 2
     options = asked(tmp_path, model, ROWS[:1], embeddings=place, watermark="off")
     said: list[str] = []
     assert run(options, said.append).made == 1
@@ -116,8 +116,8 @@ def test_from_a_bucket_to_a_bucket_with_prompts_encoded_before(
         if path.is_file():
             store.write(path.relative_to(root).as_posix(), path.read_bytes())
     options = asked(tmp_path, f"{s3_env}/model", ROWS[1:2], out=f"{s3_env}/run", embeddings=f"{s3_env}/embeddings")
-    asks = embed.Options(f"{s3_env}/embeddings", f"{s3_env}/model", manifest=options.manifest)
-    assert embed.run(asks, lambda line: None) == 2
+    asks = EmbedOptions(f"{s3_env}/embeddings", f"{s3_env}/model", manifest=options.manifest)
+    assert embed(asks, lambda line: None) == 2
     said: list[str] = []
     assert run(options, said.append).made == 1
     assert [line for line in said if line.endswith("0 of them to encode")] == [

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 import torch
 
-from darkroom.batch.embeddings import EmbeddingStore
-from darkroom.batch.generate import Options, abilities, run
+from darkroom.batch.generate import Options, run
 from darkroom.batch.load_inputs import LoadOptions, load_unit
+from darkroom.batch.row_state import Unit
 from darkroom.batch.sampler_worker import SamplerWorker
-from darkroom.batch.units import Unit
 from darkroom.manifest import Manifest, Task, open_manifest
 from darkroom.models.cascade import Cascade
-from darkroom.models.catalog import EMBEDDED, open_model
+from darkroom.models.catalog import EMBEDDED, abilities, open_model
+from darkroom.models.embeddings import EmbeddingStore
 from darkroom.report.page import write_report
 from darkroom.runs.audit import audit
 from darkroom.sampling.plans import condition_keys, goes_through

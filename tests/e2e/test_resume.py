@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 import torch
 
-from darkroom.batch.embeddings import EmbeddingStore
 from darkroom.batch.generate import Options, run
 from darkroom.models.catalog import open_model
+from darkroom.models.embeddings import EmbeddingStore
 from darkroom.ray_cluster import ClusterError
 from darkroom.runs import Ledger
 from darkroom.runs.audit import audit

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from darkroom.batch.embeddings import EmbeddingStore
 from darkroom.batch.generate import Options, run
 from darkroom.models.catalog import open_model
+from darkroom.models.embeddings import EmbeddingStore
 from darkroom.runs.audit import audit
 from runs import pictures, results, write_manifest
 from told_gpus import BEST, ROWS

@@ -6,36 +6,53 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from datetime import UTC, datetime
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from darkroom.batch import options as option
 from darkroom.batch import pipeline, placement, prompts
-from darkroom.batch.abilities import abilities
 from darkroom.batch.capacity import ON_CPU
-from darkroom.batch.commits import Commits
-from darkroom.batch.duplicates import commit_duplicates
-from darkroom.batch.estimate import Estimate, count_evaluations, estimate
 from darkroom.batch.options import Options
-from darkroom.batch.order import Order
+from darkroom.batch.order import (
+    Encoding,
+    Order,
+    WrongRun,
+    job_of,
+    refuse_other_folder,
+    refuse_to_empty,
+    run_record,
+    set_up,
+)
 from darkroom.batch.pipeline import Listener
+from darkroom.batch.planned_rows import read_lines
 from darkroom.batch.planning import WORK_PART, Work, cut
 from darkroom.batch.progress import PROMPTS, News, Progress
-from darkroom.batch.run_record import WrongRun, refuse_other_folder, refuse_to_empty, run_record
-from darkroom.batch.setting import Encoding, job_of, set_up
-from darkroom.batch.summary import Developed, Outcome, describe, describe_work, take_stock
+from darkroom.batch.summary import (
+    Developed,
+    Estimate,
+    Outcome,
+    count_evaluations,
+    describe,
+    describe_work,
+    estimate,
+    take_stock,
+)
 from darkroom.batch.write_results import Receipt
 from darkroom.metrics import RunMetrics
 from darkroom.phases import Say, phase, phase_of_ray, to_stderr
 from darkroom.ray_cluster import ClusterError, connect
-from darkroom.runs import LEASE_SECONDS, Ledger, Writer, own
+from darkroom.runs import LEASE_SECONDS, Ledger, Shard, Writer, own, stage, to_table
 from darkroom.runs.maintenance import TEMPORARY
+from darkroom.storage import StorageError
+from darkroom.storage.hashing import hashed, hashes
 from darkroom.storage.lease import holder
 
-__all__ = ["Options", "Outcome", "WrongRun", "abilities", "describe", "describe_work", "dry_run", "run"]
+__all__ = ["Options", "Outcome", "WrongRun", "describe", "describe_work", "dry_run", "run"]
 
 FOLDERS = ("manifest/", *TEMPORARY)
 COMPACTED_BYTES = 2 * 2**30  # of small shards that a job merges at its end; where there are more, `darkroom compact`
@@ -157,3 +174,77 @@ def _hear(say: Say, progress: Progress, news: News) -> None:
 
 def _json(record: dict[str, Any]) -> bytes:
     return json.dumps(record, indent=2, ensure_ascii=False).encode()
+
+
+COMMIT_ROWS, COMMIT_SECONDS = 2_000, 1.0
+
+
+class Commits:
+    """Commits the units' shards as they come: the first at once, then about once a second, several by one record.
+    totals: of what is committed. heard: told of each unit, once its rows count."""
+
+    def __init__(self, writer: Writer, heard: Callable[[Receipt], None]) -> None:
+        self.writer, self.heard = writer, heard
+        self.totals = Counter[str]()
+        self._waiting: list[Receipt] = []
+        self._flushed = float("-inf")
+
+    def add(self, receipt: Receipt) -> None:
+        self._waiting.append(receipt)
+        if sum(waiting.ok + waiting.failed for waiting in self._waiting) >= COMMIT_ROWS:
+            self.flush()
+        self.flush_if_due()
+
+    def flush_if_due(self) -> None:
+        """To be called about once a second."""
+        if self._waiting and time.monotonic() - self._flushed >= COMMIT_SECONDS:
+            self.flush()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
+        """Commits what waits; also where the job ends before its time, as those rows are made."""
+        if kind is None:
+            self.flush()
+        else:
+            with suppress(StorageError):  # the other error is the one to tell of
+                self.flush()
+
+    def flush(self) -> None:
+        receipts, self._waiting = self._waiting, []
+        self.writer.commit([Shard.from_json(receipt.shard) for receipt in receipts])
+        self._flushed = time.monotonic()
+        for receipt in receipts:
+            self.totals.update(ok=receipt.ok, failed=receipt.failed, evaluations=receipt.evaluations)
+            self.heard(receipt)
+
+
+ROWS_PER_COMMIT = 2_000
+
+
+def commit_duplicates(writer: Writer, plan: str) -> int:
+    """Commits a result row for every duplicate of this plan, a copy of the row that was made; how many. Those whose
+    picture was never made are left for the next run."""
+    lines = read_lines(writer.store, f"twins/{plan}")
+    count = number = 0
+    while batch := list(islice(lines, ROWS_PER_COMMIT)):
+        rows = list(_copies(writer, batch))
+        if rows:
+            writer.commit([stage(writer.store, f"{plan}-duplicates-{number:06d}", to_table(rows))])
+        count, number = count + len(rows), number + 1
+    return count
+
+
+def _copies(writer: Writer, lines: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    originals: dict[int, dict[str, Any]] = {}
+    for shard, places in writer.log.index.with_keys(hashes(line["key"] for line in lines)):
+        rows = writer.ledger.table(shard).take(places).to_pylist()
+        originals |= {hashed(row["key"]): row for row in rows}
+    for line in lines:
+        row = originals.get(hashed(line["key"]))
+        if row is None or row["key"] != line["key"]:
+            continue
+        copy = {name: value for name, value in row.items() if name != "schema_version"}
+        # It cost nothing: sums over evaluations and seconds stay true.
+        yield copy | {"id": line["id"], "evaluations": 0, "seconds": 0.0, "created_at": datetime.now(UTC)}

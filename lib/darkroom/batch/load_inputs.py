@@ -17,8 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from darkroom.batch.progress import counted
-from darkroom.batch.row_state import RowState, Source, guarded, to_block
-from darkroom.batch.units import Unit, read_unit
+from darkroom.batch.row_state import RowState, Source, Unit, guarded, read_unit, to_block
 from darkroom.storage import NotFound, decode, join, open_store, read_uri, resize_square
 
 FETCHES = 16  # at once in one task; a fetch waits on the network, not on the processor

@@ -1,23 +1,39 @@
-"""What was asked of a job, opened: model, manifest, store, and what the rows' keys depend on."""
+"""What was asked of a job: opened, held against the run that lies there and against what the cluster has, and what
+run.json says of it. A typing error must not take good rows away."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import importlib.metadata
+import json
+import threading
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from darkroom import __version__
 from darkroom.batch import options as option
-from darkroom.batch import prompts
-from darkroom.batch.abilities import abilities
-from darkroom.batch.options import Options
-from darkroom.batch.planned_rows import Maker
-from darkroom.batch.read_rows import ReadRows
+from darkroom.batch import pipeline, placement, prompts, stages
+from darkroom.batch.load_inputs import LoadOptions
+from darkroom.batch.options import Options, unit_size
+from darkroom.batch.pipeline import Listener
+from darkroom.batch.placement import Pool, all_apart, size_pools
+from darkroom.batch.planned_rows import Maker, ReadRows
+from darkroom.batch.planning import Work
+from darkroom.batch.progress import Stalled
 from darkroom.batch.scoring import JudgeOptions, offers
+from darkroom.batch.summary import seconds_per_row
+from darkroom.batch.write_results import WriteOptions
 from darkroom.manifest import Manifest
-from darkroom.models.catalog import address, open_model
+from darkroom.models.catalog import abilities, address, open_model
+from darkroom.models.embeddings import EmbeddingStore
 from darkroom.models.errors import ModelError
 from darkroom.models.scorers import open_scorer
-from darkroom.storage import Store, open_store
+from darkroom.phases import Say, phase
+from darkroom.ray_cluster import ClusterError, resources
+from darkroom.ray_cluster.resources import ENCODERS, Wanted, find_room
+from darkroom.sampling.plans import SAMPLER_VERSION
+from darkroom.storage import StorageError, Store, open_store
 
 if TYPE_CHECKING:
     from darkroom.models.catalog import Model
@@ -79,3 +95,180 @@ class Order:
             judge=open_scorer(scorer).revision if scorer else "",
             too_long=prompts.too_long(model),
         )
+
+
+PACKAGES = ("ray", "torch", "diffusers", "transformers", "pyarrow", "numpy")
+OF_ALL_ROWS = ("model", "watermark", "scorer", "sampler_version")  # what has a say in every row
+
+
+class WrongRun(ValueError):
+    """The folder asked for holds another run."""
+
+
+def refuse_other_folder(order: Order) -> None:
+    """Where there is no run nothing may look like one: its owner deletes shards that it does not know."""
+    store = order.store
+    if not store.exists("run.json") and any(True for key in ("metadata/", "commits/") for _ in store.list(key)):
+        raise WrongRun(f"{order.options.out} holds a metadata or commits folder but no run.json; choose another --out")
+
+
+def refuse_to_empty(order: Order, work: Work) -> None:
+    """Without --replace, good rows are neither made anew because of another model than the run's, nor replaced and
+    withdrawn by another manifest than the run's, if that costs most of them: that is a typing error in --out."""
+    options, out = order.options, order.options.out
+    if options.replace or not work.before:
+        return
+    before, now = json.loads(order.store.read("run.json")), run_record(order, work)
+    good, lost = f"of its {work.good_before:,} good rows", work.superseded + len(work.leavers)
+    advice = "choose another --out, or say --replace"
+    if work.done + work.changed == 0:
+        raise WrongRun(f"{out} holds {work.before:,} rows, none of them of this manifest; {advice}")
+    differing = [name for name in OF_ALL_ROWS if _differs(before.get(name), now[name])]
+    if differing and work.superseded:
+        others = "; ".join(f"{name} {_short(before.get(name))}, not {_short(now[name])}" for name in differing)
+        raise WrongRun(f"{out} was made with {others}: {work.superseded:,} {good} would be made anew; {advice}")
+    same = before["manifest"]["uri"] == order.manifest.uri or before["manifest"]["sha256"] == order.manifest.digest
+    if not same and 2 * lost > work.good_before:
+        costs = f"replace {work.superseded:,} and withdraw {len(work.leavers):,} {good}"
+        raise WrongRun(f"{out} is the run of {before['manifest']['uri']}: {order.manifest.uri} would {costs}; {advice}")
+
+
+def _differs(was: Any, now: Any) -> bool:
+    if isinstance(was, dict) and isinstance(now, dict):
+        return was["revision"] != now["revision"]
+    return was != now
+
+
+def _short(value: Any) -> str:
+    """What a run's record says of a model, a scorer or another thing, in a word or two."""
+    if isinstance(value, dict):
+        return f"{value.get('name') or value['address']} ({value['revision'][:12]})"
+    return "none" if value is None else str(value)
+
+
+def run_record(order: Order, work: Work) -> dict[str, Any]:
+    options, model, manifest = order.options, order.model, order.manifest
+    scorer = {"address": options.scorer, "revision": order.maker.judge} if options.scorer else None
+    return {
+        "created_at": datetime.now(UTC).isoformat(),
+        "plan": work.plan,
+        "manifest": {"uri": manifest.uri, "sha256": manifest.digest, "rows": work.rows},
+        "checked": order.rows.mark if options.limit is None else None,
+        "model": {"name": model.name, "revision": model.revision, "address": order.address},
+        "sampler_version": SAMPLER_VERSION,
+        "scorer": scorer,
+        "safety": options.safety,
+        "watermark": "on" if order.judging.watermark else "off",
+        "options": asdict(options),
+        "code": __version__,
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+    }
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A job held against what the cluster has. numbers: of the stages to run; missing: prompts without embeddings;
+    together: these are encoded while the stages load, on `pools[ENCODERS]` if that is there."""
+
+    numbers: list[int]
+    dtypes: dict[int, str]
+    stores: dict[str, EmbeddingStore]
+    missing: list[stages.Unencoded]
+    pools: dict[str, Pool]
+    hardware: resources.Hardware
+    together: bool
+
+
+def set_up(order: Order, work: Work, say: Say) -> Setting:
+    options, model = order.options, order.model
+    numbers = sorted(work.stages)
+    wanted = _wanted(order, work, numbers)
+    room = find_room(wanted, options.patience, say)
+    on_gpu = room.gpus > 0
+    dtypes = option.stage_dtypes(model, options.dtype, on_gpu)
+    stores = prompts.find_stores(model, work.prompts, dtypes, open_store(options.embeddings or options.out).root)
+    missing = prompts.find_missing(model, work.prompts, dtypes, stores)
+    for name, asked in work.prompts.items():
+        left = sum(len(one.prompts) for one in missing if one.encoder == name)
+        say(f"{len(asked):,} prompts for {name}, {left:,} of them to encode")
+    large = [one for one in missing if not prompts.is_small(model, one)]
+    needs = placement.needs(model, numbers, dtypes, options.capacity, on_gpu, [one.encoder for one in large])
+    hardware = resources.read_hardware(say)
+    sized = {need.name: need.on_gpu() for need in needs}
+    wanted = [one.with_memory(sized.get(one.name, 0.0)) for one in wanted]
+    beside = placement.beside_the_stages(needs, room, hardware) if large else None
+    pools = size_pools(wanted if beside is None else [*wanted, beside], room)
+    placement.check(needs, pools, hardware)
+    say("\n".join([f"{work.to_make:,} rows to make by", placement.table(needs, pools)]))
+    together = bool(large) and (beside is not None or all_apart(room, pools))
+    return Setting(numbers, dtypes, stores, missing, pools, hardware, together)
+
+
+def _wanted(order: Order, work: Work, numbers: list[int]) -> list[Wanted]:
+    wanted = [
+        Wanted(stages.stage_name(n), order.options.workers_of(n), option.COSTS.get(n, option.COSTS[3])) for n in numbers
+    ]
+    judges = [stages.CHOOSE] * bool(work.best_of) + [stages.FINISH] * order.judging.finishes
+    return wanted + [Wanted(name, judge=True) for name in judges]
+
+
+def job_of(order: Order, work: Work, setting: Setting, evaluations: dict[int, float]) -> pipeline.Job:
+    options, model, root = order.options, order.model, order.store.root
+    in_pixels = tuple(stage.size for stage in model.stages if stage.factor == 1)
+    first = model.stages[0]
+    return pipeline.Job(
+        model=order.address,
+        stages=tuple(
+            stages.StageJob(
+                n,
+                setting.dtypes[n],
+                options.capacity,
+                setting.stores.get(order.maker.encoders[n - 1]),
+                options.compile,
+                model.revision,
+            )
+            for n in setting.numbers
+        ),
+        units=work.units(options.unit_rows or _unit_rows(order, work, setting, evaluations)),
+        load=LoadOptions(root, work.plan, order.manifest.base, in_pixels, first.channels, model.default_size),
+        write=WriteOptions(root, work.plan, model.name, model.revision, first.process.default_sampler, options.images),
+        judge=order.judging,
+        chooses=bool(work.best_of),
+    )
+
+
+def _unit_rows(order: Order, work: Work, setting: Setting, evaluations: dict[int, float]) -> int:
+    pools = {number: setting.pools[stages.stage_name(number)] for number in setting.numbers}
+    speeds = {number: pool.speed(setting.hardware) for number, pool in pools.items()}
+    seconds = seconds_per_row(evaluations, order.model, speeds)
+    return unit_size(work.to_make, work.largest, max(pool.workers for pool in pools.values()), seconds)
+
+
+class Encoding(threading.Thread):
+    """Encodes the prompts that have no embedding yet, and then lets the stages ask for them. As a thread, while they
+    load; `check` raises what went wrong."""
+
+    def __init__(self, order: Order, setting: Setting, counter: Any, say: Say) -> None:
+        super().__init__(name="encoding", daemon=True)
+        self.order, self.setting, self.counter, self.say = order, setting, counter, say
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        self.encode(Listener(self.counter))  # a silent one: the stages' says what is heard
+
+    def encode(self, listener: Listener) -> None:
+        """All of it, in the thread that calls."""
+        order, setting = self.order, self.setting
+        for one in setting.missing:
+            phase(self.say, f"encoding {len(one.prompts):,} prompts by {one.encoder}")
+        dog, pool = prompts.watchdog(order.options.stall_seconds), setting.pools.get(ENCODERS)
+        try:
+            prompts.encode(order.model, order.address, setting.missing, pool, dog, listener)
+            self.counter.end_prompts.remote()
+        except (ValueError, StorageError, ClusterError, Stalled) as error:
+            self.error = error
+            self.counter.end_prompts.remote(str(error))
+
+    def check(self) -> None:
+        if self.error is not None:
+            raise self.error

@@ -22,6 +22,7 @@ from ray.data import ActorPoolStrategy, Dataset
 from darkroom.batch.load_inputs import LoadOptions, load_block
 from darkroom.batch.placement import Pool, encoder_pool
 from darkroom.batch.progress import PROMPTS, Counter, News, Stalled, Watchdog
+from darkroom.batch.row_state import Unit
 from darkroom.batch.stages import (
     CHOOSE,
     FINISH,
@@ -31,7 +32,6 @@ from darkroom.batch.stages import (
     StageJob,
     Unencoded,
 )
-from darkroom.batch.units import Unit
 from darkroom.batch.write_results import Receipt, WriteOptions, write_block
 from darkroom.ray_cluster import ClusterError, beside, free
 from darkroom.ray_cluster.resources import read_room

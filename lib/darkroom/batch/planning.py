@@ -2,21 +2,24 @@
 
 The manifest was read before, once: processes of their own checked its rows and said of each all that does not depend
 on the run (`planned_rows.py`). Here arrays of hashes are held against the log, and several threads write.
+
+    RUN/manifest/PLAN/000000.jsonl   every row of the manifest: id, key, canonical form (what `audit` goes by)
+    RUN/work/PLAN/000000.jsonl       the rows to be made, with the prompts of each and flags that it begins with
 """
 
 from __future__ import annotations
 
 import json
 import secrets
-from collections import Counter
+from collections import Counter, deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from darkroom.batch.planned_rows import Maker, PlannedRows, prompts_of
-from darkroom.batch.read_rows import ReadRows
-from darkroom.batch.units import Files, LineWriter, Unit
+from darkroom.batch.planned_rows import Maker, PlannedRows, ReadRows, prompts_of
+from darkroom.batch.row_state import Unit
 from darkroom.runs.log import FAILED, OK, OTHER, Log
 from darkroom.storage import Store
 from darkroom.storage.hashing import HashSet
@@ -24,6 +27,7 @@ from darkroom.storage.hashing import HashSet
 __all__ = ["Maker", "Work", "cut", "prompts_of"]
 
 MANIFEST_PART, WORK_PART = 5_000, 256  # rows
+WRITERS = 16  # files at once: on S3 each waits for an answer
 SAMPLE = 256  # rows
 TRUNCATED = b'"prompt_truncated"'
 
@@ -165,3 +169,53 @@ class _Planning:
         if whole:
             self.work.leavers = self._log.index.leavers(self._seen.values())
         return self.work
+
+
+class Files:
+    """Files of a plan, written by several threads; all are there when the block ends. With no store none is written."""
+
+    def __init__(self, store: Store | None) -> None:
+        self._store = store
+        self._pool = ThreadPoolExecutor(WRITERS, thread_name_prefix="plan")
+        self._waiting: deque[Future[None]] = deque()
+
+    def __enter__(self) -> Files:
+        return self
+
+    def __exit__(self, kind: object, *error: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=kind is not None)
+        for future in self._waiting if kind is None else ():
+            future.result()
+
+    def write(self, key: str, data: bytes) -> None:
+        """StorageError, of this write or an earlier one."""
+        if self._store is None:
+            return
+        self._waiting.append(self._pool.submit(self._store.write, key, data))
+        if len(self._waiting) > 4 * WRITERS:
+            self._waiting.popleft().result()
+
+
+class LineWriter:
+    """JSON lines, each already written out, gathered into files of so many."""
+
+    def __init__(self, files: Files, folder: str, per_file: int) -> None:
+        self._out, self.folder, self.per_file = files, folder, per_file
+        self.files = 0
+        self._buffer: list[bytes] = []
+
+    def add(self, lines: list[bytes]) -> None:
+        self._buffer += lines
+        whole = len(self._buffer) // self.per_file * self.per_file
+        for first in range(0, whole, self.per_file):
+            self._write(self._buffer[first : first + self.per_file])
+        self._buffer = self._buffer[whole:]
+
+    def flush(self) -> None:
+        if self._buffer:
+            self._write(self._buffer)
+        self._buffer = []
+
+    def _write(self, lines: list[bytes]) -> None:
+        self._out.write(f"{self.folder}/{self.files:06d}.jsonl", b"\n".join(lines))
+        self.files += 1

@@ -5,23 +5,31 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from darkroom.batch import pipeline
-from darkroom.batch.embeddings import EmbeddingStore
-from darkroom.batch.options import DTYPES, SMALL_ENCODER, encoder_dtype
+from darkroom.batch import pipeline, placement
+from darkroom.batch.options import DTYPES, JOINED_SECONDS, SMALL_ENCODER, encoder_dtype, stage_dtypes
 from darkroom.batch.pipeline import Listener
 from darkroom.batch.placement import Pool
-from darkroom.batch.progress import Watchdog
+from darkroom.batch.progress import PROMPTS, Watchdog
 from darkroom.batch.stages import Unencoded
+from darkroom.manifest import open_manifest
+from darkroom.models.catalog import abilities, address, open_model
+from darkroom.models.embeddings import EmbeddingStore
 from darkroom.models.errors import ModelError
-from darkroom.storage import NotFound, read_uri
+from darkroom.phases import Say, phase, phase_of_ray, to_stderr
+from darkroom.ray_cluster import connect, resources
+from darkroom.ray_cluster.resources import ENCODERS, Wanted, find_room
+from darkroom.sampling.plans import condition_keys, goes_through
+from darkroom.storage import NotFound, open_store, read_uri
 
 if TYPE_CHECKING:
     from darkroom.models.catalog import Model
+
 
 LISTED = 10
 FEW_PROMPTS = 2_000
@@ -172,3 +180,75 @@ def _unencoded(missing: list[Unencoded]) -> Iterator[str]:
 
 def watchdog(stall_seconds: float) -> Watchdog:
     return Watchdog(stall_seconds, 2 * stall_seconds)
+
+
+@dataclass(frozen=True)
+class EmbedOptions:
+    """What `darkroom embed` was asked: one of manifest and imported. dtype: as for `generate`, whose stages look for
+    what their dtype asks for; None: the model's own on GPUs, float32 on processors, and all of them of an import."""
+
+    out: str
+    model: str
+    manifest: str | None = None
+    imported: str | None = None
+    dtype: str | None = None
+    stall_seconds: float = 300.0
+    address: str | None = None
+    verbose: bool = False
+
+
+def embed(options: EmbedOptions, say: Say = to_stderr) -> int:
+    """How many prompts have embeddings now that were asked for. Raises ValueError for the user's part; StorageError,
+    ClusterError, Stalled."""
+    if (options.manifest is None) == (options.imported is None):
+        raise ValueError("wanted either a MANIFEST whose prompts are to be encoded, or --import FILE")
+    model, root = open_model(options.model), open_store(options.out).root
+    dtypes = stage_dtypes(model, options.dtype, on_gpu=False)
+    if options.imported is not None:
+        dtype = None if options.dtype is None else encoder_dtype(model, model.encoders[0], dtypes)
+        return import_prompts(open_file(options.imported), model, root, dtype)
+    asked = prompts_of(options.manifest or "", model, say)
+    if asked:
+        _encode(options, model, asked, root, say)
+    return len({prompt for name in asked for prompt in asked[name]})
+
+
+def prompts_of(manifest: str, model: Model, say: Say) -> dict[str, dict[str, None]]:
+    """What the rows ask, by the text encoder that reads it."""
+    opened = open_manifest(manifest, abilities(model, scorer=True))
+    for warning in opened.warnings:
+        say(warning)
+    asked: dict[str, dict[str, None]] = {}
+    for task in opened.tasks() if model.encoders else ():
+        row = task.canonical()
+        for stage in model.stages:
+            if goes_through(row, stage, model.default_size) and (keys := condition_keys(row, stage)):
+                asked.setdefault(model.encoder_of(stage.number), {}).update(dict.fromkeys(keys))
+    return asked
+
+
+def _encode(options: EmbedOptions, model: Model, asked: dict[str, dict[str, None]], root: str, say: Say) -> None:
+    phase_of_ray(say, options.address)
+    connect(options.address, options.verbose)
+    room = find_room([Wanted(ENCODERS)], JOINED_SECONDS if options.address else 0.0, say)
+    dtypes = stage_dtypes(model, options.dtype, on_gpu=room.gpus > 0)
+    stores = find_stores(model, asked, dtypes, root)
+    missing = find_missing(model, asked, dtypes, stores)
+    placement.check(
+        [placement.encoder_need(model, one.encoder, dtypes) for one in missing], {}, resources.read_hardware(say)
+    )
+    for one in missing:
+        phase(say, f"encoding {len(one.prompts):,} prompts by {one.encoder}")
+    listener = Listener(
+        pipeline.start_counter([PROMPTS]),
+        lambda news: [phase(say, line, ago) for ago, line in news.lines],
+        say=partial(phase, say),
+    )
+    where, dog = address(options.model, model), watchdog(options.stall_seconds)
+    encode(model, where, missing, None, dog, listener)
+
+
+def open_file(uri: str) -> str:
+    """A path or uri as `read_uri` takes it."""
+    folder, _, name = uri.rpartition("/")
+    return open_store(folder or ".").uri(name)

@@ -17,7 +17,7 @@ import pyarrow as pa
 from safetensors.numpy import load, save
 
 from darkroom.models.errors import ModelError
-from darkroom.storage import StorageError
+from darkroom.storage import StorageError, Store
 
 Kind = Literal["input", "numeric", "model", "storage", "other"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -29,6 +29,29 @@ _KINDS: tuple[tuple[type[Exception], Kind], ...] = (
     (ValueError, "input"),
     (RuntimeError, "model"),
 )
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Rows start .. stop - 1 of a file of work: what one task reads, what travels through the actors together and is
+    committed as one shard. Cutting is ours because Ray would make one block of a small file, and a block is lost or
+    kept whole; how many rows a unit has depends on the workers, which are not known while the manifest is read."""
+
+    number: int
+    part: int
+    start: int
+    stop: int
+
+
+def read_unit(store: Store, plan: str, unit: Unit) -> list[dict[str, Any]]:
+    """A unit's rows."""
+    lines = store.read(f"work/{plan}/{unit.part:06d}.jsonl").splitlines()
+    return [json.loads(line) for line in lines[unit.start : unit.stop]]
+
+
+def unit_name(plan: str, number: int) -> str:
+    """What the unit is called in the ledger."""
+    return f"{plan}-{number:06d}"
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from darkroom.batch.abilities import abilities
 from darkroom.batch.capacity import ON_CPU
-from darkroom.batch.inline_rows import Rows, named_by_row, write_rows
 from darkroom.batch.load_inputs import LoadOptions, load_row
 from darkroom.batch.options import SMALL_ENCODER, encoder_dtype, stage_dtypes
 from darkroom.batch.row_state import RowState
@@ -23,7 +21,8 @@ from darkroom.batch.sampler_worker import stage_inputs
 from darkroom.batch.scoring import SMALLEST_MARKED, offers, open_model_safety
 from darkroom.batch.write_results import to_pixels
 from darkroom.manifest import ManifestError, open_manifest
-from darkroom.models.catalog import open_model
+from darkroom.manifest.inline_rows import Rows, named_by_row, write_rows
+from darkroom.models.catalog import abilities, open_model
 from darkroom.models.errors import ModelError
 from darkroom.sampling.engine import Predictor
 from darkroom.sampling.plans import Plan, Stage, condition_keys, goes_through, make_plan

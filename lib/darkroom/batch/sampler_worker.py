@@ -15,13 +15,13 @@ import numpy as np
 import torch
 
 from darkroom.batch.capacity import any_condition_of, empty_pass, find_capacity
-from darkroom.batch.embeddings import EmbeddingStore
 from darkroom.batch.engine_thread import EngineThread, Sample
 from darkroom.batch.options import default_dtype
 from darkroom.batch.row_state import RowState, StageRecord, guarded
 from darkroom.batch.scoring import seeds
 from darkroom.models.catalog import open_revision
 from darkroom.models.compiled import Mode, compiled, notes_of, warm_up
+from darkroom.models.embeddings import EmbeddingStore
 from darkroom.models.memory import size_text
 from darkroom.ray_cluster import ClusterError
 from darkroom.sampling.engine import Failed, Statistics

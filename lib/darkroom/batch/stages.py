@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import torch
 
-from darkroom.batch.embeddings import EmbeddingStore
 from darkroom.batch.options import Capacity
 from darkroom.batch.placement import Pool
 from darkroom.batch.progress import PROMPTS, counted
 from darkroom.batch.row_state import from_block, to_block
 from darkroom.metrics import StageMetrics, embedded
+from darkroom.models.embeddings import EmbeddingStore
 from darkroom.ray_cluster import ClusterError
 from darkroom.storage import StorageError
 

@@ -1,14 +1,24 @@
-"""How a run stands after a job, and what the user reads of it."""
+"""What a job's work is and costs, said before it (a dry run), and how its run stands after it."""
 
 from __future__ import annotations
 
+import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from darkroom.batch.estimate import Estimate
+import torch
+
+from darkroom.batch.capacity import any_condition_of, empty_pass
 from darkroom.batch.planning import Work
 from darkroom.batch.progress import duration
+from darkroom.batch.scoring import seeds
 from darkroom.runs import Log
+from darkroom.sampling.plans import Inputs, Stage, condition_keys, goes_through, make_plan
+
+if TYPE_CHECKING:
+    from darkroom.models.catalog import Model
 
 
 @dataclass
@@ -78,3 +88,67 @@ def describe_work(work: Work, estimated: Estimate, needs: str = "") -> str:
             about = "" if timed is None else f", about {duration(timed)} on this machine"
             lines.append(f"stage {number}: {evaluations:,} model evaluations{about}")
     return "\n".join([*lines, needs] if needs else lines)
+
+
+SAMPLED = 64  # rows
+PASSES = 3  # timed, after one to warm up
+LARGEST_TIMED = 2**30  # bytes of weights: a larger model is not made for this machine, and may not even lie on it
+_HOST = torch.device("cpu")
+
+
+def count_evaluations(work: Work, model: Model, most: int = SAMPLED) -> dict[int, float]:
+    """Evaluations of a row by stage number: the mean over a sample, of so many rows, of those that are to be made."""
+    sample = work.sample[:most]
+    return {
+        stage.number: sum(_evaluations(row, model, stage) for row in sample) / max(len(sample), 1)
+        for stage in model.stages
+    }
+
+
+def seconds_per_row(evaluations: Mapping[int, float], model: Model, speeds: Mapping[int, float]) -> float:
+    """Of one actor, about, at the stage where a row takes longest. speeds: an actor's FLOP/s, by stage number."""
+    return max(evaluations[number] * model.evaluation_flops(number) / speed for number, speed in speeds.items())
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """evaluations and seconds by stage number; seconds on this machine with one engine at a time, None: not timed."""
+
+    evaluations: dict[int, int]
+    seconds: dict[int, float | None]
+
+
+def estimate(work: Work, model: Model, capacity: int) -> Estimate:
+    """Counts a sample of the rows exactly, scales to all of them, and times a few passes of each small stage."""
+    evaluations: dict[int, int] = {}
+    seconds: dict[int, float | None] = {}
+    means = count_evaluations(work, model, len(work.sample))
+    for stage in model.stages:
+        evaluations[stage.number] = round(means[stage.number] * work.to_make)
+        per_pass = _seconds_per_pass(model, stage, capacity) if means[stage.number] else 0.0
+        total = None if per_pass is None else evaluations[stage.number] / capacity * per_pass
+        seconds[stage.number] = total
+    return Estimate(evaluations, seconds)
+
+
+def _evaluations(row: dict, model: Model, stage: Stage) -> int:
+    if not goes_through(row, stage, model.default_size):
+        return 0
+    blank = torch.zeros(3 if stage.factor > 1 else stage.channels, stage.size, stage.size)
+    mask = torch.ones(1, stage.size, stage.size, dtype=torch.bool)
+    nothing = {key: torch.zeros(1) for key in condition_keys(row, stage)}
+    plan = make_plan(row, stage, Inputs(nothing, image=blank, mask=mask, given=blank, low_res=blank))
+    return plan.evaluations * (len(seeds(row)) if stage.number == 1 else 1)
+
+
+@torch.inference_mode()
+def _seconds_per_pass(model: Model, stage: Stage, capacity: int) -> float | None:
+    if model.memory(stage.number, "float32", capacity).weights > LARGEST_TIMED:
+        return None
+    predictor = model.predictor(stage.number, _HOST)
+    inputs = empty_pass(stage, any_condition_of(model, stage.number), capacity)
+    predictor(*inputs)
+    began = time.perf_counter()
+    for _ in range(PASSES):
+        predictor(*inputs)
+    return (time.perf_counter() - began) / PASSES

@@ -13,8 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from darkroom.batch.progress import counted
-from darkroom.batch.row_state import RowState, from_block
-from darkroom.batch.units import unit_name
+from darkroom.batch.row_state import RowState, from_block, unit_name
 from darkroom.runs import stage, to_table
 from darkroom.storage import Store, encode_png, image_key, open_store, to_uint8
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from darkroom.manifest import Abilities
 from darkroom.models import registry
 from darkroom.models.deepfloyd import PRESETS
 from darkroom.models.errors import ModelError
@@ -67,6 +68,25 @@ def open_model(name_or_uri: str) -> Model:
     from darkroom.models.cascade import Cascade
 
     return Cascade.of_ours(open_source(f"{store.root}@{revision}" if revision else store.root), config)
+
+
+def abilities(model: Model, scorer: bool = False) -> Abilities:
+    """What a manifest may ask of this model. scorer: there is one to choose candidates by."""
+    process = model.stages[0].process
+    reads = model.encoders[0] if model.encoders else None
+    return Abilities(
+        name=model.name,
+        sizes=model.sizes,
+        default_size=model.default_size,
+        conditioning=model.conditioning,
+        process=process.kind,
+        num_timesteps=process.num_timesteps,
+        num_classes=model.num_classes,
+        upscale=len(model.stages) > 1,
+        scorer=scorer,
+        prompt_tokens=(lambda prompt: model.encoder_tokens(reads, [prompt])[0]) if reads else None,
+        max_tokens=model.encoder_length(reads) if reads else None,
+    )
 
 
 def open_revision(name_or_uri: str, revision: str | None) -> Model:

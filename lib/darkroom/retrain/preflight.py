@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from darkroom.batch.generate import abilities
 from darkroom.evaluation.recognition import why_not_judged
 from darkroom.manifest import open_manifest
+from darkroom.models.catalog import abilities
 from darkroom.models.classifier import Classifier, mnist_classifier
 from darkroom.models.network import Network
 from darkroom.retrain.gate_metrics import METRICS

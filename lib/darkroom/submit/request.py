@@ -170,9 +170,8 @@ def _absolute(name: str, value: Any) -> Any:
 def _check_manifest(manifest: str, model: str, scorer: bool) -> list[str]:
     """ManifestError for what would be refused on the cluster; what could not be looked at here, said."""
     # Here, as the models' libraries cost seconds that other jobs need not pay.
-    from darkroom.batch.generate import abilities
     from darkroom.manifest import open_manifest
-    from darkroom.models.catalog import open_model
+    from darkroom.models.catalog import abilities, open_model
     from darkroom.submit.inputs import check_without_model
 
     try:

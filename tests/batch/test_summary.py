@@ -5,12 +5,10 @@ from typing import Any
 
 import pytest
 
-from darkroom.batch.estimate import Estimate, estimate
-from darkroom.batch.generate import abilities
-from darkroom.batch.planned_rows import Maker
+from darkroom.batch.planned_rows import Maker, ReadRows
 from darkroom.batch.planning import cut
-from darkroom.batch.read_rows import ReadRows
-from darkroom.models.catalog import open_model
+from darkroom.batch.summary import Estimate, estimate
+from darkroom.models.catalog import abilities, open_model
 from darkroom.runs import Log
 from runs import RED, write_manifest
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from darkroom.manifest import ManifestError
+from darkroom.manifest.problems import ManifestError
 from darkroom.storage import Store
 
 FOLDER = "inputs"  # of the store

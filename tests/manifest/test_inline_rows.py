@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from darkroom.batch.inline_rows import named_by_row, write_rows
 from darkroom.manifest import ManifestError, read_rows
+from darkroom.manifest.inline_rows import named_by_row, write_rows
 from darkroom.storage import decode, open_store, read_uri
 
 

@@ -5,8 +5,8 @@ import pickle
 import pytest
 import torch
 
-from darkroom.batch import embeddings as embeddings_module
-from darkroom.batch.embeddings import EmbeddingStore
+from darkroom.models import embeddings as embeddings_module
+from darkroom.models.embeddings import EmbeddingStore
 from darkroom.storage import NotFound, StorageError, open_store
 
 
