@@ -55,9 +55,9 @@ def render(
     """Print the Kubernetes objects that run the pipeline on its schedule."""
     with cli.exit_codes():
         from darkroom.retrain.rayjob import read_rayjob
-        from darkroom.retrain.render import read_plan, rendered
+        from darkroom.retrain.render import read_scheduled, rendered
 
-        text = rendered(kind, read_plan(pipeline, at, image), read_rayjob(job))
+        text = rendered(kind, read_scheduled(pipeline, at, image), read_rayjob(job))
         (sys.stdout if out is None else out.open("w")).write(text)
 
 

@@ -41,9 +41,9 @@ def main(
 ) -> None:
     """Train a network from an ingested data set."""
     with cli.exit_codes(verbose):
-        from darkroom.training.job import Options, train
+        from darkroom.training.job import TrainOptions, train
 
-        options = Options(
+        options = TrainOptions(
             recipe=recipe,
             data=data,
             out=out,

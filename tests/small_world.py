@@ -64,7 +64,7 @@ class World:
         return str(path)
 
 
-def train_here(options: job.Options, say: Callable[[str], None]) -> None:
+def train_here(options: job.TrainOptions, say: Callable[[str], None]) -> None:
     """The recipe's own training as the one worker of this process: what Ray Train's workers run."""
     torch.set_num_threads(1)
     recipe = with_settings(find_recipe(options.recipe)(), options.settings)

@@ -135,7 +135,7 @@ def test_the_demo_sweeps_over_starts_and_guidance() -> None:
     assert {1, 3, 7, 12} <= {task.guidance for task in tasks("demo.yaml") if task.task == "text_to_image"}
 
 
-def test_the_demo_has_twins_an_inverse_hybrid_and_a_resample() -> None:
+def test_the_demo_has_duplicates_an_inverse_hybrid_and_a_resample() -> None:
     demo = tasks("demo.yaml")
     asked = [task.canonical() for task in demo]
     assert len(asked) - len({str(row) for row in asked}) == 1
@@ -143,7 +143,7 @@ def test_the_demo_has_twins_an_inverse_hybrid_and_a_resample() -> None:
     assert any(getattr(task, "resample", None) for task in demo)
 
 
-def test_mnist_has_200_rows_without_twins_and_every_task_that_makes_a_digit() -> None:
+def test_mnist_has_200_rows_without_duplicates_and_every_task_that_makes_a_digit() -> None:
     asked = tasks("mnist.yaml")
     assert len(asked) == len({str(task.canonical()) for task in asked}) == 200
     assert {task.task for task in asked} == set(TASKS) - {"upscale", "forward", "denoise"}

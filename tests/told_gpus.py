@@ -49,7 +49,7 @@ def pictures_of(folder: Path, name: str, rows: list[dict[str, Any]], model: str,
 
 
 def trained(folder: Path, name: str, workers: str) -> None:
-    options = job.Options("mnist-ddpm", sample_uri(), str(folder / name), TINY, workers)
+    options = job.TrainOptions("mnist-ddpm", sample_uri(), str(folder / name), TINY, workers)
     job.train(options, lambda line: print(line, file=sys.stderr))
 
 

@@ -66,12 +66,12 @@ def train(
     from darkroom.models.catalog import open_model
     from darkroom.training import job
 
-    _refuse_unknown("train", options, _names(job.Options, "recipe", "data", "out", "settings"))
+    _refuse_unknown("train", options, _names(job.TrainOptions, "recipe", "data", "out", "settings"))
     quiet(options.get("verbose", False))
     if "workers" in options:
         options["workers"] = str(options["workers"])
     pairs = tuple(f"{name}={_text(value)}" for name, value in (settings or {}).items())
-    job.train(job.Options(recipe, str(data), str(out), settings=pairs, **_address() | options), say)
+    job.train(job.TrainOptions(recipe, str(data), str(out), settings=pairs, **_address() | options), say)
     return open_model(str(out))
 
 

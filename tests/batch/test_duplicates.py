@@ -14,11 +14,11 @@ def line(name: str, key: str = "k" * 32) -> dict[str, Any]:
     return {"id": name, "key": key, "row": {"task": "text_to_image"}}
 
 
-def with_elder(folder: Path, twins: list[dict[str, Any]], **elder: Any) -> int:
-    """Commits the elder, hands its twins to `commit_duplicates`."""
+def with_elder(folder: Path, duplicates: list[dict[str, Any]], **elder: Any) -> int:
+    """Commits the elder, hands its duplicates to `commit_duplicates`."""
     store = open_store(str(folder))
     commit(store, "plan-000000", to_table([result(line("elder"), **elder)]))
-    store.write("twins/plan/000000.jsonl", "\n".join(map(json.dumps, twins)).encode())
+    store.write("duplicates/plan/000000.jsonl", "\n".join(map(json.dumps, duplicates)).encode())
     return commit_duplicates(next_owner(store), "plan")
 
 
@@ -40,7 +40,7 @@ def test_a_twin_whose_elder_is_not_there_waits_for_the_next_run(tmp_path: Path) 
     assert results(str(tmp_path)).keys() == {"elder"}
 
 
-def test_many_twins_and_none_at_all(tmp_path: Path) -> None:
+def test_many_duplicates_and_none_at_all(tmp_path: Path) -> None:
     many = [line(f"t{n}") for n in range(ROWS_PER_COMMIT + 5)]
     assert with_elder(tmp_path / "many", many) == len(many)
     assert len(results(str(tmp_path / "many"))) == len(many) + 1

@@ -101,10 +101,10 @@ def test_a_row_without_an_id_is_called_by_its_key_and_counts_once(plan_work, sto
     assert work.rows == 2 and all(line["id"] == line["key"] for line in lines)
 
 
-def test_twins_are_made_once(plan_work, store: Store) -> None:
+def test_duplicates_are_made_once(plan_work, store: Store) -> None:
     work = plan_work([{**RED, "id": name} for name in "abc"])
     assert (work.rows, work.to_make, work.duplicates) == (3, 1, 2)
-    assert [line["id"] for line in read_lines(store, f"twins/{work.plan}")] == ["b", "c"]
+    assert [line["id"] for line in read_lines(store, f"duplicates/{work.plan}")] == ["b", "c"]
 
 
 def test_a_twin_of_a_finished_row_is_not_made(plan_work, store: Store) -> None:
@@ -113,7 +113,7 @@ def test_a_twin_of_a_finished_row_is_not_made(plan_work, store: Store) -> None:
     assert (work.done, work.to_make, work.duplicates) == (1, 0, 1)
 
 
-def test_a_picture_whose_row_leaves_the_ledger_has_no_twins(plan_work, store: Store) -> None:
+def test_a_picture_whose_row_leaves_the_ledger_has_no_duplicates(plan_work, store: Store) -> None:
     """It is superseded before duplicates are copied: one of it would find nothing to copy."""
     finish(store, plan_work(rows(2)))
     swapped = [{**RED, "id": "r0", "seed": 1}, {**RED, "id": "r1", "seed": 0}]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from darkroom.batch import progress as progress_module
-from darkroom.batch.progress import PROMPTS, Counter, Progress, Watchdog, duration
+from darkroom.batch.progress import PROMPTS, JobCounter, Progress, Watchdog, duration
 
 
 class Clock:
@@ -50,7 +50,7 @@ def test_a_first_limit_below_the_floor_is_the_floor(clock: Clock) -> None:
 
 
 def test_the_counter_says_where_units_stand(clock: Clock) -> None:
-    counter = Counter(["prepare", "stage 1"])
+    counter = JobCounter(["prepare", "stage 1"])
     for stage in counter.stages.values():
         stage.last = clock.now
     counter.enter("prepare")
@@ -68,7 +68,7 @@ def test_the_counter_says_where_units_stand(clock: Clock) -> None:
 
 
 def test_what_workers_begin_with_is_said_once_a_stage_and_how_long_ago(clock: Clock) -> None:
-    counter = Counter([PROMPTS, "stage 1", "stage 2"])
+    counter = JobCounter([PROMPTS, "stage 1", "stage 2"])
     assert counter.news(0) == ([], 0, 0, 0, False)
     for stage in ("stage 1", "stage 1", "stage 2"):  # two workers of stage 1
         counter.load(stage)

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from cluster.test_kubernetes import KUBERNETES, LONGEST, problems, validators  # noqa: F401 - a fixture
 from darkroom.retrain.cronjob import FILE
 from darkroom.retrain.rayjob import of_tick, read_rayjob
-from darkroom.retrain.render import read_plan, rendered
+from darkroom.retrain.render import read_scheduled, rendered
 from kustomize import Object
 
 ROOT = Path(__file__).parents[2]
@@ -47,7 +47,7 @@ def write(
 
 
 def objects(kind: str, uri: str, base: str = BASE, image: str | None = None) -> dict[str, Object]:
-    text = rendered(kind, read_plan(uri, AT, image), read_rayjob(base))  # type: ignore[arg-type]
+    text = rendered(kind, read_scheduled(uri, AT, image), read_rayjob(base))  # type: ignore[arg-type]
     return {found["kind"]: found for found in yaml.safe_load_all(text)}
 
 
@@ -144,7 +144,7 @@ def test_how_late_a_tick_may_begin_and_how_many_are_kept(
 def test_another_image_is_in_every_pod(tmp_path: Path) -> None:
     image = "registry.example.com/darkroom@sha256:" + "0" * 64
     for kind, pods in (("raycronjob", 3), ("cronjob", 4)):
-        text = rendered(kind, read_plan(write(tmp_path), AT, image), read_rayjob(BASE))
+        text = rendered(kind, read_scheduled(write(tmp_path), AT, image), read_rayjob(BASE))
         assert text.count(f"image: {image}\n") == pods and "darkroom:0.1.0" not in text
 
 
@@ -169,7 +169,7 @@ def test_names_fit(tmp_path: Path, kind: str, longest: int) -> None:
 )
 def test_what_only_this_machine_has_is_refused(tmp_path: Path, change: dict, at: str | None, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        read_plan(write(tmp_path, **change), at)
+        read_scheduled(write(tmp_path, **change), at)
 
 
 def test_a_queue_needs_labels_that_a_raycronjob_does_not_give(tmp_path: Path) -> None:

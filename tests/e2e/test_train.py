@@ -21,7 +21,7 @@ from darkroom.storage import open_store
 from darkroom.training.checkpoints import epochs_kept
 from darkroom.training.data import load_images, sample_uri, write_dataset
 from darkroom.training.distributed import Workers
-from darkroom.training.job import Options, train
+from darkroom.training.job import TrainOptions, train
 
 DDPM = ("width=8", "epochs=2", "batch=64", "validation_images=8", "dropout=0", "bf16=off", "average=0.9")
 
@@ -41,7 +41,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def run(digits: str, out: str, *settings: str, recipe: str = "mnist-ddpm", **more) -> list[str]:
     lines: list[str] = []
-    train(Options(recipe=recipe, data=digits, out=out, settings=settings, **more), lines.append)
+    train(TrainOptions(recipe=recipe, data=digits, out=out, settings=settings, **more), lines.append)
     return lines
 
 
@@ -124,12 +124,12 @@ def test_resumed_it_goes_on_from_the_last_checkpoint_with_more_workers(digits: s
 TOLD = """
 import sys
 import ray
-from darkroom.training.job import Options, train
+from darkroom.training.job import TrainOptions, train
 
 quiet = {"include_dashboard": False, "logging_level": "error", "log_to_driver": False}
 ray.init("local", num_cpus=2, num_gpus=2, object_store_memory=10**8, **quiet)
 for workers in ("1", "2"):
-    train(Options("mnist-ddpm", sys.argv[1], sys.argv[2] + workers, tuple(sys.argv[3:]), workers), print)
+    train(TrainOptions("mnist-ddpm", sys.argv[1], sys.argv[2] + workers, tuple(sys.argv[3:]), workers), print)
 """
 
 
@@ -151,7 +151,7 @@ import sys
 import ray
 from darkroom.ray_cluster import ClusterError
 from darkroom.training import distributed
-from darkroom.training.job import Options, train
+from darkroom.training.job import TrainOptions, train
 
 quiet = {"include_dashboard": False, "logging_level": "error", "log_to_driver": False}
 ray.init("local", num_cpus=2, object_store_memory=10**8, **quiet)
@@ -159,7 +159,7 @@ hog = ray.remote(num_cpus=1)(type("Hog", (), {"ready": lambda self: True})).remo
 ray.get(hog.ready.remote())
 distributed.SAID_SECONDS, distributed.SILENCE_SECONDS = 2, 6
 try:
-    train(Options("mnist-ddpm", sys.argv[1], sys.argv[2]), print)
+    train(TrainOptions("mnist-ddpm", sys.argv[1], sys.argv[2]), print)
 except ClusterError as error:
     print("gave up:", error)
 """

@@ -253,7 +253,7 @@ def test_killed_in_training_it_goes_on_from_the_checkpoint(here: World) -> None:
     here.arrive("one", 0, 64)
     lines: list[str] = []
 
-    def killed(options: job.Options, say: Any) -> None:
+    def killed(options: job.TrainOptions, say: Any) -> None:
         def until_the_first_epoch(line: str) -> None:
             raise Died
 
@@ -328,7 +328,7 @@ def test_a_gate_that_cannot_be_measured_is_told_before_the_training(here: World)
     turned = bytes([*labels[:8], *((label + 1) % 10 for label in labels[8:])])
     open_store(f"{here.uri}/source/one").write("t10k-labels-idx1-ubyte", turned)
 
-    def never(options: job.Options, say: Any) -> None:
+    def never(options: job.TrainOptions, say: Any) -> None:
         pytest.fail("it was trained")
 
     with pytest.raises(ValueError, match="the gate asks for class_accuracy, which cannot be measured: the classifier"):
@@ -375,7 +375,7 @@ def test_a_tick_decodes_its_pictures_once(here: World, monkeypatch: pytest.Monke
         decoded[-1] += 1
         return whole(*given)
 
-    def train(options: job.Options, say: Any) -> None:
+    def train(options: job.TrainOptions, say: Any) -> None:
         decoded.append(0)
         train_here(options, say)
         decoded.append(0)
@@ -412,7 +412,7 @@ def test_a_tick_that_failed_takes_what_was_mended(here: World) -> None:
 def test_a_tick_whose_file_changed_before_it_went_on_trains_anew(here: World) -> None:
     here.arrive("one", 0, 64)
 
-    def dying(options: job.Options, say: Any) -> None:
+    def dying(options: job.TrainOptions, say: Any) -> None:
         train_here(options, say)
         raise Died
 
@@ -427,7 +427,7 @@ def test_a_tick_whose_file_changed_before_it_went_on_trains_anew(here: World) ->
 def test_a_tick_that_died_and_is_overtaken_is_abandoned(here: World) -> None:
     here.arrive("one", 0, 64)
 
-    def killed(options: job.Options, say: Any) -> None:
+    def killed(options: job.TrainOptions, say: Any) -> None:
         raise Died
 
     with pytest.raises(Died):

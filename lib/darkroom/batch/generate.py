@@ -226,7 +226,7 @@ ROWS_PER_COMMIT = 2_000
 def commit_duplicates(writer: Writer, plan: str) -> int:
     """Commits a result row for every duplicate of this plan, a copy of the row that was made; how many. Those whose
     picture was never made are left for the next run."""
-    lines = read_lines(writer.store, f"twins/{plan}")
+    lines = read_lines(writer.store, f"duplicates/{plan}")
     count = number = 0
     while batch := list(islice(lines, ROWS_PER_COMMIT)):
         rows = list(_copies(writer, batch))

@@ -21,7 +21,7 @@ from ray.data import ActorPoolStrategy, Dataset
 
 from darkroom.batch.load_inputs import LoadOptions, load_block
 from darkroom.batch.placement import Pool, encoder_pool
-from darkroom.batch.progress import PROMPTS, Counter, News, Stalled, Watchdog
+from darkroom.batch.progress import PROMPTS, JobCounter, News, Stalled, Watchdog
 from darkroom.batch.row_state import Unit
 from darkroom.batch.stages import (
     CHOOSE,
@@ -121,7 +121,7 @@ def _with_actors(
 
 def start_counter(names: list[str]) -> Any:
     """The actor that stages report to."""
-    return ray.remote(**beside())(Counter).remote(names)
+    return ray.remote(**beside())(JobCounter).remote(names)
 
 
 def busy_seconds(counter: Any) -> dict[str, float]:

@@ -113,7 +113,7 @@ class _Planning:
         self._log, self._maker = log, maker
         self._parts = LineWriter(files, f"manifest/{work.plan}", MANIFEST_PART)
         self._to_make = LineWriter(files, f"work/{work.plan}", part_rows)
-        self._duplicates = LineWriter(files, f"twins/{work.plan}", part_rows)
+        self._duplicates = LineWriter(files, f"duplicates/{work.plan}", part_rows)
         self._seen = HashSet()
         # Pictures a duplicate may copy: those that stay and those to be made, never one whose row is superseded.
         self._pictures = HashSet()

@@ -49,7 +49,7 @@ class StageCount:
     last: float = field(default_factory=time.monotonic)
 
 
-class Counter:
+class JobCounter:
     """Counts per stage. Lives in an actor of its own; stages tell it, the driver asks it."""
 
     def __init__(self, stages: list[str]) -> None:

@@ -9,7 +9,7 @@ its prompt and a prompt by its view.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,12 @@ from darkroom.models.errors import ModelError
 from darkroom.models.scorers import Scorer, open_scorer
 from darkroom.sampling.components import Component
 from darkroom.sampling.plans import component_of, view_of
+from darkroom.sampling.stage import Row
 from darkroom.storage import to_uint8
 
 MARKED = "watermarked"  # by us; the checker's own flag `watermark` says that a picture seems to hold somebody's
 SMALLEST_MARKED = 17  # pixels: the mark is 62 of 1024 wide, on a smaller picture nothing at all
 _FOLDERS = ("safety_checker/", "feature_extractor/", "watermarker/")
-
-Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from darkroom.manifest.capabilities import Abilities
 from darkroom.manifest.checks import Manifest, check, open_manifest
 from darkroom.manifest.problems import ManifestError
 from darkroom.manifest.readers import read_rows
-from darkroom.manifest.sweeps import Row
+from darkroom.manifest.sweeps import WrittenRow
 from darkroom.manifest.tasks import (
     TASKS,
     Anagram,
@@ -31,7 +31,7 @@ __all__ = [
     "Inpaint",
     "Manifest",
     "ManifestError",
-    "Row",
+    "WrittenRow",
     "Task",
     "TextToImage",
     "Upscale",

@@ -20,7 +20,7 @@ from darkroom.manifest.problems import ManifestError, Problems
 from darkroom.manifest.processes import ordered_map
 from darkroom.manifest.readers import Chunk, file_name, read_chunks, read_rows
 from darkroom.manifest.sources import Source, find_parts
-from darkroom.manifest.sweeps import Row
+from darkroom.manifest.sweeps import WrittenRow
 from darkroom.manifest.tasks import Task, parse_task
 from darkroom.manifest.token_limits import Lengths, Prompts
 from darkroom.storage import NotFound
@@ -183,7 +183,7 @@ class Check(Generic[T]):
         return Checked(self.work(tasks), number, hashes(ids), problems, prompts, by_task)
 
 
-def _checked(row: Row, abilities: Abilities) -> tuple[Task | None, list[str]]:
+def _checked(row: WrittenRow, abilities: Abilities) -> tuple[Task | None, list[str]]:
     if row.problem:
         return None, [row.problem]
     try:

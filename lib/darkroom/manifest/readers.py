@@ -33,7 +33,7 @@ from darkroom.manifest.sources import (
     in_any_order,
     suffix_of,
 )
-from darkroom.manifest.sweeps import Row, expand
+from darkroom.manifest.sweeps import WrittenRow, expand
 from darkroom.manifest.yaml_files import BadYaml, read_yaml
 from darkroom.storage import NotFound
 
@@ -55,15 +55,15 @@ class Chunk:
 
     name: str
     first: int
-    content: bytes | pa.Buffer | tuple[list[str], list[tuple[str, list[str]]]] | list[Row]
+    content: bytes | pa.Buffer | tuple[list[str], list[tuple[str, list[str]]]] | list[WrittenRow]
     is_arrow: bool = False
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[WrittenRow]:
         """The rows, parsed."""
         for row in self._parsed():
-            yield row if row.problem else Row(row.where, _without_nulls(row.data))
+            yield row if row.problem else WrittenRow(row.where, _without_nulls(row.data))
 
-    def _parsed(self) -> Iterable[Row]:
+    def _parsed(self) -> Iterable[WrittenRow]:
         if isinstance(self.content, list):
             return self.content
         if isinstance(self.content, tuple):
@@ -72,19 +72,19 @@ class Chunk:
         return _arrow_rows(self) if self.is_arrow else _jsonl_rows(self)
 
 
-def read_rows(uri: str) -> Iterator[Row]:
+def read_rows(uri: str) -> Iterator[WrittenRow]:
     """Rows of the manifest at `uri` (a file, folder or glob; local or s3://), in order. StorageError when storage
     itself fails."""
     try:
         source = find_parts(uri)
     except (NotFound, ValueError) as error:
-        yield Row(file_name(uri), problem=str(error))
+        yield WrittenRow(file_name(uri), problem=str(error))
         return
     for chunk in read_chunks(source, {}):
         yield from chunk.rows()
 
 
-def rows_in(uri: str, content: bytes) -> Iterator[Row]:
+def rows_in(uri: str, content: bytes) -> Iterator[WrittenRow]:
     """Rows of a manifest's content; the suffix of `uri` says the format."""
     name = file_name(uri)
     for chunk in _cut(name, name, io.BytesIO(content), lambda stream: stream):
@@ -95,10 +95,10 @@ def read_chunks(source: Source, digests: dict[str, str]) -> Iterator[Chunk]:
     """The manifest's chunks, in order; the SHA-256 of each part, by its name, goes into `digests` when it was read."""
     if not source.parts:
         wanted = f"wanted a file, or a folder or glob with files of {', '.join(PART_SUFFIXES)}; there is none"
-        yield Chunk(source.name, 0, [Row(source.name, problem=wanted)])
+        yield Chunk(source.name, 0, [WrittenRow(source.name, problem=wanted)])
     for name in source.unread:
         reason = "a YAML manifest is a file of its own, not a part of a folder or glob: give its path"
-        yield Chunk(name, 0, [Row(name, problem=reason)])
+        yield Chunk(name, 0, [WrittenRow(name, problem=reason)])
     for part in source.parts:
         yield from _chunks_of(part, digests)
 
@@ -110,7 +110,7 @@ def _chunks_of(part: Part, digests: dict[str, str]) -> Iterator[Chunk]:
         yield from _cut(part.name, part.key, stream, lambda stream: in_any_order(part, stream))
         drain(stream)
     except NotFound as error:
-        yield Chunk(part.name, 0, [Row(part.name, problem=str(error))])
+        yield Chunk(part.name, 0, [WrittenRow(part.name, problem=str(error))])
     else:
         digests[part.name] = hashing.sha256.hexdigest()
 
@@ -128,10 +128,10 @@ def _cut(name: str, key: str, stream: BinaryIO, seekable: Any) -> Iterator[Chunk
     else:
         given = f"was '{suffix}'" if suffix else "has none"
         wanted = ", ".join((*PART_SUFFIXES, *ALONE_SUFFIXES))
-        yield Chunk(name, 0, [Row(name, problem=f"unsupported suffix: wanted one of {wanted}, {given}")])
+        yield Chunk(name, 0, [WrittenRow(name, problem=f"unsupported suffix: wanted one of {wanted}, {given}")])
 
 
-def _in_chunks(name: str, rows: Iterator[Row]) -> Iterator[Chunk]:
+def _in_chunks(name: str, rows: Iterator[WrittenRow]) -> Iterator[Chunk]:
     while batch := list(islice(rows, CHUNK_ROWS)):
         yield Chunk(name, 0, batch)
 
@@ -145,7 +145,7 @@ def _cut_jsonl(name: str, stream: BinaryIO) -> Iterator[Chunk]:
         first += block.count(b"\n")
 
 
-def _jsonl_rows(chunk: Chunk) -> Iterator[Row]:
+def _jsonl_rows(chunk: Chunk) -> Iterator[WrittenRow]:
     for number, line in enumerate(io.BytesIO(chunk.content), chunk.first):
         where = f"{chunk.name} line {number}"
         if number == 1:
@@ -156,10 +156,12 @@ def _jsonl_rows(chunk: Chunk) -> Iterator[Row]:
         try:
             data = _json(line.decode())
         except ValueError as error:
-            yield Row(where, problem=f"not a JSON object: {error}")
+            yield WrittenRow(where, problem=f"not a JSON object: {error}")
             continue
-        is_object = isinstance(data, dict)
-        yield Row(where, data) if is_object else Row(where, problem=f"not a JSON object, was {str(data)[:60]}")
+        if isinstance(data, dict):
+            yield WrittenRow(where, data)
+        else:
+            yield WrittenRow(where, problem=f"not a JSON object, was {str(data)[:60]}")
 
 
 def _cut_csv(name: str, stream: BinaryIO) -> Iterator[Chunk]:
@@ -168,7 +170,7 @@ def _cut_csv(name: str, stream: BinaryIO) -> Iterator[Chunk]:
     before = 0
     header: list[str] | None = None
     found: list[tuple[str, list[str]]] = []
-    problem: Row | None = None
+    problem: WrittenRow | None = None
     try:
         for cells in table:
             where, before = f"{name} line {before + 1}", table.line_num
@@ -177,7 +179,9 @@ def _cut_csv(name: str, stream: BinaryIO) -> Iterator[Chunk]:
             if header is None:
                 header = cells
                 if twice := sorted({column for column in header if header.count(column) > 1}):
-                    problem = Row(where, problem=f"the header names {', '.join(map(repr, twice))} more than once")
+                    problem = WrittenRow(
+                        where, problem=f"the header names {', '.join(map(repr, twice))} more than once"
+                    )
                     break
                 continue
             found.append((where, cells))
@@ -185,7 +189,7 @@ def _cut_csv(name: str, stream: BinaryIO) -> Iterator[Chunk]:
                 yield Chunk(name, 0, (header, found))
                 found = []
     except (csv.Error, UnicodeDecodeError) as error:
-        problem = Row(f"{name} line {before + 1}", problem=f"cannot be read from here on: {error}")
+        problem = WrittenRow(f"{name} line {before + 1}", problem=f"cannot be read from here on: {error}")
     finally:
         text.detach()  # else it would close the stream, of which the digest is not yet taken
     if header is not None and found:
@@ -194,9 +198,9 @@ def _cut_csv(name: str, stream: BinaryIO) -> Iterator[Chunk]:
         yield Chunk(name, 0, [problem])
 
 
-def _csv_row(where: str, header: list[str], cells: list[str]) -> Row:
+def _csv_row(where: str, header: list[str], cells: list[str]) -> WrittenRow:
     if len(cells) != len(header):
-        return Row(where, problem=f"has {len(cells)} cells, the header has {len(header)}")
+        return WrittenRow(where, problem=f"has {len(cells)} cells, the header has {len(header)}")
     data: dict[str, Any] = {}
     for column, cell in zip(header, cells, strict=True):
         if not cell:
@@ -205,9 +209,9 @@ def _csv_row(where: str, header: list[str], cells: list[str]) -> Row:
             data[column] = cell if column in TEXT_FIELDS else _json(cell)
         except ValueError as error:
             if column in NESTED_FIELDS:
-                return Row(where, problem=f"the cell of '{column}' is not JSON: {error}")
+                return WrittenRow(where, problem=f"the cell of '{column}' is not JSON: {error}")
             data[column] = cell
-    return Row(where, data)
+    return WrittenRow(where, data)
 
 
 def _cut_parquet(name: str, file: BinaryIO) -> Iterator[Chunk]:
@@ -222,19 +226,19 @@ def _cut_parquet(name: str, file: BinaryIO) -> Iterator[Chunk]:
             number += batch.num_rows
     except (pa.ArrowException, OSError) as error:
         problem = f"not a readable Parquet file after row {number}: {error}"
-        yield Chunk(name, 0, [Row(name, problem=problem)])
+        yield Chunk(name, 0, [WrittenRow(name, problem=problem)])
 
 
-def _arrow_rows(chunk: Chunk) -> Iterator[Row]:
+def _arrow_rows(chunk: Chunk) -> Iterator[WrittenRow]:
     for number, data in enumerate(pa.ipc.open_stream(chunk.content).read_all().to_pylist(), chunk.first):
-        yield Row(f"{chunk.name} row {number}", data)
+        yield WrittenRow(f"{chunk.name} row {number}", data)
 
 
-def _yaml_rows(name: str, content: bytes) -> Iterator[Row]:
+def _yaml_rows(name: str, content: bytes) -> Iterator[WrittenRow]:
     try:
         document = read_yaml(content)
     except BadYaml as error:
-        yield Row(f"{name} line {error.line}" if error.line else name, problem=str(error))
+        yield WrittenRow(f"{name} line {error.line}" if error.line else name, problem=str(error))
     else:
         yield from expand(document, name)
 

@@ -21,7 +21,7 @@ ALTERNATIVES = (
 
 
 @dataclass(frozen=True)
-class Row:
+class WrittenRow:
     """A row as it was written, before its meaning is checked.
 
     where: the place in words, such as "demo.yaml row 12" or "jobs.jsonl line 3".
@@ -33,17 +33,17 @@ class Row:
     problem: str = ""
 
 
-def expand(document: Any, name: str) -> Iterator[Row]:
+def expand(document: Any, name: str) -> Iterator[WrittenRow]:
     """Rows of a YAML manifest: those under `rows` first, then the combinations of each `matrix`, last key fastest."""
     if not isinstance(document, Mapping):
         wanted = "a YAML manifest is a mapping with defaults, rows and matrix"
         hint = " (put the list under 'rows:')" if isinstance(document, list) else ""
-        yield Row(name, problem="the file is empty" if document is None else f"{wanted}, this is not one{hint}")
+        yield WrittenRow(name, problem="the file is empty" if document is None else f"{wanted}, this is not one{hint}")
         return
     yield from _unknown_keys(document, name)
     defaults = document.get("defaults") or {}
     if not isinstance(defaults, Mapping):
-        yield Row(name, problem=f"'defaults' must be a mapping, was {_kind(defaults)}")
+        yield WrittenRow(name, problem=f"'defaults' must be a mapping, was {_kind(defaults)}")
         defaults = {}
     yield from _written(document.get("rows"), defaults, name)
     yield from _swept(document.get("matrix"), defaults, name)
@@ -80,52 +80,52 @@ def fill_template(template: str, values: Mapping[str, Any]) -> str:
     return "".join(parts)
 
 
-def _unknown_keys(document: Mapping[str, Any], name: str) -> Iterator[Row]:
+def _unknown_keys(document: Mapping[str, Any], name: str) -> Iterator[WrittenRow]:
     for key in document:
         if key not in TOP_LEVEL:
             hint = nearest(key, TOP_LEVEL) or f"; there are {', '.join(TOP_LEVEL)}"
-            yield Row(name, problem=f"unknown top-level key {key!r}{hint}")
+            yield WrittenRow(name, problem=f"unknown top-level key {key!r}{hint}")
 
 
-def _written(rows: Any, defaults: Mapping[str, Any], name: str) -> Iterator[Row]:
+def _written(rows: Any, defaults: Mapping[str, Any], name: str) -> Iterator[WrittenRow]:
     if rows is None:
         return
     if not isinstance(rows, list):
-        yield Row(name, problem=f"'rows' must be a list, was {_kind(rows)}")
+        yield WrittenRow(name, problem=f"'rows' must be a list, was {_kind(rows)}")
         return
     for number, row in enumerate(rows, 1):
         yield _row(row, defaults, f"{name} row {number}")
 
 
-def _swept(matrices: Any, defaults: Mapping[str, Any], name: str) -> Iterator[Row]:
+def _swept(matrices: Any, defaults: Mapping[str, Any], name: str) -> Iterator[WrittenRow]:
     if matrices is None:
         return
     if not isinstance(matrices, (list, Mapping)):
-        yield Row(name, problem=f"'matrix' must be a mapping or a list of mappings, was {_kind(matrices)}")
+        yield WrittenRow(name, problem=f"'matrix' must be a mapping or a list of mappings, was {_kind(matrices)}")
         return
     for number, matrix in enumerate([matrices] if isinstance(matrices, Mapping) else matrices, 1):
         where = f"{name} matrix {number}"
         if not isinstance(matrix, Mapping):
-            yield Row(where, problem=f"must be a mapping, was {_kind(matrix)}")
+            yield WrittenRow(where, problem=f"must be a mapping, was {_kind(matrix)}")
             continue
         try:
             for count, row in enumerate(combinations(matrix), 1):
                 yield _row(row, defaults, f"{where} combination {count}")
         except ValueError as error:
-            yield Row(where, problem=str(error))
+            yield WrittenRow(where, problem=str(error))
 
 
-def _row(row: Any, defaults: Mapping[str, Any], where: str) -> Row:
+def _row(row: Any, defaults: Mapping[str, Any], where: str) -> WrittenRow:
     if not isinstance(row, Mapping):
-        return Row(where, problem=f"must be a mapping, was {_kind(row)}")
+        return WrittenRow(where, problem=f"must be a mapping, was {_kind(row)}")
     replaced = {other for group in ALTERNATIVES if group & row.keys() for other in group}
     data = {key: value for key, value in defaults.items() if key not in replaced} | dict(row)
     if isinstance(data.get("id"), str):
         try:
             data["id"] = fill_template(data["id"], data)
         except ValueError as error:
-            return Row(where, problem=str(error))
-    return Row(where, data)
+            return WrittenRow(where, problem=str(error))
+    return WrittenRow(where, data)
 
 
 def _kind(value: Any) -> str:

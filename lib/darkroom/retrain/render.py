@@ -34,7 +34,7 @@ _RAYCRONJOB = """\
 
 
 @dataclass(frozen=True)
-class Plan:
+class Scheduled:
     """What is to run and when. entrypoint: without a tick; image: for every pod that has the base's, None: keep it."""
 
     name: str
@@ -43,8 +43,11 @@ class Plan:
     image: str | None = None
 
 
-def read_plan(uri: str, at: str | None = None, image: str | None = None) -> Plan:
-    """The plan of a pipeline file. at: where a cluster finds the file, None: at `uri`. ValueError, StorageError."""
+def read_scheduled(uri: str, at: str | None = None, image: str | None = None) -> Scheduled:
+    """What a pipeline file wants run, and when. at: where a cluster finds it; None: at `uri`.
+
+    ValueError, StorageError.
+    """
     at, pipeline = at or uri, read_pipeline(uri)
     if pipeline.schedule is None:
         raise ValueError(f"{uri} has no 'schedule', which says when it is due")
@@ -59,24 +62,24 @@ def read_plan(uri: str, at: str | None = None, image: str | None = None) -> Plan
             raise ValueError(
                 f"{uri}: {key}: {place} is a folder of one machine; wanted one in a bucket, or a relative path"
             )
-    return Plan(pipeline.name, pipeline.schedule, f"python -m darkroom.submit.entry retrain {at}", image)
+    return Scheduled(pipeline.name, pipeline.schedule, f"python -m darkroom.submit.entry retrain {at}", image)
 
 
-def rendered(kind: Kind, plan: Plan, base: Object) -> str:
+def rendered(kind: Kind, scheduled: Scheduled, base: Object) -> str:
     """YAML that `kubectl apply -f -` takes. base: a RayJob.
 
     ValueError where the name does not fit, or the base asks for what this kind cannot do.
     """
-    job = _like(base, plan, _kubernetes_name(plan.name, LONGEST[kind]))
+    job = _like(base, scheduled, _kubernetes_name(scheduled.name, LONGEST[kind]))
     if kind == "raycronjob":
-        head, objects = _RAYCRONJOB, [_ray_cron_job(plan, job)]
+        head, objects = _RAYCRONJOB, [_ray_cron_job(scheduled, job)]
     else:
         config = {"apiVersion": "v1", "kind": "ConfigMap", "data": {cronjob.FILE: _dump(job)}}
         name, image = job["metadata"]["name"], _image(job)
-        cron_job = cronjob.cron_job(name, plan.schedule, image, job["spec"])
+        cron_job = cronjob.cron_job(name, scheduled.schedule, image, job["spec"])
         head, objects = cronjob.HEAD, [*cronjob.rights(), config, cron_job]
-    made = f"# Made by `darkroom schedule render` from the pipeline {plan.name}: change that, not this.\n#\n"
-    return made + head + "---\n".join(_dump(_placed(each, job)) for each in objects)
+    heading = f"# Made by `darkroom schedule render` from the pipeline {scheduled.name}: change that, not this.\n#\n"
+    return heading + head + "---\n".join(_dump(_placed(each, job)) for each in objects)
 
 
 def _kubernetes_name(name: str, longest: int) -> str:
@@ -87,13 +90,13 @@ def _kubernetes_name(name: str, longest: int) -> str:
     return found
 
 
-def _like(base: Object, plan: Plan, name: str) -> Object:
-    """A RayJob like the base that runs the plan."""
+def _like(base: Object, scheduled: Scheduled, name: str) -> Object:
+    """A RayJob like the base that runs it."""
     metadata = base["metadata"]
     labels = {**metadata.get("labels", {}), "app.kubernetes.io/component": "retrain"}
-    spec = copy.deepcopy(base["spec"]) | {"entrypoint": plan.entrypoint}
-    if plan.image is not None:
-        _replace_image(spec, _image(base), plan.image)
+    spec = copy.deepcopy(base["spec"]) | {"entrypoint": scheduled.entrypoint}
+    if scheduled.image is not None:
+        _replace_image(spec, _image(base), scheduled.image)
     placed = {"name": name, "namespace": metadata.get("namespace", "default"), "labels": labels}
     return {"apiVersion": base["apiVersion"], "kind": "RayJob", "metadata": placed, "spec": spec}
 
@@ -109,16 +112,16 @@ def _replace_image(node: Any, old: str, new: str) -> None:
         _replace_image(child, old, new)
 
 
-def _ray_cron_job(plan: Plan, job: Object) -> Object:
+def _ray_cron_job(scheduled: Scheduled, job: Object) -> Object:
     if QUEUE in job["metadata"]["labels"] or job["spec"].get("suspend"):
         raise ValueError("a RayCronJob gives its jobs no labels, so Kueue would never let them begin: --kind cronjob")
     begins = job["spec"].get("preRunningDeadlineSeconds", 0)
-    if plan.schedule.missed == "none" and plan.schedule.deadline_seconds < begins:
+    if scheduled.schedule.missed == "none" and scheduled.schedule.deadline_seconds < begins:
         raise ValueError(
             f"a RayCronJob's job asks what is due when its cluster stands, which may take {begins} seconds: with "
-            f"missed: none it wants a deadline_seconds of {begins} or more, was {plan.schedule.deadline_seconds}"
+            f"missed: none it wants a deadline_seconds of {begins} or more, was {scheduled.schedule.deadline_seconds}"
         )
-    spec = {"schedule": plan.schedule.cron, "timeZone": plan.schedule.time_zone, "jobTemplate": job["spec"]}
+    spec = {"schedule": scheduled.schedule.cron, "timeZone": scheduled.schedule.time_zone, "jobTemplate": job["spec"]}
     return {"apiVersion": "ray.io/v1", "kind": "RayCronJob", "spec": spec}
 
 

@@ -35,7 +35,7 @@ from darkroom.training import job
 from darkroom.training.data import load_data_set
 
 Say = Callable[[str], None]
-Train = Callable[[job.Options, Say], None]
+Train = Callable[[job.TrainOptions, Say], None]
 _DECIDED = {"promoted", "refused"}
 
 
@@ -169,7 +169,7 @@ class _Tick:
         return decided[-1].data["fingerprint"] if decided else None
 
     def _train(self, data: str) -> dict[str, Any]:
-        options = job.Options(
+        options = job.TrainOptions(
             recipe=self.pipeline.train.recipe,
             data=data,
             out=f"{self.folder}/training",

@@ -12,7 +12,7 @@ from darkroom.runs.writer import own
 from darkroom.storage import NotFound, Store, image_key_of, open_store
 from darkroom.storage.hashing import hashes
 
-TEMPORARY = ("work/", "twins/")  # what a job leaves only where it died
+TEMPORARY = ("work/", "duplicates/", "twins/")  # what a job leaves only where it died; the last by its name before
 _BATCH = 1_000  # keys that are deleted at once
 
 

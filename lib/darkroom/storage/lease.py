@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,7 @@ def _take(store: Store, purpose: str, seconds: float) -> tuple[int, bytes]:
 
 def _record(purpose: str, epoch: int) -> bytes:
     record = {"purpose": purpose, "epoch": epoch, "actor": actor(), "process": _this_process()}
+    record["at"] = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"  # for people: clocks of machines differ
     return json.dumps(record | {"nonce": secrets.token_hex(8)}).encode()
 
 
@@ -149,8 +151,12 @@ def _purpose(held: dict[str, Any]) -> str:
 
 
 def _described(held: dict[str, Any]) -> str:
-    process = held.get("process")
-    return f"{held['actor']}, process {process['pid']}" if process else held["actor"]
+    parts = [held["actor"]]
+    if process := held.get("process"):
+        parts.append(f"process {process['pid']}")
+    if "at" in held:
+        parts.append(f"last heard of at {held['at']}")
+    return ", ".join(parts)
 
 
 def _this_process() -> dict[str, Any]:

@@ -23,7 +23,7 @@ FREE = {"keep_last", "show", "bf16", "compile", "channels_last", "fused", "graph
 
 
 @dataclass(frozen=True)
-class Options:
+class TrainOptions:
     """What `darkroom train` was asked. settings: "key=value", fields of the recipe; workers: "2" or "2:8"."""
 
     recipe: str
@@ -36,7 +36,7 @@ class Options:
     verbose: bool = False
 
 
-def train(options: Options, say: Callable[[str], None]) -> None:
+def train(options: TrainOptions, say: Callable[[str], None]) -> None:
     """The whole job. Raises ValueError for the user's part, FloatingPointError for a training that diverged,
     StorageError and ClusterError for the environment."""
     from darkroom.ray_cluster import connect
@@ -58,7 +58,7 @@ def train(options: Options, say: Callable[[str], None]) -> None:
     train_distributed(recipe, options.data, options.out, workers, say)
 
 
-def _finished(recipe: Recipe, record: dict[str, Any], options: Options, store: Store) -> bool:
+def _finished(recipe: Recipe, record: dict[str, Any], options: TrainOptions, store: Store) -> bool:
     """Whether there is nothing left to do. ValueError where --out holds what this training must not touch."""
     before = _read_run(store)
     kept = epochs_kept(store)
@@ -76,7 +76,7 @@ def _finished(recipe: Recipe, record: dict[str, Any], options: Options, store: S
     return store.exists("config.json")
 
 
-def _refuse_another(before: dict[str, Any], recipe: Recipe, record: dict[str, Any], options: Options) -> None:
+def _refuse_another(before: dict[str, Any], recipe: Recipe, record: dict[str, Any], options: TrainOptions) -> None:
     now = json.loads(json.dumps(recipe.record()))
     differ = sorted(key for key in now if key not in FREE and now[key] != before["recipe"].get(key))
     if differ:
@@ -97,7 +97,7 @@ def _read_run(store: Store) -> dict[str, Any] | None:
     return run
 
 
-def _run_record(recipe: Recipe, record: dict[str, Any], options: Options) -> dict[str, Any]:
+def _run_record(recipe: Recipe, record: dict[str, Any], options: TrainOptions) -> dict[str, Any]:
     return {
         "kind": "training",
         "created_at": datetime.now(UTC).isoformat(),
