@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+import re
+import sys
 from typing import Any
 
 import pytest
@@ -146,12 +148,22 @@ def test_elsewhere_than_on_a_terminal_lines_are_few(clock: Clock) -> None:
     assert "\r" not in out.getvalue()
 
 
-def test_on_a_terminal_it_is_a_bar_that_ends_its_line(clock: Clock) -> None:
+def test_on_a_terminal_it_is_a_bar_below_what_is_said(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
     shown, out = progress(clock, 4, terminal=True)
-    shown.add(2, 0)
-    assert "[###############...............] 2/4 rows committed" in out.getvalue()
-    shown.add(2, 0)
-    assert out.getvalue().endswith("\n")
+    monkeypatch.setattr(sys, "stderr", out)
+    with shown:
+        shown.add(2, 0)
+        print("stage 1: ready", file=sys.stderr)
+        clock.now = 10
+        shown.add(1, 1)
+    plain = re.sub(r"\x1b\[[^A-Za-z]*[A-Za-z]", "", out.getvalue()).replace("\r", "\n")
+    lines = [line.rstrip() for line in plain.splitlines() if line.strip()]
+    assert any(line.endswith("2/4 rows committed") for line in lines)
+    assert "stage 1: ready" in lines
+    assert lines[-1].endswith("4/4 rows committed, 0.2 rows/s, 1 failed")
+    assert max(map(len, lines)) <= 60, "it never reaches over the terminal's edge"
+    assert out.getvalue().endswith(("\n", "\x1b[?25h"))
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,7 @@ from darkroom.storage.lease import holder
 
 __all__ = ["Options", "Outcome", "WrongRun", "describe", "describe_work", "dry_run", "run"]
 
+COMMIT_ROWS, COMMIT_SECONDS = 2_000, 1.0
 FOLDERS = ("manifest/", *TEMPORARY)
 COMPACTED_BYTES = 2 * 2**30  # of small shards that a job merges at its end; where there are more, `darkroom compact`
 
@@ -150,7 +151,7 @@ def _develop(order: Order, work: Work, writer: Writer, say: Say) -> Developed:
         encoding.encode(listener)
     encoding.check()
     phase(say, f"starting the workers, for {len(job.units):,} units of work")
-    with commits:
+    with progress, commits:
         for receipt in pipeline.run(job, setting.pools, prompts.watchdog(options.stall_seconds), listener):
             commits.add(receipt)
     return Developed(commits.totals, pipeline.busy_seconds(counter), progress.rate())
@@ -158,7 +159,6 @@ def _develop(order: Order, work: Work, writer: Writer, say: Say) -> Developed:
 
 def _committed(say: Say, progress: Progress, metrics: RunMetrics, receipt: Receipt) -> None:
     if not progress.ok + progress.failed:
-        progress.give_way()
         phase(say, "the first rows are committed")
     progress.add(receipt.ok, receipt.failed)
     metrics.commit(receipt.ok, Counter(receipt.causes))
@@ -167,16 +167,12 @@ def _committed(say: Say, progress: Progress, metrics: RunMetrics, receipt: Recei
 def _hear(say: Say, progress: Progress, news: News) -> None:
     """What workers said, as they said it, and how far they are."""
     for ago, line in news.lines:
-        progress.give_way()
         phase(say, line, ago)
     progress.evaluated(news.evaluations)
 
 
 def _json(record: dict[str, Any]) -> bytes:
     return json.dumps(record, indent=2, ensure_ascii=False).encode()
-
-
-COMMIT_ROWS, COMMIT_SECONDS = 2_000, 1.0
 
 
 class Commits:
@@ -220,15 +216,12 @@ class Commits:
             self.heard(receipt)
 
 
-ROWS_PER_COMMIT = 2_000
-
-
 def commit_duplicates(writer: Writer, plan: str) -> int:
     """Commits a result row for every duplicate of this plan, a copy of the row that was made; how many. Those whose
     picture was never made are left for the next run."""
     lines = read_lines(writer.store, f"duplicates/{plan}")
     count = number = 0
-    while batch := list(islice(lines, ROWS_PER_COMMIT)):
+    while batch := list(islice(lines, COMMIT_ROWS)):
         rows = list(_copies(writer, batch))
         if rows:
             writer.commit([stage(writer.store, f"{plan}-duplicates-{number:06d}", to_table(rows))])

@@ -39,6 +39,10 @@ if TYPE_CHECKING:
     from darkroom.models.catalog import Model
 
 
+PACKAGES = ("ray", "torch", "diffusers", "transformers", "pyarrow", "numpy")
+OF_ALL_ROWS = ("model", "watermark", "scorer", "sampler_version")  # what has a say in every row
+
+
 @dataclass(frozen=True)
 class Order:
     """What was asked, opened."""
@@ -95,10 +99,6 @@ class Order:
             judge=open_scorer(scorer).revision if scorer else "",
             too_long=prompts.too_long(model),
         )
-
-
-PACKAGES = ("ray", "torch", "diffusers", "transformers", "pyarrow", "numpy")
-OF_ALL_ROWS = ("model", "watermark", "scorer", "sampler_version")  # what has a say in every row
 
 
 class WrongRun(ValueError):

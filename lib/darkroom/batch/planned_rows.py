@@ -32,6 +32,9 @@ from darkroom.sampling.plans import SAMPLER_VERSION, Stage, condition_keys, goes
 from darkroom.storage import NotFound, Store
 from darkroom.storage.hashing import hashes
 
+READERS = 16  # files at once: on S3 each waits for an answer
+IN_MEMORY = 64 * 2**20  # bytes
+CODE = ("manifest", "sampling", "batch/planned_rows.py")  # says what a row's line and key are
 _BEFORE_ID, _BEFORE_KEY = '{"id": "', ', "key": "'
 
 T = TypeVar("T")
@@ -215,11 +218,6 @@ def _candidates(row: dict[str, Any]) -> int:
 
 # Made once: json.dumps would make an encoder for every row.
 _to_json = json.JSONEncoder(ensure_ascii=False).encode
-
-
-READERS = 16  # files at once: on S3 each waits for an answer
-IN_MEMORY = 64 * 2**20  # bytes
-CODE = ("manifest", "sampling", "batch/planned_rows.py")  # says what a row's line and key are
 
 
 def read_files(store: Store, folder: str) -> Iterator[bytes]:

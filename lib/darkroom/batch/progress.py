@@ -14,9 +14,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TextIO
 
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as Bar
+from rich.table import Column
+
 PROMPTS = "prompts"  # what encoding them is called among the stages
 LOADING = 6  # times as long: weights are downloaded, read, compiled
 SECONDS_BETWEEN_LINES = 10  # where no terminal redraws a bar
+BAR = 30  # characters
 
 
 class Stalled(RuntimeError):
@@ -171,7 +177,8 @@ class Watchdog:
 
 
 class Progress:
-    """One line that is true: rows committed of all to be made, rows per second, time that is left.
+    """What is true of the job in one line: rows committed of all to be made, rows per second, time that is left. On a
+    terminal it is a bar's, below all else that is said between `with` and its end; elsewhere a line now and then.
 
     evaluations: that the rows are expected to take; the time that is left is theirs, as a row takes none or thousands.
     """
@@ -179,14 +186,25 @@ class Progress:
     def __init__(
         self,
         total: int,
-        out: TextIO = sys.stderr,
+        out: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
         evaluations: int = 0,
     ) -> None:
-        self.total, self.out, self.clock, self.expected = total, out, clock, evaluations
+        self.total, self.out, self.clock, self.expected = total, out or sys.stderr, clock, evaluations
         self.ok = self.failed = self.evaluations = 0
         self.first = self.printed = self.at_work = clock()
         self.before_first = self.before_work = 0
+        text = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
+        self._bar = Bar(BarColumn(BAR), text, console=Console(file=self.out), auto_refresh=False)
+        self._task = self._bar.add_task(self.line(), total=total)
+
+    def __enter__(self) -> Progress:
+        if self.out.isatty():
+            self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
 
     def add(self, ok: int, failed: int) -> None:
         """Rows were committed."""
@@ -202,11 +220,6 @@ class Progress:
         if evaluations > self.evaluations:
             self.evaluations = evaluations
             self._show()
-
-    def give_way(self) -> None:
-        """Clears the bar for another line."""
-        if self.out.isatty():
-            self.out.write("\r\x1b[K")
 
     def line(self) -> str:
         """E.g. `96/480 rows committed, 3.1 rows/s, 2 min 4 s left, 1 failed`."""
@@ -239,14 +252,11 @@ class Progress:
     def _show(self) -> None:
         done = self.ok + self.failed
         if self.out.isatty():
-            width = 30
-            filled = width * done // max(self.total, 1)
-            self.out.write(f"\r\x1b[K[{'#' * filled}{'.' * (width - filled)}] {self.line()}")
-            self.out.write("\n" if done >= self.total else "")
+            self._bar.update(self._task, completed=done, description=self.line(), refresh=True)
         elif self.clock() - self.printed >= SECONDS_BETWEEN_LINES or done >= self.total:
             self.printed = self.clock()
             self.out.write(self.line() + "\n")
-        self.out.flush()
+            self.out.flush()
 
 
 def duration(seconds: float) -> str:

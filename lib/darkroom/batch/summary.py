@@ -21,6 +21,12 @@ if TYPE_CHECKING:
     from darkroom.models.catalog import Model
 
 
+SAMPLED = 64  # rows
+PASSES = 3  # timed, after one to warm up
+LARGEST_TIMED = 2**30  # bytes of weights: a larger model is not made for this machine, and may not even lie on it
+_HOST = torch.device("cpu")
+
+
 @dataclass
 class Outcome:
     """How a run stands after a job."""
@@ -88,12 +94,6 @@ def describe_work(work: Work, estimated: Estimate, needs: str = "") -> str:
             about = "" if timed is None else f", about {duration(timed)} on this machine"
             lines.append(f"stage {number}: {evaluations:,} model evaluations{about}")
     return "\n".join([*lines, needs] if needs else lines)
-
-
-SAMPLED = 64  # rows
-PASSES = 3  # timed, after one to warm up
-LARGEST_TIMED = 2**30  # bytes of weights: a larger model is not made for this machine, and may not even lie on it
-_HOST = torch.device("cpu")
 
 
 def count_evaluations(work: Work, model: Model, most: int = SAMPLED) -> dict[int, float]:
