@@ -69,8 +69,7 @@ def make_manifest(path: Path, count: int) -> None:
 def plan(folder: Path) -> Work:
     """The manifest and the log as they are -> a plan in the run."""
     model = open_model("if-xs")
-    encoders = tuple(model.encoder_of(stage.number) for stage in model.stages)
-    maker = Maker(model.revision, model.stages, model.default_size, encoders)
+    maker = Maker.of(model)
     store = open_store(str(folder / "run"))
     read = ReadRows(str(folder / "jobs.jsonl"), abilities(model), maker, store)
     work = cut(read, Ledger(store).read(), maker, None, store)

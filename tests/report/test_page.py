@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from darkroom.batch.planning import prompts_of
+from darkroom.batch.planned_rows import prompts_of
 from darkroom.batch.row_state import Failure, RowState, Source, StageRecord
 from darkroom.batch.write_results import WriteOptions, write_unit
 from darkroom.manifest import parse_task, row_key

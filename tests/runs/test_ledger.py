@@ -140,7 +140,7 @@ def test_a_record_is_plain_json(store_uri: str) -> None:
     store = open_store(store_uri)
     commit(store, "u-1", shard("ü"))
     record = json.loads(store.read("commits/000001-00000001.record.json"))
-    (entry,) = map(json.loads, record["shards"])
+    (entry,) = record["shards"]
     data = store.read(f"metadata/{entry['name']}")
     assert (record["version"], record["voids"], entry["rows"], entry["bytes"]) == (2, [], 1, len(data))
     assert entry["sha256"] == hashlib.sha256(data).hexdigest()

@@ -88,16 +88,12 @@ class Order:
 
     @cached_property
     def maker(self) -> Maker:
-        model, scorer = self.model, self.options.scorer
-        encoders = [model.encoder_of(stage.number) if model.encoders else "" for stage in model.stages]
-        return Maker(
-            revision=model.revision,
-            stages=model.stages,
-            default_size=model.default_size,
-            encoders=tuple(encoders),
+        scorer = self.options.scorer
+        return Maker.of(
+            self.model,
             finish="watermark" if self.judging.watermark else "",
             judge=open_scorer(scorer).revision if scorer else "",
-            too_long=prompts.too_long(model),
+            too_long=prompts.too_long(self.model),
         )
 
 

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from json.decoder import scanstring
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
@@ -31,6 +31,9 @@ from darkroom.manifest.sources import find_parts
 from darkroom.sampling.plans import SAMPLER_VERSION, Stage, condition_keys, goes_through
 from darkroom.storage import NotFound, Store
 from darkroom.storage.hashing import hashes
+
+if TYPE_CHECKING:
+    from darkroom.models.catalog import Model
 
 READERS = 16  # files at once: on S3 each waits for an answer
 IN_MEMORY = 64 * 2**20  # bytes
@@ -62,6 +65,11 @@ class Maker:
     finish: str = ""
     judge: str = ""
     too_long: Callable[[str, str], bool] = _never
+
+    @classmethod
+    def of(cls, model: Model, **more: Any) -> Maker:
+        encoders = tuple(model.encoder_of(stage.number) if model.encoders else "" for stage in model.stages)
+        return cls(model.revision, model.stages, model.default_size, encoders, **more)
 
     def key(self, task: Task, row: dict[str, Any]) -> str:
         """The row's key: what its picture depends on. row: the task's canonical form."""

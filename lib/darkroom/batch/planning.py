@@ -18,13 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from darkroom.batch.planned_rows import Maker, PlannedRows, ReadRows, prompts_of
+from darkroom.batch.planned_rows import Maker, PlannedRows, ReadRows
 from darkroom.batch.row_state import Unit
 from darkroom.runs.log import FAILED, OK, OTHER, Log
 from darkroom.storage import Store
 from darkroom.storage.hashing import HashSet
-
-__all__ = ["Maker", "Work", "cut", "prompts_of"]
 
 MANIFEST_PART, WORK_PART = 5_000, 256  # rows
 WRITERS = 16  # files at once: on S3 each waits for an answer

@@ -15,16 +15,17 @@ from darkroom.batch import pipeline, placement
 from darkroom.batch.options import DTYPES, JOINED_SECONDS, SMALL_ENCODER, encoder_dtype, stage_dtypes
 from darkroom.batch.pipeline import Listener
 from darkroom.batch.placement import Pool
+from darkroom.batch.planned_rows import Maker, ReadRows
+from darkroom.batch.planning import cut
 from darkroom.batch.progress import PROMPTS, Watchdog
 from darkroom.batch.stages import Unencoded
-from darkroom.manifest import open_manifest
 from darkroom.models.catalog import abilities, address, open_model
 from darkroom.models.embeddings import EmbeddingStore
 from darkroom.models.errors import ModelError
 from darkroom.phases import Say, phase, phase_of_ray, to_stderr
 from darkroom.ray_cluster import connect, resources
 from darkroom.ray_cluster.resources import ENCODERS, Wanted, find_room
-from darkroom.sampling.plans import condition_keys, goes_through
+from darkroom.runs import Log
 from darkroom.storage import NotFound, open_store, read_uri
 
 if TYPE_CHECKING:
@@ -207,27 +208,22 @@ def embed(options: EmbedOptions, say: Say = to_stderr) -> int:
     if options.imported is not None:
         dtype = None if options.dtype is None else encoder_dtype(model, model.encoders[0], dtypes)
         return import_prompts(open_file(options.imported), model, root, dtype)
-    asked = prompts_of(options.manifest or "", model, say)
+    asked = _asked(options.manifest or "", model, say)
     if asked:
         _encode(options, model, asked, root, say)
     return len({prompt for name in asked for prompt in asked[name]})
 
 
-def prompts_of(manifest: str, model: Model, say: Say) -> dict[str, dict[str, None]]:
-    """What the rows ask, by the text encoder that reads it."""
-    opened = open_manifest(manifest, abilities(model, scorer=True))
-    for warning in opened.warnings:
+def _asked(manifest: str, model: Model, say: Say) -> dict[str, dict[str, bool]]:
+    """What the rows ask, by the text encoder that reads it. ManifestError."""
+    maker = Maker.of(model)
+    rows = ReadRows(manifest, abilities(model, scorer=True), maker)
+    for warning in rows.manifest.warnings:
         say(warning)
-    asked: dict[str, dict[str, None]] = {}
-    for task in opened.tasks() if model.encoders else ():
-        row = task.canonical()
-        for stage in model.stages:
-            if goes_through(row, stage, model.default_size) and (keys := condition_keys(row, stage)):
-                asked.setdefault(model.encoder_of(stage.number), {}).update(dict.fromkeys(keys))
-    return asked
+    return cut(rows, Log(), maker, None, None).prompts
 
 
-def _encode(options: EmbedOptions, model: Model, asked: dict[str, dict[str, None]], root: str, say: Say) -> None:
+def _encode(options: EmbedOptions, model: Model, asked: Mapping[str, Collection[str]], root: str, say: Say) -> None:
     phase_of_ray(say, options.address)
     connect(options.address, options.verbose)
     room = find_room([Wanted(ENCODERS)], JOINED_SECONDS if options.address else 0.0, say)

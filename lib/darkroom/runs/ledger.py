@@ -65,10 +65,13 @@ class Ledger:
         earlier = [key for key in keys if position_of(key) is None]
         with ThreadPoolExecutor(READERS, thread_name_prefix="ledger") as pool:
             records = list(pool.map(self._record, placed))
-            if not rollups:
+            if rollups:
+                log = self._since(rollups, records)
+            else:
                 log = Log(shards={shard.name: shard for shard in self._version_1(earlier, pool)})
-                return _applied(log, in_force(records))
-        return self._since(rollups, records)
+                log = _applied(log, in_force(records))
+        log.earlier = bool(earlier)
+        return log
 
     def _since(self, rollups: list[str], records: list[Record]) -> Log:
         """The newest roll-up that no later owner has cut off, and the records after it."""

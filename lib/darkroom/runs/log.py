@@ -43,12 +43,19 @@ class Shard:
     ok: np.ndarray
 
     def to_json(self) -> str:
-        """As a worker hands it to the run's owner, and as it stands in a record."""
-        return json.dumps(self.facts() | {"ids": _text(self.ids), "keys": _text(self.keys), "ok": _text(self.ok)})
+        """As a worker hands it to the run's owner."""
+        return json.dumps(self.to_dict())
 
     @classmethod
     def from_json(cls, text: str) -> Shard:
-        facts = json.loads(text)
+        return cls.from_dict(json.loads(text))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it stands in a record."""
+        return self.facts() | {"ids": _text(self.ids), "keys": _text(self.keys), "ok": _text(self.ok)}
+
+    @classmethod
+    def from_dict(cls, facts: dict[str, Any]) -> Shard:
         arrays = {"ids": _array(facts["ids"], "<u8"), "keys": _array(facts["keys"], "<u8")}
         return cls(**facts | arrays | {"ok": _array(facts["ok"], "?")})
 
@@ -74,7 +81,7 @@ class Record:
 
     def to_json(self) -> bytes:
         record = {"version": VERSION, "voids": list(self.voids), "after": self.after, "about": dict(self.about)}
-        return json.dumps(record | {"shards": [shard.to_json() for shard in self.shards]}, ensure_ascii=False).encode()
+        return json.dumps(record | {"shards": [shard.to_dict() for shard in self.shards]}, ensure_ascii=False).encode()
 
     @classmethod
     def from_json(cls, data: bytes, where: str) -> Record:
@@ -85,7 +92,7 @@ class Record:
             fields = json.loads(data)
             if fields["version"] != VERSION:
                 raise StorageError(f"{where} is of ledger version {fields['version']}: this program reads 1 and 2")
-            shards = tuple(map(Shard.from_json, fields["shards"]))
+            shards = tuple(map(Shard.from_dict, fields["shards"]))
             after = fields["after"] and tuple(fields["after"])
             return cls(position, shards, tuple(fields["voids"]), after, fields["about"])
         except (ValueError, TypeError, KeyError) as error:
@@ -96,12 +103,14 @@ class Record:
 
 @dataclass
 class Log:
-    """What counts. shards: by name, in the order of their commits; tail: records since the last roll-up."""
+    """What counts. shards: by name, in the order of their commits; tail: records since the last roll-up; earlier:
+    there are still records of version 1."""
 
     shards: dict[str, Shard] = field(default_factory=dict)
     position: Position = (0, 0)
     tail: int = 0
     rolled_up: int = 0  # rows in the last roll-up
+    earlier: bool = False
 
     @property
     def rows(self) -> int:

@@ -43,7 +43,6 @@ class Writer:
         gone: their rows count no longer, and are to be made anew."""
         self.log = self.ledger.read()
         self.epoch = max(self.epoch, self.log.position[0] + 1)  # whatever has become of the lease's file
-        earlier = [key for key in self.store.list("commits/") if position_of(key) is None]
         staged, published = self._files("staging/"), self._files("metadata/")
         lost = [shard for shard in self.log.shards.values() if shard.name not in staged | published]
         self._append([], [shard.name for shard in lost], after=self.log.position)
@@ -51,7 +50,7 @@ class Writer:
         self._drop(published_key(name) for name in sorted(published - valid))
         self._publish(sorted(staged & valid))
         self._drop(staged_key(name) for name in sorted(staged - valid))
-        if earlier:
+        if self.log.earlier:
             self.roll_up()  # a run of version 1 is one of version 2 from here on
         self._index = self.log.index
         return lost
@@ -82,7 +81,7 @@ class Writer:
         self.check()
         position = self.log.position
         self._drop(old for old in self.store.list("commits/") if old != key and _is_summed_up(old, position))
-        self.log.tail, self.log.rolled_up = 0, self.log.rows
+        self.log.tail, self.log.rolled_up, self.log.earlier = 0, self.log.rows, False
 
     def compact(self, most_bytes: float = float("inf")) -> int:
         """Merges small shards that lie next to each other; how many files fewer there are. most_bytes: to be read at
