@@ -58,6 +58,9 @@ def main(
         bool,
         typer.Option("--replace", help="make good rows anew with another model, or give them up for this manifest"),
     ] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="read every picture that is there, and make damaged ones anew")
+    ] = False,
     address: Annotated[
         str | None, typer.Option(help="a Ray cluster's address; default RAY_ADDRESS, else this machine")
     ] = None,
@@ -88,6 +91,7 @@ def main(
             images=images,
             stall_seconds=stall_seconds,
             replace=replace,
+            verify=verify,
             address=address or os.environ.get("RAY_ADDRESS"),
             verbose=verbose,
         )

@@ -10,7 +10,6 @@ Exit codes: 0 done; 2 an option does not fit the run; 3 storage failed or there 
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
@@ -25,9 +24,10 @@ def main(
 ) -> None:
     """Draw the pictures of a run, or what a training run learned, and an index.html."""
     with cli.exit_codes():
+        from darkroom.runs.reading import read_run_record
         from darkroom.storage import open_store
 
-        kind = json.loads(open_store(run).read("run.json")).get("kind", "generation")
+        kind = read_run_record(open_store(run)).get("kind", "generation")
         if kind == "training":
             from darkroom.report.training import write_training_report
 

@@ -118,4 +118,4 @@ def test_storage_that_is_down_is_a_sentence_and_code_3(tmp_path: Path, toy_model
 
 def test_an_audit_where_there_is_no_run(tmp_path: Path) -> None:
     ended = darkroom("audit", str(tmp_path))
-    assert ended.returncode == 3 and "run.json" in ended.stderr and "Traceback" not in ended.stderr
+    assert ended.returncode == 2 and "run.json" in ended.stderr and "Traceback" not in ended.stderr

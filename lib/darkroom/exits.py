@@ -5,10 +5,12 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import signal
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 import typer
 
@@ -18,16 +20,55 @@ DONE, FAILED, WRONG_INPUT, ENVIRONMENT = 0, 1, 2, 3
 KEPT = "Nothing that was committed is lost: run the same command again to go on."
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, or SIGTERM; raised in the main thread, so that what is held is let go of. Its text is for people: what is
+    kept."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(KEPT)
+        self.code = 128 + number
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Turns the first SIGINT or SIGTERM into Interrupted; the second ends the process where it stands."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    told = False
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal told
+        if told:
+            os._exit(128 + number)
+        told = True
+        raise Interrupted(number)
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 @contextmanager
 def exit_codes(verbose: bool = False) -> Iterator[None]:
-    """Turns errors into a message on stderr and an exit code: 2 for the user's input, 3 for the environment."""
+    """Turns errors into a message on stderr and an exit code: 2 for the user's input, 3 for the environment; 130 and
+    143 for Ctrl-C and SIGTERM."""
     from darkroom.batch.progress import Stalled
     from darkroom.ray_cluster import ClusterError, errors_of_ray
+    from darkroom.runs.log import LogDamaged
     from darkroom.storage import StorageError
 
     quiet(verbose)
     try:
-        yield
+        with interruptible():
+            yield
+    except Interrupted as error:
+        _stop(f"interrupted: {error}", error.code, verbose)
+    except LogDamaged as error:
+        _stop(f"{error}. `darkroom audit RUN --fix` makes a run's log anew from its metadata/", ENVIRONMENT, verbose)
     except (StorageError, ClusterError, Stalled) as error:
         _stop(f"{error}\n{KEPT}", ENVIRONMENT, verbose)
     except errors_of_ray() as error:  # before ValueError: of a worker's, Ray's wrapper is one too
@@ -35,6 +76,11 @@ def exit_codes(verbose: bool = False) -> Iterator[None]:
         _stop(f"Ray gave up: {last}\n{KEPT}", ENVIRONMENT, verbose)
     except ValueError as error:
         _stop(str(error), WRONG_INPUT, verbose)
+    except typer.Exit:
+        raise
+    except Exception as error:  # a fault of ours: a sentence all the same
+        text = " ".join(str(error).split())[:300]
+        _stop(f"a fault of this program: {type(error).__name__}: {text}; --verbose shows where", ENVIRONMENT, verbose)
 
 
 def quiet(verbose: bool) -> None:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from darkroom.batch.generate import ROWS_PER_COMMIT, commit_duplicates
+from darkroom.batch.generate import COMMIT_ROWS, commit_duplicates
 from darkroom.runs import to_table
 from darkroom.storage import open_store
 from runs import commit, next_owner, result, results
@@ -41,7 +41,7 @@ def test_a_twin_whose_elder_is_not_there_waits_for_the_next_run(tmp_path: Path) 
 
 
 def test_many_duplicates_and_none_at_all(tmp_path: Path) -> None:
-    many = [line(f"t{n}") for n in range(ROWS_PER_COMMIT + 5)]
+    many = [line(f"t{n}") for n in range(COMMIT_ROWS + 5)]
     assert with_elder(tmp_path / "many", many) == len(many)
     assert len(results(str(tmp_path / "many"))) == len(many) + 1
     assert commit_duplicates(next_owner(open_store(str(tmp_path / "none"))), "plan") == 0

@@ -163,10 +163,12 @@ def test_a_manifest_that_was_planned_from_is_not_parsed_again(
     unnamed = {**RED, "seed": 10_000}
     uri = write_manifest(tmp_path, [*rows(9000), {**RED, "id": 'a "quoted" \\ é one', "best_of": 2}, unnamed, unnamed])
 
+    record = {"manifest": {}, "model": {}, "options": {}}
+
     def plan(maker: Maker = maker) -> Work:
         read = ReadRows(uri, able, maker, store)
         work = cut(read, Ledger(store).read(), maker, None, store)
-        store.write("run.json", json.dumps({"plan": work.plan, "checked": read.mark}).encode())
+        store.write("run.json", json.dumps(record | {"plan": work.plan, "checked": read.mark}).encode())
         return work
 
     first = plan()

@@ -21,7 +21,8 @@ from darkroom.report.captions import details, flags, score
 from darkroom.report.page import write_report
 from darkroom.report.rows import Shown
 from darkroom.runs import Shard
-from darkroom.storage import NotFound, Store, encode_png, open_store
+from darkroom.runs.reading import NoRun
+from darkroom.storage import Store, encode_png, open_store
 from runs import next_owner
 
 ODD_ID = 'odd / id #1?&%20 ü "quoted"'
@@ -66,6 +67,7 @@ def make_run(
         "plan": how.plan,
         "manifest": {"uri": "/somewhere/<demo>.yaml"},
         "model": {"name": "if-xs", "revision": "rev-1"},
+        "options": {},
     }
     store.write("run.json", json.dumps(run).encode())
     half, writer = len(made) // 2, next_owner(store)
@@ -272,7 +274,7 @@ def test_the_contact_sheet_shows_the_tiles(run: Store) -> None:
 
 
 def test_no_run_is_said(tmp_path: Path) -> None:
-    with pytest.raises(NotFound, match=r"run\.json"):
+    with pytest.raises(NoRun, match=r"run\.json"):
         write_report(str(tmp_path / "nothing"))
 
 

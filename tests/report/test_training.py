@@ -22,8 +22,9 @@ from darkroom.report.denoiser import SIGMAS
 from darkroom.report.samples import Painter, labels
 from darkroom.report.trained import TrainingRun, one_of_each
 from darkroom.report.training import write_training_report
+from darkroom.runs.reading import NoRun
 from darkroom.sampling import noise
-from darkroom.storage import NotFound, Store, open_store
+from darkroom.storage import Store, open_store
 from darkroom.training.checkpoints import Checkpoint, save_checkpoint
 from darkroom.training.data import load_images, sample_uri, write_dataset
 from darkroom.training.network_training import write_curves
@@ -318,10 +319,10 @@ def test_the_job_tells_runs_apart(tmp_path: Path, digits: str, capsys: pytest.Ca
     write_run(str(tmp_path / "run"), "mnist-denoiser", digits)
     report_job.main(str(tmp_path / "run"))
     assert "mnist-denoiser: 5 figures" in capsys.readouterr().out
-    open_store(str(tmp_path / "other")).write("run.json", b'{"manifest": {}}')
+    open_store(str(tmp_path / "other")).write("run.json", b'{"plan": "", "manifest": {}, "model": {}, "options": {}}')
     with pytest.raises(typer.Exit) as stopped:
         report_job.main(str(tmp_path / "other"), samples=3)
     assert stopped.value.exit_code == 2
     assert "--against and --samples are for training runs" in capsys.readouterr().err
-    with pytest.raises(NotFound):
+    with pytest.raises(NoRun):
         write_training_report(str(tmp_path / "nowhere"))

@@ -10,7 +10,8 @@ import pytest
 
 from darkroom.runs import Ledger, stage, to_table
 from darkroom.runs.audit import LISTED, audit
-from darkroom.storage import NotFound, Store, image_key, open_store
+from darkroom.runs.reading import NoRun
+from darkroom.storage import Store, image_key, open_store
 from runs import commit, next_owner, png, result
 
 IDS = ("a", "b", "c")
@@ -36,7 +37,8 @@ def finish(store: Store, names: tuple[str, ...], unit: str, status: str = "ok", 
 
 
 def begin(store: Store, names: tuple[str, ...] = IDS, limit: int | None = None) -> None:
-    store.write("run.json", json.dumps({"plan": "p", "options": {"limit": limit}}).encode())
+    record = {"plan": "p", "options": {"limit": limit}, "manifest": {"rows": len(names)}, "model": {}}
+    store.write("run.json", json.dumps(record).encode())
     store.write("manifest/p/000000.jsonl", "\n".join(json.dumps(line(name)) for name in names).encode())
 
 
@@ -121,11 +123,14 @@ def test_shards_that_are_strange_unpublished_or_lost(run: Store) -> None:
     shards = list(Ledger(run).read().shards)
     run.move(f"metadata/{shards[0]}", f"staging/{shards[0]}")
     run.delete(f"metadata/{shards[1]}")
-    run.write("metadata/strange.parquet", b"")
+    run.write("metadata/strange.0123456789ab.parquet", b"")
+    run.write("metadata/theirs.parquet", b"")
+    run.write("metadata/notes.txt", b"")
     found = audit(run.root)
-    assert found.counts == {"unpublished": 1, "lost": 1, "stray": 1} and found.good == 2
+    assert found.counts == {"unpublished": 1, "lost": 1, "stray": 1, "foreign file": 1} and found.good == 2
     assert f"{shards[1]}, committed with 1 rows, is gone" in found.problems
-    assert "metadata/strange.parquet belongs to no commit: its rows do not count" in found.problems
+    assert "metadata/strange.0123456789ab.parquet belongs to no commit: its rows do not count" in found.problems
+    assert "metadata/notes.txt is no file of the run" in found.notes
 
 
 def test_the_list_is_cut_and_the_rest_counted(run: Store) -> None:
@@ -135,7 +140,7 @@ def test_the_list_is_cut_and_the_rest_counted(run: Store) -> None:
 
 
 def test_where_there_is_no_run(tmp_path: Path) -> None:
-    with pytest.raises(NotFound, match=r"run\.json"):
+    with pytest.raises(NoRun, match=r"run\.json"):
         audit(str(tmp_path))
 
 

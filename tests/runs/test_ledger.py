@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 
 from darkroom.runs import Ledger, Writer, from_parquet, own, stage, to_table
+from darkroom.runs.ledger import Gone
 from darkroom.runs.log import ABSENT, FAILED, OK, OTHER
 from darkroom.storage import NotFound, StorageError, Store, open_store
 from darkroom.storage.hashing import hashes
@@ -381,7 +382,7 @@ def test_rows_of_a_lost_shard_are_to_be_made_anew(store_uri: str) -> None:
     commit(store, "u-2", shard("y"))
     first = next(iter(Ledger(store).read().shards.values()))
     store.delete(f"metadata/{first.name}")
-    with pytest.raises(NotFound, match=first.name):
+    with pytest.raises(Gone, match=first.name):
         Ledger(store).table(first)
     lost = Writer(store, epoch=9).open()
     assert [shard.name for shard in lost] == [first.name]

@@ -46,8 +46,11 @@ from darkroom.batch.write_results import Receipt
 from darkroom.metrics import RunMetrics
 from darkroom.phases import Say, phase, phase_of_ray, to_stderr
 from darkroom.ray_cluster import ClusterError, connect
-from darkroom.runs import LEASE_SECONDS, Ledger, Shard, Writer, own, stage, to_table
+from darkroom.runs import LEASE_SECONDS, Ledger, Log, Shard, Writer, own, stage, to_table
+from darkroom.runs.audit import broken_rows
 from darkroom.runs.maintenance import TEMPORARY
+from darkroom.runs.pictures import Pictures
+from darkroom.runs.reading import read_run_record
 from darkroom.storage import StorageError
 from darkroom.storage.hashing import hashed, hashes
 from darkroom.storage.lease import holder
@@ -55,6 +58,7 @@ from darkroom.storage.lease import holder
 __all__ = ["Options", "Outcome", "WrongRun", "describe", "describe_work", "dry_run", "run"]
 
 COMMIT_ROWS, COMMIT_SECONDS = 2_000, 1.0
+REPAIRS = 3  # times that a job goes over a run in which something is damaged
 FOLDERS = ("manifest/", *TEMPORARY)
 COMPACTED_BYTES = 2 * 2**30  # of small shards that a job merges at its end; where there are more, `darkroom compact`
 
@@ -62,7 +66,9 @@ COMPACTED_BYTES = 2 * 2**30  # of small shards that a job merges at its end; whe
 def dry_run(options: Options) -> tuple[Work, Estimate, str]:
     """What a run would do and need, without writing anything or starting Ray."""
     order = Order.open(options)
-    work = cut(order.rows, Ledger(order.store).read(), order.maker, options.limit, None)
+    refuse_other_folder(order)
+    log = Ledger(order.store).read()
+    work = cut(order.rows, log, order.maker, options.limit, None, pictures=_pictures(order, log))
     refuse_to_empty(order, work)
     capacity = ON_CPU if options.capacity == "auto" else options.capacity
     dtypes = option.stage_dtypes(order.model, options.dtype, on_gpu=True)
@@ -87,12 +93,10 @@ def run(options: Options, say: Say = to_stderr) -> Outcome:
 def _run_as_owner(order: Order, writer: Writer, began: float, say: Say) -> Outcome:
     for shard in writer.open():
         say(f"{shard.name} is gone from metadata/: its {shard.rows:,} rows are to be made anew")
-    work = _cut(order, writer)
-    say(work.summary())
-    developed = _develop(order, work, writer, say) if work.to_make else Developed()
-    commit_duplicates(writer, work.plan)
-    writer.withdraw(work.leavers)
-    writer.compact(COMPACTED_BYTES)
+    for key in writer.foreign:
+        say(f"{order.store.uri(key)} is no file of the run, and is left alone")
+    with _what_is_kept(order, writer):
+        work, developed = _make_all(order, writer, say)
     writer.close()
     outcome = take_stock(writer.log, work, developed, time.monotonic() - began)
     if outcome.rows < work.rows:
@@ -100,6 +104,44 @@ def _run_as_owner(order: Order, writer: Writer, began: float, say: Say) -> Outco
     order.store.write("summary.json", _json(asdict(outcome)))
     order.store.delete(*(key for folder in TEMPORARY for key in order.store.list(folder)))
     return outcome
+
+
+def _make_all(order: Order, writer: Writer, say: Say) -> tuple[Work, Developed]:
+    """What is to be made, and then what of the run proved damaged on the way."""
+    developed = Developed()
+    for _ in range(REPAIRS):
+        work = _cut(order, writer)
+        say(work.summary())
+        if work.to_make:
+            developed += _develop(order, work, writer, say)
+        commit_duplicates(writer, work.plan)
+        writer.withdraw(work.leavers)
+        writer.compact(COMPACTED_BYTES)
+        if not writer.damaged:
+            return work, developed
+        for error in writer.damaged.values():
+            say(f"{error}: its rows are to be made anew")
+        writer.drop_damaged()
+    raise StorageError(f"{order.options.out}: what is written there is damaged again and again")
+
+
+@contextmanager
+def _what_is_kept(order: Order, writer: Writer) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        kept, rows = writer.log.index.good, order.manifest.rows
+        error.args = (f"{kept:,} of {rows:,} rows are kept; run the same command again to go on",)
+        raise
+
+
+def _pictures(order: Order, log: Log) -> Pictures | None:
+    """Those that are there, where some should be. Of rows that hold their pictures none need be."""
+    options = order.options
+    if options.verify:
+        return Pictures(order.store, log.rows, broken_rows(order.store, log))
+    inline = log.rows and read_run_record(order.store)["options"].get("images") == "inline"
+    return Pictures(order.store, log.rows) if log.rows and not inline else None
 
 
 @contextmanager
@@ -114,7 +156,8 @@ def _owning(order: Order, say: Say) -> Iterator[Writer]:
 
 def _cut(order: Order, writer: Writer) -> Work:
     options, store, maker = order.options, order.store, order.maker
-    work = cut(order.rows, writer.log, maker, options.limit, store, options.unit_rows or WORK_PART)
+    pictures = _pictures(order, writer.log)
+    work = cut(order.rows, writer.log, maker, options.limit, store, options.unit_rows or WORK_PART, pictures)
     try:
         refuse_to_empty(order, work)
     except WrongRun:
@@ -232,7 +275,8 @@ def commit_duplicates(writer: Writer, plan: str) -> int:
 def _copies(writer: Writer, lines: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     originals: dict[int, dict[str, Any]] = {}
     for shard, places in writer.log.index.with_keys(hashes(line["key"] for line in lines)):
-        rows = writer.ledger.table(shard).take(places).to_pylist()
+        table = writer.table(shard)
+        rows = [] if table is None else table.take(places).to_pylist()
         originals |= {hashed(row["key"]): row for row in rows}
     for line in lines:
         row = originals.get(hashed(line["key"]))

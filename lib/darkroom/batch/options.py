@@ -32,6 +32,7 @@ class Options:
     by commas; None: the model's own on GPUs, float32 on processors. unit_rows: rows committed together.
     embeddings: where those of prompts lie and are put, if not in the run. scorer: see `open_scorer`.
     compile: of the stages' UNets, see `models.compiled`. watermark: None: where the model's own pipelines do.
+    verify: every picture that is there is read first, and made anew where it is not what its row says.
     replace: good rows of a run that was made with another model, or by another manifest, may go.
     wait_seconds: for a cluster that has too little yet; None: not on this machine, ten minutes on one that is joined.
     """
@@ -56,6 +57,7 @@ class Options:
     wait_seconds: float | None = None
     compile: Mode = "off"
     replace: bool = False
+    verify: bool = False
 
     @property
     def patience(self) -> float:

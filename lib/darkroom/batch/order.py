@@ -4,7 +4,6 @@ run.json says of it. A typing error must not take good rows away."""
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import threading
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -32,6 +31,8 @@ from darkroom.models.scorers import open_scorer
 from darkroom.phases import Say, phase
 from darkroom.ray_cluster import ClusterError, resources
 from darkroom.ray_cluster.resources import ENCODERS, Wanted, find_room
+from darkroom.runs import Ledger
+from darkroom.runs.reading import NoRun, read_run_record
 from darkroom.sampling.plans import SAMPLER_VERSION
 from darkroom.storage import StorageError, Store, open_store
 
@@ -102,10 +103,18 @@ class WrongRun(ValueError):
 
 
 def refuse_other_folder(order: Order) -> None:
-    """Where there is no run nothing may look like one: its owner deletes shards that it does not know."""
+    """Where there is no run nothing may look like one: its owner deletes shards that it does not know. WrongRun."""
     store = order.store
-    if not store.exists("run.json") and any(True for key in ("metadata/", "commits/") for _ in store.list(key)):
-        raise WrongRun(f"{order.options.out} holds a metadata or commits folder but no run.json; choose another --out")
+    if order.options.replace:
+        return
+    advice = "choose another --out, or say --replace: rows of this manifest that are there stay"
+    try:
+        if read_run_record(store).get("kind") == "training":
+            raise WrongRun(f"{order.options.out} holds a training; choose another --out")
+    except NoRun as error:
+        # A job that died while it planned its first run has left records of nothing.
+        if store.exists("run.json") or any(True for _ in store.list("metadata/")) or Ledger(store).read().shards:
+            raise WrongRun(f"{error}; {advice}") from None
 
 
 def refuse_to_empty(order: Order, work: Work) -> None:
@@ -114,15 +123,18 @@ def refuse_to_empty(order: Order, work: Work) -> None:
     options, out = order.options, order.options.out
     if options.replace or not work.before:
         return
-    before, now = json.loads(order.store.read("run.json")), run_record(order, work)
+    before, now = read_run_record(order.store), run_record(order, work)
     good, lost = f"of its {work.good_before:,} good rows", work.superseded + len(work.leavers)
     advice = "choose another --out, or say --replace"
-    if work.done + work.changed == 0:
+    if work.done + work.changed + work.gone == 0:
         raise WrongRun(f"{out} holds {work.before:,} rows, none of them of this manifest; {advice}")
     differing = [name for name in OF_ALL_ROWS if _differs(before.get(name), now[name])]
     if differing and work.superseded:
         others = "; ".join(f"{name} {_short(before.get(name))}, not {_short(now[name])}" for name in differing)
         raise WrongRun(f"{out} was made with {others}: {work.superseded:,} {good} would be made anew; {advice}")
+    if "scorer" in differing and work.done:
+        scorers = f"scorer {_short(before.get('scorer'))}, not {_short(now['scorer'])}"
+        raise WrongRun(f"{out} was made with {scorers}: {work.done:,} {good} would keep their scores; {advice}")
     same = before["manifest"]["uri"] == order.manifest.uri or before["manifest"]["sha256"] == order.manifest.digest
     if not same and 2 * lost > work.good_before:
         costs = f"replace {work.superseded:,} and withdraw {len(work.leavers):,} {good}"

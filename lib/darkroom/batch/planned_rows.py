@@ -28,6 +28,7 @@ import darkroom
 from darkroom.manifest import Abilities, Manifest, Task, row_key
 from darkroom.manifest.checks import Reading
 from darkroom.manifest.sources import find_parts
+from darkroom.runs.reading import read_run_record
 from darkroom.sampling.plans import SAMPLER_VERSION, Stage, condition_keys, goes_through
 from darkroom.storage import NotFound, Store
 from darkroom.storage.hashing import hashes
@@ -43,6 +44,18 @@ _BEFORE_ID, _BEFORE_KEY = '{"id": "', ', "key": "'
 T = TypeVar("T")
 Questions = tuple[tuple[str, tuple[str, ...]], ...]
 """Of each text encoder that a row asks, the prompts."""
+
+
+def _texts(lines: list[bytes]) -> tuple[list[str], list[str]]:
+    """ids and keys. Only what is before the row itself is parsed."""
+    ids: list[str] = []
+    keys: list[str] = []
+    for line in map(bytes.decode, lines):
+        row_id, end = scanstring(line, len(_BEFORE_ID))
+        start = end + len(_BEFORE_KEY)
+        ids.append(row_id)
+        keys.append(line[start : line.index('"', start)])
+    return ids, keys
 
 
 def _never(encoder: str, prompt: str) -> bool:
@@ -152,15 +165,13 @@ class PlannedRows:
 
     @classmethod
     def of_lines(cls, lines: list[bytes]) -> PlannedRows:
-        """As they were written into a run. Only what is before the row itself is parsed."""
-        ids: list[str] = []
-        keys: list[str] = []
-        for line in map(bytes.decode, lines):
-            row_id, end = scanstring(line, len(_BEFORE_ID))
-            start = end + len(_BEFORE_KEY)
-            ids.append(row_id)
-            keys.append(line[start : line.index('"', start)])
+        """As they were written into a run."""
+        ids, keys = _texts(lines)
         return cls(hashes(ids), hashes(keys), lines)
+
+    def texts(self, mask: np.ndarray) -> tuple[list[str], list[str]]:
+        """ids and keys of the rows, bool [N], for which it holds."""
+        return _texts([self.lines[place] for place in np.flatnonzero(mask)])
 
     def where(self, mask: np.ndarray) -> PlannedRows:
         """The rows, bool [N], for which it holds."""
@@ -290,7 +301,7 @@ class ReadRows:
         """The run's plan, where it was made from these bytes, for this model, by this code. What was to be warned of
         was said when they were read."""
         try:
-            run = json.loads(self._store.read("run.json")) if self._store else {}
+            run = read_run_record(self._store) if self._store else {}
             mark = run.get("checked")
             if not mark:
                 return None

@@ -21,6 +21,7 @@ import numpy as np
 from darkroom.batch.planned_rows import Maker, PlannedRows, ReadRows
 from darkroom.batch.row_state import Unit
 from darkroom.runs.log import FAILED, OK, OTHER, Log
+from darkroom.runs.pictures import Pictures
 from darkroom.storage import Store
 from darkroom.storage.hashing import HashSet
 
@@ -33,7 +34,8 @@ TRUNCATED = b'"prompt_truncated"'
 @dataclass
 class Work:
     """One start of a job. before: rows the log held, good_before: those that had not failed; changed: those whose id
-    had another picture, or no good one, superseded: those that had a good one; leavers: of those that the manifest has
+    had another picture, or no good one, superseded: those that had a good one; gone: those whose picture is no more, or
+    is damaged; leavers: of those that the manifest has
     no more, uint64 hashes of their ids (none where only its beginning was looked at).
 
     stages: numbers of those that some row to be made goes through; prompts: what is asked, by text encoder, with
@@ -56,6 +58,7 @@ class Work:
     truncated: int = 0
     good_before: int = 0
     superseded: int = 0
+    gone: int = 0
     leavers: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.uint64))
     sample: list[dict[str, Any]] = field(default_factory=list)
 
@@ -78,7 +81,8 @@ class Work:
         counts = (
             f"{self.done:,} done, {self.to_make:,} to make, {self.duplicates:,} duplicates, {self.changed:,} changed"
         )
-        return f"{self.rows:,} rows: {counts}"
+        gone = f", {self.gone:,} of which the picture is gone or damaged" if self.gone else ""
+        return f"{self.rows:,} rows: {counts}{gone}"
 
 
 def cut(
@@ -88,14 +92,16 @@ def cut(
     limit: int | None,
     store: Store | None,
     part_rows: int = WORK_PART,
+    pictures: Pictures | None = None,
 ) -> Work:
     """Plans the work. With a store, writes the manifest's rows and the work there; without (a dry run), only counts.
 
     Memory holds hashes of ids and keys, 8 bytes each, and the distinct prompts of the rows to be made; never rows.
-    limit: rows of the manifest that are looked at; part_rows: in a file of work. StorageError.
+    limit: rows of the manifest that are looked at; part_rows: in a file of work; pictures: that are there, None: all
+    that the log says. StorageError.
     """
     with Files(store) as files:
-        planning = _Planning(log, maker, files, part_rows)
+        planning = _Planning(log, maker, files, part_rows, pictures)
         left = limit
         for part in rows:
             planning.take(part if left is None else part.first(left))
@@ -106,9 +112,9 @@ def cut(
 class _Planning:
     """A plan that grows by chunks of rows."""
 
-    def __init__(self, log: Log, maker: Maker, files: Files, part_rows: int) -> None:
+    def __init__(self, log: Log, maker: Maker, files: Files, part_rows: int, pictures: Pictures | None) -> None:
         self.work = work = Work(secrets.token_hex(4), part_rows, before=log.index.rows, good_before=log.index.good)
-        self._log, self._maker = log, maker
+        self._log, self._maker, self._there = log, maker, pictures
         self._parts = LineWriter(files, f"manifest/{work.plan}", MANIFEST_PART)
         self._to_make = LineWriter(files, f"work/{work.plan}", part_rows)
         self._duplicates = LineWriter(files, f"duplicates/{work.plan}", part_rows)
@@ -122,6 +128,11 @@ class _Planning:
         self._parts.add(rows.lines)
         standing = self._log.index.standing(rows.ids, rows.keys)
         done = standing == OK
+        if self._there is not None and done.any():
+            gone = done.copy()
+            gone[done] = self._there.gone(self._log.index, *rows.texts(done))
+            self.work.gone += int(gone.sum())
+            done &= ~gone
         anew = self._pictures.add(rows.keys) & ~done
         self.work.rows += len(rows)
         self.work.done += int(done.sum())

@@ -52,6 +52,9 @@ class Developed:
     busy: dict[str, float] = field(default_factory=dict)
     rate: float = 0.0
 
+    def __add__(self, later: Developed) -> Developed:
+        return later if not self.totals else Developed(self.totals + later.totals, self.busy | later.busy, later.rate)
+
 
 def take_stock(log: Log, work: Work, developed: Developed, seconds: float) -> Outcome:
     """Counts from the log, so that they say what is there and not what this job believes it did."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import signal
 import socket
 import subprocess
 import sys
@@ -65,6 +64,7 @@ class _Workers:
             [sys.executable, "-c", f"from darkroom.manifest.processes import fork; fork({theirs})"],
             pass_fds=theirs,
             stdin=subprocess.PIPE,
+            process_group=0,  # Ctrl-C is for this process: they end when their socket does
             env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"},
         )
         assert self._forker.stdin is not None
@@ -113,7 +113,6 @@ class _Workers:
 
 def fork(descriptors: list[int]) -> None:
     """In the process between: forks one for each of these sockets, and ends with the last."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # they end when their socket does
     function = pickle.load(sys.stdin.buffer)  # which imports all that it needs
     for mine in descriptors:
         if os.fork() == 0:

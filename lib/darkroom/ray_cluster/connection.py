@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -34,7 +36,7 @@ def connect(address: str | None, verbose: bool) -> None:
     level = "info" if verbose else "error"
     local = {} if address else {"include_dashboard": False, "object_store_memory": 512 * 2**20}
     try:
-        with nullcontext() if verbose else _closed_stderr():
+        with nullcontext() if verbose else _closed_stderr(), _own_signals():
             ray.init(address=address or "local", logging_level=level, log_to_driver=verbose, **local)
     except Exception as error:
         # A node that does not come up in time, as on a busy machine, is a bare Exception of Ray's.
@@ -81,6 +83,18 @@ def _hush() -> None:
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler):
             handler.setLevel(logging.CRITICAL)
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Ray ends its driver at SIGTERM as a crash, with C++ frames: whoever was to be told before is still told."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from darkroom.report.rows import LISTED_FAILURES, PER_TASK, Part, Selection, in_
 from darkroom.report.run_sections import Desk, Heading, section
 from darkroom.report.sections import render
 from darkroom.runs import Ledger
+from darkroom.runs.reading import read_run_record
 from darkroom.storage import NotFound, Store, open_store
 
 TASKS = {
@@ -34,11 +35,11 @@ def write_report(run_uri: str, per_task: int = PER_TASK) -> str:
     """Draws a run's pictures into RUN/report; a sentence that says where they are.
 
     Rows whose ids are written `figure/row` are drawn figure by figure in the manifest's order, all others task by
-    task. Of each at most `per_task` rows are drawn, and memory holds no others. NotFound if there is no run; a picture
+    task. Of each at most `per_task` rows are drawn, and memory holds no others. NoRun if there is none; a picture
     that is gone or damaged is a note on the page.
     """
     store = open_store(run_uri)
-    run = json.loads(store.read("run.json"))
+    run = read_run_record(store)
     selection = select(Ledger(store), per_task)
     in_manifest_order(selection, store, run["plan"])
     pictures, desk = Pictures(store), Desk(store)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from darkroom.models.network import Network, build_network
+from darkroom.runs.reading import read_run_record
 from darkroom.storage import NotFound, StorageError, Store, open_store
 from darkroom.training.checkpoints import epochs_kept, load_checkpoint
 from darkroom.training.data import Images, load_images, read_record
@@ -34,11 +35,11 @@ class Epoch:
 
 
 class TrainingRun:
-    """Reads from the run's folder or prefix alone, and from the data set that it names. NotFound if there is no run."""
+    """Reads from the run's folder or prefix alone, and from the data set that it names. NoRun if there is none."""
 
     def __init__(self, uri: str) -> None:
         self.store: Store = open_store(uri)
-        self.record: dict[str, Any] = json.loads(self.store.read("run.json"))
+        self.record: dict[str, Any] = read_run_record(self.store)
         self.finished = self.store.exists("config.json")
         self._read: dict[str, Images] = {}
 

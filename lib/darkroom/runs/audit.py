@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from darkroom.runs.ledger import Ledger
-from darkroom.runs.log import ABSENT, FAILED, OK, OTHER, Log, Shard
+from darkroom.runs.ledger import Damaged, Gone, Ledger, is_shard_name
+from darkroom.runs.log import ABSENT, FAILED, OK, OTHER, Log, LogDamaged, Shard
+from darkroom.runs.reading import read_run_record
+from darkroom.runs.writer import own
 from darkroom.storage import NotFound, StorageError, Store, image_key_of, open_store
 from darkroom.storage.hashing import hashed, hashes
 
@@ -24,13 +26,14 @@ _PICTURE = ["id", "status", "sha256", "image", "image_uri"]
 
 @dataclass
 class Audit:
-    """rows: of the manifest; good: with one good row and a whole picture; problems: the first few of each kind.
-    pictures: whether they were looked at."""
+    """rows: of the manifest; good: with one good row and a whole picture; problems: the first few of each kind; notes:
+    what is no fault. pictures: whether they were looked at."""
 
     rows: int = 0
     good: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     pictures: bool = True
 
     @property
@@ -48,20 +51,43 @@ class Audit:
         lines = [f"{self.good:,} of {self.rows:,} manifest rows have exactly one good row and {whole}"]
         lines += self.problems
         hidden = sum(max(0, count - LISTED) for count in self.counts.values())
-        return "\n".join(lines + ([f"... and {hidden:,} more"] if hidden else []))
+        return "\n".join(lines + ([f"... and {hidden:,} more"] if hidden else []) + self.notes)
 
 
 def audit(uri: str, pictures: bool = True) -> Audit:
-    """Holds a run's log against its manifest, and with `pictures` reads every shard and every picture. NotFound if
-    there is no run at `uri`."""
+    """Holds a run's log against its manifest, and with `pictures` reads every shard and every picture. NoRun if there
+    is none at `uri`."""
     store = open_store(uri)
-    run = json.loads(store.read("run.json"))
+    run = read_run_record(store)
     ledger, result = Ledger(store), Audit(pictures=pictures)
     log = ledger.read()
     _published(store, log, result)
     broken = _broken(store, ledger, log, result) if pictures else np.empty(0, dtype=np.uint64)
     _against_manifest(store, run, ledger, log, broken, result)
     return result
+
+
+def broken_rows(store: Store, log: Log) -> np.ndarray:
+    """uint64 [N]: hashes of ids of rows whose shard or picture is not what it was; all of them are read."""
+    return _broken(store, Ledger(store), log, Audit())
+
+
+def fix(uri: str) -> str:
+    """Has what an audit finds to be lost or damaged made anew by the next job: its rows count no longer. What a crash
+    left half done is put right. As text; NoRun; Held where a job owns the run."""
+    store = open_store(uri)
+    read_run_record(store)
+    with own(store, "darkroom audit") as writer:
+        try:
+            writer.ledger.read()
+        except LogDamaged:
+            writer.rebuild()
+        lost = sum(shard.rows for shard in writer.open())
+        withdrawn = writer.withdraw(broken_rows(store, writer.log))
+        writer.close()
+    if not lost + withdrawn:
+        return f"nothing in {uri} is lost or damaged"
+    return f"{lost + withdrawn:,} rows of {uri} are to be made anew: run its `darkroom generate` again"
 
 
 def _published(store: Store, log: Log, result: Audit) -> None:
@@ -73,27 +99,34 @@ def _published(store: Store, log: Log, result: Audit) -> None:
         elif name not in there:
             result.report("lost", f"{name}, committed with {shard.rows:,} rows, is gone")
     for name in sorted(there - log.shards.keys()):
-        result.report("stray", f"metadata/{name} belongs to no commit: its rows do not count")
+        if is_shard_name(name):
+            result.report("stray", f"metadata/{name} belongs to no commit: its rows do not count")
+        elif name.endswith(".parquet"):
+            result.report("foreign file", f"metadata/{name} is no file of the run, and readers would take it for one")
+        else:
+            result.notes.append(f"metadata/{name} is no file of the run")
+    result.notes += [f"{key} is no file of the run" for key in log.foreign]
 
 
 def _broken(store: Store, ledger: Ledger, log: Log, result: Audit) -> np.ndarray:
     """uint64 [N]: ids of rows whose shard or picture is not what it was."""
-    broken: list[int] = []
+    broken, referred = list[int](), list[str]()
     with ThreadPoolExecutor(READERS) as pool:
         for shard in log.shards.values():
             try:
                 rows = ledger.table(shard).select(_PICTURE).to_pylist()
-            except NotFound:  # reported already
+            except Damaged as error:
+                if not isinstance(error, Gone):  # that is reported already
+                    result.report("damaged", str(error))
                 broken += shard.ids.tolist()
                 continue
-            except StorageError as error:
-                result.report("damaged", str(error))
-                broken += shard.ids.tolist()
-                continue
+            referred += [image_key_of(row["image_uri"]) for row in rows if row["image_uri"]]
             for row, sentence in zip(rows, pool.map(lambda row: _wrong_with_picture(store, row), rows), strict=True):
                 if sentence:
                     result.report("picture", sentence)
                     broken.append(hashed(row["id"]))
+    if orphans := int((~np.isin(hashes(store.list("images/")), hashes(referred))).sum()):
+        result.notes.append(f"{orphans:,} pictures belong to no row that counts: `darkroom clean` removes them")
     return np.array(broken, dtype=np.uint64)
 
 
@@ -102,16 +135,27 @@ def _against_manifest(
 ) -> None:
     seen = [np.empty(0, dtype=np.uint64)]
     for key in store.list(f"manifest/{run['plan']}/"):
-        lines = [json.loads(line) for line in store.read(key).splitlines()]
+        lines = _lines(store, key, result)
         ids = hashes(line["id"] for line in lines)
         seen.append(ids)
         standing = log.index.standing(ids, hashes(line["key"] for line in lines))
         _rows_that_do_not_count(ledger, log, lines, ids, standing, result)
         result.rows += len(lines)
         result.good += int(((standing == OK) & ~np.isin(ids, broken)).sum())
-    if run["options"]["limit"] is None:  # else the job was asked to look at the manifest's first rows only
+    if result.rows != (rows := run["manifest"]["rows"]):
+        there = f"{result.rows:,} of the {rows:,} rows of its manifest lie in {store.uri('manifest/')}"
+        result.report("manifest", f"{there}: run the job again")
+    elif run["options"]["limit"] is None:  # else the job was asked to look at the manifest's first rows only
         foreign = log.index.leavers(np.concatenate(seen))
         _list_foreign(ledger, log, foreign, result)
+
+
+def _lines(store: Store, key: str, result: Audit) -> list[dict[str, Any]]:
+    try:
+        return [json.loads(line) for line in store.read(key).splitlines()]
+    except ValueError:
+        result.report("manifest", f"{store.uri(key)} is damaged: it is not what a job has written")
+        return []
 
 
 def _rows_that_do_not_count(

@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from darkroom.runs.log import Counts, Log, Record, Shard, in_force, is_rollup, position_of
+from darkroom.runs.log import Counts, Log, LogDamaged, Record, Shard, follow, in_force, is_rollup, position_of
 from darkroom.runs.results import from_parquet, to_parquet
 from darkroom.storage import NotFound, StorageError, Store, StoredFile
 from darkroom.storage.hashing import hashes
@@ -32,7 +32,17 @@ READERS = 16
 _TRIES = 10  # at a log whose owner rolls it up while we read
 _LARGE = 8 * 2**20  # bytes of a shard of which single columns are fetched
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
+_SHARD = re.compile(rf"{_NAME.pattern}(\.[0-9a-f]{{12}}){{1,2}}\.parquet")
+_VERSION_1 = re.compile(rf"{_NAME.pattern}(\.[0-9a-f]{{12}})?\.json")
 _COUNTED = ["id", "key", "status", "task"]
+
+
+class Damaged(StorageError):
+    """A shard is not what was committed, or is gone: its rows are to be made anew."""
+
+
+class Gone(Damaged):
+    """A shard that was committed is there no more."""
 
 
 class Ledger:
@@ -42,35 +52,45 @@ class Ledger:
         self.store = store
 
     def read(self) -> Log:
-        """The log as it stands. StorageError for a damaged record."""
+        """The log as it stands. LogDamaged; StorageError."""
         for _ in range(_TRIES - 1):
             try:
                 return self._read()
-            except NotFound:
+            except (NotFound, LogDamaged):
                 continue  # rolled up between the listing and the reading
         return self._read()
 
     def table(self, shard: Shard, columns: Sequence[str] | None = None) -> pa.Table:
-        """The rows of a shard. StorageError if it is gone or not what was committed; with `columns` of a large one, it
-        is not looked at as a whole."""
+        """The rows of a shard. Damaged if it is gone or not what was committed; with `columns` of a large one, it is
+        not looked at as a whole. StorageError."""
         if columns is not None and shard.bytes > _LARGE:
-            return pq.read_table(StoredFile(self.store, self._where(shard)), columns=list(columns))
+            return self._columns(shard, list(columns))
         table = from_parquet(self._data(shard))
         return table if columns is None else table.select(list(columns))
+
+    def _columns(self, shard: Shard, columns: list[str]) -> pa.Table:
+        where = self._where(shard)
+        try:
+            return pq.read_table(StoredFile(self.store, where), columns=columns)
+        except NotFound as error:
+            raise _gone(shard, self.store) from error
+        except (pa.ArrowException, OSError) as error:
+            raise Damaged(f"{self.store.uri(where)} is damaged: {error}") from error
 
     def _read(self) -> Log:
         keys = list(self.store.list("commits/"))
         rollups = [key for key in keys if is_rollup(key)]
         placed = [key for key in keys if position_of(key) and not is_rollup(key)]
-        earlier = [key for key in keys if position_of(key) is None]
+        others = [key for key in keys if position_of(key) is None]
+        earlier = list(filter(is_version_1_record, others))
         with ThreadPoolExecutor(READERS, thread_name_prefix="ledger") as pool:
             records = list(pool.map(self._record, placed))
             if rollups:
                 log = self._since(rollups, records)
             else:
                 log = Log(shards={shard.name: shard for shard in self._version_1(earlier, pool)})
-                log = _applied(log, in_force(records))
-        log.earlier = bool(earlier)
+                log = self._applied(log, in_force(records))
+        log.earlier, log.foreign = bool(earlier), sorted(set(others) - set(earlier))
         return log
 
     def _since(self, rollups: list[str], records: list[Record]) -> Log:
@@ -81,8 +101,15 @@ class Ledger:
             assert position is not None
             if all(position >= own or position <= after for own, after in fences):
                 log = Log.from_rollup(self.store.read(key), self.store.uri(key))
-                return _applied(log, [one for one in in_force(records) if one.position > position])
-        raise StorageError(f"no roll-up in {self.store.uri('commits/')} is in force: the run's log is damaged")
+                return self._applied(log, [one for one in in_force(records) if one.position > position])
+        raise LogDamaged(f"no roll-up in {self.store.uri('commits/')} is in force: the run's log is damaged")
+
+    def _applied(self, log: Log, records: list[Record]) -> Log:
+        if not follow(log.position, records):
+            raise LogDamaged(f"a record or a roll-up is missing in {self.store.uri('commits/')}")
+        for record in records:
+            log.apply(record)
+        return log
 
     def _record(self, key: str) -> Record:
         return Record.from_json(self.store.read(key), self.store.uri(key))
@@ -99,7 +126,7 @@ class Ledger:
         shard = Shard(record["shard"], record["sha256"], record["rows"], 0, {}, *arrays)
         try:
             data = self._data(shard)
-        except NotFound:
+        except Damaged:
             return shard
         tasks = from_parquet(data)["task"].to_pylist()
         facts = shard.facts() | {"bytes": len(data), "counts": _counted(tasks, statuses)}
@@ -110,10 +137,13 @@ class Ledger:
         return published if self.store.exists(published) else staged_key(shard.name)
 
     def _data(self, shard: Shard) -> bytes:
-        data = self._read_shard(shard.name)
+        try:
+            data = self._read_shard(shard.name)
+        except NotFound as error:
+            raise _gone(shard, self.store) from error
         if hashlib.sha256(data).hexdigest() != shard.sha256:
             where = self.store.uri(published_key(shard.name))
-            raise StorageError(f"{where} is damaged: its sha256 is not the one that was committed")
+            raise Damaged(f"{where} is damaged: its sha256 is not the one that was committed")
         return data
 
     def _read_shard(self, name: str) -> bytes:
@@ -131,14 +161,30 @@ def stage(store: Store, unit: str, table: pa.Table) -> Shard:
     after. Rows that cannot be a shard are our own bug: AssertionError."""
     if not _NAME.fullmatch(unit) or not table.num_rows:
         raise AssertionError(f"a unit of work {unit!r} with {table.num_rows} rows cannot be committed")
-    ids, keys, statuses, tasks = (table[column].to_pylist() for column in _COUNTED)
+    ids = table["id"].to_pylist()
     if len(set(ids)) != len(ids):
         raise AssertionError(f"the unit of work {unit!r} holds an id twice")
     data = to_parquet(table)
     name = f"{unit}.{secrets.token_hex(6)}.parquet"
     store.write(staged_key(name), data)
+    return shard_of(name, data, table)
+
+
+def shard_of(name: str, data: bytes, table: pa.Table) -> Shard:
+    """What a record says of the file of that name: its bytes, and the rows in them."""
+    ids, keys, statuses, tasks = (table[column].to_pylist() for column in _COUNTED)
     digest, ok = hashlib.sha256(data).hexdigest(), np.array([status == "ok" for status in statuses])
     return Shard(name, digest, len(ids), len(data), _counted(tasks, statuses), hashes(ids), hashes(keys), ok)
+
+
+def is_version_1_record(key: str) -> bool:
+    """Whether the name of what lies in commits/ is that of a record of the version before."""
+    return _VERSION_1.fullmatch(key.removeprefix("commits/")) is not None
+
+
+def is_shard_name(name: str) -> bool:
+    """Whether a file may be one that a job has written."""
+    return _SHARD.fullmatch(name) is not None
 
 
 def staged_key(shard: str) -> str:
@@ -149,17 +195,15 @@ def published_key(shard: str) -> str:
     return f"metadata/{shard}"
 
 
+def _gone(shard: Shard, store: Store) -> Gone:
+    return Gone(f"{store.uri(published_key(shard.name))}, committed with {shard.rows:,} rows, is gone")
+
+
 def _counted(tasks: Sequence[str], statuses: Sequence[str]) -> Counts:
     counts: Counts = {}
     for (task, status), number in Counter(zip(tasks, statuses, strict=True)).items():
         counts.setdefault(task, {})[status] = number
     return counts
-
-
-def _applied(log: Log, records: list[Record]) -> Log:
-    for record in records:
-        log.apply(record)
-    return log
 
 
 def _version_1_record(data: bytes, where: str) -> dict:
@@ -168,7 +212,8 @@ def _version_1_record(data: bytes, where: str) -> dict:
         if record["version"] != 1:
             raise StorageError(f"{where} is of ledger version {record['version']}: this program reads 1 and 2")
         record["entries"] = [(str(row_id), str(key), str(status)) for row_id, key, status in record["entries"]]
+        if not _SHARD.fullmatch(record["shard"]):
+            raise ValueError(f"{record['shard']!r} is no shard's name")
         return {name: record[name] for name in ("shard", "sha256", "rows", "entries", "replaces")}
     except (ValueError, TypeError, KeyError) as error:
-        advice = "delete it to have its rows made anew"
-        raise StorageError(f"{where} is not a commit record ({error!r}); {advice}") from error
+        raise LogDamaged(f"{where} is not a commit record ({error!r})") from error

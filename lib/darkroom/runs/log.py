@@ -26,7 +26,12 @@ VERSION = 2
 Position = tuple[int, int]
 Counts = dict[str, dict[str, int]]  # by task and status
 _NAME = re.compile(r"(\d{6})-(\d{8})\.(record\.json|rollup\.parquet)")
+_SHARD = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*\.parquet")
 ABSENT, OK, FAILED, OTHER = range(4)  # how a row stands: not there; done; failed; there with another key
+
+
+class LogDamaged(StorageError):
+    """The log cannot be read as it was written."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +61,8 @@ class Shard:
 
     @classmethod
     def from_dict(cls, facts: dict[str, Any]) -> Shard:
+        if not _SHARD.fullmatch(facts["name"]):
+            raise ValueError(f"{facts['name']!r} is no shard's name")
         arrays = {"ids": _array(facts["ids"], "<u8"), "keys": _array(facts["keys"], "<u8")}
         return cls(**facts | arrays | {"ok": _array(facts["ok"], "?")})
 
@@ -85,7 +92,7 @@ class Record:
 
     @classmethod
     def from_json(cls, data: bytes, where: str) -> Record:
-        """StorageError, naming `where`, if this is no record or one of another version."""
+        """LogDamaged, naming `where`, if this is no record; StorageError if it is one of another version."""
         position = position_of(where)
         assert position is not None, where
         try:
@@ -96,21 +103,20 @@ class Record:
             after = fields["after"] and tuple(fields["after"])
             return cls(position, shards, tuple(fields["voids"]), after, fields["about"])
         except (ValueError, TypeError, KeyError) as error:
-            raise StorageError(
-                f"{where} is not a commit record ({error!r}); delete it to have its rows made anew"
-            ) from error
+            raise LogDamaged(f"{where} is not a commit record ({error!r})") from error
 
 
 @dataclass
 class Log:
     """What counts. shards: by name, in the order of their commits; tail: records since the last roll-up; earlier:
-    there are still records of version 1."""
+    there are still records of version 1; foreign: what lies among the records and is none."""
 
     shards: dict[str, Shard] = field(default_factory=dict)
     position: Position = (0, 0)
     tail: int = 0
     rolled_up: int = 0  # rows in the last roll-up
     earlier: bool = False
+    foreign: list[str] = field(default_factory=list)
 
     @property
     def rows(self) -> int:
@@ -150,14 +156,14 @@ class Log:
 
     @classmethod
     def from_rollup(cls, data: bytes, where: str) -> Log:
-        """StorageError, naming `where`, if this is no roll-up."""
+        """LogDamaged, naming `where`, if this is no roll-up."""
         position = position_of(where)
         assert position is not None, where
         try:
             table = pq.read_table(pa.BufferReader(data))
             shards = json.loads(table.schema.metadata[b"shards"])
         except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-            raise StorageError(f"{where} is damaged: it is no roll-up of the run's log ({error!r})") from error
+            raise LogDamaged(f"{where} is damaged: it is no roll-up of the run's log ({error!r})") from error
         ids, keys, ok = (table[name].to_numpy() for name in ("ids", "keys", "ok"))
         log, at = cls(position=position, rolled_up=len(ids)), 0
         for facts in shards:
@@ -265,6 +271,17 @@ def in_force(records: Iterable[Record]) -> list[Record]:
             kept = [earlier for earlier in kept if earlier.position <= record.after]
         kept.append(record)
     return kept
+
+
+def follow(start: Position, records: Iterable[Record]) -> bool:
+    """Whether these records, in force, begin right after that position, and none is missing between them."""
+    last = start
+    for record in records:
+        follows = record.after == last if record.after is not None else record.position == (last[0], last[1] + 1)
+        if not follows:
+            return False
+        last = record.position
+    return True
 
 
 def _joined(arrays: Sequence[np.ndarray], name: str) -> np.ndarray:

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from darkroom.runs.ledger import Ledger
+from darkroom.runs.reading import read_run_record
 from darkroom.runs.writer import own
-from darkroom.storage import NotFound, Store, image_key_of, open_store
+from darkroom.storage import Store, image_key_of, open_store
 from darkroom.storage.hashing import hashes
 
 TEMPORARY = ("work/", "duplicates/", "twins/")  # what a job leaves only where it died; the last by its name before
@@ -17,8 +18,8 @@ _BATCH = 1_000  # keys that are deleted at once
 
 
 def compact(uri: str) -> str:
-    """Merges a run's small shards, whatever their size, and rolls its log up; what was done, as text. NotFound if there
-    is no run; Held where a job owns it."""
+    """Merges a run's small shards, whatever their size, and rolls its log up; what was done, as text. NoRun if there
+    is none; Held where a job owns it."""
     store = _open(uri)
     with own(store, "darkroom compact") as writer:
         writer.open()
@@ -30,16 +31,18 @@ def compact(uri: str) -> str:
 
 
 def clean(uri: str, remove: bool) -> str:
-    """What of a run nothing refers to, as text; with `remove` it is deleted. NotFound if there is no run; Held where a
+    """What of a run nothing refers to, as text; with `remove` it is deleted. NoRun if there is none; Held where a
     job owns it."""
     store = _open(uri)
-    with own(store, "darkroom clean") as writer:
-        writer.open()
-        doomed = list(_unreferenced(store, writer.ledger))
-        if remove:
+    if remove:
+        with own(store, "darkroom clean") as writer:
+            writer.open()
+            doomed = list(_unreferenced(store, writer.ledger))
             for first in range(0, len(doomed), _BATCH):
                 writer.check()
                 store.delete(*doomed[first : first + _BATCH])
+    else:
+        doomed = list(_unreferenced(store, Ledger(store)))
     if not doomed:
         return f"nothing in {uri} is left over"
     verb = "removed" if remove else "would remove"
@@ -50,8 +53,7 @@ def clean(uri: str, remove: bool) -> str:
 
 def _open(uri: str) -> Store:
     store = open_store(uri)
-    if not store.exists("run.json"):
-        raise NotFound(f"there is no run at {uri}: it has no run.json")
+    read_run_record(store)
     return store
 
 

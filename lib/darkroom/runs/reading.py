@@ -7,6 +7,7 @@ import html
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -14,7 +15,7 @@ import pyarrow.compute as pc
 
 from darkroom.runs.ledger import Ledger
 from darkroom.runs.results import SCHEMA
-from darkroom.storage import NotFound, decode, image_key_of, open_store
+from darkroom.storage import NotFound, Store, decode, image_key_of, open_store
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 SHOWN, SIDE = 24, 96  # pictures of a notebook's contact sheet, and pixels of each
+_RECORDED = {"plan", "manifest", "model", "options"}
 _PLACE = ["id", "image", "image_uri", "status"]
 
 
@@ -36,14 +38,23 @@ def open_run(uri: str) -> Run:
     >>> run.to_pandas().groupby("task").seconds.sum()     # doctest: +SKIP
     >>> run.picture("two-five-flipped").show()      # doctest: +SKIP
     """
-    store = open_store(str(uri))
-    try:
-        record = json.loads(store.read("run.json"))
-    except NotFound:
-        raise NoRun(f"there is no run in {uri}: it has no run.json") from None
+    record = read_run_record(open_store(str(uri)))
     if record.get("kind") == "training":
         raise NoRun(f"{uri} holds a training: `open_model` opens the model, `darkroom report` draws its curves")
     return Run(str(uri), record)
+
+
+def read_run_record(store: Store) -> dict[str, Any]:
+    """What run.json says, of a training too. NoRun where there is none, or none that a job has written."""
+    try:
+        data = store.read("run.json")
+    except NotFound:
+        raise NoRun(f"there is no run in {store.root}: it has no run.json") from None
+    with suppress(ValueError):
+        record = json.loads(data)
+        if isinstance(record, dict) and (record.get("kind") == "training" or record.keys() >= _RECORDED):
+            return record
+    raise NoRun(f"{store.uri('run.json')} is damaged: it is no record of a run")
 
 
 class Run:

@@ -10,15 +10,26 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 
 import numpy as np
 import pyarrow as pa
 
-from darkroom.runs.ledger import READERS, Ledger, published_key, stage, staged_key
-from darkroom.runs.log import Index, Log, Position, Record, Shard, position_of, rollup_key
-from darkroom.storage import Store
+from darkroom.runs.ledger import (
+    READERS,
+    Damaged,
+    Ledger,
+    is_shard_name,
+    is_version_1_record,
+    published_key,
+    shard_of,
+    stage,
+    staged_key,
+)
+from darkroom.runs.log import Index, Log, LogDamaged, Position, Record, Shard, position_of, rollup_key
+from darkroom.runs.results import from_parquet
+from darkroom.storage import NotFound, StorageError, Store
 from darkroom.storage.lease import LeaseLost, hold
 
 LEASE_SECONDS = 30.0
@@ -31,22 +42,32 @@ FIRST = 0  # number of an owner's first record
 
 
 class Writer:
-    """Commits to a run, as its owner of this epoch. check: raises where another has taken over."""
+    """Commits to a run, as its owner of this epoch. check: raises where another has taken over.
+
+    damaged: shards that could not be read, and why; they count no longer, and their rows are to be made anew.
+    foreign: files in the run's own folders that are not its own, and are left alone.
+    """
 
     def __init__(self, store: Store, epoch: int = 1, check: Callable[[], None] = lambda: None) -> None:
         self.store, self.epoch, self.check = store, epoch, check
         self.ledger, self.log = Ledger(store), Log()
+        self.damaged, self.foreign = dict[str, Damaged](), list[str]()
         self._index = Index([])  # rows that were there when the run was opened, and where they are now
 
     def open(self) -> list[Shard]:
         """Reads the log and puts right what a crash left half done; call it first. Returns shards whose files are
-        gone: their rows count no longer, and are to be made anew."""
+        gone: their rows count no longer, and are to be made anew. LogDamaged: nothing is changed then."""
         self.log = self.ledger.read()
         self.epoch = max(self.epoch, self.log.position[0] + 1)  # whatever has become of the lease's file
         staged, published = self._files("staging/"), self._files("metadata/")
+        if self.log.position == (0, 0) and not self.log.shards and any(map(is_shard_name, published)):
+            raise LogDamaged(f"{self.store.uri('commits/')} is empty, though results lie in metadata/")
         lost = [shard for shard in self.log.shards.values() if shard.name not in staged | published]
         self._append([], [shard.name for shard in lost], after=self.log.position)
         valid = self.log.shards.keys()
+        self.foreign = [f"metadata/{name}" for name in sorted(published - valid) if not is_shard_name(name)]
+        self.foreign += self.log.foreign
+        published = {name for name in published if is_shard_name(name)}
         self._drop(published_key(name) for name in sorted(published - valid))
         self._publish(sorted(staged & valid))
         self._drop(staged_key(name) for name in sorted(staged - valid))
@@ -54,6 +75,24 @@ class Writer:
             self.roll_up()  # a run of version 1 is one of version 2 from here on
         self._index = self.log.index
         return lost
+
+    def rebuild(self) -> None:
+        """Makes the log anew from metadata/, where every shard counts at every moment: for one that is damaged or gone.
+        `open` comes after it."""
+        keys = [position for key in self.store.list("commits/") if (position := position_of(key))]
+        self.epoch = max([self.epoch, *(epoch + 1 for epoch, _ in keys)])
+        names = [name for name in sorted(self._files("metadata/")) if is_shard_name(name)]
+        shards = filter(None, self._each(self._read_shard, names))
+        self.log = Log({shard.name: shard for shard in shards}, (self.epoch, FIRST))
+        self.roll_up()
+
+    def _read_shard(self, name: str) -> Shard | None:
+        """None for what is no shard: its rows are made anew, and `open` removes it."""
+        data = self.store.read(published_key(name))
+        try:
+            return shard_of(name, data, from_parquet(data))
+        except StorageError:
+            return None
 
     def commit(self, shards: Sequence[Shard]) -> None:
         """Makes staged shards count, all by one record. Rows with their ids that count now are void from then on."""
@@ -91,13 +130,25 @@ class Writer:
             return 0
         before = len(self.log.shards)
         for group in groups:
-            tables = self._each(self.ledger.table, group)
-            merged = stage(self.store, "merged", pa.concat_tables(tables))
-            self._replace([merged], group)
+            tables = [table for table in self._each(self.table, group) if table is not None]
+            self._replace([stage(self.store, "merged", pa.concat_tables(tables))] if tables else [], group)
         if groups:
             self.roll_up()
             self._index = self.log.index
         return before - len(self.log.shards)
+
+    def table(self, shard: Shard) -> pa.Table | None:
+        """The rows of a shard; None where it is damaged, which is noted."""
+        try:
+            return self.ledger.table(shard)
+        except Damaged as error:
+            self.damaged[shard.name] = error
+            return None
+
+    def drop_damaged(self) -> None:
+        """What was found to be damaged counts no longer."""
+        self._replace([], [self.log.shards[name] for name in self.damaged if name in self.log.shards])
+        self._index = self.log.index
 
     def close(self) -> None:
         """After the last commit: the log as one object, and nothing staged that does not count."""
@@ -116,17 +167,21 @@ class Writer:
 
     def _without(self, shard: Shard, ids: np.ndarray) -> Shard | None:
         stays = ~np.isin(shard.ids, ids)
-        if not stays.any():
+        if not stays.any() or (table := self.table(shard)) is None:
             return None
-        return stage(self.store, shard.name.partition(".")[0], self.ledger.table(shard).filter(pa.array(stays)))
+        return stage(self.store, shard.name.partition(".")[0], table.filter(pa.array(stays)))
 
     def _replace(self, new: Sequence[Shard], old: Sequence[Shard]) -> None:
         """Unpublish, record, publish: in this order metadata/ is never ahead of the log."""
         self.check()
-        self._each(lambda shard: self.store.move(published_key(shard.name), staged_key(shard.name)), old)
+        self._each(self._unpublish, old)
         self._append(new, [shard.name for shard in old])
         self._publish([shard.name for shard in new])
         self._drop(staged_key(shard.name) for shard in old)
+
+    def _unpublish(self, shard: Shard) -> None:
+        with suppress(NotFound):  # it is gone, which whoever reads it notes
+            self.store.move(published_key(shard.name), staged_key(shard.name))
 
     def _append(self, new: Sequence[Shard], void: Sequence[str], after: Position | None = None) -> None:
         number = self.log.position[1] + 1 if self.log.position[0] == self.epoch else FIRST
@@ -177,4 +232,4 @@ def _groups(shards: Sequence[Shard]) -> Iterator[list[Shard]]:
 
 def _is_summed_up(key: str, position: Position) -> bool:
     own = position_of(key)
-    return own is None or own <= position
+    return is_version_1_record(key) if own is None else own <= position

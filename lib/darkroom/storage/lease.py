@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -102,7 +102,7 @@ def hold(store: Store, purpose: str, seconds: float) -> Iterator[Lease]:
 def holder(store: Store) -> str:
     """Who holds the store's lease, as text; "" where nobody does, or nobody who can be seen to be dead."""
     try:
-        found = json.loads(store.read(LEASE))
+        found = _parsed(store, store.read(LEASE))
     except NotFound:
         return ""
     return _described(found) if _purpose(found) and not _is_dead_here(found) else ""
@@ -128,7 +128,7 @@ def _take(store: Store, purpose: str, seconds: float) -> tuple[int, bytes]:
             if store.create(LEASE, first):
                 return 1, first
             continue
-        held = json.loads(found)
+        held = _parsed(store, found)
         if seen is not None and found != seen and _purpose(held):
             raise Held(_purpose(held), _described(held))
         dead = _is_dead_here(held) or (seen is not None and time.monotonic() - since >= seconds)
@@ -138,6 +138,14 @@ def _take(store: Store, purpose: str, seconds: float) -> tuple[int, bytes]:
         if seen is None:
             seen, since = found, time.monotonic()
         time.sleep(seconds / _LOOKS)
+
+
+def _parsed(store: Store, data: bytes) -> dict[str, Any]:
+    with suppress(ValueError):
+        held = json.loads(data)
+        if isinstance(held, dict):
+            return held
+    raise StorageError(f"{store.uri(LEASE)} is damaged: delete it, if you know that nothing works on {store.root}")
 
 
 def _record(purpose: str, epoch: int) -> bytes:
