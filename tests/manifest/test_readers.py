@@ -89,7 +89,7 @@ def test_malformed_lines_do_not_end_the_reading() -> None:
     assert found("jobs.jsonl", '{"seed": 1}\n{"seed": \n\n[1]\n{"seed": 1, "seed": 2}\n{"seed": NaN}\n{"seed": 3}') == [
         ("jobs.jsonl line 1", {"seed": 1}, ""),
         ("jobs.jsonl line 2", {}, "not a JSON object: Expecting value at character 9"),
-        ("jobs.jsonl line 4", {}, "not a JSON object, was [1]"),
+        ("jobs.jsonl line 4", {}, "not a JSON object, was [1]: a row is an object of its own, on its own line"),
         ("jobs.jsonl line 5", {}, "not a JSON object: the key 'seed' is given twice"),
         ("jobs.jsonl line 6", {}, "not a JSON object: NaN is not a JSON number"),
         ("jobs.jsonl line 7", {"seed": 3}, ""),
@@ -99,7 +99,7 @@ def test_malformed_lines_do_not_end_the_reading() -> None:
 def test_jsonl_bytes_that_are_not_text() -> None:
     first, second, third = found("jobs.jsonl", b'\xef\xbb\xbf{"seed": 1}\r\n{"prompt": "\xff"}\n' + b"[" * 100_000)
     assert first == ("jobs.jsonl line 1", {"seed": 1}, "")
-    assert "can't decode byte 0xff" in second[2]
+    assert second[2] == "is not UTF-8: byte 13 is 0xff (in Windows-1252 it would be ÿ); save it as UTF-8"
     assert third[2] == "not a JSON object: nested too deeply"
 
 
@@ -124,7 +124,7 @@ def test_csv_cells() -> None:
 
 
 def test_csv_that_cannot_be_read() -> None:
-    assert found("jobs.csv", "seed,seed\n1,2\n") == [("jobs.csv line 1", {}, "the header names 'seed' more than once")]
+    assert found("jobs.csv", "seed,seed\n1,2\n") == [("jobs.csv line 1", {}, "the column 'seed' is there 2 times")]
     assert found("jobs.csv", b"prompt\n\xff\n")[-1][2].startswith("cannot be read from here on: ")
     assert found("jobs.csv", 'prompt\na\n"open')[-1][2] == "cannot be read from here on: unexpected end of data"
 

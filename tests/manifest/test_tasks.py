@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from darkroom.manifest.readers import NESTED_FIELDS, TEXT_FIELDS
+from darkroom.manifest.csv_files import NESTED_FIELDS, TEXT_FIELDS
 from darkroom.manifest.tasks import TASKS, Hybrid, TextToImage, parse_task, row_key
 
 ANAGRAM = {

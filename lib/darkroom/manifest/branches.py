@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, ConfigDict, model_validator
 from pydantic_core import PydanticCustomError
 
-from darkroom.manifest.fields import Count, Frozen, Guidance, Label, Path, Steps, Text, Timestep
+from darkroom.manifest.fields import Count, Frozen, Guidance, Label, Picture, Prompt, Steps, Timestep
 from darkroom.sampling.components import make_component
 from darkroom.sampling.names import nearest
 from darkroom.sampling.views import make_view
@@ -17,7 +17,7 @@ from darkroom.sampling.views import make_view
 class Asks(Frozen):
     """Anything that asks the model something: by a text, by a class label, or (unconditional models) by neither."""
 
-    prompt: Text | None = None
+    prompt: Prompt | None = None
     label: Label | None = None
 
     @model_validator(mode="after")
@@ -83,7 +83,7 @@ class ComponentBranch(Asks):
     model_config = ConfigDict(frozen=True, extra="allow")
     component: str
     view: Annotated[SeenThrough | None, BeforeValidator(_named_view)] = None
-    image: Path | None = None
+    image: Picture | None = None
 
     @model_validator(mode="after")
     def _makes_a_component(self) -> ComponentBranch:

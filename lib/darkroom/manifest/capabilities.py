@@ -68,6 +68,15 @@ def misfits(task: Task, abilities: Abilities) -> Iterator[str]:
         yield f"'best_of' is {task.best_of}, and there is no scorer to choose by: give one with --scorer"
 
 
+def doubts(task: Task, abilities: Abilities) -> Iterator[str]:
+    """What the model can do, and who asked for it may not have meant, in sentences."""
+    strength = getattr(task, "strength", None)
+    if strength:
+        count = _schedule_length(_total(abilities), task.steps, task.stride, task.timesteps)
+        if start_index(count, strength) == count:
+            yield f"'strength' {strength:g} of {count} steps is none of them: the picture stays as it is given"
+
+
 def _size_misfits(task: Task, abilities: Abilities) -> Iterator[str]:
     sizes = abilities.sizes
     if isinstance(task, Upscale):
@@ -162,10 +171,8 @@ def _schedule_misfits(task: Task, abilities: Abilities) -> Iterator[str]:
     if task.timesteps is not None and abilities.process == "flow":
         yield f"'timesteps' names a diffusion schedule, '{abilities.name}' is a flow model: give 'steps'"
         return
-    # As the plans have it: flow has no timesteps to stride over, so a stride counts thousandths of its time.
-    total = 1000 if abilities.process == "flow" else abilities.num_timesteps
     try:
-        count = _schedule_length(total, task.steps, task.stride, task.timesteps)
+        count = _schedule_length(_total(abilities), task.steps, task.stride, task.timesteps)
     except ValueError as error:
         yield str(error)
         return
@@ -183,6 +190,11 @@ def _schedule_misfits(task: Task, abilities: Abilities) -> Iterator[str]:
                 f"resample: 'jump' must be at most {max(steps - 1, 0)}, "
                 f"as {steps} steps are taken and the last is never repeated, was {task.resample.jump}"
             )
+
+
+def _total(abilities: Abilities) -> int:
+    """As the plans have it: flow has no timesteps to stride over, so a stride counts thousandths of its time."""
+    return 1000 if abilities.process == "flow" else abilities.num_timesteps
 
 
 def _level_misfits(task: Forward | Denoise, abilities: Abilities) -> Iterator[str]:

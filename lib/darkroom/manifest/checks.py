@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from pydantic import ValidationError
 
-from darkroom.manifest.capabilities import Abilities, in_pixels, misfits
+from darkroom.manifest.capabilities import Abilities, doubts, in_pixels, misfits
 from darkroom.manifest.messages import sentences, shown
 from darkroom.manifest.problems import ManifestError, Problems
 from darkroom.manifest.processes import ordered_map
@@ -23,7 +23,7 @@ from darkroom.manifest.sources import Source, find_parts
 from darkroom.manifest.sweeps import WrittenRow
 from darkroom.manifest.tasks import Task, parse_task
 from darkroom.manifest.token_limits import Lengths, Prompts
-from darkroom.storage import NotFound
+from darkroom.storage import NotFound, without_secrets
 from darkroom.storage.hashing import HashSet, hashed, hashes
 
 T = TypeVar("T")
@@ -79,6 +79,7 @@ class Reading(Generic[T]):
     def __init__(self, uri: str, abilities: Abilities, work: Callable[[list[Task]], T]) -> None:
         self._uri, self._abilities, self._work = uri, abilities, work
         self._problems = Problems()
+        self._doubts = Problems("warnings")
         self._lengths = Lengths(abilities.prompt_tokens, abilities.max_tokens)
         self._ids = HashSet()
         self._twice = HashSet()
@@ -89,7 +90,7 @@ class Reading(Generic[T]):
         try:
             source, digests = find_parts(self._uri), {}
         except (NotFound, ValueError) as error:
-            raise ManifestError([f"{file_name(self._uri)}: {error}"]) from error
+            raise ManifestError([f"{file_name(without_secrets(self._uri))}: {error}"]) from error
         # Counting tokens is the model's, which is not sent about.
         able = replace(self._abilities, prompt_tokens=None)
         check = Check(able, self._work, with_prompts=self._abilities.prompt_tokens is not None)
@@ -101,6 +102,8 @@ class Reading(Generic[T]):
     def _take(self, checked: Checked[T]) -> None:
         for number, where, text in checked.problems:
             self._problems.add(self._rows + number, where, text)
+        for number, where, text in checked.doubts:
+            self._doubts.add(self._rows + number, where, text)
         self._lengths.take(self._rows, checked.prompts)
         new = self._ids.add(checked.ids)
         self._twice.add(checked.ids[~new])
@@ -121,7 +124,7 @@ class Reading(Generic[T]):
             rows=self._by_task.total(),
             by_task=dict(self._by_task),
             sizes=self._abilities.sizes,
-            warnings=self._lengths.lines(),
+            warnings=(*self._doubts.lines(), *self._lengths.lines()),
         )
 
 
@@ -145,13 +148,14 @@ def _nothing(tasks: list[Task]) -> None:
 
 @dataclass
 class Checked(Generic[T]):
-    """What is found in a chunk. problems: number of the row within the chunk from 1, place, text; rows: good or not;
-    ids: hashes of those that are given; answer: of the work."""
+    """What is found in a chunk. problems: number of the row within the chunk from 1, place, text; doubts: the same, of
+    rows that can be made; rows: good or not; ids: hashes of those that are given; answer: of the work."""
 
     answer: T
     rows: int
     ids: np.ndarray
     problems: list[tuple[int, str, str]]
+    doubts: list[tuple[int, str, str]]
     prompts: Prompts
     by_task: Counter[str]
 
@@ -167,6 +171,7 @@ class Check(Generic[T]):
     def __call__(self, chunk: Chunk) -> Checked[T]:
         tasks: list[Task] = []
         problems: list[tuple[int, str, str]] = []
+        found = [(0, where, text) for where, text in chunk.doubts]
         ids: list[str] = []
         prompts = Prompts()
         number = 0
@@ -177,10 +182,11 @@ class Check(Generic[T]):
             problems += [(number, row.where, text) for text in texts]
             if task is not None and not texts:
                 tasks.append(task)
+                found += [(number, row.where, text) for text in doubts(task, self.abilities)]
                 if self.with_prompts:
                     prompts.add(number, row.where, task)
         by_task = Counter(task.task for task in tasks)
-        return Checked(self.work(tasks), number, hashes(ids), problems, prompts, by_task)
+        return Checked(self.work(tasks), number, hashes(ids), problems, found, prompts, by_task)
 
 
 def _checked(row: WrittenRow, abilities: Abilities) -> tuple[Task | None, list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from typing import Annotated, Any, Literal
 
@@ -9,6 +10,12 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 MAX_SEED = 2**63 - 1
+MOST_PARTS = 64  # views or components of a row
+WHOLE_FLOATS = 2**53  # from here on not every whole number is a float
+UNREADABLE = (
+    ".heic", ".heif", ".svg", ".pdf", ".eps", ".ai", ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf",
+    ".mp4", ".mov", ".webm", ".avi", ".mkv", ".npy", ".npz", ".exr", ".hdr",
+)  # fmt: skip
 
 
 def _number(value: Any) -> Any:
@@ -33,6 +40,32 @@ def _printable(value: str) -> str:
     return value
 
 
+def _exact(value: Any) -> Any:
+    if isinstance(value, float) and abs(value) >= WHOLE_FLOATS:
+        raise PydanticCustomError(
+            "rounded", "must be written as a whole number: as a decimal one it was rounded on its way here"
+        )
+    return value
+
+
+def _a_picture(value: str) -> str:
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)(://|:[\\/]|:(?=image/))", value)
+    if (scheme and (scheme[1] not in ("s3", "file") or scheme[2] != "://")) or value.startswith(("~", "\\\\")):
+        raise PydanticCustomError("no_path", "must be a path, file:///path or s3://bucket/key, which workers can read")
+    if value.lower().endswith(UNREADABLE):
+        kind = value[value.rindex(".") :]
+        wanted = "must be a PNG, JPEG, WebP, TIFF, GIF or BMP, as {kind} is not read"
+        raise PydanticCustomError("no_picture", wanted, {"kind": kind})
+    return value
+
+
+def not_too_many(value: Any) -> Any:
+    # Before they are looked at, one by one.
+    if isinstance(value, (list, tuple)) and len(value) > MOST_PARTS:
+        raise PydanticCustomError("too_many", "must be at most {most}", {"most": MOST_PARTS})
+    return value
+
+
 def not_empty(value: tuple[Any, ...]) -> tuple[Any, ...]:
     # Field(min_length=1) would also complain of a list whose items were all refused.
     if not value:
@@ -43,8 +76,10 @@ def not_empty(value: tuple[Any, ...]) -> tuple[Any, ...]:
 _from_number = BeforeValidator(_number)
 Text = Annotated[str, AfterValidator(_unicode)]
 Id = Annotated[Text, Field(min_length=1, max_length=200), AfterValidator(_printable)]
-Path = Annotated[Text, Field(min_length=1)]
-Seed = Annotated[int, Field(ge=0, le=MAX_SEED), _from_number]
+Prompt = Annotated[Text, Field(max_length=20_000)]
+Path = Annotated[Text, Field(min_length=1, max_length=4096)]
+Picture = Annotated[Path, AfterValidator(_a_picture)]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED), BeforeValidator(_exact), _from_number]
 Label = Annotated[int, Field(ge=0, le=2**31 - 1), _from_number]
 Size = Annotated[int, Field(ge=1, le=2**16), _from_number]
 Steps = Annotated[int, Field(ge=1, le=1000), _from_number]

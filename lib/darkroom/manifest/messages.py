@@ -8,20 +8,25 @@ from typing import Any
 from pydantic import ValidationError
 
 from darkroom.manifest.branches import Resample, UpperStage
+from darkroom.manifest.keys import did_you_mean
 from darkroom.manifest.tasks import TASKS
 from darkroom.sampling.names import nearest
+from darkroom.storage import without_secrets
 
 _NESTED = {"resample": Resample, "stage2": UpperStage, "stage3": UpperStage}
 BRANCH_NAMES = {"views": "view", "components": "component"}
+LISTED = 20  # findings of a row
 
 
 def sentences(error: ValidationError, row: dict[str, Any]) -> list[str]:
     """Pydantic's findings about a row, one plain sentence each, with the value that was given."""
-    found = [_sentence(finding, row) for finding in error.errors(include_url=False)]
+    count = error.error_count()
+    found = [_sentence(finding, row) for finding in error.errors(include_url=False)[:LISTED]]
     # A misspelt key is one mistake, not also the absence of the one that was meant.
     hints = [re.fullmatch(r"(.*)unknown key '.*', did you mean ('.*')\?", text) for text in found]
     meant = {f"{hint[1]}{hint[2]} is missing" for hint in hints if hint}
-    return [text for text in found if text not in meant]
+    rest = [f"and {count - LISTED:,} more mistakes in this row"] if count > LISTED else []
+    return [text for text in found if text not in meant] + rest
 
 
 def _sentence(finding: Any, row: dict[str, Any]) -> str:
@@ -40,14 +45,23 @@ def _sentence(finding: Any, row: dict[str, Any]) -> str:
     if kind == "missing":
         return f"{prefix}'{field}' is missing"
     bounds = {name: _written(bound) for name, bound in context.items()}
-    must = _MUST[kind].format_map(bounds) if kind in _MUST else f"is wrong: {finding['msg']}"
+    must = _MUST[kind].format_map(bounds) if kind in _MUST else _otherwise(finding)
     subject = f"{prefix}'{field}' " if field else prefix
     hint = nearest(given, re.findall(r"'(.*?)'", context["expected"])) if kind == "literal_error" else ""
-    return f"{subject}{must}, was {shown(given)}{hint}"
+    return f"{subject}{must}, was {shown(without_secrets(given) if kind == 'no_path' else given)}{hint}"
+
+
+def _otherwise(finding: Any) -> str:
+    """Our own validators say it themselves; what of pydantic's is not listed here is told in its words."""
+    text = finding["msg"]
+    return text if text.startswith("must ") else f"is wrong: {text}"
 
 
 def _task_sentence(row: dict[str, Any]) -> str:
     if "task" not in row:
+        meant = next((key for key in row if str(key).strip().lower() == "task"), None)
+        if meant is not None:
+            return f"unknown key {shown(meant)}, did you mean 'task'?"
         return f"'task' is missing, wanted one of {', '.join(TASKS)}"
     hint = nearest(row["task"], TASKS)
     return f"unknown task {shown(row['task'])}" + (hint or f", wanted one of {', '.join(TASKS)}")
@@ -56,10 +70,10 @@ def _task_sentence(row: dict[str, Any]) -> str:
 def _unknown_key(key: str, task: str, model: Any, present: dict[str, Any]) -> str:
     # A key of another task is rightly spelt: 'mask' must not be taken for a misspelt 'task'.
     if not any(key in other.model_fields for other in TASKS.values()):
-        hint = nearest(key, model.model_fields.keys() - present.keys())
+        hint = did_you_mean(key, model.model_fields.keys() - present.keys())
         if hint:
-            return f"unknown key '{key}'{hint}"
-    return f"unknown key '{key}', which {task} does not take"
+            return f"unknown key {shown(key)}{hint}"
+    return f"unknown key {shown(key)}, which {task} does not take"
 
 
 def _written(bound: Any) -> Any:

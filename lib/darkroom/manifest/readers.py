@@ -9,17 +9,17 @@ carries a `problem`, so that one bad line does not hide the next one.
 
 from __future__ import annotations
 
-import csv
 import io
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, BinaryIO
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from darkroom.manifest.csv_files import Cells, cut_csv
+from darkroom.manifest.keys import without_nulls
+from darkroom.manifest.parquet_files import cut_parquet, rows_of
 from darkroom.manifest.sources import (
     ALONE_SUFFIXES,
     PART_SUFFIXES,
@@ -34,15 +34,12 @@ from darkroom.manifest.sources import (
     suffix_of,
 )
 from darkroom.manifest.sweeps import WrittenRow, expand
+from darkroom.manifest.texts import BOM, MOST_BYTES, UTF16, BadText, decoded, loads
 from darkroom.manifest.yaml_files import BadYaml, read_yaml
-from darkroom.storage import NotFound
+from darkroom.storage import NotFound, without_secrets
 
-# The only cells of a CSV that are taken as they stand; a prompt "7" stays text.
-TEXT_FIELDS = frozenset(
-    {"id", "task", "prompt", "negative_prompt", "timesteps", "sampler", "image", "mask", "reduction", "method"}
-)
-NESTED_FIELDS = frozenset({"views", "components", "resample", "stage2", "stage3"})
 CHUNK_ROWS, CHUNK_BYTES = 4096, 2**19
+BREAK = b"\n"
 
 
 @dataclass(frozen=True)
@@ -50,26 +47,34 @@ class Chunk:
     """Rows of one file, not parsed yet.
 
     content: whole lines (JSONL, `first` is the first one's number), a stream of Arrow (Parquet, `first` is the first
-    row's), the header and (where, cells) of each row (CSV), or rows that were parsed to be found (YAML, problems).
+    row's), cells (CSV), or rows that were parsed to be found (YAML, problems). doubts: place and text of what can be
+    read and may not be meant so.
     """
 
     name: str
     first: int
-    content: bytes | pa.Buffer | tuple[list[str], list[tuple[str, list[str]]]] | list[WrittenRow]
+    content: bytes | pa.Buffer | Cells | list[WrittenRow]
     is_arrow: bool = False
+    doubts: tuple[tuple[str, str], ...] = ()
 
     def rows(self) -> Iterator[WrittenRow]:
         """The rows, parsed."""
         for row in self._parsed():
-            yield row if row.problem else WrittenRow(row.where, _without_nulls(row.data))
+            yield row if row.problem else _plain(row)
 
     def _parsed(self) -> Iterable[WrittenRow]:
         if isinstance(self.content, list):
             return self.content
-        if isinstance(self.content, tuple):
-            header, found = self.content
-            return (_csv_row(where, header, cells) for where, cells in found)
-        return _arrow_rows(self) if self.is_arrow else _jsonl_rows(self)
+        if isinstance(self.content, Cells):
+            return self.content.rows()
+        return rows_of(self.name, self.first, self.content) if self.is_arrow else _jsonl_rows(self)
+
+
+def _plain(row: WrittenRow) -> WrittenRow:
+    try:
+        return WrittenRow(row.where, without_nulls(row.data))
+    except ValueError as error:
+        return WrittenRow(row.where, problem=str(error))
 
 
 def read_rows(uri: str) -> Iterator[WrittenRow]:
@@ -78,7 +83,7 @@ def read_rows(uri: str) -> Iterator[WrittenRow]:
     try:
         source = find_parts(uri)
     except (NotFound, ValueError) as error:
-        yield WrittenRow(file_name(uri), problem=str(error))
+        yield WrittenRow(file_name(without_secrets(uri)), problem=str(error))
         return
     for chunk in read_chunks(source, {}):
         yield from chunk.rows()
@@ -120,162 +125,71 @@ def _cut(name: str, key: str, stream: BinaryIO, seekable: Any) -> Iterator[Chunk
     if suffix in (".jsonl", ".ndjson"):
         yield from _cut_jsonl(name, stream)
     elif suffix == ".csv":
-        yield from _cut_csv(name, stream)
+        for piece in cut_csv(name, stream, CHUNK_ROWS):
+            yield Chunk(name, 0, [piece] if isinstance(piece, WrittenRow) else piece)
     elif suffix == ".parquet":
-        yield from _cut_parquet(name, seekable(stream))
+        for piece in cut_parquet(name, seekable(stream), CHUNK_ROWS):
+            yield Chunk(name, 0, [piece]) if isinstance(piece, WrittenRow) else Chunk(name, *piece, is_arrow=True)
     elif suffix in ALONE_SUFFIXES:
-        yield from _in_chunks(name, _yaml_rows(name, stream.read()))
+        yield from _cut_yaml(name, stream)
     else:
         given = f"was '{suffix}'" if suffix else "has none"
         wanted = ", ".join((*PART_SUFFIXES, *ALONE_SUFFIXES))
         yield Chunk(name, 0, [WrittenRow(name, problem=f"unsupported suffix: wanted one of {wanted}, {given}")])
 
 
-def _in_chunks(name: str, rows: Iterator[WrittenRow]) -> Iterator[Chunk]:
+def _cut_yaml(name: str, stream: BinaryIO) -> Iterator[Chunk]:
+    def place(line: int) -> str:
+        return f"{name} line {line}" if line else name
+
+    try:
+        document = read_yaml(stream.read())
+    except BadYaml as error:
+        yield Chunk(name, 0, [WrittenRow(place(line), problem=text) for line, text in error.findings])
+        return
+    doubts = tuple((place(line), text) for line, text in document.doubts)
+    rows = expand(document.value, name)
     while batch := list(islice(rows, CHUNK_ROWS)):
-        yield Chunk(name, 0, batch)
+        yield Chunk(name, 0, batch, doubts=doubts)
+        doubts = ()
 
 
 def _cut_jsonl(name: str, stream: BinaryIO) -> Iterator[Chunk]:
     first = 1
     while block := stream.read(CHUNK_BYTES):
-        if not block.endswith(b"\n"):
-            block += stream.readline()
-        yield Chunk(name, first, block)
-        first += block.count(b"\n")
+        if first == 1 and block.startswith(UTF16):
+            yield Chunk(name, 0, [WrittenRow(name, problem="the text is UTF-16, wanted UTF-8")])
+            return
+        rest = b"" if block.endswith(b"\n") else stream.readline(MOST_BYTES)
+        if len(rest) == MOST_BYTES and not rest.endswith(b"\n"):
+            block = block[: block.rfind(b"\n") + 1]
+            where = f"{name} line {first + block.count(BREAK)}"
+            reason = f"has more than {MOST_BYTES // 2**20} MiB; nothing was read from here on"
+            yield Chunk(name, first, block)
+            yield Chunk(name, 0, [WrittenRow(where, problem=reason)])
+            return
+        yield Chunk(name, first, block + rest)
+        first += block.count(BREAK) + rest.count(BREAK)
 
 
 def _jsonl_rows(chunk: Chunk) -> Iterator[WrittenRow]:
     for number, line in enumerate(io.BytesIO(chunk.content), chunk.first):
         where = f"{chunk.name} line {number}"
         if number == 1:
-            line = line.removeprefix(b"\xef\xbb\xbf")
+            line = line.removeprefix(BOM)
         line = line.rstrip()
         if not line:
             continue
         try:
-            data = _json(line.decode())
+            data = loads(decoded(line))
+        except BadText as error:
+            yield WrittenRow(where, problem=str(error))
+            continue
         except ValueError as error:
             yield WrittenRow(where, problem=f"not a JSON object: {error}")
             continue
         if isinstance(data, dict):
             yield WrittenRow(where, data)
         else:
-            yield WrittenRow(where, problem=f"not a JSON object, was {str(data)[:60]}")
-
-
-def _cut_csv(name: str, stream: BinaryIO) -> Iterator[Chunk]:
-    text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
-    table = csv.reader(text, strict=True)
-    before = 0
-    header: list[str] | None = None
-    found: list[tuple[str, list[str]]] = []
-    problem: WrittenRow | None = None
-    try:
-        for cells in table:
-            where, before = f"{name} line {before + 1}", table.line_num
-            if not cells:
-                continue
-            if header is None:
-                header = cells
-                if twice := sorted({column for column in header if header.count(column) > 1}):
-                    problem = WrittenRow(
-                        where, problem=f"the header names {', '.join(map(repr, twice))} more than once"
-                    )
-                    break
-                continue
-            found.append((where, cells))
-            if len(found) == CHUNK_ROWS:
-                yield Chunk(name, 0, (header, found))
-                found = []
-    except (csv.Error, UnicodeDecodeError) as error:
-        problem = WrittenRow(f"{name} line {before + 1}", problem=f"cannot be read from here on: {error}")
-    finally:
-        text.detach()  # else it would close the stream, of which the digest is not yet taken
-    if header is not None and found:
-        yield Chunk(name, 0, (header, found))
-    if problem is not None:
-        yield Chunk(name, 0, [problem])
-
-
-def _csv_row(where: str, header: list[str], cells: list[str]) -> WrittenRow:
-    if len(cells) != len(header):
-        return WrittenRow(where, problem=f"has {len(cells)} cells, the header has {len(header)}")
-    data: dict[str, Any] = {}
-    for column, cell in zip(header, cells, strict=True):
-        if not cell:
-            continue
-        try:
-            data[column] = cell if column in TEXT_FIELDS else _json(cell)
-        except ValueError as error:
-            if column in NESTED_FIELDS:
-                return WrittenRow(where, problem=f"the cell of '{column}' is not JSON: {error}")
-            data[column] = cell
-    return WrittenRow(where, data)
-
-
-def _cut_parquet(name: str, file: BinaryIO) -> Iterator[Chunk]:
-    number = 0
-    # The bytes came whole, or a StorageError did, so an OSError here is a damaged file and never a failing disk.
-    try:
-        for batch in pq.ParquetFile(file).iter_batches(CHUNK_ROWS):
-            sink = pa.BufferOutputStream()
-            with pa.ipc.new_stream(sink, batch.schema) as writer:
-                writer.write_batch(batch)
-            yield Chunk(name, number + 1, sink.getvalue(), is_arrow=True)
-            number += batch.num_rows
-    except (pa.ArrowException, OSError) as error:
-        problem = f"not a readable Parquet file after row {number}: {error}"
-        yield Chunk(name, 0, [WrittenRow(name, problem=problem)])
-
-
-def _arrow_rows(chunk: Chunk) -> Iterator[WrittenRow]:
-    for number, data in enumerate(pa.ipc.open_stream(chunk.content).read_all().to_pylist(), chunk.first):
-        yield WrittenRow(f"{chunk.name} row {number}", data)
-
-
-def _yaml_rows(name: str, content: bytes) -> Iterator[WrittenRow]:
-    try:
-        document = read_yaml(content)
-    except BadYaml as error:
-        yield WrittenRow(f"{name} line {error.line}" if error.line else name, problem=str(error))
-    else:
-        yield from expand(document, name)
-
-
-def _json(text: str) -> Any:
-    """JSON as its standard has it: no NaN or Infinity, no key twice. ValueError otherwise."""
-    try:
-        data = _loads(text)
-        # Every key has a colon behind it: with as many keys as there are colons, none was given twice. A colon in a
-        # text, or a row in a row, costs the slower way.
-        return data if type(data) is dict and text.count(":") == len(data) else _loads_pairs(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{error.msg} at character {error.pos + 1}") from None
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    data = dict(pairs)
-    if len(data) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key '{next(key for key in keys if keys.count(key) > 1)}' is given twice")
-    return data
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-def _without_nulls(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
-    if isinstance(value, list):
-        return [_without_nulls(item) for item in value]
-    return value
-
-
-# Made once: json.loads would make a decoder for every row.
-_loads = json.JSONDecoder(parse_constant=_refuse_constant).decode
-_loads_pairs = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse_constant).decode
+            hint = ": a row is an object of its own, on its own line" if isinstance(data, list) else ""
+            yield WrittenRow(where, problem=f"not a JSON object, was {line[:60].decode(errors='replace')}{hint}")

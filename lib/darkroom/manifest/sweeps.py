@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+import re
 import string
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -10,6 +12,10 @@ from typing import Any
 
 from darkroom.sampling.names import nearest
 
+MOST_ROWS = 10_000_000  # of a file's matrices: who writes more zeros than meant would wait for hours
+MOST_TEMPLATE, MOST_ID = 1000, 200  # characters
+# What a number's or a text's format may ask for; a width of ten digits is a memory's worth of blanks.
+_SPEC = re.compile(r"(.?[<>=^])?[-+ ]?#?0?[0-9]{0,3}[,_]?(\.[0-9]{1,2})?[a-zA-Z%]?")
 LIST_FIELDS = frozenset({"views", "components"})
 TOP_LEVEL = ("defaults", "rows", "matrix")
 # A row that names one of these means it instead of a default's other one, not together with it.
@@ -51,6 +57,12 @@ def expand(document: Any, name: str) -> Iterator[WrittenRow]:
 
 def combinations(matrix: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Every combination of the listed values; what is not listed is the same in all. ValueError for an empty list."""
+    for chosen in itertools.product(*_axes(matrix)):
+        yield dict(zip(matrix, chosen, strict=True))
+
+
+def _axes(matrix: Mapping[str, Any]) -> list[list[Any]]:
+    """The values of each key."""
     axes = []
     for key, value in matrix.items():
         swept = isinstance(value, list)
@@ -59,12 +71,13 @@ def combinations(matrix: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         if swept and not value:
             raise ValueError(f"'{key}' lists no values, so there is no combination")
         axes.append(value if swept else [value])
-    for chosen in itertools.product(*axes):
-        yield dict(zip(matrix, chosen, strict=True))
+    return axes
 
 
 def fill_template(template: str, values: Mapping[str, Any]) -> str:
     """`"sdedit-{start}-{seed:03d}"` with the row's own scalar values. ValueError for a name the row does not have."""
+    if len(template) > MOST_TEMPLATE:
+        raise ValueError(f"id template of {len(template):,} characters, wanted at most {MOST_TEMPLATE:,}")
     scalars = {key: value for key, value in values.items() if key != "id" and isinstance(value, (str, int, float))}
     parts = []
     for literal, name, spec, conversion in string.Formatter().parse(template):
@@ -76,7 +89,10 @@ def fill_template(template: str, values: Mapping[str, Any]) -> str:
             raise ValueError(f"id template {template!r} names '{name}', which this row has no single value for{hint}")
         if conversion:
             raise ValueError(f"id template {template!r}: conversions such as !{conversion} are not offered")
-        parts.append(format(scalars[name], spec))
+        if not _SPEC.fullmatch(spec):
+            raise ValueError(f"id template {template!r}: the format {spec!r} is not offered")
+        value = scalars[name]
+        parts.append(format(value[: MOST_ID + 1] if isinstance(value, str) else value, spec))
     return "".join(parts)
 
 
@@ -84,7 +100,7 @@ def _unknown_keys(document: Mapping[str, Any], name: str) -> Iterator[WrittenRow
     for key in document:
         if key not in TOP_LEVEL:
             hint = nearest(key, TOP_LEVEL) or f"; there are {', '.join(TOP_LEVEL)}"
-            yield WrittenRow(name, problem=f"unknown top-level key {key!r}{hint}")
+            yield WrittenRow(name, problem=f"unknown top-level key {str(key)[:60]!r}{hint}")
 
 
 def _written(rows: Any, defaults: Mapping[str, Any], name: str) -> Iterator[WrittenRow]:
@@ -103,12 +119,17 @@ def _swept(matrices: Any, defaults: Mapping[str, Any], name: str) -> Iterator[Wr
     if not isinstance(matrices, (list, Mapping)):
         yield WrittenRow(name, problem=f"'matrix' must be a mapping or a list of mappings, was {_kind(matrices)}")
         return
+    left = MOST_ROWS
     for number, matrix in enumerate([matrices] if isinstance(matrices, Mapping) else matrices, 1):
         where = f"{name} matrix {number}"
         if not isinstance(matrix, Mapping):
             yield WrittenRow(where, problem=f"must be a mapping, was {_kind(matrix)}")
             continue
         try:
+            total = math.prod(map(len, _axes(matrix)))
+            if total > left:
+                raise ValueError(f"{total:,} combinations; all matrices of a file may have {MOST_ROWS:,} together")
+            left -= total
             for count, row in enumerate(combinations(matrix), 1):
                 yield _row(row, defaults, f"{where} combination {count}")
         except ValueError as error:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, TypeAdapter, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, model_validator
 
 from darkroom.manifest.branches import Asks, ComponentBranch, Resample, UpperStage, ViewBranch
 from darkroom.manifest.fields import (
@@ -18,6 +18,8 @@ from darkroom.manifest.fields import (
     Id,
     Level,
     Path,
+    Picture,
+    Prompt,
     Sampler,
     Seed,
     Sigma,
@@ -25,9 +27,9 @@ from darkroom.manifest.fields import (
     Start,
     Steps,
     Stride,
-    Text,
     Timestep,
     not_empty,
+    not_too_many,
     plain,
 )
 from darkroom.sampling.components import check_sum, make_component
@@ -45,7 +47,7 @@ class _Task(Frozen):
     stride: Stride | None = None
     timesteps: Path | None = None
     guidance: Guidance = 7.0
-    negative_prompt: Text = ""
+    negative_prompt: Prompt = ""
     size: Size | None = None
     sampler: Sampler | None = None
     eta: Fraction = 0.0
@@ -140,7 +142,7 @@ class ImageToImage(_Chosen, Asks):
     """SDEdit. start: index into the schedule; strength: 1 is the whole schedule, 0 none of it."""
 
     task: Literal["image_to_image"] = "image_to_image"
-    image: Path
+    image: Picture
     start: Start | None = None
     strength: Fraction | None = None
 
@@ -156,8 +158,8 @@ class Inpaint(_Chosen, Asks):
     """White parts of the mask are painted. Without start or strength they begin as pure noise."""
 
     task: Literal["inpaint"] = "inpaint"
-    image: Path
-    mask: Path
+    image: Picture
+    mask: Picture
     resample: Resample | None = None
     start: Start | None = None
     strength: Fraction | None = None
@@ -171,7 +173,7 @@ class Inpaint(_Chosen, Asks):
 
 class Anagram(_Chosen):
     task: Literal["anagram"] = "anagram"
-    views: Annotated[tuple[ViewBranch, ...], AfterValidator(not_empty)]
+    views: Annotated[tuple[ViewBranch, ...], BeforeValidator(not_too_many), AfterValidator(not_empty)]
     reduction: Literal["mean", "alternate"] = "mean"
 
     def branches(self) -> tuple[Asks, ...]:
@@ -186,7 +188,7 @@ class Hybrid(_Chosen):
     """The components sum to the identity; at most one is held to a given image."""
 
     task: Literal["hybrid"] = "hybrid"
-    components: Annotated[tuple[ComponentBranch, ...], AfterValidator(not_empty)]
+    components: Annotated[tuple[ComponentBranch, ...], BeforeValidator(not_too_many), AfterValidator(not_empty)]
 
     @model_validator(mode="after")
     def _whole(self) -> Hybrid:
@@ -209,14 +211,14 @@ class Upscale(_Cascaded, Asks):
     """The model's upper stages alone: the image takes the place of the small picture they begin with."""
 
     task: Literal["upscale"] = "upscale"
-    image: Path
+    image: Picture
 
 
 class Forward(_Task):
     """The image noised to `timestep`, q(x_t | x_0), by no model; thousandths of noise where the process is a flow."""
 
     task: Literal["forward"] = "forward"
-    image: Path
+    image: Picture
     timestep: Timestep
 
     def branches(self) -> tuple[Asks, ...]:
@@ -234,7 +236,7 @@ class Denoise(_Task, Asks):
     """
 
     task: Literal["denoise"] = "denoise"
-    image: Path
+    image: Picture
     timestep: Timestep
     method: Literal["blur", "one_step", "iterative"]
     sigma: Sigma | None = None

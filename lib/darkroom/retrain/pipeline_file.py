@@ -24,7 +24,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from darkroom.manifest.problems import ProblemsError
-from darkroom.manifest.yaml_files import BadYaml, Place, line_of, read_yaml_lines
+from darkroom.manifest.yaml_files import BadYaml, Place, line_of, read_yaml
 from darkroom.models.classifier import Classifier
 from darkroom.models.errors import ModelError
 from darkroom.retrain.gate import Rule
@@ -46,11 +46,13 @@ def read_pipeline(uri: str) -> Pipeline:
     """The pipeline in the file at a path or s3:// uri. PipelineError with every problem, StorageError."""
     name = uri.rstrip("/").rsplit("/", 1)[-1]
     try:
-        document, lines = read_yaml_lines(read_uri(uri))
+        file = read_yaml(read_uri(uri), lines=True)
     except BadYaml as error:
-        raise PipelineError([f"{name} line {error.line}: {error}" if error.line else f"{name}: {error}"]) from None
+        texts = [f"{name} line {line}: {text}" if line else f"{name}: {text}" for line, text in error.findings]
+        raise PipelineError(texts) from None
     except (NotFound, ValueError) as error:
         raise PipelineError([str(error)]) from None
+    document, lines = file.value, file.lines
     if not isinstance(document, dict):
         raise PipelineError([f"{name}: wanted a mapping of {', '.join(Pipeline.model_fields)}"])
     found: list[Problem] = []

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+LONGEST = 60  # letters that are compared, which takes their number squared
+
 
 def nearest(given: object, names: Iterable[str], cutoff: float = 0.6) -> str:
     """ ", did you mean 'prompt'?" where one of the names is near, else ""."""
-    near = get_close_matches(str(given), sorted(names), n=1, cutoff=cutoff)
+    near = get_close_matches(str(given)[:LONGEST], sorted(names), n=1, cutoff=cutoff)
     return f", did you mean '{near[0]}'?" if near else ""
 
 

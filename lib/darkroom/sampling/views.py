@@ -168,7 +168,7 @@ def make(kind: str, makers: dict[str, Callable[..., Any]], name: str, params: di
     """makers[name](**params), where what is unknown is a ValueError that names what is near."""
     if name not in makers:
         raise ValueError(f"unknown {kind} '{name}'{_hint(name, makers)}")
-    known = _parameters(makers[name])
+    known = parameters(makers[name])
     for key in params:
         if key not in known:
             raise ValueError(f"{kind} '{name}' has no parameter '{key}'{_hint(key, known)}")
@@ -176,7 +176,7 @@ def make(kind: str, makers: dict[str, Callable[..., Any]], name: str, params: di
 
 
 @lru_cache(maxsize=128)
-def _parameters(maker: Callable[..., Any]) -> tuple[str, ...]:
+def parameters(maker: Callable[..., Any]) -> tuple[str, ...]:
     """Names of what it takes. Kept: to look is half of what parsing a row of views costs."""
     return tuple(inspect.signature(maker).parameters)
 

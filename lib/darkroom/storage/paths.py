@@ -22,6 +22,16 @@ def join(base_uri: str, relative: str) -> str:
     return f"s3://{bucket}/{key}"
 
 
+def without_secrets(uri: str) -> str:
+    """The uri as it may be shown: without name and password before its host, and without a query, which may be signed."""
+    scheme, separator, rest = uri.partition("://")
+    if not separator or scheme == "file":
+        return uri
+    rest, question, _ = rest.partition("?")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}{'?...' if question else ''}"
+
+
 def check_key(key: str) -> str:
     """Keys are made by this program, so a bad one is our own bug."""
     assert key and not {"", ".", ".."} & set(key.split("/")), f"not a storage key: {key!r}"
@@ -37,7 +47,7 @@ def local_path(uri: str) -> str:
             raise ValueError(f"{uri!r} names the host {host!r}: wanted file:///path")
         return os.path.abspath("/" + unquote(path))
     if separator:
-        raise ValueError(f"{uri!r} has the unknown scheme {scheme!r}: wanted {_FORMS}")
+        raise ValueError(f"{without_secrets(uri)!r} has the unknown scheme {scheme!r}: wanted {_FORMS}")
     if not uri:
         raise ValueError(f"an empty path was given: wanted {_FORMS}")
     return os.path.abspath(os.path.expanduser(uri))

@@ -1,0 +1,95 @@
+"""CSV as a stream of rows. An empty cell is an absent key, a row of nothing but empty cells an empty line."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from typing import Any, BinaryIO, NamedTuple
+
+from darkroom.manifest.keys import column_problems
+from darkroom.manifest.sweeps import WrittenRow
+from darkroom.manifest.texts import BadText, lines_of, loads
+
+# The only cells that are taken as they stand; a prompt "7" stays text.
+TEXT_FIELDS = frozenset(
+    {"id", "task", "prompt", "negative_prompt", "timesteps", "sampler", "image", "mask", "reduction", "method"}
+)
+NESTED_FIELDS = frozenset({"views", "components", "resample", "stage2", "stage3"})
+SEPARATORS = {";": "';'", "\t": "tabs", "|": "'|'"}
+
+
+class Cells(NamedTuple):
+    """Rows not parsed yet. found: where each stands, and its cells."""
+
+    header: list[str]
+    found: list[tuple[str, list[str]]]
+
+    def rows(self) -> Iterator[WrittenRow]:
+        return (_row(where, self.header, cells) for where, cells in self.found)
+
+
+def cut_csv(name: str, stream: BinaryIO, count: int) -> Iterator[Cells | WrittenRow]:
+    """So many rows at a time; and what ends the reading, as a row with a problem."""
+    table = csv.reader(lines_of(stream), strict=True)
+    lines = _numbered(name, table)
+    found: list[tuple[str, list[str]]] = []
+    problem: WrittenRow | None = None
+    try:
+        where, header = next(lines, ("", []))
+        if problems := list(_header_problems(header)):
+            yield from (WrittenRow(where, problem=text) for text in problems)
+            return
+        for line in lines:
+            found.append(line)
+            if len(found) == count:
+                yield Cells(header, found)
+                found = []
+    except (csv.Error, BadText) as error:
+        # A mistake in the quotes is told by where its row begins, another by where it is.
+        line = table.line_num + (isinstance(error, BadText))
+        problem = WrittenRow(f"{name} line {line}", problem=f"cannot be read from here on: {error}")
+    if found:
+        yield Cells(header, found)
+    if problem is not None:
+        yield problem
+
+
+def _numbered(name: str, table: Any) -> Iterator[tuple[str, list[str]]]:
+    """The lines that say something, each with its place."""
+    before = 0
+    for cells in table:
+        where, before = f"{name} line {before + 1}", table.line_num
+        if any(cells):
+            yield where, cells
+
+
+def _header_problems(header: list[str]) -> Iterator[str]:
+    if not header:
+        return
+    if header[0].startswith("sep="):
+        yield f"{header[0]!r} is for a spreadsheet alone: take this line out"
+        return
+    for separator, words in SEPARATORS.items():
+        if len(header) == 1 and separator in header[0]:
+            yield f"the columns are separated by {words}, wanted commas"
+            return
+    yield from column_problems(header)
+
+
+def _row(where: str, header: list[str], cells: list[str]) -> WrittenRow:
+    if len(cells) != len(header):
+        return WrittenRow(where, problem=f"has {len(cells):,} cells, the header has {len(header)}")
+    data: dict[str, Any] = {}
+    for column, cell in zip(header, cells, strict=True):
+        if not cell:
+            continue
+        if column == "seed" and "e" in cell.lower():
+            reason = "a spreadsheet's way to show a rounded number; wanted all of its digits"
+            return WrittenRow(where, problem=f"'seed' is {cell[:60]!r}: {reason}")
+        try:
+            data[column] = cell if column in TEXT_FIELDS else loads(cell)
+        except ValueError as error:
+            if column in NESTED_FIELDS:
+                return WrittenRow(where, problem=f"the cell of '{column}' is not JSON: {error}")
+            data[column] = cell
+    return WrittenRow(where, data)

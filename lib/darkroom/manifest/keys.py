@@ -1,0 +1,67 @@
+"""The keys that a row and its parts may have, in any task: what is said of others, and when a null is an absence."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from darkroom.manifest.branches import ComponentBranch, Resample, UpperStage, ViewBranch
+from darkroom.manifest.tasks import TASKS
+from darkroom.sampling.components import COMPONENTS
+from darkroom.sampling.names import nearest
+from darkroom.sampling.views import VIEWS, parameters
+
+ROW_KEYS = frozenset(key for task in TASKS.values() for key in task.model_fields)
+PART_KEYS = frozenset(
+    [key for part in (ViewBranch, ComponentBranch, Resample, UpperStage) for key in part.model_fields]
+    + [key for makers in (VIEWS, COMPONENTS) for maker in makers.values() for key in parameters(maker)]
+)
+DEEPEST = 16  # levels of a row: a component's view has four
+LISTED = 20  # columns
+# What other tools call it.
+_ELSEWHERE = {
+    "text": "prompt", "caption": "prompt", "prompts": "prompt", "negative": "negative_prompt",
+    "num_inference_steps": "steps", "guidance_scale": "guidance", "cfg_scale": "guidance", "cfg": "guidance",
+    "height": "size", "width": "size", "resolution": "size", "sampler_name": "sampler", "scheduler": "sampler",
+    "init_image": "image", "mask_image": "mask", "denoising_strength": "strength", "class": "label",
+}  # fmt: skip
+
+
+def did_you_mean(key: object, names: Iterable[str]) -> str:
+    """ ", did you mean 'prompt'?" where one of the names is meant: by other letters, by another tool's word, or nearly;
+    else ""."""
+    names = list(names)
+    plain = str(key).strip().lower()
+    for meant in (plain, _ELSEWHERE.get(plain, "")):
+        if meant in names and meant != key:
+            return f", did you mean '{meant}'?"
+    return nearest(key, names)
+
+
+def without_nulls(value: Any, known: frozenset[str] = ROW_KEYS, depth: int = 0) -> Any:
+    """The same without the keys that have no value, where they are some task's: others are mistakes all the same.
+    ValueError for what is nested too deeply."""
+    if depth > DEEPEST:
+        raise ValueError(f"nested too deeply, in more than {DEEPEST} levels")
+    if isinstance(value, dict):
+        return {
+            key: without_nulls(item, PART_KEYS, depth + 1) if isinstance(item, (dict, list)) else item
+            for key, item in value.items()
+            if item is not None or key not in known
+        }
+    return [without_nulls(item, PART_KEYS, depth + 1) for item in value] if isinstance(value, list) else value
+
+
+def column_problems(columns: list[str]) -> Iterator[str]:
+    """What is wrong with the names of a table's columns: then no row needs to be looked at."""
+    for column, count in list(Counter(columns).items())[:LISTED]:
+        if not column:
+            which = "the first column has" if columns[0] == "" else f"{count:,} columns have"
+            yield f"{which} no name; an index that pandas wrote is left out by index=False"
+        elif column.startswith("__index_level_"):
+            yield f"the column '{column}' is an index that pandas wrote; index=False leaves it out"
+        elif count > 1:
+            yield f"the column {column[:60]!r} is there {count:,} times"
+        elif column not in ROW_KEYS:
+            yield f"the column {column[:60]!r} is none that a task takes{did_you_mean(column, ROW_KEYS - {*columns})}"

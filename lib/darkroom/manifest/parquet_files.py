@@ -1,0 +1,117 @@
+"""Parquet as a stream of rows, which a small file may claim to have more of than any memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from darkroom.manifest.keys import column_problems
+from darkroom.manifest.sweeps import WrittenRow
+
+MOST_ROW_BYTES = 2**20  # unpacked, on an average of a row group
+MOST_TEXT_BYTES = 2**17
+SLICE = 64  # rows that are Python's at a time: a text that many have is one only as long as it is Arrow's
+ROWS_A_BYTE, FREE_ROWS = 100, 10_000_000
+
+
+class BadParquet(ValueError):
+    """What keeps a whole file from being read, in words."""
+
+
+def cut_parquet(name: str, file: BinaryIO, count: int) -> Iterator[tuple[int, pa.Buffer] | WrittenRow]:
+    """The number of the first row, from 1, and a stream of Arrow of so many; and what ends the reading."""
+    number = 0
+    # The bytes came whole, or a StorageError did, so an OSError here is a damaged file and never a failing disk.
+    try:
+        opened = _open(file)
+        if problems := list(column_problems(opened.schema_arrow.names)):
+            yield from (WrittenRow(name, problem=text) for text in problems)
+            return
+        for batch in opened.iter_batches(count):
+            _refuse_long_texts(batch.columns)
+            sink = pa.BufferOutputStream()
+            with pa.ipc.new_stream(sink, batch.schema) as writer:
+                writer.write_batch(batch)
+            yield number + 1, sink.getvalue()
+            number += batch.num_rows
+    except BadParquet as error:
+        yield WrittenRow(name, problem=str(error))
+    except (pa.ArrowException, OSError, ValueError, RecursionError, OverflowError) as error:
+        text = " ".join(str(error).split())[:200]
+        yield WrittenRow(name, problem=f"not a readable Parquet file after row {number}: {text}")
+
+
+def rows_of(name: str, first: int, content: pa.Buffer) -> Iterator[WrittenRow]:
+    table = pa.ipc.open_stream(content).read_all()
+    small = [field for field in table.schema if _has_small_floats(field.type)]
+    for start in range(0, table.num_rows, SLICE):
+        for number, data in enumerate(_values(table.slice(start, SLICE)), first + start):
+            if isinstance(data, str):
+                yield WrittenRow(f"{name} row {number}", problem=data)
+                continue
+            data |= {field.name: _shortest(data[field.name], field.type) for field in small}
+            yield WrittenRow(f"{name} row {number}", data)
+
+
+def _open(file: BinaryIO) -> pq.ParquetFile:
+    """With texts as Arrow's dictionaries: what a row group repeats is there once. BadParquet before much is read."""
+    opened = pq.ParquetFile(file)
+    about = opened.metadata
+    size = file.seek(0, 2)
+    if about.num_rows > max(FREE_ROWS, ROWS_A_BYTE * size):
+        raise BadParquet(f"claims {about.num_rows:,} rows in {size:,} bytes")
+    for group in map(about.row_group, range(about.num_row_groups)):
+        if group.total_byte_size > MOST_ROW_BYTES * max(group.num_rows, 1):
+            raise BadParquet(f"{group.num_rows:,} of its rows unpack to {group.total_byte_size:,} bytes")
+    columns = map(opened.schema.column, range(len(opened.schema)))
+    texts = [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
+    return pq.ParquetFile(file, read_dictionary=texts)
+
+
+def _refuse_long_texts(arrays: list[pa.Array]) -> None:
+    for array in arrays:
+        if pa.types.is_dictionary(array.type):
+            array = array.dictionary
+        if pa.types.is_nested(array.type):
+            _refuse_long_texts(array.flatten() if pa.types.is_struct(array.type) else [array.values])
+        elif _is_text(array.type) and (longest := pc.max(pc.binary_length(array)).as_py() or 0) > MOST_TEXT_BYTES:
+            raise BadParquet(f"holds a text of {longest:,} bytes, wanted at most {MOST_TEXT_BYTES:,}")
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    types = pa.types
+    return types.is_string(kind) or types.is_large_string(kind) or types.is_binary(kind) or types.is_large_binary(kind)
+
+
+def _values(table: pa.Table) -> list[dict[str, Any] | str]:
+    """Rows, or what is wrong with one: not every value of Arrow's is one of Python's."""
+    try:
+        return table.to_pylist()
+    except (ValueError, OverflowError, RecursionError, pa.ArrowException) as error:
+        if table.num_rows == 1:
+            return [f"cannot be read: {' '.join(str(error).split())[:200]}"]
+        return [value for row in range(table.num_rows) for value in _values(table.slice(row, 1))]
+
+
+def _has_small_floats(kind: pa.DataType) -> bool:
+    if pa.types.is_float16(kind) or pa.types.is_float32(kind):
+        return True
+    return any(_has_small_floats(kind.field(number).type) for number in range(kind.num_fields))
+
+
+def _shortest(value: Any, kind: pa.DataType) -> Any:
+    """A float of few bits as the shortest decimal that it stands for: who wrote 7.1 as float32 meant 7.1."""
+    if value is None:
+        return None
+    if pa.types.is_float16(kind) or pa.types.is_float32(kind):
+        return float(str(np.float32(value) if pa.types.is_float32(kind) else np.float16(value)))
+    if pa.types.is_struct(kind):
+        return value | {field.name: _shortest(value[field.name], field.type) for field in kind}
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return [_shortest(item, kind.value_type) for item in value]
+    return value
