@@ -154,6 +154,21 @@ def test_a_row_whose_prompt_is_cut_says_so(plan_work, store: Store) -> None:
     assert flags == {"short": [], "long": ["prompt_truncated"]} and work.truncated == 1
 
 
+def test_a_strength_that_rounds_to_no_step_is_a_flag(plan_work, store: Store) -> None:
+    row = {"task": "image_to_image", "prompt": "a", "image": "a.png", "steps": 10}
+    strengths = {"none": 0.09, "one": 0.1, "meant": 0}
+    plan = plan_work([row | {"id": name, "strength": strength} for name, strength in strengths.items()])
+    flags = {line["id"]: line["flags"] for line in read_lines(store, f"work/{plan.plan}")}
+    assert flags == {"none": ["no_steps"], "one": [], "meant": []}
+
+
+def test_repeated_lines_are_told(plan_work) -> None:
+    assert plan_work([RED] * 4 + [{**RED, "seed": 9}]).summary() == (
+        "5 lines, 3 of them the same as another; 2 rows: 0 done, 2 to make, 0 duplicates, 0 changed"
+    )
+    assert plan_work([RED]).summary().startswith("1 row: 0 done")
+
+
 def test_a_manifest_that_was_planned_from_is_not_parsed_again(
     tmp_path: Path, toy_model: str, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,7 +195,8 @@ def test_a_manifest_that_was_planned_from_is_not_parsed_again(
         facts = [{**vars(work), "plan": "", "leavers": len(work.leavers)} for work in (first, again)]
         assert facts[0] == facts[1] and again.rows == 9002
         finish(store, again)
-        assert plan().summary() == "9,002 rows: 9,002 done, 0 to make, 0 duplicates, 0 changed"
+        told = "9,003 lines, 1 of them the same as another; 9,002 rows: 9,002 done, 0 to make, 0 duplicates, 0 changed"
+        assert plan().summary() == told
         with pytest.raises(TypeError):  # Reading is not there
             plan(replace(maker, revision="another"))
     write_manifest(tmp_path, rows(3))

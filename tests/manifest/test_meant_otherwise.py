@@ -172,7 +172,7 @@ SPREADSHEETS = {
     "task,prompt,cfg_scale\ntext_to_image,a,7\n": (
         "line 1: the column 'cfg_scale' is none that a task takes, did you mean 'guidance'?"
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("text", SPREADSHEETS)

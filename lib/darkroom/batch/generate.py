@@ -63,10 +63,12 @@ FOLDERS = ("manifest/", *TEMPORARY)
 COMPACTED_BYTES = 2 * 2**30  # of small shards that a job merges at its end; where there are more, `darkroom compact`
 
 
-def dry_run(options: Options) -> tuple[Work, Estimate, str]:
+def dry_run(options: Options, say: Say = to_stderr) -> tuple[Work, Estimate, str]:
     """What a run would do and need, without writing anything or starting Ray."""
     order = Order.open(options)
     refuse_other_folder(order)
+    for warning in order.manifest.warnings:
+        say(warning)
     log = Ledger(order.store).read()
     work = cut(order.rows, log, order.maker, options.limit, None, pictures=_pictures(order, log))
     refuse_to_empty(order, work)

@@ -30,6 +30,7 @@ from darkroom.manifest.checks import Reading
 from darkroom.manifest.sources import find_parts
 from darkroom.runs.reading import read_run_record
 from darkroom.sampling.plans import SAMPLER_VERSION, Stage, condition_keys, goes_through
+from darkroom.sampling.trajectories import takes_no_step
 from darkroom.storage import NotFound, Store
 from darkroom.storage.hashing import hashes
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 READERS = 16  # files at once: on S3 each waits for an answer
 IN_MEMORY = 64 * 2**20  # bytes
+NO_STEPS = b'"no_steps"'  # a strength so small that the picture stays as it is given
 CODE = ("manifest", "sampling", "batch/planned_rows.py")  # says what a row's line and key are
 _BEFORE_ID, _BEFORE_KEY = '{"id": "', ', "key": "'
 
@@ -110,10 +112,11 @@ class Kind:
 
 @dataclass(frozen=True)
 class Ways:
-    """What rows need that are to be made. tails: what a line of work has beside the manifest's; asked, kind: int [N],
-    indices of each row's questions and kind in `questions` and `kinds`."""
+    """What rows need that are to be made. tails: what a line of work has beside the manifest's; flags: that each begins
+    with, as JSON; asked, kind: int [N], indices of each row's questions and kind in `questions` and `kinds`."""
 
     tails: list[bytes]
+    flags: list[bytes]
     asked: np.ndarray
     kind: np.ndarray
     questions: list[Questions]
@@ -123,19 +126,22 @@ class Ways:
     def of(cls, rows: Iterable[dict[str, Any]], maker: Maker) -> Ways:
         """rows: canonical."""
         tails: list[bytes] = []
+        flags: list[bytes] = []
+        first = maker.stages[0].process
         asked, kinds = _Numbers[Questions](), _Numbers[Kind]()
         for row in rows:
             way = maker.way(row)
             tails.append(b'"prompts": ' + _to_json(prompts_of(row)).encode())
+            flags.append(NO_STEPS if takes_no_step(row, first.kind, first.num_timesteps) else b"")
             asked.add(_questions(row, way, maker))
             size = max(stage.size for stage in way)
             kinds.add(Kind(row["task"], tuple(stage.number for stage in way), size, _candidates(row) > 1))
-        return cls(tails, asked.array(), kinds.array(), asked.known(), kinds.known())
+        return cls(tails, flags, asked.array(), kinds.array(), asked.known(), kinds.known())
 
     def at(self, places: np.ndarray) -> Ways:
         used, asked = np.unique(self.asked[places], return_inverse=True)
-        tails = [self.tails[place] for place in places]
-        return Ways(tails, asked, self.kind[places], [self.questions[number] for number in used], self.kinds)
+        tails, flags = ([words[place] for place in places] for words in (self.tails, self.flags))
+        return Ways(tails, flags, asked, self.kind[places], [self.questions[number] for number in used], self.kinds)
 
     def counts(self) -> Iterator[tuple[Kind, int]]:
         """How many rows there are of each kind."""

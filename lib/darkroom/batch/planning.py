@@ -38,6 +38,7 @@ class Work:
     is damaged; leavers: of those that the manifest has
     no more, uint64 hashes of their ids (none where only its beginning was looked at).
 
+    repeated: of the manifest's rows, those without an id that are the same as another, and are one row with it;
     stages: numbers of those that some row to be made goes through; prompts: what is asked, by text encoder, with
     whether it is cut; largest: pixels of the largest picture; best_of: rows with candidates; truncated: rows with a
     prompt that is cut; duplicates: rows that get a copy of another's picture.
@@ -47,6 +48,7 @@ class Work:
     part_rows: int = WORK_PART
     before: int = 0
     rows: int = 0
+    repeated: int = 0
     todo: Counter[str] = field(default_factory=Counter)
     done: int = 0
     changed: int = 0
@@ -82,7 +84,9 @@ class Work:
             f"{self.done:,} done, {self.to_make:,} to make, {self.duplicates:,} duplicates, {self.changed:,} changed"
         )
         gone = f", {self.gone:,} of which the picture is gone or damaged" if self.gone else ""
-        return f"{self.rows:,} rows: {counts}{gone}"
+        lines = f"{self.rows + self.repeated:,} lines, {self.repeated:,} of them the same as another; "
+        rows = f"{self.rows:,} row{'' if self.rows == 1 else 's'}"
+        return f"{lines if self.repeated else ''}{rows}: {counts}{gone}"
 
 
 def cut(
@@ -106,7 +110,8 @@ def cut(
         for part in rows:
             planning.take(part if left is None else part.first(left))
             left = None if left is None else max(left - len(part), 0)
-        return planning.finish(whole=limit is None)
+        # Of a run that was planned from them before the rows come without what was repeated.
+        return planning.finish(rows.manifest.rows if limit is None else None)
 
 
 class _Planning:
@@ -153,8 +158,8 @@ class _Planning:
             work.best_of += count * kind.chosen
         cut = [self._is_cut(asked) for asked in ways.questions]
         lines = []
-        for line, tail, asked in zip(rows.lines, ways.tails, ways.asked.tolist(), strict=True):
-            flags = TRUNCATED if cut[asked] else b""
+        for line, tail, own, asked in zip(rows.lines, ways.tails, ways.flags, ways.asked.tolist(), strict=True):
+            flags = b", ".join(filter(None, (own, TRUNCATED if cut[asked] else b"")))
             work.truncated += cut[asked]
             lines.append(b'%b, %b, "flags": [%b]}' % (line[:-1], tail, flags))
         self._to_make.add(lines)
@@ -172,10 +177,12 @@ class _Planning:
                 found |= known[prompt]
         return found
 
-    def finish(self, whole: bool) -> Work:
+    def finish(self, total: int | None) -> Work:
+        """total: rows of the manifest, repeated ones too; None where only its beginning was looked at."""
         for lines in (self._parts, self._to_make, self._duplicates):
             lines.flush()
-        if whole:
+        if total is not None:
+            self.work.repeated = total - self.work.rows
             self.work.leavers = self._log.index.leavers(self._seen.values())
         return self.work
 

@@ -13,8 +13,9 @@ import yaml
 
 FREE = 1_000_000  # values, however few are written
 MOST_REPEATED = 20  # times, above that: rows that all begin with the same dozen of defaults are nothing unusual
-MOST_BYTES = 16 * 2**20  # it is read whole, which takes a gigabyte for that
+MOST_BYTES, MOST_MARKS = 16 * 2**20, 1_000_000  # it is read whole, and each value takes half a kilobyte on the way
 DEEPEST = 64  # the C loader calls itself for each level, and ends the process some thousand levels down
+TOO_DEEP = f"nested too deeply, in more than {DEEPEST} levels"
 FREE_TEXTS = frozenset({"id", "prompt", "negative_prompt", "image", "mask"})
 Place = tuple[str | int, ...]
 Finding = tuple[int, str]
@@ -70,8 +71,7 @@ def _of_error(error: yaml.YAMLError) -> Finding:
 
 
 def _load(content: bytes, lines: bool) -> Document:
-    if len(content) > MOST_BYTES:
-        raise BadYaml([(0, f"a YAML file may have {MOST_BYTES // 2**20} MiB; for more rows there is JSONL")])
+    _refuse_size(content)
     _refuse_depths(content)
     loader = _Loader(content)
     try:
@@ -88,6 +88,13 @@ def _load(content: bytes, lines: bool) -> Document:
         loader.dispose()
 
 
+def _refuse_size(content: bytes) -> None:
+    if len(content) > MOST_BYTES:
+        raise BadYaml([(0, f"a YAML file may have {MOST_BYTES // 2**20} MiB; for more rows there is JSONL")])
+    if np.isin(np.frombuffer(content, np.uint8), list(b",:-[{?\n")).sum() > MOST_MARKS:
+        raise BadYaml([(0, f"more than {MOST_MARKS:,} values in a YAML file; for more rows there is JSONL")])
+
+
 def _refuse_depths(content: bytes) -> None:
     """Depth is counted exactly only where brackets, or what can begin a block on one line, are suspiciously many."""
     letters = np.frombuffer(content, np.uint8)
@@ -99,7 +106,7 @@ def _refuse_depths(content: bytes) -> None:
     for event in yaml.parse(content, _Loader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST:
-            raise BadYaml([(event.start_mark.line + 1, f"nested too deeply, in more than {DEEPEST} levels")])
+            raise BadYaml([(event.start_mark.line + 1, TOO_DEEP)])
 
 
 class _Checks:
@@ -114,25 +121,28 @@ class _Checks:
         self.findings: dict[Finding, None] = {}
         self.texts: list[yaml.ScalarNode] = []
         self._open: set[int] = set()
-        self._counts: dict[int, int] = {}
+        self._counts: dict[int, tuple[int, int]] = {}
 
-    def count(self, node: yaml.Node, key: str = "") -> int:
-        """key: the one that the node stands under, also as an item of a list."""
+    def count(self, node: yaml.Node, key: str = "") -> tuple[int, int]:
+        """Values, and levels. key: the one that the node stands under, also as an item of a list."""
         if isinstance(node, yaml.ScalarNode):
             self.written += 1
             self._look_at(node, key)
-            return 1
+            return 1, 0
         if id(node) in self._counts:
             return self._counts[id(node)]
         if id(node) in self._open:
             raise _refused("a value contains itself", node)
         self._open.add(id(node))
         self.written += 1
-        total = 1 + sum(self.count(child, name) for name, child in self._children(node, key))
+        counts = [self.count(child, name) for name, child in self._children(node, key)]
+        total, levels = 1 + sum(count for count, _ in counts), 1 + max((below for _, below in counts), default=0)
+        if levels > DEEPEST:
+            raise _refused(TOO_DEEP, node)
         if total > max(FREE, MOST_REPEATED * self.written):
             raise _refused(f"its aliases (*name) make {total:,} values of it; a matrix says so in a few", node)
-        self._counts[id(node)] = total
-        return total
+        self._counts[id(node)] = total, levels
+        return total, levels
 
     def _children(self, node: yaml.Node, above: str) -> Iterator[tuple[str, yaml.Node]]:
         if not isinstance(node, yaml.MappingNode):

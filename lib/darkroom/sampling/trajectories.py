@@ -67,6 +67,15 @@ def row_levels(row: Row, kind: str, num_timesteps: int) -> list[float]:
     return [*timesteps(num_timesteps, **_spacing(row))]
 
 
+def takes_no_step(row: Row, kind: str, num_timesteps: int) -> bool:
+    """Whether a row's strength, though not 0, rounds to no step of its schedule."""
+    if not (strength := row.get("strength")):
+        return False
+    # Flow has no timesteps to stride over, so a stride counts thousandths of its time.
+    count = len(timesteps(1000 if kind == "flow" else num_timesteps, **_spacing(row)))
+    return start_index(count, strength) == count
+
+
 def _spacing(row: Row) -> dict[str, Any]:
     return {"steps": row.get("steps"), "stride": row.get("stride"), "name": row.get("timesteps")}
 

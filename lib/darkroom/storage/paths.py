@@ -23,7 +23,7 @@ def join(base_uri: str, relative: str) -> str:
 
 
 def without_secrets(uri: str) -> str:
-    """The uri as it may be shown: without name and password before its host, and without a query, which may be signed."""
+    """The uri as it may be shown: without a name and password before its host, nor a query, which may be signed."""
     scheme, separator, rest = uri.partition("://")
     if not separator or scheme == "file":
         return uri
