@@ -31,7 +31,7 @@ def generate(manifest: str | Path | Rows, out: str | Path, **options: Any) -> Ou
     >>> import darkroom
     >>> outcome = darkroom.generate("manifests/demo.yaml", "runs/demo", workers=1)   # doctest: +SKIP
     >>> outcome.counts["anagram"]                                                    # doctest: +SKIP
-    {'ok': 13}
+    {'ok': 14}
     """
     from darkroom.batch.generate import Options, run
     from darkroom.manifest.inline_rows import named_by_row, write_rows

@@ -8,6 +8,8 @@ import typer
 
 from darkroom.exits import DONE, ENVIRONMENT, FAILED, KEPT, WRONG_INPUT, exit_codes, quiet
 
+HELP = "Make, train and keep diffusion images in bulk, on this machine or a Ray cluster."
+
 __all__ = ["DONE", "ENVIRONMENT", "FAILED", "KEPT", "WRONG_INPUT", "exit_codes", "main", "quiet"]
 
 
@@ -16,7 +18,7 @@ def main() -> None:
     from darkroom.submit import commands
     from darkroom.submit.request import job_names
 
-    app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+    app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=HELP)
     for name in job_names():
         job = import_module(f"darkroom.jobs.{name}")
         if hasattr(job, "app"):  # a job of several commands

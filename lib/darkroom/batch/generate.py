@@ -103,7 +103,8 @@ def _run_as_owner(order: Order, writer: Writer, began: float, say: Say) -> Outco
     outcome = take_stock(writer.log, work, developed, time.monotonic() - began)
     if outcome.rows < work.rows:
         raise ClusterError(f"every stage has ended, but only {outcome.rows:,} of {work.rows:,} rows are there")
-    order.store.write("summary.json", _json(asdict(outcome)))
+    if work.to_make or not order.store.exists("summary.json"):  # else it says still how fast its rows were made
+        order.store.write("summary.json", _json(asdict(outcome)))
     order.store.delete(*(key for folder in TEMPORARY for key in order.store.list(folder)))
     return outcome
 

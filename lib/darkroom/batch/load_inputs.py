@@ -1,4 +1,4 @@
-"""Stage one of the pipeline, on CPU workers: read a unit's rows, fetch, decode and resize their pictures.
+"""The beginning of the pipeline, on CPU workers: read a unit's rows, fetch, decode and resize their pictures.
 
 What a task imports must not wait for torch, which would cost each of its processes two seconds.
 """

@@ -77,7 +77,8 @@ class Job:
 
 
 def run(job: Job, pools: dict[str, Pool], watchdog: Watchdog, listener: Listener) -> Iterator[Receipt]:
-    """Receipts of committed units as they come; Stalled when nobody shows for too long that it is at work.
+    """Receipts of finished units as they come, for the run's owner to commit; Stalled when nobody shows for too long
+    that it is at work.
 
     Raises StorageError for an outage that a worker met, ClusterError when one crashed or Ray itself gave up.
     """

@@ -4,6 +4,7 @@ The manifest was read before, once: processes of their own checked its rows and 
 on the run (`planned_rows.py`). Here arrays of hashes are held against the log, and several threads write.
 
     RUN/manifest/PLAN/000000.jsonl   every row of the manifest: id, key, canonical form (what `audit` goes by)
+    RUN/duplicates/PLAN/...          rows that get a copy of another's result: both ask for the same picture
     RUN/work/PLAN/000000.jsonl       the rows to be made, with the prompts of each and flags that it begins with
 """
 

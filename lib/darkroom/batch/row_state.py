@@ -132,7 +132,7 @@ class RowState:
 
     @classmethod
     def of_line(cls, unit: int, line: Mapping[str, Any]) -> RowState:
-        """At the beginning of its way. line: of a file of work, see `units`."""
+        """At the beginning of its way. line: of a file of work, see `planning`."""
         prompts, flags = list(line.get("prompts", ())), list(line.get("flags", ()))
         return cls(unit, line["id"], line["key"], line["row"], prompts, flags)
 

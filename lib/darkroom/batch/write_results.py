@@ -1,4 +1,4 @@
-"""The last stage of the pipeline: encode, upload the pictures, then commit the unit's result rows."""
+"""The end of the pipeline: encode, upload the pictures, then stage the unit's result rows for the run's owner."""
 
 from __future__ import annotations
 

@@ -125,12 +125,13 @@ def _cell(drawn: list[Panel], size: int) -> Cell:
 
 
 def _captioned(figure: Figure, common: dict[str, str]) -> Cell:
-    """The figure on the sheet: prompt in short, seed, and of the parameters those that vary."""
+    """The figure on the sheet: prompt in short, seed, and of the parameters those that vary, or are other than the
+    heading says."""
     assert figure.cell is not None
     font = caption_font()
     prompt = fitted(figure.prompt, figure.cell.width, 2, font) if figure.prompt else []
     varying = _varying(figure, common)
-    said = {name: varying[name] for name in TELLING if name in varying}
+    said = {name: varying[name] for name in dict.fromkeys([*TELLING, *common]) if name in varying}
     note = sentence({**_seed(figure), **said}, ", ")
     return replace(figure.cell, caption=prompt, note=fitted(note, figure.cell.width, 2, font))
 

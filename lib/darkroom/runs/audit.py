@@ -78,16 +78,18 @@ def fix(uri: str) -> str:
     store = open_store(uri)
     read_run_record(store)
     with own(store, "darkroom audit") as writer:
+        log = ""
         try:
             writer.ledger.read()
-        except LogDamaged:
+        except LogDamaged as error:
             writer.rebuild()
+            log = f"{error}: made anew from metadata/\n"
         lost = sum(shard.rows for shard in writer.open())
         withdrawn = writer.withdraw(broken_rows(store, writer.log))
         writer.close()
     if not lost + withdrawn:
-        return f"nothing in {uri} is lost or damaged"
-    return f"{lost + withdrawn:,} rows of {uri} are to be made anew: run its `darkroom generate` again"
+        return f"{log}nothing in {uri} is lost or damaged"
+    return f"{log}{lost + withdrawn:,} rows of {uri} are to be made anew: run its `darkroom generate` again"
 
 
 def _published(store: Store, log: Log, result: Audit) -> None:

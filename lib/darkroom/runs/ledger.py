@@ -90,6 +90,8 @@ class Ledger:
             else:
                 log = Log(shards={shard.name: shard for shard in self._version_1(earlier, pool)})
                 log = self._applied(log, in_force(records))
+        if not keys and any(is_shard_name(key.removeprefix("metadata/")) for key in self.store.list("metadata/")):
+            raise LogDamaged(f"{self.store.uri('commits/')} is empty, though results lie in metadata/")
         log.earlier, log.foreign = bool(earlier), sorted(set(others) - set(earlier))
         return log
 

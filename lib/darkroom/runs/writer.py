@@ -27,7 +27,7 @@ from darkroom.runs.ledger import (
     stage,
     staged_key,
 )
-from darkroom.runs.log import Index, Log, LogDamaged, Position, Record, Shard, position_of, rollup_key
+from darkroom.runs.log import Index, Log, Position, Record, Shard, position_of, rollup_key
 from darkroom.runs.results import from_parquet
 from darkroom.storage import NotFound, StorageError, Store
 from darkroom.storage.lease import LeaseLost, hold
@@ -60,8 +60,6 @@ class Writer:
         self.log = self.ledger.read()
         self.epoch = max(self.epoch, self.log.position[0] + 1)  # whatever has become of the lease's file
         staged, published = self._files("staging/"), self._files("metadata/")
-        if self.log.position == (0, 0) and not self.log.shards and any(map(is_shard_name, published)):
-            raise LogDamaged(f"{self.store.uri('commits/')} is empty, though results lie in metadata/")
         lost = [shard for shard in self.log.shards.values() if shard.name not in staged | published]
         self._append([], [shard.name for shard in lost], after=self.log.position)
         valid = self.log.shards.keys()

@@ -177,7 +177,7 @@ class Diffusion:
         x, anchor, prediction, variance, noise: float32 [B, C, H, W]; variance is None unless it is learned.
         coefficients: [B, K], each sample's line of the table. All finite, also where a sample's line ignores them.
 
-        A sample's result has the same bits in every batch on one device: see `rounding` for what that leaves out.
+        A sample's result has the same bits in every batch on one device: see `bitwise` for what that leaves out.
         """
         c = per_sample(coefficients)
         estimate = self.bounded(c[Column.ESTIMATE_STATE] * x + c[Column.ESTIMATE_PREDICTION] * prediction)

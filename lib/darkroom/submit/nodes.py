@@ -97,7 +97,7 @@ def up(folder: str, workers: int, cpus_per_node: int) -> LocalCluster:
 
 
 def add_node(cluster: LocalCluster, cpus: int, stages: tuple[str, ...] = ()) -> LocalCluster:
-    """One more worker; returns when the head counts it in. stages: what it is set apart for, see `batch.room`."""
+    """One more worker; returns when the head counts it in. stages: what it is set apart for."""
     number = len(cluster.nodes)
     flags = (f"--address={cluster.address}", f"--resources={json.dumps(dict.fromkeys(stages, 1))}")
     node = _start(cluster, f"worker-{number}", f"127.0.0.{number + 2}", cpus, flags)
