@@ -356,3 +356,37 @@ def test_a_manifest_and_its_pictures_on_s3(s3_env: str, toy_network: str, shared
     assert row["source_uri"] == f"{s3_env}/jobs/in/one.png" and row["image_uri"].startswith(f"{out}/images/")
     assert read_uri(row["image_uri"]) == pictures(out)["edit"]
     assert audit(out).passed
+
+
+def test_lost_pictures_and_damaged_results_are_made_anew(quick: Job) -> None:
+    rows = [{**SEVEN, "id": f"r{n}", "seed": n} for n in range(8)]
+    quick.run(rows)
+    store, first = open_store(quick.out), results(quick.out)
+    store.delete(*(key for key in store.list("images/") if "r1." in key or "r5." in key))
+    outcome = quick.run(rows)
+    assert (outcome.made, outcome.done_before) == (2, 6)
+    assert "8 rows: 6 done, 2 to make, 0 duplicates, 0 changed, 2 of which the picture is gone or damaged" in quick.said
+    picture = next(key for key in store.list("images/") if "r2." in key)
+    store.write(picture, store.read(picture)[:-20])
+    assert quick.run(rows).made == 0, "it is there"
+    assert quick.run(rows, verify=True).made == 1
+    (shard,) = store.list("metadata/")
+    store.write(shard, store.read(shard)[:-9] + b"scrambled")
+    rows[0]["seed"] = 9  # the shard is rewritten without this row, and so read
+    assert quick.run(rows).made == 8, "and all that was in it"
+    assert audit(quick.out).passed
+    assert {row["sha256"] for name, row in results(quick.out).items() if name != "r0"} == {
+        row["sha256"] for name, row in first.items() if name != "r0"
+    }
+
+
+def test_a_job_that_died_while_it_planned_its_first_run_goes_on(quick: Job) -> None:
+    with own(open_store(quick.out), "a job that dies") as writer:
+        writer.open()
+    assert quick.run([{**SEVEN, "id": "a"}]).made == 1
+
+
+def test_another_scorer_does_not_claim_rows_that_it_has_not_seen(quick: Job) -> None:
+    quick.run([{**SEVEN, "id": "a"}])
+    with pytest.raises(WrongRun, match="was made with scorer none, not digits .*: 1 of its 1 good rows would keep"):
+        quick.run([{**SEVEN, "id": "a"}], scorer="digits")

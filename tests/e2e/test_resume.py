@@ -131,6 +131,30 @@ def test_killed_half_way_the_same_command_completes_it(
     assert audit(options.out).passed
 
 
+def test_sigterm_and_ctrl_c_end_it_with_a_sentence(
+    tmp_path: Path, toy_model: str, shared_ray: None, start: Any
+) -> None:
+    options = job(tmp_path, toy_model)
+    command = ["jobs/generate.py", options.manifest, "--out", options.out, "--model", options.model]
+    command += ["--capacity", "2", "--unit-rows", "2"]
+    process, _ = start(*command)
+    wait_for(lambda: committed(options.out) >= 2 or process.poll() is not None, 180, "the first commits")
+    process.terminate()
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 128 + signal.SIGTERM, said
+    kept = f"interrupted: {committed(options.out)} of {ROWS} rows are kept; run the same command again to go on"
+    assert kept in said and "Traceback" not in said and "SIGTERM" not in said
+    process, _ = start(*command)
+    for line in process.stdout:
+        if "starting Ray" in line:
+            process.send_signal(signal.SIGINT)
+            break
+    said = process.communicate(timeout=120)[0]
+    assert process.returncode == 128 + signal.SIGINT, said
+    assert kept in said and "Traceback" not in said
+    assert run(options, silent).rows == ROWS and audit(options.out).passed
+
+
 @slow
 def test_an_engine_that_is_killed_costs_no_row(tmp_path: Path, toy_model: str, shared_ray: None) -> None:
     options = job(tmp_path, toy_model)

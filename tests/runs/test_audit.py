@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from darkroom.runs import Ledger, stage, to_table
-from darkroom.runs.audit import LISTED, audit
+from darkroom.runs.audit import LISTED, audit, fix
+from darkroom.runs.log import LogDamaged
+from darkroom.runs.maintenance import clean, compact
 from darkroom.runs.reading import NoRun
 from darkroom.storage import Store, image_key, open_store
 from runs import commit, next_owner, png, result
@@ -148,3 +150,58 @@ def test_a_manifest_of_no_rows_is_no_pass(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     begin(store, ())
     assert not audit(str(tmp_path)).passed
+
+
+def test_what_is_lost_is_made_anew_by_the_next_job(run: Store) -> None:
+    run.delete(image_key("a", line("a")["key"]))
+    shard = list(Ledger(run).read().shards)[1]
+    run.write(f"metadata/{shard}", run.read(f"metadata/{shard}")[:-9] + b"scrambled")
+    assert fix(run.root) == f"2 rows of {run.root} are to be made anew: run its `darkroom generate` again"
+    found = audit(run.root)
+    assert found.good == 1 and found.counts == {"missing": 2}
+    assert fix(run.root) == f"nothing in {run.root} is lost or damaged"
+
+
+@pytest.mark.parametrize("harm", ["all gone", "a roll-up gone", "a roll-up damaged"])
+def test_a_log_that_is_lost_is_made_anew_from_the_results(run: Store, harm: str) -> None:
+    compact(run.root)
+    next_owner(run)  # whose record comes after the roll-up
+    rollups = [key for key in run.list("commits/") if key.endswith(".rollup.parquet")]
+    if harm == "a roll-up damaged":
+        run.write(rollups[0], b"PAR1")
+    else:
+        run.delete(*(run.list("commits/") if harm == "all gone" else rollups))
+    before = list(run.list())
+    for touch in (audit, compact, lambda uri: clean(uri, remove=True), lambda uri: clean(uri, remove=False)):
+        with pytest.raises(LogDamaged):
+            touch(run.root)
+    assert [key for key in run.list() if key != "lease.json"] == [key for key in before if key != "lease.json"]
+    assert fix(run.root).endswith(f"made anew from metadata/\nnothing in {run.root} is lost or damaged")
+    found = audit(run.root)
+    assert found.passed and found.good == 3
+
+
+def test_files_of_others_stay_where_they_are(run: Store) -> None:
+    theirs = {"metadata/notes.txt": b"mine", "commits/.DS_Store.json": b"Bud1", "commits/notes": b"mine"}
+    for key, data in theirs.items():
+        run.write(key, data)
+    compact(run.root)
+    clean(run.root, remove=True)
+    found = audit(run.root)
+    assert found.passed and "metadata/notes.txt is no file of the run" in found.notes
+    assert {key: run.read(key) for key in theirs} == theirs
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"plan": "p"}'])
+def test_a_damaged_record_of_the_run_is_said(run: Store, content: bytes) -> None:
+    run.write("run.json", content)
+    with pytest.raises(NoRun, match=r"run\.json is damaged: it is no record of a run"):
+        audit(run.root)
+
+
+def test_a_part_of_the_manifest_that_is_gone_or_damaged_is_no_pass(run: Store) -> None:
+    run.write("manifest/p/000001.jsonl", b"{")
+    assert audit(run.root).counts == {"manifest": 1}
+    run.delete("manifest/p/000000.jsonl", "manifest/p/000001.jsonl")
+    found = audit(run.root)
+    assert found.counts["manifest"] == 1 and "0 of the 3 rows of its manifest lie in" in found.problems[0]
