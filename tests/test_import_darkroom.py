@@ -9,6 +9,7 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -89,3 +90,22 @@ def test_the_stub_for_editors_names_what_is_there() -> None:
     told = re.findall(r"^from (\S+) import (\S+) as \2$", stub, re.M)
     assert sorted(name for _, name in told) == sorted(darkroom.__all__)
     assert all(getattr(import_module(module), name) is getattr(darkroom, name) for module, name in told)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"workers": "two"}, {"workers": 0}, {"capacity": "x"}, {"capacity": 0}, {"unit_rows": 0}, {"limit": 0},
+     {"images": "foo"}, {"watermark": "x"}, {"compile": True}, {"stage_workers": 5}, {"stall_seconds": -1},
+     {"wait_seconds": "x"}, {"embeddings": 5}, {"scorer": 5}],
+)  # fmt: skip
+def test_options_that_do_not_fit_are_said_before_anything_is_written(tmp_path: Path, options: dict[str, Any]) -> None:
+    ((name, value),) = options.items()
+    with pytest.raises(ValueError, match=f"^{name} is {re.escape(repr(value))}: "):
+        darkroom.generate([{"task": "text_to_image", "prompt": "a red one"}], tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("device", ["nope", "cuda:99"])
+def test_a_device_that_is_none_or_not_here_is_said(device: str) -> None:
+    with pytest.raises(ValueError, match=f"device is '{device}'"):
+        darkroom.sample("if-xs", {"task": "text_to_image", "prompt": "a red one"}, device=device)

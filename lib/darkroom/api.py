@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from darkroom.exits import quiet
 from darkroom.phases import Say, to_stderr
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from darkroom.evaluation import Evaluation
     from darkroom.manifest.inline_rows import Rows
     from darkroom.models.catalog import Model
+
+Given = TypeVar("Given")
 
 
 def generate(manifest: str | Path | Rows, out: str | Path, **options: Any) -> Outcome:
@@ -38,11 +40,15 @@ def generate(manifest: str | Path | Rows, out: str | Path, **options: Any) -> Ou
     from darkroom.storage import open_store
 
     _refuse_unknown("generate", options, _names(Options, "manifest", "out"))
-    quiet(options.get("verbose", False))
+    if "model" in options and not isinstance(options["model"], str):
+        options["model"] = options["model"].address
+    # Before rows are written anywhere.
+    asked = _checked(Options, {"manifest": "", "out": str(out), **_address(), **options})
+    quiet(asked.verbose)
     with named_by_row():
         if not isinstance(manifest, (str, Path)):
             manifest = write_rows(manifest, open_store(str(out)))
-        return run(Options(str(manifest), str(out), **_address() | options))
+        return run(replace(asked, manifest=str(manifest)))
 
 
 def train(
@@ -135,6 +141,18 @@ def _refuse_unknown(function: str, given: Mapping[str, Any], known: Sequence[str
     """TypeError for an option that there is not, as Python has it, but with those that there are."""
     if unknown := [name for name in given if name not in known]:
         raise TypeError(f"{function}() has no option {', '.join(map(repr, unknown))}; wanted {', '.join(known)}")
+
+
+def _checked(kind: type[Given], values: Mapping[str, Any]) -> Given:
+    """The dataclass of these values. ValueError with all that do not fit."""
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(kind).validate_python(values, strict=True)
+    except ValidationError as error:
+        found = {finding["loc"][0]: finding for finding in error.errors()}
+        said = [f"{name} is {values[name]!r}: {finding['msg']}" for name, finding in found.items()]
+        raise ValueError("\n".join(said)) from None
 
 
 def _names(options: type, *positional: str) -> list[str]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
 
 from darkroom.batch.write_results import Images
-from darkroom.models import DTYPES
+from darkroom.models import DTYPES, Mode
 
 if TYPE_CHECKING:
     from darkroom.models.catalog import Model
-    from darkroom.models.compiled import Mode
 
 UNIT_BYTES = 32 * 2**20  # of finished pictures: a dozen units are in flight at once
 UNIT_SECONDS = 60.0  # of one actor
@@ -21,7 +22,8 @@ COSTS = {1: 1.0, 2: 2.0, 3: 4.0}
 SMALL_ENCODER = 64 * 2**20  # bytes of weights of a text encoder that a processor runs soon enough
 JOINED_SECONDS = 600.0  # a cluster that grows by need starts machines in this time
 
-Capacity = int | Literal["auto"]
+Count = Annotated[int, Field(ge=1)]
+Capacity = Count | Literal["auto"]
 
 
 @dataclass(frozen=True)
@@ -40,21 +42,21 @@ class Options:
     manifest: str
     out: str
     model: str = "if-xs"
-    workers: int | None = None
+    workers: Count | None = None
     capacity: Capacity = "auto"
-    unit_rows: int | None = None
-    limit: int | None = None
+    unit_rows: Annotated[int, Field(ge=1, le=4096)] | None = None
+    limit: Count | None = None
     images: Images = "objects"
-    stall_seconds: float = 300.0
+    stall_seconds: Annotated[float, Field(gt=0)] = 300.0
     address: str | None = None
     verbose: bool = False
-    stage_workers: tuple[int | None, ...] = ()
+    stage_workers: tuple[Count | None, ...] = ()
     dtype: str | None = None
     embeddings: str | None = None
     scorer: str | None = None
     safety: Literal["off", "flag"] = "off"
     watermark: Literal["on", "off"] | None = None
-    wait_seconds: float | None = None
+    wait_seconds: Annotated[float, Field(ge=0)] | None = None
     compile: Mode = "off"
     replace: bool = False
     verify: bool = False

@@ -55,13 +55,24 @@ def sample(
     (24, 24)
     """
     model = open_model(model) if isinstance(model, str) else model
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    where = _device(device)
     dtypes = stage_dtypes(model, dtype, on_gpu=where.type == "cuda")
     states = _read(model, rows)
     sampler = _Sampler(model, where, dtypes, ON_CPU if capacity is None else capacity)
     for stage in model.stages:
         sampler.develop(stage, [state for state in states if goes_through(state.row, stage, model.default_size)])
     return [Image.fromarray(pixels) for pixels in _marked(model, [to_pixels(state.picture) for state in states])]
+
+
+def _device(name: str | None) -> torch.device:
+    """ValueError for one that is none, or not here."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except (RuntimeError, TypeError):
+        raise ValueError(f"device is {name!r}, wanted 'cpu', 'cuda' or 'cuda:N'") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device is {name!r}, and PyTorch sees {torch.cuda.device_count()} GPUs here")
+    return device
 
 
 @dataclass

@@ -57,7 +57,11 @@ def _line(number: int, row: Any, store: Store) -> str:
     if not isinstance(row, Mapping):
         raise ManifestError([f"row {number}: wanted a mapping such as {{'task': ...}}, was {str(row)[:60]!r}"])
     try:
-        return json.dumps(_plain(row, store), ensure_ascii=False)
+        line = json.dumps(_plain(row, store), ensure_ascii=False)
+        line.encode()
+        return line
+    except RecursionError:
+        raise ManifestError([f"row {number}: holds itself, or is nested too deeply"]) from None
     except (TypeError, ValueError) as error:
         raise ManifestError([f"row {number}: {error}"]) from None
 

@@ -12,9 +12,13 @@ memory             `Memory`, `size_text`: what a stage will need of a device
 node_cache         `remember`: what a machine finds out once for all of its processes
 """
 
+from typing import Literal
+
 from darkroom.front_door import front_door
 
-DTYPES = ("float32", "bfloat16", "float16")  # that weights may be held in; known before torch is
+# Known before torch is.
+DTYPES = ("float32", "bfloat16", "float16")  # that weights may be held in
+Mode = Literal["off", "default", "graphs"]  # of compiling
 
 __getattr__, __dir__, __all__ = front_door(
     __name__,
@@ -32,4 +36,4 @@ __getattr__, __dir__, __all__ = front_door(
         "node_cache": ("remember",),
     },
 )
-__all__ += ["DTYPES"]
+__all__ += ["DTYPES", "Mode"]

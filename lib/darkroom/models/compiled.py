@@ -12,16 +12,16 @@ from __future__ import annotations
 import logging
 import subprocess
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 import torch
 from torch import Tensor
 
+from darkroom.models import Mode
 from darkroom.models.errors import ModelError
 from darkroom.sampling.engine import Predictor
 
 T = TypeVar("T")
-Mode = Literal["off", "default", "graphs"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 _WARM_UP = 3  # calls before a capture: libraries make their work space in the first, and may not while captured
 
