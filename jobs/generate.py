@@ -61,6 +61,12 @@ def main(
     verify: Annotated[
         bool, typer.Option("--verify", help="read every picture that is there, and make damaged ones anew")
     ] = False,
+    rerun: Annotated[
+        str, typer.Option(help="failed rows to try again: failed (all), none, or classes of errors: storage,numeric")
+    ] = "failed",
+    max_failed_rows: Annotated[
+        str | None, typer.Option(help="end the job where more fail: a number of rows, or a share of them: 1%")
+    ] = None,
     address: Annotated[
         str | None, typer.Option(help="a Ray cluster's address; default RAY_ADDRESS, else this machine")
     ] = None,
@@ -92,6 +98,8 @@ def main(
             stall_seconds=stall_seconds,
             replace=replace,
             verify=verify,
+            rerun=rerun,
+            max_failed_rows=max_failed_rows,
             address=address or os.environ.get("RAY_ADDRESS"),
             verbose=verbose,
         )

@@ -56,7 +56,7 @@ def interruptible() -> Iterator[None]:
 def exit_codes(verbose: bool = False) -> Iterator[None]:
     """Turns errors into a message on stderr and an exit code: 2 for the user's input, 3 for the environment; 130 and
     143 for Ctrl-C and SIGTERM."""
-    from darkroom.batch.progress import Stalled
+    from darkroom.batch.progress import Stalled, TooManyFailed
     from darkroom.ray_cluster import ClusterError, errors_of_ray
     from darkroom.runs.log import LogDamaged
     from darkroom.storage import StorageError
@@ -67,6 +67,8 @@ def exit_codes(verbose: bool = False) -> Iterator[None]:
             yield
     except Interrupted as error:
         _stop(f"interrupted: {error}", error.code, verbose)
+    except TooManyFailed as error:
+        _stop(f"{error}; what is made is kept: the same command tries the failed rows again", FAILED, verbose)
     except LogDamaged as error:
         _stop(f"{error}. `darkroom audit RUN --fix` makes a run's log anew from its metadata/", ENVIRONMENT, verbose)
     except (StorageError, ClusterError, Stalled) as error:

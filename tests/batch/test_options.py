@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from darkroom.batch.options import unit_size
+from darkroom.batch.options import parse_max_failed, parse_rerun, unit_size
 
 
 @pytest.mark.parametrize(
@@ -25,3 +25,23 @@ def test_a_unit_is_a_minute_of_one_actor_and_there_are_enough_for_all(
     rows: int, largest: int, workers: int, seconds: float, size: int
 ) -> None:
     assert unit_size(rows, largest, workers, seconds) == size
+
+
+@pytest.mark.parametrize(
+    ("text", "allowed"), [(None, float("inf")), ("0", 0), ("25", 25), ("1%", 2), ("0.5 %", 1), ("100%", 200)]
+)
+def test_how_many_rows_may_fail(text: str | None, allowed: float) -> None:
+    assert parse_max_failed(text and text.replace(" ", ""), 200) == allowed
+
+
+@pytest.mark.parametrize("text", ["", "-1", "101%", "2.5", "few", "%"])
+def test_what_is_no_number_of_rows(text: str) -> None:
+    with pytest.raises(ValueError, match="--max-failed-rows is .*, wanted a number of rows, or a share such as 1%"):
+        parse_max_failed(text, 200)
+
+
+def test_which_failed_rows_are_tried_again() -> None:
+    assert parse_rerun("failed") is None and parse_rerun("none") == frozenset()
+    assert parse_rerun("storage, numeric") == {"storage", "numeric"}
+    with pytest.raises(ValueError, match="--rerun names 'nan', 'oom', wanted failed, none, or of input, numeric,"):
+        parse_rerun("oom,nan")

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 
 from darkroom.batch import planned_rows
+from darkroom.batch.options import parse_rerun
 from darkroom.batch.planned_rows import Maker, ReadRows, read_lines
 from darkroom.batch.planning import Work, cut
 from darkroom.batch.row_state import Unit, read_unit
 from darkroom.models.catalog import abilities, open_model
 from darkroom.runs import Ledger, to_table
+from darkroom.runs.failures import Failures
 from darkroom.storage import Store, open_store
 from darkroom.storage.hashing import hashed
 from runs import RED, commit, result, write_manifest
@@ -31,11 +33,17 @@ def plan_work(tmp_path: Path, toy_model: str, store: Store):
     model = open_model(toy_model)
 
     def plan(
-        rows: list[dict[str, Any]], part_rows: int = 2, limit: int | None = None, dry: bool = False, **more: Any
+        rows: list[dict[str, Any]],
+        part_rows: int = 2,
+        limit: int | None = None,
+        dry: bool = False,
+        failures: Failures | None = None,
+        **more: Any,
     ) -> Work:
         uri, able = write_manifest(tmp_path, rows), abilities(model, scorer=True)
         maker = Maker(**{**MAKER, "revision": model.revision, "stages": model.stages, **more})
-        return cut(ReadRows(uri, able, maker), Ledger(store).read(), maker, limit, None if dry else store, part_rows)
+        log, out = Ledger(store).read(), None if dry else store
+        return cut(ReadRows(uri, able, maker), log, maker, limit, out, part_rows, failures=failures)
 
     return plan
 
@@ -201,3 +209,28 @@ def test_a_manifest_that_was_planned_from_is_not_parsed_again(
             plan(replace(maker, revision="another"))
     write_manifest(tmp_path, rows(3))
     assert (plan().rows, len(plan().leavers)) == (3, 8999)
+
+
+def test_failed_rows_are_tried_again_by_their_class_and_counted(plan_work, store: Store) -> None:
+    first = plan_work(rows(4))
+    classes = {"r1": "input", "r2": "storage"}
+    lines = list(read_lines(store, f"work/{first.plan}"))
+    found = [
+        result(line, "failed" if line["id"] in classes else "ok", error_class=classes.get(line["id"], ""), attempts=2)
+        for line in lines
+    ]
+    commit(store, f"{first.plan}-all", to_table(found))
+
+    def plan(rerun: str) -> tuple[Work, list[dict[str, Any]]]:
+        work = plan_work(rows(4), failures=Failures(store, parse_rerun(rerun)))
+        return work, list(read_lines(store, f"work/{work.plan}"))
+
+    work, lines = plan("failed")
+    assert (work.done, work.changed, [(line["id"], line["attempts"]) for line in lines]) == (
+        2,
+        2,
+        [("r1", 3), ("r2", 3)],
+    )
+    work, lines = plan("storage")
+    assert (work.done, [line["id"] for line in lines]) == (3, ["r2"])
+    assert plan("none")[0].to_make == 0

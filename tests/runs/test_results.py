@@ -17,18 +17,20 @@ from darkroom.runs import SCHEMA, from_parquet, to_parquet, to_table
 from darkroom.storage import StorageError, encode_png
 
 COLUMNS = [
-    "id", "key", "task", "status", "error", "image", "image_uri", "sha256", "width", "height", "prompts",
-    "negative_prompt", "seed", "steps", "guidance", "sampler", "start_timestep", "parameters", "source_uri",
+    "id", "key", "task", "status", "error", "error_class", "attempts", "image",
+    "image_uri", "sha256", "width", "height", "prompts", "negative_prompt", "seed", "steps", "guidance", "sampler", "start_timestep", "parameters", "source_uri",
     "source_sha256", "model", "model_revision", "evaluations", "seconds", "worker", "stages", "flags", "scores",
     "alignment", "concealment", "created_at", "schema_version",
 ]  # fmt: skip
 NEW_IN_2 = ["stages", "flags", "scores", "alignment", "concealment"]
+NEW_IN_3 = ["error_class", "attempts"]
 
 
 def result(number: int = 0, **changes: Any) -> dict[str, Any]:
     key = hashlib.sha256(str(number).encode()).hexdigest()
     row = {
-        "id": f"row-{number}", "key": key, "task": "text_to_image", "status": "ok", "error": "", "image": None,
+        "id": f"row-{number}", "key": key, "task": "text_to_image", "status": "ok", "error": "", "error_class": "",
+        "attempts": 2, "image": None,
         "image_uri": f"/run/images/{number}.png", "sha256": "", "width": 8, "height": 8, "prompts": ["a", "b ü"],
         "negative_prompt": "", "seed": number, "steps": 34, "guidance": 7.0, "sampler": "ddpm",
         "start_timestep": None, "parameters": "{}", "source_uri": "", "source_sha256": "", "model": "if-xs",
@@ -47,26 +49,28 @@ def test_the_schema_is_pinned() -> None:
     assert SCHEMA.names == COLUMNS
     assert SCHEMA.field("image").type == pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     assert SCHEMA.field("created_at").type == pa.timestamp("us", tz="UTC")
-    assert SCHEMA.metadata[b"schema_version"] == b"2"
+    assert SCHEMA.metadata[b"schema_version"] == b"3"
 
 
 def test_rows_come_back_from_parquet_as_they_were() -> None:
     rows = [result(0, image={"bytes": picture(3), "path": "0.png"}), result(1, status="failed", steps=None, width=None)]
     back = from_parquet(to_parquet(to_table(rows)))
     assert back.schema.equals(SCHEMA, check_metadata=True)
-    assert back.to_pylist() == [{**row, "schema_version": 2} for row in rows]
+    assert back.to_pylist() == [{**row, "schema_version": 3} for row in rows]
 
 
-def test_shards_of_version_1_are_still_read() -> None:
-    old = pa.schema([field for field in SCHEMA if field.name not in NEW_IN_2], metadata={"schema_version": "1"})
-    rows = [{name: value for name, value in result(n).items() if name not in NEW_IN_2} for n in range(2)]
-    table = pa.Table.from_pylist([{**row, "schema_version": 1} for row in rows], schema=old)
+@pytest.mark.parametrize(("version", "lacks"), [(1, NEW_IN_2 + NEW_IN_3), (2, NEW_IN_3)])
+def test_shards_of_earlier_versions_are_still_read(version: int, lacks: list[str]) -> None:
+    old = pa.schema([field for field in SCHEMA if field.name not in lacks], metadata={"schema_version": str(version)})
+    rows = [{name: value for name, value in result(n).items() if name not in lacks} for n in range(2)]
+    table = pa.Table.from_pylist([{**row, "schema_version": version} for row in rows], schema=old)
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
     back = from_parquet(sink.getvalue())
     assert back.schema.equals(SCHEMA, check_metadata=True)
-    blank = {"stages": "[]", "flags": [], "scores": "{}", "alignment": None, "concealment": None, "schema_version": 1}
-    assert back.to_pylist() == [{**row, **blank} for row in rows]
+    blank = {"stages": "[]", "flags": [], "scores": "{}", "alignment": None, "concealment": None, "error_class": ""}
+    blank |= {"attempts": 1, "schema_version": version}
+    assert back.to_pylist() == [{**row, **{name: blank[name] for name in [*lacks, "schema_version"]}} for row in rows]
     assert from_parquet(to_parquet(back)).equals(back), "retiring a row writes the others of its shard anew"
 
 

@@ -31,7 +31,7 @@ from darkroom.batch.order import (
 from darkroom.batch.pipeline import Listener
 from darkroom.batch.planned_rows import read_lines
 from darkroom.batch.planning import WORK_PART, Work, cut
-from darkroom.batch.progress import PROMPTS, News, Progress
+from darkroom.batch.progress import PROMPTS, News, Progress, TooManyFailed
 from darkroom.batch.summary import (
     Developed,
     Estimate,
@@ -48,6 +48,7 @@ from darkroom.phases import Say, phase, phase_of_ray, to_stderr
 from darkroom.ray_cluster import ClusterError, connect
 from darkroom.runs import LEASE_SECONDS, Ledger, Log, Shard, Writer, own, stage, to_table
 from darkroom.runs.audit import broken_rows
+from darkroom.runs.failures import Failures
 from darkroom.runs.maintenance import TEMPORARY
 from darkroom.runs.pictures import Pictures
 from darkroom.runs.reading import read_run_record
@@ -70,7 +71,8 @@ def dry_run(options: Options, say: Say = to_stderr) -> tuple[Work, Estimate, str
     for warning in order.manifest.warnings:
         say(warning)
     log = Ledger(order.store).read()
-    work = cut(order.rows, log, order.maker, options.limit, None, pictures=_pictures(order, log))
+    known = (_pictures(order, log), Failures(order.store, option.parse_rerun(options.rerun)))
+    work = cut(order.rows, log, order.maker, options.limit, None, WORK_PART, *known)
     refuse_to_empty(order, work)
     capacity = ON_CPU if options.capacity == "auto" else options.capacity
     dtypes = option.stage_dtypes(order.model, options.dtype, on_gpu=True)
@@ -159,8 +161,8 @@ def _owning(order: Order, say: Say) -> Iterator[Writer]:
 
 def _cut(order: Order, writer: Writer) -> Work:
     options, store, maker = order.options, order.store, order.maker
-    pictures = _pictures(order, writer.log)
-    work = cut(order.rows, writer.log, maker, options.limit, store, options.unit_rows or WORK_PART, pictures)
+    known = (_pictures(order, writer.log), Failures(store, option.parse_rerun(options.rerun)))
+    work = cut(order.rows, writer.log, maker, options.limit, store, options.unit_rows or WORK_PART, *known)
     try:
         refuse_to_empty(order, work)
     except WrongRun:
@@ -183,7 +185,9 @@ def _develop(order: Order, work: Work, writer: Writer, say: Say) -> Developed:
     job = job_of(order, work, setting, evaluations)
     counter = pipeline.start_counter([PROMPTS, *job.names])
     progress = Progress(work.to_make, evaluations=round(sum(evaluations.values()) * work.to_make))
-    commits = Commits(writer, partial(_committed, say, progress, RunMetrics(order.store.root, work.to_make)))
+    most_failed = option.parse_max_failed(options.max_failed_rows, work.to_make)
+    heard = partial(_committed, say, progress, RunMetrics(order.store.root, work.to_make))
+    commits = Commits(writer, heard, most_failed)
     encoding = Encoding(order, setting, counter, say)
 
     def check() -> None:
@@ -223,10 +227,11 @@ def _json(record: dict[str, Any]) -> bytes:
 
 class Commits:
     """Commits the units' shards as they come: the first at once, then about once a second, several by one record.
-    totals: of what is committed. heard: told of each unit, once its rows count."""
+    totals: of what is committed. heard: told of each unit, once its rows count. most_failed: rows; TooManyFailed where
+    there are more."""
 
-    def __init__(self, writer: Writer, heard: Callable[[Receipt], None]) -> None:
-        self.writer, self.heard = writer, heard
+    def __init__(self, writer: Writer, heard: Callable[[Receipt], None], most_failed: float = float("inf")) -> None:
+        self.writer, self.heard, self.most_failed = writer, heard, most_failed
         self.totals = Counter[str]()
         self._waiting: list[Receipt] = []
         self._flushed = float("-inf")
@@ -260,6 +265,9 @@ class Commits:
         for receipt in receipts:
             self.totals.update(ok=receipt.ok, failed=receipt.failed, evaluations=receipt.evaluations)
             self.heard(receipt)
+        if self.totals["failed"] > self.most_failed:
+            counts = f"{self.totals['failed']:,} of {self.totals['ok'] + self.totals['failed']:,} rows failed"
+            raise TooManyFailed(f"{counts}, --max-failed-rows allows {self.most_failed:,.0f} in all")
 
 
 def commit_duplicates(writer: Writer, plan: str) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
+from darkroom.batch.row_state import KINDS
 from darkroom.batch.write_results import Images
 from darkroom.models import DTYPES, Mode
 
@@ -35,6 +37,8 @@ class Options:
     embeddings: where those of prompts lie and are put, if not in the run. scorer: see `open_scorer`.
     compile: of the stages' UNets, see `models.compiled`. watermark: None: where the model's own pipelines do.
     verify: every picture that is there is read first, and made anew where it is not what its row says.
+    rerun: which failed rows are tried again: "failed" (all), "none", or classes of errors joined by commas.
+    max_failed_rows: "25" or "1%" of the rows to be made: where more fail, the job ends.
     replace: good rows of a run that was made with another model, or by another manifest, may go.
     wait_seconds: for a cluster that has too little yet; None: not on this machine, ten minutes on one that is joined.
     """
@@ -60,6 +64,8 @@ class Options:
     compile: Mode = "off"
     replace: bool = False
     verify: bool = False
+    rerun: str = "failed"
+    max_failed_rows: str | None = None
 
     @property
     def patience(self) -> float:
@@ -78,6 +84,27 @@ def parse_capacity(text: str) -> Capacity:
     if not text.isdecimal() or int(text) < 1:
         raise ValueError(f"--capacity is {text!r}, wanted 'auto' or evaluations per pass, at least 1")
     return int(text)
+
+
+def parse_rerun(text: str) -> frozenset[str] | None:
+    """The classes of errors whose rows are tried again; None: all. ValueError."""
+    if text in ("failed", "none"):
+        return None if text == "failed" else frozenset()
+    classes = frozenset(name.strip() for name in text.split(","))
+    if unknown := sorted(classes - {*KINDS}):
+        names = ", ".join(map(repr, unknown))
+        raise ValueError(f"--rerun names {names}, wanted failed, none, or of {', '.join(KINDS)}, joined by commas")
+    return classes
+
+
+def parse_max_failed(text: str | None, rows: int) -> float:
+    """Of so many rows to be made, how many may fail; "25" or "1%". ValueError."""
+    if text is None:
+        return float("inf")
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(%?)", text.strip())
+    if not found or (found[2] and float(found[1]) > 100) or (not found[2] and "." in found[1]):
+        raise ValueError(f"--max-failed-rows is {text!r}, wanted a number of rows, or a share such as 1%")
+    return float(found[1]) * rows / 100 if found[2] else float(found[1])
 
 
 def stage_dtypes(model: Model, given: str | None, on_gpu: bool) -> dict[int, str]:

@@ -57,6 +57,8 @@ class Order:
         """Raises ManifestError, ModelError or another ValueError for whatever can be known before Ray starts."""
         model = open_model(options.model)
         option.stage_dtypes(model, options.dtype, on_gpu=False)
+        option.parse_rerun(options.rerun)
+        option.parse_max_failed(options.max_failed_rows, 0)
         order = cls(options, model, open_store(options.out))
         assert order.rows.manifest.rows
         return order

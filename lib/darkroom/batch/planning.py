@@ -21,6 +21,7 @@ import numpy as np
 
 from darkroom.batch.planned_rows import Maker, PlannedRows, ReadRows
 from darkroom.batch.row_state import Unit
+from darkroom.runs.failures import Failures
 from darkroom.runs.log import FAILED, OK, OTHER, Log
 from darkroom.runs.pictures import Pictures
 from darkroom.storage import Store
@@ -98,15 +99,16 @@ def cut(
     store: Store | None,
     part_rows: int = WORK_PART,
     pictures: Pictures | None = None,
+    failures: Failures | None = None,
 ) -> Work:
     """Plans the work. With a store, writes the manifest's rows and the work there; without (a dry run), only counts.
 
     Memory holds hashes of ids and keys, 8 bytes each, and the distinct prompts of the rows to be made; never rows.
     limit: rows of the manifest that are looked at; part_rows: in a file of work; pictures: that are there, None: all
-    that the log says. StorageError.
+    that the log says; failures: what is known of failed rows, None: all are tried again. StorageError.
     """
     with Files(store) as files:
-        planning = _Planning(log, maker, files, part_rows, pictures)
+        planning = _Planning(log, maker, files, part_rows, pictures, failures)
         left = limit
         for part in rows:
             planning.take(part if left is None else part.first(left))
@@ -118,9 +120,17 @@ def cut(
 class _Planning:
     """A plan that grows by chunks of rows."""
 
-    def __init__(self, log: Log, maker: Maker, files: Files, part_rows: int, pictures: Pictures | None) -> None:
+    def __init__(
+        self,
+        log: Log,
+        maker: Maker,
+        files: Files,
+        part_rows: int,
+        pictures: Pictures | None,
+        failures: Failures | None,
+    ) -> None:
         self.work = work = Work(secrets.token_hex(4), part_rows, before=log.index.rows, good_before=log.index.good)
-        self._log, self._maker, self._there = log, maker, pictures
+        self._log, self._maker, self._there, self._failures = log, maker, pictures, failures
         self._parts = LineWriter(files, f"manifest/{work.plan}", MANIFEST_PART)
         self._to_make = LineWriter(files, f"work/{work.plan}", part_rows)
         self._duplicates = LineWriter(files, f"duplicates/{work.plan}", part_rows)
@@ -139,17 +149,24 @@ class _Planning:
             gone[done] = self._there.gone(self._log.index, *rows.texts(done))
             self.work.gone += int(gone.sum())
             done &= ~gone
+        attempts = np.ones(len(rows), dtype=np.int64)
+        failed = standing == FAILED
+        if self._failures is not None and failed.any():
+            again, tried = self._failures.of(self._log.index, rows.ids[failed])
+            attempts[failed] += tried
+            done[failed] = ~again
         anew = self._pictures.add(rows.keys) & ~done
         self.work.rows += len(rows)
         self.work.done += int(done.sum())
-        self.work.changed += int(((standing == FAILED) | (standing == OTHER)).sum())
+        self.work.changed += int(((failed & ~done) | (standing == OTHER)).sum())
         self.work.superseded += int(self._log.index.has_good(rows.ids[standing == OTHER]).sum())
         copies = rows.where(~done & ~anew)
         self.work.duplicates += len(copies)
         self._duplicates.add(copies.lines)
-        self._make(rows.where(anew))
+        self._make(rows.where(anew), attempts[anew])
 
-    def _make(self, rows: PlannedRows) -> None:
+    def _make(self, rows: PlannedRows, attempts: np.ndarray) -> None:
+        """attempts: int [N], of each row with this one."""
         work = self.work
         ways = rows.ways(self._maker)
         for kind, count in ways.counts():
@@ -159,10 +176,12 @@ class _Planning:
             work.best_of += count * kind.chosen
         cut = [self._is_cut(asked) for asked in ways.questions]
         lines = []
-        for line, tail, own, asked in zip(rows.lines, ways.tails, ways.flags, ways.asked.tolist(), strict=True):
+        columns = (rows.lines, ways.tails, ways.flags, ways.asked.tolist(), attempts.tolist())
+        for line, tail, own, asked, times in zip(*columns, strict=True):
             flags = b", ".join(filter(None, (own, TRUNCATED if cut[asked] else b"")))
             work.truncated += cut[asked]
-            lines.append(b'%b, %b, "flags": [%b]}' % (line[:-1], tail, flags))
+            tried = b', "attempts": %d' % times if times > 1 else b""
+            lines.append(b'%b, %b, "flags": [%b]%b}' % (line[:-1], tail, flags, tried))
         self._to_make.add(lines)
         missing = SAMPLE - len(work.sample)
         work.sample += [json.loads(line)["row"] for line in rows.lines[:missing]]

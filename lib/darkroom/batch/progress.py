@@ -29,6 +29,10 @@ class Stalled(RuntimeError):
     """Nothing was committed for a long multiple of the expected time; says which stage waits for what."""
 
 
+class TooManyFailed(RuntimeError):
+    """More rows failed than the job was allowed to lose."""
+
+
 class News(NamedTuple):
     """What a counter has heard. lines: (seconds ago, sentence) of what workers began with, since the last asking;
     evaluations: of the stages; work: these and prompts encoded; signs: grows whenever a worker shows that it lives;

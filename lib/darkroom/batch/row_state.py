@@ -108,7 +108,7 @@ class RowState:
     picture: what the last stage made: float32 [C, H, W], [N, C, H, W] of a row's N candidates, or what only waits to be
     written as uint8 [C, H, W], a quarter of the bytes. chosen_seed: of the best candidate; None where there was but
     one. scores: of the candidates, then of the finished picture, as the results have them. steps, start_timestep: of
-    the first stage that touched it. seconds: in passes, of all stages.
+    the first stage that touched it. seconds: in passes, of all stages. attempts: jobs that tried it, with this one.
     """
 
     unit: int
@@ -128,13 +128,14 @@ class RowState:
     evaluations: int = 0
     seconds: float = 0.0
     worker: str = ""
+    attempts: int = 1
     failure: Failure | None = None
 
     @classmethod
     def of_line(cls, unit: int, line: Mapping[str, Any]) -> RowState:
         """At the beginning of its way. line: of a file of work, see `planning`."""
         prompts, flags = list(line.get("prompts", ())), list(line.get("flags", ()))
-        return cls(unit, line["id"], line["key"], line["row"], prompts, flags)
+        return cls(unit, line["id"], line["key"], line["row"], prompts, flags, attempts=line.get("attempts", 1))
 
     def fail(self, error: Exception) -> None:
         """The row has failed, and this is why; it passes through all that is left untouched."""
@@ -194,6 +195,7 @@ _ROW = pa.struct(
         ("evaluations", pa.int64()),
         ("seconds", pa.float64()),
         ("worker", pa.string()),
+        ("attempts", pa.int32()),
         ("failure", pa.struct([("kind", pa.string()), ("text", pa.string())])),
     ]
 )

@@ -93,6 +93,8 @@ def result_row(state: RowState, options: WriteOptions) -> dict[str, Any]:
         "task": row["task"],
         "status": "failed" if state.failure else "ok",
         "error": state.failure.text if state.failure else "",
+        "error_class": state.failure.kind if state.failure else "",
+        "attempts": state.attempts,
         "image": None,
         "image_uri": "",
         "sha256": "",

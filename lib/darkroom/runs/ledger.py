@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from darkroom.runs.log import Counts, Log, LogDamaged, Record, Shard, follow, in_force, is_rollup, position_of
-from darkroom.runs.results import from_parquet, to_parquet
+from darkroom.runs.results import from_parquet, to_parquet, with_added
 from darkroom.storage import NotFound, StorageError, Store, StoredFile
 from darkroom.storage.hashing import hashes
 
@@ -71,7 +71,7 @@ class Ledger:
     def _columns(self, shard: Shard, columns: list[str]) -> pa.Table:
         where = self._where(shard)
         try:
-            return pq.read_table(StoredFile(self.store, where), columns=columns)
+            return with_added(pq.read_table(StoredFile(self.store, where), columns=columns), columns)
         except NotFound as error:
             raise _gone(shard, self.store) from error
         except (pa.ArrowException, OSError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 
 from darkroom.storage.errors import StorageError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 ROW_GROUP = 100  # rows; where image bytes are inline, a data set viewer reads a whole group to show one row
 
 _COLUMNS: list[tuple[str, pa.DataType]] = [
@@ -20,6 +21,8 @@ _COLUMNS: list[tuple[str, pa.DataType]] = [
     ("task", pa.string()),
     ("status", pa.string()),
     ("error", pa.string()),
+    ("error_class", pa.string()),  # "" of a good row; input, numeric, model, storage or other
+    ("attempts", pa.int32()),  # jobs that tried to make the row, this one among them
     ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
     ("image_uri", pa.string()),
     ("sha256", pa.string()),
@@ -48,14 +51,17 @@ _COLUMNS: list[tuple[str, pa.DataType]] = [
     ("created_at", pa.timestamp("us", tz="UTC")),
     ("schema_version", pa.int32()),
 ]
-# What a row written before a column was there is read as.
-_SINCE_2 = {"stages": "[]", "flags": [], "scores": "{}", "alignment": None, "concealment": None}
+# By version, what a row written before a column was there is read as.
+_SINCE: dict[int, dict[str, Any]] = {
+    2: {"stages": "[]", "flags": [], "scores": "{}", "alignment": None, "concealment": None},
+    3: {"error_class": "", "attempts": 1},
+}
+_ADDED = {name: value for columns in _SINCE.values() for name, value in columns.items()}
 _TEXT = [name for name, kind in _COLUMNS if kind == pa.string()]
 _REPEATED = ["task", "status", "sampler", "model", "model_revision", "worker", "negative_prompt", "start_timestep"]
 _FEATURES = {"info": {"features": {"image": {"_type": "Image"}}}}
 
 SCHEMA = pa.schema(_COLUMNS, metadata={"schema_version": str(SCHEMA_VERSION), "huggingface": json.dumps(_FEATURES)})
-_VERSION_1 = pa.schema([(name, kind) for name, kind in _COLUMNS if name not in _SINCE_2])
 
 
 def to_table(rows: list[dict[str, Any]]) -> pa.Table:
@@ -85,25 +91,28 @@ def to_parquet(table: pa.Table) -> bytes:
 def from_parquet(data: bytes) -> pa.Table:
     """The table in these bytes; StorageError if they are damaged or of an unknown schema version.
 
-    Rows of version 1 get what they lack: no stages, no flags, no scores. Their `schema_version` stays 1.
+    Rows of earlier versions get what they lack: no stages, no flags, no scores, one attempt. Their `schema_version`
+    stays.
     """
     try:
         table = pq.read_table(pa.BufferReader(data))
     except (pa.ArrowException, OSError) as error:
         raise StorageError(f"not a readable Parquet file: {error}") from error
     found = (table.schema.metadata or {}).get(b"schema_version", b"none").decode()
-    if table.schema.equals(_VERSION_1):
-        table = _from_version_1(table)
+    if found.isdecimal() and int(found) < SCHEMA_VERSION:
+        table = with_added(table, SCHEMA.names)
     if not table.schema.equals(SCHEMA):
-        raise StorageError(f"a results file of schema version {found}: this program reads 1 and {SCHEMA_VERSION}")
+        raise StorageError(f"a results file of schema version {found}: this program reads 1 to {SCHEMA_VERSION}")
     return table.cast(SCHEMA)  # the reader adds field ids of its own to the schema
 
 
-def _from_version_1(table: pa.Table) -> pa.Table:
-    for name, value in _SINCE_2.items():
+def with_added(table: pa.Table, columns: Sequence[str]) -> pa.Table:
+    """Those columns of the table; what its version had not yet is added."""
+    for name in _ADDED.keys() & set(columns) - set(table.schema.names):
         kind = SCHEMA.field(name).type
-        table = table.append_column(name, pa.array([value] * len(table), kind))
-    return table.select(SCHEMA.names)
+        table = table.append_column(name, pa.array([_ADDED[name]] * len(table), kind))
+    there = [name for name in columns if name in table.schema.names]
+    return table.select(there)
 
 
 def _check(row: dict[str, Any]) -> None:
