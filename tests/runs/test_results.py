@@ -17,10 +17,10 @@ from darkroom.runs import SCHEMA, from_parquet, to_parquet, to_table
 from darkroom.storage import StorageError, encode_png
 
 COLUMNS = [
-    "id", "key", "task", "status", "error", "error_class", "attempts", "image", "image_uri", "sha256", "width", "height",
-    "prompts", "negative_prompt", "seed", "steps", "guidance", "sampler", "start_timestep", "parameters", "source_uri",
-    "source_sha256", "model", "model_revision", "evaluations", "seconds", "worker", "stages", "flags", "scores",
-    "alignment", "concealment", "created_at", "schema_version",
+    "id", "key", "task", "status", "error", "error_class", "attempts", "image", "image_uri", "sha256", "width",
+    "height", "prompts", "negative_prompt", "seed", "steps", "guidance", "sampler", "start_timestep", "parameters",
+    "source_uri", "source_sha256", "model", "model_revision", "evaluations", "seconds", "worker", "stages", "flags",
+    "scores", "alignment", "concealment", "created_at", "schema_version",
 ]  # fmt: skip
 NEW_IN_2 = ["stages", "flags", "scores", "alignment", "concealment"]
 NEW_IN_3 = ["error_class", "attempts"]
