@@ -6,7 +6,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test test-slow image-test cluster-test lint bench setup clean
+.PHONY: demo test test-slow image-test cluster-test lint bench chaos setup clean
 
 demo: setup  ## the main job on the embedded model: manifests/demo.yaml -> runs/demo
 	$(BIN)/darkroom generate manifests/demo.yaml --out runs/demo
@@ -36,6 +36,9 @@ lint: setup
 bench: setup  ## speed, as printed tables
 	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/job.py
+
+chaos: setup  ## a job, its actors, its nodes killed at fifty moments: what is lost
+	$(BIN)/python benchmarks/chaos.py
 
 setup: $(VENV)/ready
 
