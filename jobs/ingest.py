@@ -8,8 +8,9 @@
     darkroom ingest folder photos --out data/photos
     python jobs/ingest.py mnist --out data/mnist
 
-idx: four files named as MNIST's. folder: train/CLASS/*.png and test/CLASS/*.png (or .jpg), or CLASS/*.png, of which a
-tenth becomes the test split. Exit codes: 0 done; 2 the data is wrong; 3 storage failed or nothing could be downloaded.
+idx: four files named as MNIST's. folder: train/CLASS/*.png and test/CLASS/*.png (or .jpg, .webp), or CLASS/*.png, of
+which a tenth becomes the test split; labels are in the order of the names, of the numbers where all names are numbers.
+Exit codes: 0 done; 2 the data is wrong; 3 storage failed or nothing could be downloaded.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ def main(
 
         record = ingest(kind, source, out, per_class)
         counts = ", ".join(f"{split['rows']:,} {name}" for name, split in record["splits"].items())
-        print(f"{record['name']}: {counts} pictures of {len(record['classes'])} classes in {out}")
+        classes = record["classes"]
+        print(f"{record['name']}: {counts} pictures of {len(classes)} classes in {out}")
+        print(f"labels from 0 on: {', '.join(classes[:20])}{', ...' if len(classes) > 20 else ''}")
 
 
 if __name__ == "__main__":

@@ -114,6 +114,9 @@ FLOOD = "\n".join(["a0: &a0 x", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)
         ),
         ("gate:", "gate: [", "expected ',' or ']'"),
         ("gate:", f"{FLOOD}\ngate:", "its aliases (*name) make "),
+        ("{hidden: 4,", "{hidden: 012,", "the number '012' begins with 0: YAML reads base 8"),
+        ("{hidden: 4,", "{hidden: 4, epochs,", "the key 'epochs' has no value: in braces a comma begins the next key"),
+        ("30 2 * * *", "0 4 * * 7", "day-of-week '7' is not within 0 to 6 (Sunday is 0)"),
         ("data: {kind: mnist}", "data: mnist", "data: must be a valid dictionary"),
     ],
 )

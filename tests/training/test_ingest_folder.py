@@ -74,7 +74,7 @@ def test_every_bad_file_in_one_message(tmp_path: Path) -> None:
     wrong = {
         "train/dog/c.png": picture(3, height=5),
         "train/dog/d.png": picture(3)[:40],
-        "train/dog/e.webp": b"x",
+        "train/dog/e.bmp": b"x",
         "train/dog/more/f.png": picture(3),
         "test/cat/empty.png": b"",
         "train/cow/g.png": picture(3),
@@ -88,7 +88,7 @@ def test_every_bad_file_in_one_message(tmp_path: Path) -> None:
     for sentence in (
         "train/dog/c.png: 5 x 5 pixels (height x width), test/cat/y.png has 4 x 5",
         "train/dog/d.png: ",
-        "train/dog/e.webp: wanted a name that ends in .png, .jpg, .jpeg",
+        "train/dog/e.bmp: wanted a name that ends in .png, .jpg, .jpeg, .webp",
         "train/dog/more/f.png: wanted directly in train/CLASS/ or test/CLASS/",
         "test/cat/empty.png: the file is empty",
         "test/cow: the class has no picture",
@@ -118,6 +118,48 @@ def test_a_long_list_of_problems_is_cut(tmp_path: Path) -> None:
 def test_what_is_no_data_set_is_a_sentence(files: dict[str, bytes], sentence: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=sentence):
         ingest("folder", write(str(tmp_path / "source"), files), str(tmp_path / "out"))
+
+
+def test_classes_that_are_numbers_are_in_the_order_of_numbers(tmp_path: Path) -> None:
+    files = {f"{split}/{number}/a.png": picture(number) for split in ("train", "test") for number in range(12)}
+    out = str(tmp_path / "out")
+    record = ingest("folder", write(str(tmp_path / "numbers"), files), out)
+    assert record["classes"] == [str(number) for number in range(12)]
+    train = load_images(out, "train")
+    assert dict(zip(train.labels.tolist(), train.images[:, 0, 0, 0].tolist(), strict=True)) == {n: n for n in range(12)}
+    mixed = {f"{split}/{name}/a.png": picture(1) for split in ("train", "test") for name in ("10", "9", "nine")}
+    assert ingest("folder", write(str(tmp_path / "mixed"), mixed), out)["classes"] == ["10", "9", "nine"]
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [("train", "val"), ("train", "test", "val"), ("Train", "Test"), ("training", "testing"), ("train", "valid")],
+)
+def test_splits_by_other_names_are_one_sentence(folders: tuple[str, ...], tmp_path: Path) -> None:
+    files = {f"{top}/{kind}/{number}.png": picture(1) for top in folders for kind in "ab" for number in range(9)}
+    with pytest.raises(ValueError) as caught:
+        ingest("folder", write(str(tmp_path / "pets"), files), str(tmp_path / "out"))
+    named = " and ".join(f"{top}/" for top in sorted(folders))
+    wanted = "wanted train/ and test/, by these names, and no other folder beside them"
+    assert str(caught.value) == f"{tmp_path}/pets has {named}: {wanted}"
+
+
+def test_classes_may_be_called_as_splits_are(tmp_path: Path) -> None:
+    files = {f"{split}/{kind}/a.png": picture(1) for split in ("train", "test") for kind in ("train", "val")}
+    assert ingest("folder", write(str(tmp_path / "pets"), files), str(tmp_path / "out"))["classes"] == ["train", "val"]
+
+
+def test_what_programs_leave_beside_pictures_is_no_problem(tmp_path: Path) -> None:
+    beside = {"train/dog/Thumbs.db": b"x", "train/metadata.jsonl": b"{}", "desktop.ini": b"x"}
+    files = own_splits() | beside | {"train/cat/z.webp": picture(9, kind="WEBP")}
+    record = ingest("folder", write(str(tmp_path / "pets"), files), str(tmp_path / "out"))
+    assert record["splits"]["train"]["rows"] == 4
+
+
+def test_a_picture_too_large_for_a_data_set_is_not_unpacked(tmp_path: Path) -> None:
+    source = write(str(tmp_path / "pets"), own_splits() | {"train/cat/a.png": picture(0, height=3000, width=2000)})
+    with pytest.raises(ValueError, match=r"a.png: 3000 x 2000 pixels \(height x width\) are more than 4,194,304"):
+        ingest("folder", source, str(tmp_path / "out"))
 
 
 def test_a_folder_is_wanted() -> None:

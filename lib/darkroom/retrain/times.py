@@ -1,6 +1,7 @@
 """When a pipeline is due: cron lines in a time zone, and the names of ticks. All moments are UTC, of whole seconds.
 
-Cron is read as Debian's reads it, by cronsim. At a change of clocks a line that names its hour runs once a day: what
+Cron is read as Debian's reads it, by cronsim; what Kubernetes' schedulers do not know, or read otherwise, is refused,
+so that a line means the same wherever it runs. At a change of clocks a line that names its hour runs once a day: what
 would fall into the missing hour runs right after it, what falls into the doubled hour runs the first time only.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 import collections
 import heapq
 import itertools
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Literal
@@ -20,6 +22,11 @@ from darkroom.sampling.names import unknown
 
 Missed = Literal["last", "all", "none"]
 _FIELDS = "minute hour day-of-month month day-of-week"
+_RANGES = dict(zip(_FIELDS.split(), ((0, 59), (0, 23), (1, 31), (1, 12), (0, 6)), strict=True))
+_NAMES = {
+    "month": ["", "JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"],
+    "day-of-week": ["SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT"],
+}
 _ID = "%Y%m%dT%H%M%SZ"
 _LONGEST_CHANGE = timedelta(days=1)  # of clocks: Samoa left out the 30th of December 2011
 MOST_AT_ONCE = 100  # missed ticks that are made up for: a line that fires each minute, after a week's pause
@@ -40,10 +47,44 @@ def check_cron(cron: str) -> None:
     if len(parts) != 5:
         count = f"{len(parts)} field{'' if len(parts) == 1 else 's'}"
         raise ValueError(f"{cron!r} has {count}, a cron line has five: {_FIELDS}")
+    for field, part in zip(_RANGES, parts, strict=True):
+        for item in part.split(","):
+            if reason := _refused(field, item):
+                raise ValueError(f"{cron!r} is no cron line: {field} {item!r} {reason}; its fields are {_FIELDS}")
+    if "*" not in parts[2:5:2] and any(parts[field].startswith("*/") for field in (2, 4)):
+        raise ValueError(
+            f"{cron!r}: of a day-of-month and a day-of-week, where one begins with */, cron takes a day that is both "
+            "and Kubernetes one that is either; name the days, or leave one field *"
+        )
     try:
         CronSim(cron, datetime(2026, 1, 1))
     except CronSimError as error:
         raise ValueError(f"{cron!r} is no cron line: {str(error).lower()}; its fields are {_FIELDS}") from None
+
+
+def _refused(field: str, item: str) -> str:
+    """Why an item of a field's list is not known everywhere, "" where it is."""
+    low, high = _RANGES[field]
+    found = re.fullmatch(r"(?:(\*)|(\w+)(?:-(\w+))?)(?:/([0-9]+))?", item)
+    if found is None:
+        return "is none of *, 5, 1-5 and */10"
+    star, first, last, step = found.groups()
+    values = [_value(field, text) for text in (first, last) if text is not None]
+    if None in values or not all(low <= value <= high for value in values if value is not None):
+        hint = " (Sunday is 0)" if field == "day-of-week" and "7" in (first, last) else ""
+        return f"is not within {low} to {high}{hint}"
+    if len(values) == 2 and values[0] > values[1]:
+        return f"goes down; name it in two, as {first}-{high},{low}-{last}"
+    if step is not None and not star and last is None:
+        return f"begins nowhere to end; wanted */{step} or {first}-{high}/{step}"
+    if step is not None and not 1 <= int(step) <= high:
+        return f"has a step beyond the field's {high}"
+    return ""
+
+
+def _value(field: str, text: str) -> int | None:
+    names = _NAMES.get(field, [])
+    return int(text) if text.isdecimal() else names.index(text.upper()) if text.upper() in names else None
 
 
 def fires_after(cron: str, zone: str, moment: datetime) -> Iterator[datetime]:

@@ -7,22 +7,28 @@ other to the other side.
 from __future__ import annotations
 
 import hashlib
+import io
 import itertools
 import os
 import posixpath
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from darkroom.storage import LocalStore, Store, decode, open_store
+from darkroom.storage import LocalStore, NotFound, Store, decode, open_store
 
 Splits = dict[str, tuple[np.ndarray, np.ndarray]]
 
-ENDS = (".png", ".jpg", ".jpeg")
+ENDS = (".png", ".jpg", ".jpeg", ".webp")
+BESIDE = {"thumbs.db", "desktop.ini", "metadata.jsonl", "metadata.csv"}  # what programs leave beside pictures
 SPLITS = ("train", "test")
+OTHER_SPLITS = {"training", "val", "valid", "validation", "dev", "eval", "testing"}
+MOST_PIXELS = 2048 * 2048  # of a picture: all of them are held in memory together
 TEST_SHARE = 10  # one file in so many, where the folder has no train and test of its own
 LISTED_PROBLEMS = 20
 READ_AT_ONCE = 16
@@ -38,7 +44,8 @@ class Picture:
 
 
 def read_folder(source: str | None, quarantine: list[str] | None = None) -> tuple[Splits, dict[str, Any]]:
-    """Pictures of one size, grey if every one of them is grey, else RGB; classes are folders, in order of their names.
+    """Pictures of one size, grey if every one of them is grey, else RGB; classes are folders, in order of their names,
+    which is that of their numbers where all are numbers.
 
     Raises ValueError with every file that is wrong, at most 20 of them listed. With a list `quarantine`, files that
     cannot be used are left out, and what is wrong with each is added to it.
@@ -47,7 +54,7 @@ def read_folder(source: str | None, quarantine: list[str] | None = None) -> tupl
         raise ValueError("ingest folder: wanted the folder of the pictures after the word folder")
     store = open_store(source)
     pictures, problems, own_splits = _find(store)
-    classes = sorted({picture.name for picture in pictures})
+    classes = _in_order({picture.name for picture in pictures})
     if quarantine is not None:
         quarantine += problems
         problems = []
@@ -73,6 +80,11 @@ def read_folder(source: str | None, quarantine: list[str] | None = None) -> tupl
     }
 
 
+def _in_order(names: set[str]) -> list[str]:
+    """So that the label of 10 is 10: as texts it would be 2."""
+    return sorted(names, key=lambda name: (int(name), name)) if all(map(str.isdecimal, names)) else sorted(names)
+
+
 def in_test(name: str) -> bool:
     """Whether the file CLASS/NAME belongs to the test split, for folders that do not say so themselves."""
     return int(hashlib.sha256(name.encode()).hexdigest(), 16) % TEST_SHARE == 0
@@ -85,7 +97,8 @@ def _said(source: str, own_splits: bool) -> str:
 
 def _find(store: Store) -> tuple[list[Picture], list[str], bool]:
     """Every picture, what lies where it should not, and whether the folder has train/ and test/ of its own."""
-    keys = [key for key in store.list() if not any(part.startswith(".") for part in key.split("/"))]
+    keys = [key for key in store.list() if not _is_beside(key.split("/"))]
+    _refuse_other_splits(keys, store)
     own_splits = any(key.startswith("train/") for key in keys) and all(_is_in(key, SPLITS) for key in keys)
     depth = 3 if own_splits else 2
     pictures, problems = [], []
@@ -102,6 +115,22 @@ def _find(store: Store) -> tuple[list[Picture], list[str], bool]:
             split = folders[0] if own_splits else SPLITS[in_test(key)]
             pictures.append(Picture(key, folders[-1], split))
     return pictures, problems, own_splits
+
+
+def _is_beside(parts: list[str]) -> bool:
+    return any(part.startswith(".") for part in parts) or parts[-1].lower() in BESIDE
+
+
+def _refuse_other_splits(keys: list[str], store: Store) -> None:
+    """ValueError where the folders are splits by other names than ours: as classes each of their files were wrong."""
+    tops = {parts[0] for parts in (key.split("/") for key in keys) if len(parts) == 3}
+    named = {top.lower() for top in tops}
+    if tops <= {*SPLITS} or not named & {"train", "training"} or not named <= {*SPLITS, *OTHER_SPLITS}:
+        return
+    folders = " and ".join(f"{top}/" for top in sorted(tops))
+    raise ValueError(
+        f"{store.root} has {folders}: wanted train/ and test/, by these names, and no other folder beside them"
+    )
 
 
 def _is_in(key: str, folders: Iterable[str]) -> bool:
@@ -135,7 +164,8 @@ def _folders(store: Store, place: str) -> list[str]:
 
 
 def _decoded(store: Store, pictures: list[Picture]) -> tuple[np.ndarray, dict[int, str]]:
-    """uint8 [N, H, W, 3]; and by number the files that cannot be read or have another size than the first that can."""
+    """uint8 [N, H, W, 3]; and by number the files that cannot be read or have another size than the first that can.
+    ValueError where together they are more than this machine's memory."""
     images, first, problems = np.empty(0, np.uint8), "", {}
     with ThreadPoolExecutor(READ_AT_ONCE, thread_name_prefix="ingest") as pool:
         for start in range(0, len(pictures), READ_AT_ONCE):  # no more at once: none of them need be small
@@ -146,7 +176,7 @@ def _decoded(store: Store, pictures: list[Picture]) -> tuple[np.ndarray, dict[in
                     problems[number] = found
                     continue
                 if not first:
-                    images, first = np.empty((len(pictures), *found.shape), np.uint8), picture.key
+                    images, first = _room(len(pictures), found), picture.key
                 if found.shape == images.shape[1:]:
                     images[number] = found
                 else:
@@ -156,13 +186,34 @@ def _decoded(store: Store, pictures: list[Picture]) -> tuple[np.ndarray, dict[in
     return images, problems
 
 
+def _room(count: int, image: np.ndarray) -> np.ndarray:
+    total, there = count * image.nbytes, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if total > there:
+        size = "{} x {}".format(*image.shape[:2])
+        raise ValueError(
+            f"{count:,} pictures of {size} pixels take {total >> 30:,} GiB, this machine has {there >> 30:,}"
+        )
+    return np.empty((count, *image.shape), np.uint8)
+
+
 def _read(store: Store, picture: Picture) -> np.ndarray | str:
     """The picture, uint8 [H, W, 3], or what is wrong with it."""
     where = store.uri(picture.key)
     try:
-        return decode(store.read(picture.key), where)
-    except ValueError as error:
+        data = store.read(picture.key)
+        width, height = _size(data)
+        if width * height > MOST_PIXELS:
+            return f"{where}: {height} x {width} pixels (height x width) are more than {MOST_PIXELS:,}"
+        return decode(data, where)
+    except (NotFound, ValueError) as error:
         return str(error)
+
+
+def _size(data: bytes) -> tuple[int, int]:
+    """Width and height as the header has them; 0 where it has none, which decoding says in words."""
+    with suppress(OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return Image.open(io.BytesIO(data)).size
+    return 0, 0
 
 
 def _grey_if_all_are(images: np.ndarray) -> np.ndarray:
