@@ -1,0 +1,129 @@
+"""Lists of prompts as people share them become a manifest: TXT, TSV, CSV, a JSON array, JSON lines; also gzipped."""
+
+from __future__ import annotations
+
+import csv
+import json
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from darkroom.manifest.csv_files import TEXT_FIELDS
+from darkroom.manifest.keys import ROW_KEYS, did_you_mean
+from darkroom.manifest.sources import file_name, suffix_of
+from darkroom.manifest.texts import BOM, decoded, loads
+from darkroom.storage import open_store, read_uri
+
+MOST_BYTES = 256 * 2**20  # of a list, unpacked
+SUFFIXES = (".txt", ".tsv", ".csv", ".json", ".jsonl")
+
+
+@dataclass(frozen=True)
+class Converted:
+    """rows: written; left_out: how often each column has a value that no key takes."""
+
+    rows: int
+    left_out: dict[str, int]
+
+
+def convert(source: str, out: str, defaults: Iterable[str] = (), columns: Iterable[str] = ()) -> Converted:
+    """Writes the list at `source` as JSON lines at `out`. defaults: "key=value", of rows that name no other; columns:
+    "column=key", what a column of the list is called in a manifest. What no key takes is left out.
+
+    ValueError for what the user can mend, StorageError.
+    """
+    if suffix_of(out) != ".jsonl":
+        raise ValueError(f"--out {out}: wanted a name that ends in .jsonl")
+    given = {key: _value(key, text) for key, text in _pairs("--default", defaults)}
+    keys = dict(_pairs("--column", columns, named=1))
+    left_out: Counter[str] = Counter()
+    lines = []
+    for values in _rows(source):
+        row = {keys.get(name, name): value for name, value in values.items() if value not in (None, "")}
+        left_out.update(row.keys() - ROW_KEYS)
+        if known := {key: _value(key, value) for key, value in row.items() if key in ROW_KEYS}:
+            lines.append(json.dumps(given | known, ensure_ascii=False))
+    if not lines:
+        found = f"; its columns are {', '.join(map(repr, list(left_out)[:10]))}" if left_out else ""
+        raise ValueError(
+            f"{file_name(source)} has no row with a key of a manifest{found}: name one by --column NAME=prompt"
+        )
+    folder, slash, name = out.rpartition("/")
+    open_store(folder or slash or ".").write(name, "".join(f"{line}\n" for line in lines).encode())
+    return Converted(len(lines), dict(left_out))
+
+
+def _pairs(option: str, texts: Iterable[str], named: int = 0) -> Iterator[tuple[str, str]]:
+    """named: which of the two is a key of manifests."""
+    for text in texts:
+        pair = text.partition("=")[::2]
+        if not all(pair):
+            raise ValueError(f"{option} {text}: wanted two names with = between them")
+        if pair[named] not in ROW_KEYS:
+            raise ValueError(f"{option} {text}: no task takes {pair[named]!r}{did_you_mean(pair[named], ROW_KEYS)}")
+        yield pair
+
+
+def _value(key: str, value: Any) -> Any:
+    if key in TEXT_FIELDS or not isinstance(value, str):
+        return value
+    try:
+        return loads(value)
+    except ValueError:
+        return value
+
+
+def _rows(source: str) -> Iterator[dict[str, Any]]:
+    data = read_uri(source)
+    name = file_name(source)
+    if data.startswith(b"\x1f\x8b"):
+        data, name = _unpacked(data, name), name.removesuffix(".gz")
+    suffix = suffix_of(name)
+    if suffix not in SUFFIXES:
+        raise ValueError(f"{name}: wanted a list that ends in {', '.join(SUFFIXES)}, or in one of them and .gz")
+    text = decoded(data.removeprefix(BOM))
+    if suffix == ".txt":
+        return ({"prompt": line.strip()} for line in text.splitlines() if line.strip())
+    if suffix in (".tsv", ".csv"):
+        return _table(text, name)
+    return _objects(text, name, suffix)
+
+
+def _unpacked(data: bytes, name: str) -> bytes:
+    unpacking = zlib.decompressobj(wbits=31)
+    try:
+        found = unpacking.decompress(data, MOST_BYTES)
+    except zlib.error as error:
+        raise ValueError(f"{name}: not a whole gzip file ({error})") from None
+    if unpacking.unconsumed_tail or not unpacking.eof:
+        raise ValueError(f"{name}: cut short, or more than {MOST_BYTES // 2**20} MiB unpacked")
+    return found
+
+
+def _table(text: str, name: str) -> Iterator[dict[str, Any]]:
+    if text.startswith("sep="):
+        text = text.partition("\n")[2]
+    header = text.partition("\n")[0]
+    separator = max("\t,;", key=header.count)
+    # In a list between tabs a quote is mostly one that somebody typed.
+    quoting = csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL
+    try:
+        for row in csv.DictReader(text.splitlines(keepends=True), delimiter=separator, quoting=quoting):
+            row.pop(None, None)  # cells beyond the header's
+            yield row
+    except csv.Error as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+def _objects(text: str, name: str, suffix: str) -> Iterator[dict[str, Any]]:
+    whole = suffix == ".json" or text.lstrip().startswith("[")
+    try:
+        found = loads(text) if whole else [loads(line) for line in text.splitlines() if line.strip()]
+    except ValueError as error:
+        raise ValueError(f"{name}: not JSON: {error}") from None
+    for row in found if isinstance(found, list) else [found]:
+        if not isinstance(row, (dict, str)):
+            raise ValueError(f"{name}: wanted a list of objects or of prompts, one of its items is {str(row)[:60]!r}")
+        yield {"prompt": row} if isinstance(row, str) else row

@@ -1,0 +1,72 @@
+"""Lists of prompts as people share them become manifests."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from darkroom.manifest import Abilities, open_manifest
+from darkroom.manifest.prompt_lists import Converted, convert
+
+TEXT = Abilities("if-xs", (24, 48), 48, "text", "diffusion", 1000, upscale=True)
+TASK = ["task=text_to_image"]
+
+
+def converted(folder: Path, name: str, content: str | bytes, columns: list[str] = [], defaults: list[str] = TASK):  # noqa: B006
+    (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    found = convert(str(folder / name), str(folder / "jobs.jsonl"), defaults, columns)
+    return found, list(open_manifest(str(folder / "jobs.jsonl"), TEXT).tasks())
+
+
+LISTS = {
+    "prompts.txt": ("a red seven\n\n  a blue nine \n", []),
+    "parti.tsv": ("Prompt\tCategory\na red seven\tAbstract\na blue nine\tAbstract\n", ["Prompt=prompt"]),
+    "draw.csv": ('Prompts;Category\n"a red seven";Colors\na blue nine;Colors\n', ["Prompts=prompt"]),
+    "array.json": ('["a red seven", {"prompt": "a blue nine"}]', []),
+    "array.jsonl": ('[{"prompt": "a red seven"}, {"prompt": "a blue nine"}]', []),
+    "lines.jsonl": ('{"text": "a red seven"}\n{"text": "a blue nine"}\n', ["text=prompt"]),
+    "prompts.txt.gz": (gzip.compress(b"a red seven\na blue nine"), []),
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_a_list_becomes_rows(name: str, tmp_path: Path) -> None:
+    content, columns = LISTS[name]
+    found, tasks = converted(tmp_path, name, content, columns)
+    assert [task.prompt for task in tasks] == ["a red seven", "a blue nine"]
+    assert found == Converted(2, {"Category": 2} if "Category" in str(content) else {})
+
+
+def test_values_and_what_is_left_out(tmp_path: Path) -> None:
+    row = {"prompt": "7", "num_inference_steps": 20, "guidance_scale": 7.5, "num_images_per_prompt": 4, "seed": None}
+    columns = ["num_inference_steps=steps", "guidance_scale=guidance"]
+    found, (task,) = converted(tmp_path, "a.jsonl", json.dumps(row), columns, [*TASK, "seed=5", "guidance=3"])
+    assert (task.prompt, task.steps, task.guidance, task.seed) == ("7", 20, 7.5, 5)
+    assert found.left_out == {"num_images_per_prompt": 1}
+
+
+WRONG = [
+    (
+        "a.csv",
+        "Prompts,Category\na,b\n",
+        [],
+        "a.csv has no row with a key of a manifest; its columns are 'Prompts', 'Cat",
+    ),
+    ("a.txt", "a\n", ["prompt=promt"], "--column prompt=promt: no task takes 'promt', did you mean 'prompt'"),
+    ("a.txt", "a\n", ["prompt"], "--column prompt: wanted two names with = between them"),
+    ("a.json", "[1]", [], "a.json: wanted a list of objects or of prompts, one of its items is '1'"),
+    ("a.json", "{", [], "a.json: not JSON"),
+    ("a.docx", "x", [], "a.docx: wanted a list that ends in .txt"),
+    ("a.txt", "café".encode("cp1252"), [], "is not UTF-8"),
+    ("a.txt.gz", gzip.compress(b"a" * 99)[:-9], [], "a.txt.gz: cut short"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "columns", "said"), WRONG)
+def test_what_is_no_list_is_a_sentence(name: str, content: str, columns: list[str], said: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError) as caught:
+        converted(tmp_path, name, content, columns)
+    assert said in str(caught.value)
