@@ -153,10 +153,11 @@ def test_floats_of_few_bits_are_their_shortest_decimals(tmp_path: Path) -> None:
 def test_strength_that_rounds_to_no_step(tmp_path: Path) -> None:
     row = {"task": "image_to_image", "prompt": "a", "image": "a.png", "steps": 10}
     rows = [row | {"strength": strength, "seed": seed} for seed, strength in enumerate((0.01, 0.1, 0, 0.09))]
-    assert opened(tmp_path, "a.jsonl", "\n".join(map(json.dumps, rows))).warnings == (
+    warnings = opened(tmp_path, "a.jsonl", "\n".join(map(json.dumps, rows))).warnings
+    assert [warning for warning in warnings if "strength" in warning] == [
         "a.jsonl line 1: 'strength' 0.01 of 10 steps is none of them: the picture stays as it is given",
         "a.jsonl line 4: 'strength' 0.09 of 10 steps is none of them: the picture stays as it is given",
-    )
+    ]
 
 
 SPREADSHEETS = {

@@ -156,12 +156,6 @@ def test_what_programs_leave_beside_pictures_is_no_problem(tmp_path: Path) -> No
     assert record["splits"]["train"]["rows"] == 4
 
 
-def test_a_picture_too_large_for_a_data_set_is_not_unpacked(tmp_path: Path) -> None:
-    source = write(str(tmp_path / "pets"), own_splits() | {"train/cat/a.png": picture(0, height=3000, width=2000)})
-    with pytest.raises(ValueError, match=r"a.png: 3000 x 2000 pixels \(height x width\) are more than 4,194,304"):
-        ingest("folder", source, str(tmp_path / "out"))
-
-
 def test_a_folder_is_wanted() -> None:
     with pytest.raises(ValueError, match="wanted the folder of the pictures"):
         ingest("folder", None, "nowhere")

@@ -7,20 +7,17 @@ other to the other side.
 from __future__ import annotations
 
 import hashlib
-import io
 import itertools
 import os
 import posixpath
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from darkroom.storage import LocalStore, NotFound, Store, decode, open_store
+from darkroom.storage import LocalStore, Store, decode, open_store
 
 Splits = dict[str, tuple[np.ndarray, np.ndarray]]
 
@@ -28,7 +25,6 @@ ENDS = (".png", ".jpg", ".jpeg", ".webp")
 BESIDE = {"thumbs.db", "desktop.ini", "metadata.jsonl", "metadata.csv"}  # what programs leave beside pictures
 SPLITS = ("train", "test")
 OTHER_SPLITS = {"training", "val", "valid", "validation", "dev", "eval", "testing"}
-MOST_PIXELS = 2048 * 2048  # of a picture: all of them are held in memory together
 TEST_SHARE = 10  # one file in so many, where the folder has no train and test of its own
 LISTED_PROBLEMS = 20
 READ_AT_ONCE = 16
@@ -200,20 +196,9 @@ def _read(store: Store, picture: Picture) -> np.ndarray | str:
     """The picture, uint8 [H, W, 3], or what is wrong with it."""
     where = store.uri(picture.key)
     try:
-        data = store.read(picture.key)
-        width, height = _size(data)
-        if width * height > MOST_PIXELS:
-            return f"{where}: {height} x {width} pixels (height x width) are more than {MOST_PIXELS:,}"
-        return decode(data, where)
-    except (NotFound, ValueError) as error:
+        return decode(store.read(picture.key), where)
+    except ValueError as error:
         return str(error)
-
-
-def _size(data: bytes) -> tuple[int, int]:
-    """Width and height as the header has them; 0 where it has none, which decoding says in words."""
-    with suppress(OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning):
-        return Image.open(io.BytesIO(data)).size
-    return 0, 0
 
 
 def _grey_if_all_are(images: np.ndarray) -> np.ndarray:
