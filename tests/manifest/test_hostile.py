@@ -136,6 +136,11 @@ HOSTILE: dict[str, tuple[str, str | Callable[[], bytes], str]] = {
         "row 1: 'prompt' must have at most 20000 characters",
     ),
     "a deep table": ("a.parquet", lambda: parquet(nested(60)), "row 1: nested too deeply"),
+    "rows without columns": (
+        "a.parquet",
+        lambda: parquet(pa.table({"a": [1]}).select([])),
+        "a.parquet: there are no columns",
+    ),
     "a column twice": (
         "a.parquet",
         lambda: parquet(pa.table([["text_to_image"], ["a"], ["b"]], names=["task", "prompt", "prompt"])),

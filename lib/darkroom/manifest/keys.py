@@ -55,6 +55,8 @@ def without_nulls(value: Any, known: frozenset[str] = ROW_KEYS, depth: int = 0) 
 
 def column_problems(columns: list[str]) -> Iterator[str]:
     """What is wrong with the names of a table's columns: then no row needs to be looked at."""
+    if not columns:
+        yield "there are no columns"
     for column, count in list(Counter(columns).items())[:LISTED]:
         if not column:
             which = "the first column has" if columns[0] == "" else f"{count:,} columns have"
