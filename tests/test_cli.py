@@ -56,9 +56,12 @@ def test_what_ray_raises_is_a_line_and_the_environments_fault(capsys: pytest.Cap
         assert capsys.readouterr().err.startswith(f"darkroom: Ray gave up: {said}\n")
 
 
-def test_a_bug_of_ours_keeps_its_traceback() -> None:
-    with pytest.raises(AssertionError, match="a bug"), cli.exit_codes():
+def test_a_bug_of_ours_is_a_sentence_that_says_where(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit) as stopped, cli.exit_codes():
         raise AssertionError("a bug")
+    assert stopped.value.exit_code == 3
+    said = capsys.readouterr().err
+    assert "a fault of this program, AssertionError" in said and said.endswith(": a bug; --verbose says more\n")
 
 
 def test_the_commands_and_their_help() -> None:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 from darkroom.exits import quiet
 from darkroom.phases import Say, to_stderr
@@ -147,12 +147,15 @@ def _checked(kind: type[Given], values: Mapping[str, Any]) -> Given:
     """The dataclass of these values. ValueError with all that do not fit."""
     from pydantic import TypeAdapter, ValidationError
 
-    try:
-        return TypeAdapter(kind).validate_python(values, strict=True)
-    except ValidationError as error:
-        found = {finding["loc"][0]: finding for finding in error.errors()}
-        said = [f"{name} is {values[name]!r}: {finding['msg']}" for name, finding in found.items()]
-        raise ValueError("\n".join(said)) from None
+    hints, problems = get_type_hints(kind, include_extras=True), []
+    for name, value in values.items():
+        try:
+            TypeAdapter(hints[name]).validate_python(value, strict=True)
+        except ValidationError as error:
+            problems.append(f"{name} is {value!r}: {error.errors()[0]['msg']}")
+    if problems:
+        raise ValueError("\n".join(problems))
+    return kind(**values)
 
 
 def _names(options: type, *positional: str) -> list[str]:

@@ -8,8 +8,10 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 import typer
@@ -81,8 +83,15 @@ def exit_codes(verbose: bool = False) -> Iterator[None]:
     except typer.Exit:
         raise
     except Exception as error:  # a fault of ours: a sentence all the same
-        text = " ".join(str(error).split())[:300]
-        _stop(f"a fault of this program: {type(error).__name__}: {text}; --verbose shows where", ENVIRONMENT, verbose)
+        _stop(f"a fault of this program, {_described(error)}; --verbose says more", ENVIRONMENT, verbose)
+
+
+def _described(error: Exception) -> str:
+    """An error that nobody foresaw: what it is, and the last line of ours that it went through."""
+    text = " ".join(str(error).split())[:300]
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "darkroom" in frame.filename]
+    where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}{where}: {text}"
 
 
 def quiet(verbose: bool) -> None:

@@ -127,7 +127,7 @@ def test_damaged_and_foreign_files_are_told_apart() -> None:
             from_parquet(damaged)
     sink = io.BytesIO()
     pq.write_table(pa.table({"id": ["x"]}).replace_schema_metadata({"schema_version": "7"}), sink)
-    with pytest.raises(StorageError, match="schema version 7: this program reads 1 and 2"):
+    with pytest.raises(StorageError, match="schema version 7: this program reads 1 to 3"):
         from_parquet(sink.getvalue())
 
 
