@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import unicodedata
 from pathlib import Path
 
 import pyarrow as pa
@@ -78,6 +80,29 @@ def test_a_folder_without_parts_and_one_with_yaml(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(json.dumps(RED) + "\n")
     with pytest.raises(ManifestError, match="demo.yaml: a YAML manifest is a file of its own"):
         open_manifest(str(tmp_path), TEXT)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.yaml", "a.csv", "a.parquet"])
+def test_what_is_no_file_is_not_read(name: str, tmp_path: Path) -> None:
+    """A pipe would wait for its writer, a device has no end."""
+    os.mkfifo(tmp_path / "pipe")
+    for target in (tmp_path / "pipe", Path("/dev/zero"), Path("/dev/tty")):
+        place = tmp_path / f"{target.name}-{name}"
+        place.symlink_to(target)
+        with pytest.raises(ManifestError, match=f"{place.name}: could not read .*: it is no file"):
+            open_manifest(str(place), TEXT)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "b.jsonl").write_text(json.dumps(RED) + "\n")
+    os.mkfifo(folder / "pipe.jsonl")
+    with pytest.raises(ManifestError, match=r"pipe\.jsonl: could not read .*: it is no file"):
+        open_manifest(str(folder), TEXT)
+
+
+def test_a_name_in_another_spelling_of_its_accents_is_told(tmp_path: Path) -> None:
+    (tmp_path / unicodedata.normalize("NFD", "café.jsonl")).write_text(json.dumps(RED) + "\n")
+    with pytest.raises(ManifestError, match="nothing is there; what is there by these letters has its accents spelt"):
+        open_manifest(str(tmp_path / unicodedata.normalize("NFC", "café.jsonl")), TEXT)
 
 
 def test_a_damaged_part_hides_none_of_the_others(folder: Path) -> None:

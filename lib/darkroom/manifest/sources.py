@@ -8,12 +8,13 @@ import io
 import os
 import re
 import shutil
+import stat
 import tempfile
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import BinaryIO, cast
 
-from darkroom.storage import LocalStore, NotFound, Store, StoredFile, open_store
+from darkroom.storage import LocalStore, NotFound, Store, StoredFile, open_store, spelt_otherwise
 
 PIECE = 8 * 2**20  # bytes of a request
 IN_MEMORY = 64 * 2**20  # bytes of a part that is wanted in any order; a larger one waits on disk
@@ -39,10 +40,15 @@ class Part:
     key: str
 
     def open(self) -> StoredFile:
-        """NotFound, StorageError."""
+        """NotFound, also of what is no file; StorageError."""
+        path = self.store.uri(self.key)
+        if isinstance(self.store, LocalStore) and not _may_be_file(path):
+            raise NotFound(f"could not read {path}: it is no file (a device, a pipe or a socket)")
         try:
             return StoredFile(self.store, self.key)
-        except NotFound:
+        except NotFound as error:
+            if spelling := spelt_otherwise(path):
+                raise NotFound(f"{error}{spelling}") from None
             self.store.read(self.key)  # says that it could not be read, where a size could not be looked for
             raise
 
@@ -101,6 +107,15 @@ def _of_folder(uri: str, folder: str, pattern: str | None) -> Source:
     parts = tuple(Part(key, store, key) for key in keys if suffix_of(key) in PART_SUFFIXES)
     unread = tuple(key for key in keys if suffix_of(key) in ALONE_SUFFIXES)
     return Source(uri, store.root, parts, alone=False, unread=unread)
+
+
+def _may_be_file(path: str) -> bool:
+    """Whether opening it does no more than to open a file: a pipe would wait for its writer, a device has no end."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return True  # opening it says what is wrong
+    return stat.S_ISREG(mode) or stat.S_ISDIR(mode)
 
 
 def _is_file(uri: str) -> bool:

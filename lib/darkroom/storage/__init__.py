@@ -3,7 +3,7 @@
 from darkroom.storage.errors import NotFound, StorageError
 from darkroom.storage.images import decode, encode_png, image_key, image_key_of, resize_square, to_uint8
 from darkroom.storage.local import LocalStore
-from darkroom.storage.paths import join, without_secrets
+from darkroom.storage.paths import join, spelt_otherwise, without_secrets
 from darkroom.storage.stored_file import StoredFile
 from darkroom.storage.stores import Store, open_store, read_uri
 
@@ -21,6 +21,7 @@ __all__ = [
     "open_store",
     "read_uri",
     "resize_square",
+    "spelt_otherwise",
     "to_uint8",
     "without_secrets",
 ]

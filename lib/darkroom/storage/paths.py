@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import posixpath
+import unicodedata
+from contextlib import suppress
 from urllib.parse import unquote
 
 _FORMS = "a path, file:///path or s3://bucket/prefix"
@@ -30,6 +32,22 @@ def without_secrets(uri: str) -> str:
     rest, question, _ = rest.partition("?")
     host, slash, path = rest.partition("/")
     return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}{'?...' if question else ''}"
+
+
+def spelt_otherwise(path: str) -> str:
+    """What to say where nothing is at this local path, but something by the same letters in another of Unicode's
+    spellings, as macOS writes accents; else ""."""
+    folder, name = os.path.split(path)
+    if "://" in path or name.isascii():
+        return ""
+    with suppress(OSError, ValueError):
+        if any(_composed(other) == _composed(name) for other in os.listdir(folder or ".")):
+            return "; what is there by these letters has its accents spelt otherwise (Unicode NFC and NFD): rename it"
+    return ""
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def check_key(key: str) -> str:
