@@ -147,6 +147,7 @@ class Writer:
         """What was found to be damaged counts no longer."""
         self._replace([], [self.log.shards[name] for name in self.damaged if name in self.log.shards])
         self._index = self.log.index
+        self.damaged = {}
 
     def close(self) -> None:
         """After the last commit: the log as one object, and nothing staged that does not count."""
