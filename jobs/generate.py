@@ -54,6 +54,10 @@ def main(
     wait_seconds: Annotated[
         float | None, typer.Option(min=0, help="for a cluster to grow; default: 600 for one that is joined")
     ] = None,
+    inputs_root: Annotated[
+        list[str] | None,
+        typer.Option(help="a folder or s3:// uri that pictures may come from, beside the manifest's; may be repeated"),
+    ] = None,
     replace: Annotated[
         bool,
         typer.Option("--replace", help="make good rows anew with another model, or give them up for this manifest"),
@@ -100,6 +104,7 @@ def main(
             verify=verify,
             rerun=rerun,
             max_failed_rows=max_failed_rows,
+            inputs_root=tuple(inputs_root or ()),
             address=address or os.environ.get("RAY_ADDRESS"),
             verbose=verbose,
         )

@@ -16,7 +16,7 @@ from darkroom.manifest import TASKS, Abilities, ManifestError, Task, open_manife
 from darkroom.manifest.sources import ALONE_SUFFIXES, PART_SUFFIXES
 from darkroom.sampling.components import COMPONENTS
 from darkroom.sampling.views import VIEWS
-from darkroom.storage.images import decode
+from darkroom.storage import decode
 from darkroom.training.painted_digits import vocabulary
 
 FOLDER = Path(__file__).parents[1] / "manifests"

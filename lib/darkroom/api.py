@@ -36,14 +36,17 @@ def generate(manifest: str | Path | Rows, out: str | Path, **options: Any) -> Ou
     {'ok': 14}
     """
     from darkroom.batch.generate import Options, run
+    from darkroom.batch.input_files import ANYWHERE
     from darkroom.manifest.inline_rows import named_by_row, write_rows
     from darkroom.storage import open_store
 
     _refuse_unknown("generate", options, _names(Options, "manifest", "out"))
     if "model" in options and not isinstance(options["model"], str):
         options["model"] = options["model"].address
+    # Who writes rows in Python opens what they name anyway.
+    places = {} if isinstance(manifest, (str, Path)) else {"inputs_root": ANYWHERE}
     # Before rows are written anywhere.
-    asked = _checked(Options, {"manifest": "", "out": str(out), **_address(), **options})
+    asked = _checked(Options, {"manifest": "", "out": str(out), **places, **_address(), **options})
     quiet(asked.verbose)
     with named_by_row():
         if not isinstance(manifest, (str, Path)):

@@ -91,12 +91,12 @@ def test_a_picture_that_many_rows_share_is_fetched_and_decoded_once(
     put(str(tmp_path), one=png(16), mask=png(16, mode="L"))
     read: list[str] = []
 
-    def read_slowly(uri: str) -> bytes:
+    def read_slowly(uri: str, limit: int) -> bytes:
         read.append(uri.rpartition("/")[2])
         time.sleep(0.05)  # long enough for all rows to ask for it meanwhile
-        return read_uri(uri)
+        return read_uri(uri, limit)
 
-    monkeypatch.setattr("darkroom.batch.load_inputs.read_uri", read_slowly)
+    monkeypatch.setattr("darkroom.batch.input_files.read_uri", read_slowly)
     made = loaded(str(tmp_path), *[{**EDIT, "seed": seed} for seed in range(100)], PAINT, {**EDIT, "size": 16})
     assert [state.failure for state in made] == [None] * 102
     assert sorted(read) == ["mask.png", "one.png", "one.png"], "once for each set of sizes"

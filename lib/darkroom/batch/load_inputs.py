@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from darkroom.batch.input_files import ANYWHERE, opened_input
 from darkroom.batch.progress import counted
 from darkroom.batch.row_state import RowState, Source, Unit, guarded, read_unit, to_block
-from darkroom.storage import NotFound, decode, join, open_store, read_uri, resize_square
+from darkroom.storage import Mode, in_a_decoder, join, open_store, read_mask, read_squares
 
 FETCHES = 16  # at once in one task; a fetch waits on the network, not on the processor
+VALUES = 8  # of a mask, in a message
 CACHE_BYTES = 128 * 2**20  # of pictures at the stages' sizes, for each process that loads
 
 
@@ -29,7 +31,7 @@ class LoadOptions:
     """What every task that loads is told.
 
     base: where relative paths begin; sizes: pixels of the stages that work on pixels, ascending; default_size: of a row
-    that names none, the first of them unless given.
+    that names none, the first of them unless given; roots: where pictures may come from, see `input_roots`.
     """
 
     run: str
@@ -38,6 +40,7 @@ class LoadOptions:
     sizes: tuple[int, ...]
     channels: int
     default_size: int | None = None
+    roots: tuple[str, ...] = ANYWHERE
 
     def wanted(self, row: dict[str, Any]) -> tuple[int, ...]:
         """The sizes that the stages take a row's pictures in: for `upscale` the smallest, else up to the row's own."""
@@ -66,7 +69,8 @@ def load_row(state: RowState, options: LoadOptions) -> RowState:
     with guarded(state):
         paths = _paths(state.row)
         if paths:
-            state.source, state.inputs = _load(paths, options, options.wanted(state.row))
+            state.source, state.inputs, flags = _load(paths, options, state.row)
+            state.flag(*flags)
     return state
 
 
@@ -79,11 +83,14 @@ def _paths(row: dict[str, Any]) -> dict[str, str]:
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """An input as the stages take it. shape: (height, width) as it was stored; sizes: uint8 [C, S, S] by S."""
+    """An input as the stages take it. shape: (height, width) as it was stored; sizes: uint8 [C, S, S] by S; painted:
+    pixels that a mask selects, of those that were stored, and values: what some of them are."""
 
     sha256: str
     shape: tuple[int, int]
     sizes: dict[int, np.ndarray]
+    painted: int = 0
+    values: tuple[float, ...] = ()
 
     @property
     def nbytes(self) -> int:
@@ -130,31 +137,73 @@ class PictureCache:
 CACHE = PictureCache(CACHE_BYTES)  # of this process, which does many tasks one after the other
 
 
-def _load(paths: dict[str, str], options: LoadOptions, sizes: tuple[int, ...]) -> tuple[Source, dict[str, np.ndarray]]:
-    """The first picture's source, and all pictures at these sizes. ValueError in plain words."""
-    pictures = {
-        name: _picture(join(options.base, path), path, name == "mask", options.channels, sizes)
-        for name, path in paths.items()
-    }
-    if "mask" in pictures and pictures["mask"].shape != pictures["image"].shape:
-        mask, image = ("{1} x {0}".format(*pictures[name].shape) for name in ("mask", "image"))
-        raise ValueError(f"the mask {paths['mask']} is {mask}, its image {paths['image']} is {image}; they must match")
+def _load(
+    paths: dict[str, str], options: LoadOptions, row: dict[str, Any]
+) -> tuple[Source, dict[str, np.ndarray], list[str]]:
+    """The first picture's source, all pictures at the sizes that are wanted, and flags. ValueError in plain words."""
+    pictures = {name: _picture(name, path, options, row) for name, path in paths.items()}
+    flags = []
+    if "mask" in pictures:
+        _check_shapes(pictures, paths)
+        flags = _check_selects(pictures["mask"], paths["mask"], row)
     inputs = {f"{name}/{size}": array for name, picture in pictures.items() for size, array in picture.sizes.items()}
     first = next(iter(paths))
-    return Source(join(options.base, paths[first]), pictures[first].sha256), inputs
+    return Source(join(options.base, paths[first]), pictures[first].sha256), inputs, flags
 
 
-def _picture(uri: str, path: str, is_mask: bool, channels: int, sizes: tuple[int, ...]) -> Picture:
-    """path: as the manifest has it, for people."""
-    mode = "L" if is_mask or channels == 1 else "RGB"
+def _check_shapes(pictures: dict[str, Picture], paths: dict[str, str]) -> None:
+    if pictures["mask"].shape != pictures["image"].shape:
+        mask, image = ("{1} x {0}".format(*pictures[name].shape) for name in ("mask", "image"))
+        raise ValueError(f"the mask {paths['mask']} is {mask}, its image {paths['image']} is {image}; they must match")
+
+
+def _check_selects(mask: Picture, path: str, row: dict[str, Any]) -> list[str]:
+    """Flags for a mask that selects nothing at some stage, or all of the picture at every one; ValueError where the row
+    is to fail then."""
+    empty = [size for size, array in mask.sizes.items() if not array.any()]
+    if empty:
+        if row.get("empty_mask", "fail") == "fail":
+            raise ValueError(f"the mask {path} selects nothing: {_why_empty(mask, empty[0], row)}")
+        return ["mask_empty"]
+    if all(array.all() for array in mask.sizes.values()):
+        if row.get("full_mask", "flag") == "fail":
+            raise ValueError(f"the mask {path} selects the whole picture")
+        return ["mask_full"]
+    return []
+
+
+def _why_empty(mask: Picture, size: int, row: dict[str, Any]) -> str:
+    if mask.painted:
+        height, width = mask.shape
+        fit = row.get("fit", "crop")
+        kept = "the square in its middle" if fit == "crop" and height != width else "it"
+        return f"of its {width} x {height} pixels it has {mask.painted:,}, none of them left of {kept} at {size} pixels"
+    found = f"{', '.join(f'{value:g}' for value in mask.values[:VALUES])}{', ...' * (len(mask.values) > VALUES)}"
+    if "mask_value" in row:
+        wanted = ", ".join(map(str, row["mask_value"]))
+        return f"'mask_value' is {wanted}, the mask has {found}"
+    if len(mask.values) < 2:
+        return "all of it is the same" + (f", {found}" if found else "")
+    return f"its values are {found or 'dark colours'}; where these are classes, name some in 'mask_value'"
+
+
+def _picture(name: str, path: str, options: LoadOptions, row: dict[str, Any]) -> Picture:
+    """name: the part it plays; path: as the manifest has it, for people."""
+    uri, sizes, fit = join(options.base, path), options.wanted(row), row.get("fit", "crop")
+    mode: Mode = "L" if options.channels == 1 else "RGB"
+    ids = tuple(row["mask_value"]) if "mask_value" in row else None
 
     def load() -> Picture:
-        try:
-            data = read_uri(uri)
-        except NotFound:
-            raise ValueError(f"there is no file {uri}") from None
-        array = decode(data, path, mode)
-        made = {size: resize_square(array, size, nearest=is_mask).transpose(2, 0, 1) for size in sizes}
-        return Picture(hashlib.sha256(data).hexdigest(), array.shape[:2], made)
+        with opened_input(uri, path, options.roots) as data:
+            digest = hashlib.sha256(data).hexdigest()
+            if name == "mask":
+                mask = in_a_decoder(read_mask, data, path, sizes, fit, ids)
+                return Picture(digest, mask.shape, _channels_first(mask.arrays), mask.painted, mask.values)
+            squares = in_a_decoder(read_squares, data, path, sizes, mode, fit)
+            return Picture(digest, squares.shape, _channels_first(squares.arrays))
 
-    return CACHE.get((uri, mode, is_mask, sizes), load)
+    return CACHE.get((uri, ids, fit, sizes) if name == "mask" else (uri, mode, fit, sizes), load)
+
+
+def _channels_first(arrays: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
+    return {size: array.transpose(2, 0, 1) for size, array in arrays.items()}

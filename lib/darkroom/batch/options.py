@@ -39,6 +39,7 @@ class Options:
     verify: every picture that is there is read first, and made anew where it is not what its row says.
     rerun: which failed rows are tried again: "failed" (all), "none", or classes of errors joined by commas.
     max_failed_rows: "25" or "1%" of the rows to be made: where more fail, the job ends.
+    inputs_root: more folders and buckets that pictures may come from, beside the manifest's own.
     replace: good rows of a run that was made with another model, or by another manifest, may go.
     wait_seconds: for a cluster that has too little yet; None: not on this machine, ten minutes on one that is joined.
     """
@@ -66,6 +67,7 @@ class Options:
     verify: bool = False
     rerun: str = "failed"
     max_failed_rows: str | None = None
+    inputs_root: tuple[str, ...] = ()
 
     @property
     def patience(self) -> float:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from darkroom import __version__
 from darkroom.batch import options as option
 from darkroom.batch import pipeline, placement, prompts, stages
+from darkroom.batch.input_files import input_roots
 from darkroom.batch.load_inputs import LoadOptions
 from darkroom.batch.options import Options, unit_size
 from darkroom.batch.pipeline import Listener
@@ -60,7 +61,7 @@ class Order:
         option.parse_rerun(options.rerun)
         option.parse_max_failed(options.max_failed_rows, 0)
         order = cls(options, model, open_store(options.out))
-        assert order.rows.manifest.rows
+        assert order.rows.manifest.rows and order.input_roots
         return order
 
     @cached_property
@@ -72,6 +73,11 @@ class Order:
     @property
     def manifest(self) -> Manifest:
         return self.rows.manifest
+
+    @cached_property
+    def input_roots(self) -> tuple[str, ...]:
+        """Where pictures may come from. ValueError."""
+        return input_roots(self.options.inputs_root, self.manifest.base, self.store.root)
 
     @cached_property
     def address(self) -> str:
@@ -240,7 +246,9 @@ def job_of(order: Order, work: Work, setting: Setting, evaluations: dict[int, fl
             for n in setting.numbers
         ),
         units=work.units(options.unit_rows or _unit_rows(order, work, setting, evaluations)),
-        load=LoadOptions(root, work.plan, order.manifest.base, in_pixels, first.channels, model.default_size),
+        load=LoadOptions(
+            root, work.plan, order.manifest.base, in_pixels, first.channels, model.default_size, order.input_roots
+        ),
         write=WriteOptions(root, work.plan, model.name, model.revision, first.process.default_sampler, options.images),
         judge=order.judging,
         chooses=bool(work.best_of),

@@ -92,6 +92,15 @@ Sampler = Literal["ddpm", "ddim", "euler", "heun", "midpoint"]
 Timestep = Annotated[int, Field(ge=0, le=999), _from_number]
 Level = Annotated[float, Field(ge=0, lt=1000, allow_inf_nan=False), _from_number]
 Sigma = Annotated[float, Field(ge=0.1, le=64, allow_inf_nan=False), _from_number]
+# How a picture that is not square becomes one; what of a mask is painted, and what a row is whose mask selects nothing.
+Fit = Literal["crop", "pad", "stretch"]
+ClassId = Annotated[int, Field(ge=0, le=2**31 - 1), _from_number]
+ClassIds = Annotated[
+    tuple[ClassId, ...],
+    BeforeValidator(lambda value: value if isinstance(value, (list, tuple)) else (value,)),
+    AfterValidator(not_empty),
+]
+Verdict = Literal["fail", "flag"]
 Candidates = Annotated[int, Field(ge=1, le=64), _from_number]
 
 

@@ -12,6 +12,8 @@ from darkroom.manifest.branches import Asks, ComponentBranch, Resample, UpperSta
 from darkroom.manifest.fields import (
     MAX_SEED,
     Candidates,
+    ClassIds,
+    Fit,
     Fraction,
     Frozen,
     Guidance,
@@ -28,6 +30,7 @@ from darkroom.manifest.fields import (
     Steps,
     Stride,
     Timestep,
+    Verdict,
     not_empty,
     not_too_many,
     plain,
@@ -98,10 +101,13 @@ class _Task(Frozen):
         return []
 
     def _silent(self) -> set[str]:
-        """Parameters that have no say in this row's picture."""
-        return set() if self.sampler == "ddim" else {"eta"}
+        """Parameters that have no say in this row's picture, or as much as if they were not given."""
+        usual = {name for name, value in _LATER if getattr(self, name, value) == value}
+        return usual if self.sampler == "ddim" else usual | {"eta"}
 
 
+# Words that came when there were rows already, which keep their keys, and what they say of these.
+_LATER = (("fit", "crop"), ("empty_mask", "fail"), ("full_mask", "flag"))
 _NOTHING_OTHER = UpperStage()
 
 
@@ -143,6 +149,7 @@ class ImageToImage(_Chosen, Asks):
 
     task: Literal["image_to_image"] = "image_to_image"
     image: Picture
+    fit: Fit = "crop"
     start: Start | None = None
     strength: Fraction | None = None
 
@@ -155,11 +162,19 @@ class ImageToImage(_Chosen, Asks):
 
 
 class Inpaint(_Chosen, Asks):
-    """White parts of the mask are painted. Without start or strength they begin as pure noise."""
+    """White parts of the mask are painted. Without start or strength they begin as pure noise.
+
+    mask_value: of a mask of class ids, those that are painted. empty_mask, full_mask: whether a row fails or is flagged
+    where its mask selects nothing, or all.
+    """
 
     task: Literal["inpaint"] = "inpaint"
     image: Picture
     mask: Picture
+    fit: Fit = "crop"
+    mask_value: ClassIds | None = None
+    empty_mask: Verdict = "fail"
+    full_mask: Verdict = "flag"
     resample: Resample | None = None
     start: Start | None = None
     strength: Fraction | None = None
@@ -189,6 +204,7 @@ class Hybrid(_Chosen):
 
     task: Literal["hybrid"] = "hybrid"
     components: Annotated[tuple[ComponentBranch, ...], BeforeValidator(not_too_many), AfterValidator(not_empty)]
+    fit: Fit = "crop"
 
     @model_validator(mode="after")
     def _whole(self) -> Hybrid:
@@ -206,12 +222,16 @@ class Hybrid(_Chosen):
     def sources(self) -> list[str]:
         return [branch.image for branch in self.components if branch.image is not None]
 
+    def _silent(self) -> set[str]:
+        return super()._silent() | (set() if self.sources() else {"fit"})
+
 
 class Upscale(_Cascaded, Asks):
     """The model's upper stages alone: the image takes the place of the small picture they begin with."""
 
     task: Literal["upscale"] = "upscale"
     image: Picture
+    fit: Fit = "crop"
 
 
 class Forward(_Task):
@@ -219,6 +239,7 @@ class Forward(_Task):
 
     task: Literal["forward"] = "forward"
     image: Picture
+    fit: Fit = "crop"
     timestep: Timestep
 
     def branches(self) -> tuple[Asks, ...]:
@@ -237,6 +258,7 @@ class Denoise(_Task, Asks):
 
     task: Literal["denoise"] = "denoise"
     image: Picture
+    fit: Fit = "crop"
     timestep: Timestep
     method: Literal["blur", "one_step", "iterative"]
     sigma: Sigma | None = None

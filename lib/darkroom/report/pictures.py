@@ -11,7 +11,17 @@ import pyarrow.compute as pc
 
 from darkroom.report.rows import Shown
 from darkroom.runs import Ledger
-from darkroom.storage import NotFound, StorageError, Store, decode, image_key_of, join, read_uri, resize_square
+from darkroom.storage import (
+    NotFound,
+    StorageError,
+    Store,
+    decode,
+    image_key_of,
+    join,
+    read_mask,
+    read_squares,
+    read_uri,
+)
 
 
 class Pictures:
@@ -44,19 +54,21 @@ class Pictures:
             data = read_uri(shown.row["source_uri"])
             if hashlib.sha256(data).hexdigest() != shown.row["source_sha256"]:
                 return None
-            array = decode(data, "the source")
+            fit = shown.parameters.get("fit", "crop")
+            squares = read_squares(data, "the source", [side], fit=fit)
+            small = min(side, *squares.shape)
+            return (squares if small == side else read_squares(data, "the source", [small], fit=fit)).arrays[small]
         except (StorageError, ValueError):
             return None
-        return resize_square(array, min(side, *array.shape[:2]))
 
     def mask(self, shown: Shown, side: int) -> np.ndarray | None:
         """The row's mask at the picture's size, white where it was painted; None if it cannot be read."""
         try:
-            array = decode(read_uri(_mask_uri(shown)), "the mask", "L")
+            data, words = read_uri(_mask_uri(shown)), shown.parameters
+            mask = read_mask(data, "the mask", [side], words.get("fit", "crop"), words.get("mask_value"))
         except (StorageError, ValueError):
             return None
-        white = resize_square(array, side, nearest=True) >= 128
-        return np.repeat(np.where(white, 255, 0).astype(np.uint8), 3, axis=2)
+        return np.repeat(mask.arrays[side], 3, axis=2)
 
     def _inline(self, shown: Shown) -> bytes:
         with self._lock:  # one shard at a time, because with pictures inside it is large; neighbours ask for the same

@@ -1,24 +1,34 @@
 """Where bytes lie: stores of a folder or of S3, pictures, and the lease that lets one job alone write."""
 
-from darkroom.storage.errors import NotFound, StorageError
-from darkroom.storage.images import decode, encode_png, image_key, image_key_of, resize_square, to_uint8
+from darkroom.storage.decoding import Mode, decode, in_a_decoder
+from darkroom.storage.errors import NotAFile, NotFound, Refused, StorageError, TooLarge
+from darkroom.storage.images import encode_png, image_key, image_key_of, to_uint8
 from darkroom.storage.local import LocalStore
+from darkroom.storage.masks import read_mask
 from darkroom.storage.paths import join, spelt_otherwise, without_secrets
+from darkroom.storage.squares import read_squares, resize_square
 from darkroom.storage.stored_file import StoredFile
 from darkroom.storage.stores import Store, open_store, read_uri
 
 __all__ = [
     "LocalStore",
+    "Mode",
+    "NotAFile",
     "NotFound",
+    "Refused",
     "StorageError",
     "Store",
     "StoredFile",
+    "TooLarge",
     "decode",
     "encode_png",
     "image_key",
     "image_key_of",
+    "in_a_decoder",
     "join",
     "open_store",
+    "read_mask",
+    "read_squares",
     "read_uri",
     "resize_square",
     "spelt_otherwise",

@@ -13,9 +13,28 @@ class NotFound(StorageError):  # noqa: N818 - the name of the contract; it reads
     """Nothing lies at this uri; the storage itself answered properly."""
 
 
+class NotAFile(NotFound):
+    """What lies at this uri is no file: a folder, a device, a pipe."""
+
+
+class Refused(StorageError):
+    """The storage answered properly, and will not give this: no permission, no such bucket. Of the one store of a job
+    that is an outage, of one picture among a million it is that row's fault."""
+
+
+class TooLarge(StorageError):
+    """More bytes lie at this uri than were wanted; `size` says how many."""
+
+    def __init__(self, uri: str, size: int) -> None:
+        super().__init__(f"{uri} has {size:,} bytes")
+        self.size = size
+
+
 # A path that cannot name a file (a folder, a name that is too long, a file used as a folder) is an absence and not an
 # outage: one bad path in a manifest must fail its own row and not stop the job.
-_ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
+_ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
+_NO_FILE = {errno.EISDIR, errno.ENXIO, errno.ENODEV}
+_REFUSED = {errno.EACCES, errno.EPERM}
 
 _ADVICE = {
     errno.ENOSPC: "the disk is full; free some space",
@@ -34,5 +53,8 @@ def from_os(error: OSError, action: str, uri: str) -> StorageError:
     if error.errno in _ABSENT:
         reason = error.strerror.lower() if error.errno != errno.ENOENT else "nothing is there"
         return NotFound(f"could not {action} {uri}: {reason}")
+    if error.errno in _NO_FILE:
+        return NotAFile(f"could not {action} {uri}: it is no file ({error.strerror.lower()})")
     advice = _ADVICE.get(error.errno or 0, "check the disk and its mount")
-    return StorageError(f"could not {action} {uri}: {advice} ({error.strerror or error})")
+    kind = Refused if error.errno in _REFUSED else StorageError
+    return kind(f"could not {action} {uri}: {advice} ({error.strerror or error})")

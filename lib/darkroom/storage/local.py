@@ -6,11 +6,13 @@ import fcntl
 import os
 import posixpath
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
-from darkroom.storage.errors import NotFound, from_os
+from darkroom.storage.errors import NotAFile, NotFound, TooLarge, from_os
 from darkroom.storage.paths import check_key, local_path
 
 _TEMPORARY = ".tmp-"
@@ -25,16 +27,20 @@ class LocalStore:
     def __repr__(self) -> str:
         return f"LocalStore({self.root!r})"
 
-    def read(self, key: str) -> bytes:
-        with self._reporting("read", key):
-            return self._path(key).read_bytes()
+    def read(self, key: str, limit: int | None = None) -> bytes:
+        with self._opened(key) as (file, size):
+            if limit is None:
+                return file.read()
+            if size > limit:
+                raise TooLarge(self.uri(key), size)
+            return file.read(size)  # and no more: what /proc holds has no end that is known
 
     def size(self, key: str) -> int:
         with self._reporting("look for", key):
             return self._path(key).stat().st_size
 
     def read_part(self, key: str, start: int, count: int) -> bytes:
-        with self._reporting("read", key), self._path(key).open("rb") as file:
+        with self._opened(key) as (file, _):
             file.seek(start)
             return file.read(count)
 
@@ -108,6 +114,16 @@ class LocalStore:
 
     def _path(self, key: str) -> Path:
         return Path(self.root, check_key(key))
+
+    @contextmanager
+    def _opened(self, key: str) -> Iterator[tuple[BinaryIO, int]]:
+        """A file and its size. What is none is not opened: a pipe would wait for its writer, a device might act."""
+        with self._reporting("read", key):
+            fact = self._path(key).stat()
+            if not stat.S_ISREG(fact.st_mode) and not stat.S_ISDIR(fact.st_mode):
+                raise NotAFile(f"could not read {self.uri(key)}: it is no file (a device, a pipe or a socket)")
+            with self._path(key).open("rb") as file:
+                yield file, fact.st_size
 
     @contextmanager
     def _temporary(self, key: str, data: bytes) -> Iterator[Path]:

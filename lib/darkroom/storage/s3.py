@@ -22,7 +22,7 @@ from botocore.exceptions import (
     PartialCredentialsError,
 )
 
-from darkroom.storage.errors import NotFound, StorageError
+from darkroom.storage.errors import NotFound, Refused, StorageError, TooLarge
 from darkroom.storage.paths import check_key
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9.\-_]{1,253}[A-Za-z0-9]")
@@ -30,6 +30,11 @@ _DELETE_BATCH = 1000  # the most keys one DeleteObjects request may name
 _TRIES = 4  # our own, for what the SDK does not retry: a body that breaks off, a conditional put that met another
 
 _ABSENT = {"NoSuchKey", "404", "NotFound", "KeyTooLongError"}
+# Answers of the 4xx that are about who asks, or when, and not about the object or bucket that was asked for.
+_OF_THE_ASKER = {
+    "AuthorizationHeaderMalformed", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "RequestExpired",
+    "RequestTimeout", "RequestTimeTooSkewed", "SignatureDoesNotMatch", "SlowDown", "TokenRefreshRequired",
+}  # fmt: skip
 _ADVICE = {
     "NoSuchBucket": "the bucket does not exist; check its name and AWS_ENDPOINT_URL_S3, or make it first",
     "InvalidAccessKeyId": "the server does not know this key; check AWS_ACCESS_KEY_ID",
@@ -39,6 +44,7 @@ _ADVICE = {
     "ExpiredToken": "the session token has expired; renew AWS_SESSION_TOKEN",
     "RequestTimeTooSkewed": "this machine's clock differs from the server's; set the clock",
     "PermanentRedirect": "the bucket lies in another region; check AWS_REGION",
+    "InvalidObjectState": "the object lies in an archive; restore it first",
     "SlowDown": "the server asks for fewer requests; run fewer workers or try again later",
     "NotImplemented": "the server lacks this operation; conditional puts (If-None-Match, If-Match) are needed",
 }
@@ -74,8 +80,8 @@ class S3Store:
     def __reduce__(self) -> tuple[type[S3Store], tuple[str]]:
         return S3Store, (self.root,)
 
-    def read(self, key: str) -> bytes:
-        return self._get(key)
+    def read(self, key: str, limit: int | None = None) -> bytes:
+        return self._get(key, limit=limit)
 
     def size(self, key: str) -> int:
         with _reporting("look for", self.uri(key)):
@@ -91,12 +97,15 @@ class S3Store:
         is another than that of the ETag."""
         return self._get(key, etag, Range=f"bytes={start}-{start + count - 1}")
 
-    def _get(self, key: str, etag: str = "", **more: str) -> bytes:
+    def _get(self, key: str, etag: str = "", limit: int | None = None, **more: str) -> bytes:
         for last in _tries():
             with _reporting("read", self.uri(key)):
                 answer = self._client().get_object(**self._object(key), **more)
                 if etag and answer["ETag"].strip('"') != etag:
                     raise NotFound(f"{self.uri(key)} is another object")
+                if limit is not None and answer["ContentLength"] > limit:
+                    answer["Body"].close()
+                    raise TooLarge(self.uri(key), answer["ContentLength"])
                 try:
                     return answer["Body"].read()
                 except BotoCoreError:  # the SDK retries the request, but not a body that breaks off half-way
@@ -255,16 +264,25 @@ def _reporting(action: str, uri: str) -> Iterator[None]:
         if _code(error) in _ABSENT:
             raise NotFound(f"could not {action} {uri}: nothing is there") from error
         advice = _ADVICE.get(_code(error), "the server refused or failed; check it and try again")
-        raise StorageError(f"could not {action} {uri}: {advice} ({error})") from error
+        kind = Refused if _is_refused(error) else StorageError
+        raise kind(f"could not {action} {uri}: {advice} ({error})") from error
     except (NoCredentialsError, PartialCredentialsError) as error:
         advice = "no keys were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the machine a role"
-        raise StorageError(f"could not {action} {uri}: {advice} ({error})") from error
+        kind = Refused if isinstance(error, NoCredentialsError) else StorageError
+        raise kind(f"could not {action} {uri}: {advice} ({error})") from error
     except (ConnectionError, HTTPClientError, OSError) as error:
         advice = "the endpoint cannot be reached; check AWS_ENDPOINT_URL_S3 and the network"
         raise StorageError(f"could not {action} {uri}: {advice} ({error})") from error
     except BotoCoreError as error:
         advice = "the request could not be made or its answer not read; check the AWS_* variables, then try again"
         raise StorageError(f"could not {action} {uri}: {advice} ({error})") from error
+
+
+def _is_refused(error: ClientError) -> bool:
+    """Whether the server works, knows who asks, and will not give this."""
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    about_it = 400 <= status < 500 and status not in (408, 429) and _code(error) not in _OF_THE_ASKER
+    return about_it or status == 301 or _code(error) == "NoSuchBucket"
 
 
 def _code(error: ClientError) -> str:

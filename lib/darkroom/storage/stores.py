@@ -18,8 +18,8 @@ class Store(Protocol):
 
     root: str
 
-    def read(self, key: str) -> bytes:
-        """The bytes at `key`; NotFound if there are none."""
+    def read(self, key: str, limit: int | None = None) -> bytes:
+        """The bytes at `key`; NotFound if there are none, TooLarge where they are more than `limit`."""
 
     def size(self, key: str) -> int:
         """How many bytes lie at `key`; NotFound if there are none."""
@@ -74,9 +74,10 @@ def open_store(uri: str) -> Store:
     return LocalStore(uri)
 
 
-def read_uri(uri: str) -> bytes:
-    """The bytes at one absolute path, file:// or s3:// uri. NotFound if absent; ValueError if `uri` names no object."""
+def read_uri(uri: str, limit: int | None = None) -> bytes:
+    """The bytes at one absolute path, file:// or s3:// uri. NotFound if absent; TooLarge where they are more than
+    `limit`; ValueError if `uri` names no object."""
     folder, _, name = uri.rpartition("/") if uri.startswith("s3://") else local_path(uri).rpartition("/")
     if name in ("", ".", "..") or folder in ("s3:/", "s3:"):
         raise ValueError(f"{uri!r} names no file: wanted a path, file:///path or s3://bucket/key")
-    return open_store(folder or "/").read(name)
+    return open_store(folder or "/").read(name, limit)

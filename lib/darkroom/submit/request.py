@@ -19,7 +19,7 @@ from darkroom.storage import StorageError
 
 RUNS = ("out", "run")  # the parameters, by name, that say where a job's run lies
 # Always a place, whatever they look like.
-PATHS = (*RUNS, "data", "source", "against", "embeddings", "imported", "pipeline", "registry")
+PATHS = (*RUNS, "data", "source", "against", "embeddings", "imported", "pipeline", "registry", "inputs_root")
 
 
 class LocalPath(ValueError):
@@ -130,7 +130,9 @@ def _spell(command: Any, context: Any, given: dict[str, Any]) -> list[str]:
 
 
 def _is_local(name: str, value: Any) -> bool:
-    """Whether a parameter's value names a place on this machine."""
+    """Whether a parameter's value, or one of several, names a place on this machine."""
+    if isinstance(value, (list, tuple)):
+        return any(_is_local(name, item) for item in value)
     if not isinstance(value, str) or name in ("manifest", "address"):
         return False
     if name == "model" and value.startswith("/"):
@@ -143,7 +145,10 @@ def _is_elsewhere(manifest: str) -> bool:
 
 
 def _refuse_local(given: dict[str, Any], labels: dict[str, str]) -> None:
-    local = [f"{labels.get(name, name)} {value}" for name, value in given.items() if _is_local(name, value)]
+    several = [
+        (name, item) for name, value in given.items() for item in (value if isinstance(value, list) else [value])
+    ]
+    local = [f"{labels.get(name, name)} {value}" for name, value in several if _is_local(name, value)]
     if local:
         raise LocalPath(
             f"{', '.join(local)}: on this machine, and the cluster's nodes see others; wanted s3://bucket/prefix. "
@@ -163,6 +168,8 @@ def _pipelines_run(pipeline: str, shared: bool) -> str:
 
 def _absolute(name: str, value: Any) -> Any:
     """Nodes see this machine's folders, but stand elsewhere."""
+    if isinstance(value, list):
+        return [_absolute(name, item) for item in value]
     local = _is_local(name, value) or (name == "manifest" and isinstance(value, str) and "://" not in value)
     return str(Path(value.removeprefix("file://")).expanduser().absolute()) if local else value
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from darkroom.storage import LocalStore, Store, decode, open_store
+from darkroom.storage import LocalStore, NotAFile, Refused, Store, decode, in_a_decoder, open_store
 
 Splits = dict[str, tuple[np.ndarray, np.ndarray]]
 
@@ -196,8 +196,8 @@ def _read(store: Store, picture: Picture) -> np.ndarray | str:
     """The picture, uint8 [H, W, 3], or what is wrong with it."""
     where = store.uri(picture.key)
     try:
-        return decode(store.read(picture.key), where)
-    except ValueError as error:
+        return in_a_decoder(decode, store.read(picture.key), where)
+    except (ValueError, NotAFile, Refused) as error:
         return str(error)
 
 
