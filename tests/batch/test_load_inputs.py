@@ -1,15 +1,21 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from darkroom.batch.load_inputs import LoadOptions, Picture, PictureCache, load_unit
+from darkroom.batch.input_files import LARGEST_BYTES, SMALL_BYTES, input_roots
+from darkroom.batch.load_inputs import LoadOptions, Picture, PictureCache, load_row, load_unit
 from darkroom.batch.row_state import SCHEMA, RowState, Unit, to_block
 from darkroom.storage import NotFound, StorageError, open_store, read_uri
 from runs import png
@@ -135,3 +141,205 @@ def test_an_outage_is_nobodys_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_unit_that_is_gone_is_an_outage_too(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match=r"work/plan/000000\.jsonl"):
         load_unit(Unit(0, 0, 0, 1), LoadOptions(str(tmp_path), "plan", str(tmp_path), (8,), 3))
+
+
+# ---- where pictures may come from, and what is none
+
+
+@contextmanager
+def without_permission(path: Path) -> Iterator[None]:
+    """Root may read everything, and nobody not even look into the folder that pytest made for root."""
+    is_root = os.geteuid() == 0
+    path.chmod(0)
+    if is_root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if is_root:
+            os.seteuid(0)
+
+
+def alone(row: dict[str, Any], **options: Any) -> RowState:
+    """A row whose pictures are read without those of a unit. roots: as options have them."""
+    line = {"id": "0", "key": "0" * 32, "row": row}
+    return load_row(RowState.of_line(0, line), LoadOptions("", "", sizes=(8,), channels=3, **options))
+
+
+def test_a_file_that_may_not_be_read_is_its_rows_failure(tmp_path: Path) -> None:
+    put(str(tmp_path), one=png(16))
+    with without_permission(tmp_path / "in/one.png"):
+        failure = alone(EDIT, base=str(tmp_path)).failure
+    assert failure.kind == "input" and "permission was denied" in failure.text
+
+
+def test_a_missing_bucket_is_its_rows_failure(tmp_path: Path, s3_env: str) -> None:
+    put(str(tmp_path), one=png(16))
+    rows = [{**EDIT, "image": "s3://no-such-bucket/one.png"}, {**EDIT, "image": f"{s3_env}/none.png"}, EDIT]
+    made = loaded(str(tmp_path), *rows)
+    assert "the bucket does not exist" in made[0].failure.text
+    assert made[1].failure.text == f"there is no file {s3_env}/none.png"
+    assert [state.failure and state.failure.kind for state in made] == ["input", "input", None]
+
+
+def test_an_input_that_wants_keys_that_nobody_gave_is_its_rows_failure(
+    tmp_path: Path, s3_env: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    put(str(tmp_path), one=png(16))
+    made = loaded(str(tmp_path), {**EDIT, "image": f"{s3_env}/one.png"}, EDIT)
+    assert "no keys were found" in made[0].failure.text and made[1].failure is None
+
+
+def test_wrong_keys_are_nobodys_row(tmp_path: Path, s3_env: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
+    with pytest.raises(StorageError, match="check AWS_ACCESS_KEY_ID"):
+        loaded(str(tmp_path), {**EDIT, "image": f"{s3_env}/one.png"})
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link to a pipe", "device", "link to a device", "folder", "loop"])
+def test_what_is_no_file_is_its_rows_failure_at_once(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "x.png"
+    target = tmp_path / "target" if "link" in kind else path
+    if "pipe" in kind:
+        os.mkfifo(target)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "loop":
+        path.symlink_to(path)
+    if "device" in kind:
+        target = Path("/dev/zero")
+    if "link" in kind:
+        path.symlink_to(target)
+    image = "/dev/zero" if kind == "device" else "x.png"
+    failure = alone({**EDIT, "image": image}, base=str(tmp_path)).failure
+    assert failure.kind == "input" and ("no file" in failure.text or "cannot" in failure.text), failure.text
+
+
+def test_pictures_come_from_the_manifests_folder_alone_unless_it_is_said(tmp_path: Path) -> None:
+    base, elsewhere = tmp_path / "jobs", tmp_path / "pictures"
+    put(str(base), one=png(16))
+    put(str(elsewhere), one=png(16))
+    (base / "link").symlink_to(elsewhere)
+    (base / "near").symlink_to(base / "in")
+    rows = [f"{elsewhere}/in/one.png", "../pictures/in/one.png", "link/in/one.png", f"file://{elsewhere}/in/one.png"]
+    roots = input_roots((), str(base), str(tmp_path / "run"))
+    for image in rows:
+        text = alone({**EDIT, "image": image}, base=str(base), roots=roots).failure.text
+        assert text.startswith(f"{image} lies outside of the manifest's folder") and "say --inputs-root " in text
+        more = input_roots((str(elsewhere),), str(base), str(tmp_path / "run"))
+        assert alone({**EDIT, "image": image}, base=str(base), roots=more).failure is None
+    for image in ("in/one.png", "near/one.png", f"{base}/in/../in/one.png"):
+        assert alone({**EDIT, "image": image}, base=str(base), roots=roots).failure is None
+    assert alone({**EDIT, "image": rows[0]}, base=str(base), roots=("/", "s3://")).failure is None
+
+
+def test_a_folder_whose_name_begins_alike_is_another(tmp_path: Path) -> None:
+    put(str(tmp_path / "jobs-secret"), one=png(16))
+    roots = input_roots((), str(tmp_path / "jobs"), str(tmp_path / "run"))
+    row = {**EDIT, "image": f"{tmp_path}/jobs-secret/in/one.png"}
+    assert "lies outside" in alone(row, base=str(tmp_path / "jobs"), roots=roots).failure.text
+
+
+def test_the_bucket_of_a_manifest_is_its_own() -> None:
+    roots = input_roots((), "s3://bucket/jobs/today", "s3://other/run")
+    assert roots == ("s3://bucket", "s3://other/run/inputs")
+    row = {**EDIT, "image": "s3://bucket-2/one.png"}
+    assert alone(row, base="s3://bucket/jobs/today", roots=roots).failure.text == (
+        "s3://bucket-2/one.png lies outside of the manifest's folder and bucket; to take pictures from there too, say "
+        "--inputs-root s3://bucket-2"
+    )
+
+
+def test_a_root_is_a_place() -> None:
+    with pytest.raises(ValueError, match="gs://bucket"):
+        input_roots(("gs://bucket",), "/jobs", "/run")
+
+
+def test_a_file_larger_than_any_picture_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "large.png").open("wb") as file:
+        file.truncate(LARGEST_BYTES + 1)
+    text = alone({**EDIT, "image": "large.png"}, base=str(tmp_path)).failure.text
+    assert text == "large.png: the file has 268,435,457 bytes, more than 268,435,456"
+
+
+def test_a_file_that_is_not_small_is_read_too(store_uri: str) -> None:
+    put(store_uri, one=png(16) + bytes(SMALL_BYTES))
+    (made,) = loaded(store_uri, EDIT)
+    assert made.failure is None and made.source.sha256 == hashlib.sha256(png(16) + bytes(SMALL_BYTES)).hexdigest()
+
+
+# ---- masks
+
+
+CASES = Path(__file__).parents[1] / "cases"
+
+
+def of_case(name: str, **words: Any) -> list[RowState]:
+    """The case's rows, at 24 and 48 pixels."""
+    rows = [json.loads(line) for line in (CASES / name / "row.jsonl").read_text().splitlines()]
+    options = LoadOptions("", "", str(CASES / name), (24, 48), 3)
+    return [
+        load_row(RowState.of_line(0, {"id": "0", "key": "0" * 32, "row": {"size": 48} | row | words}), options)
+        for row in rows
+    ]
+
+
+@pytest.mark.parametrize("name", ["mask-0-1", "mask-16-bit", "mask-transparent"])
+def test_a_mask_of_any_make_selects_some_of_the_picture(name: str) -> None:
+    (state,) = of_case(name)
+    assert state.failure is None and state.flags == []
+    for size in (24, 48):
+        assert 0 < np.count_nonzero(state.inputs[f"mask/{size}"]) < size * size
+
+
+def test_a_mask_that_selects_nothing_fails_its_row_unless_a_flag_will_do() -> None:
+    (state,) = of_case("mask-all-black")
+    assert state.failure.kind == "input"
+    assert state.failure.text == "the mask m_black.png selects nothing: all of it is the same, 0"
+    (state,) = of_case("mask-all-black", empty_mask="flag")
+    assert state.failure is None and state.flags == ["mask_empty"] and not state.inputs["mask/48"].any()
+
+
+def test_a_mask_beside_the_square_that_is_kept_selects_nothing() -> None:
+    (state,) = of_case("mask-outside-crop")
+    assert state.failure.text.startswith("the mask m_wide_edge.png selects nothing: of its 144 x 48 pixels it has ")
+    assert state.failure.text.endswith("none of them left of the square in its middle at 24 pixels")
+    for fit in ("pad", "stretch"):
+        (state,) = of_case("mask-outside-crop", fit=fit)
+        assert state.failure is None and state.inputs["mask/24"].any()
+    (padded,) = of_case("mask-outside-crop", fit="pad")
+    assert (padded.inputs["image/48"][:, :16] == 255).all() and not padded.inputs["mask/48"][:, :16].any()
+
+
+def test_a_mask_that_selects_all_is_flagged_or_fails(tmp_path: Path) -> None:
+    white = io.BytesIO()
+    Image.new("L", (16, 16), 255).save(white, "PNG")
+    put(str(tmp_path), one=png(16), mask=white.getvalue())
+    flagged, failed = loaded(str(tmp_path), PAINT, {**PAINT, "full_mask": "fail"})
+    assert flagged.flags == ["mask_full"] and flagged.failure is None
+    assert failed.failure.text == "the mask in/mask.png selects the whole picture"
+
+
+def test_class_ids_by_mask_value(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(np.repeat(np.array([[3, 7]], np.uint8), 16, axis=0).repeat(8, axis=1)).save(buffer, "PNG")
+    put(str(tmp_path), one=png(16), mask=buffer.getvalue())
+    three, seven, none = loaded(str(tmp_path), *({**PAINT, "mask_value": [value]} for value in (3, 7, 4)))
+    assert three.inputs["mask/8"][0, 0].tolist() == [255] * 4 + [0] * 4
+    assert (three.inputs["mask/8"] ^ seven.inputs["mask/8"] == 255).all()
+    assert none.failure.text == "the mask in/mask.png selects nothing: 'mask_value' is 4, the mask has 3, 7"
+
+
+def test_how_a_picture_becomes_square(tmp_path: Path) -> None:
+    """Three times as wide as high: red, green and blue."""
+    wide = np.repeat(np.eye(3, dtype=np.uint8)[None] * 255, 8, axis=0).repeat(8, axis=1)
+    buffer = io.BytesIO()
+    Image.fromarray(wide).save(buffer, "PNG")
+    put(str(tmp_path), one=buffer.getvalue())
+    rows = [EDIT, *({**EDIT, "fit": fit} for fit in ("crop", "pad", "stretch"))]
+    usual, crop, pad, stretch = (state.inputs["image/8"] for state in loaded(str(tmp_path), *rows, sizes=(8,)))
+    assert np.array_equal(usual, crop) and (crop == np.array([0, 255, 0])[:, None, None]).all()
+    assert (pad[:, [0, 1, -1]] == 255).all() and pad[:, 3, 1].tolist() == [255, 0, 0], "white above and below"
+    assert (stretch[0, :, 0] > 250).all() and (stretch[2, :, -1] > 250).all(), "red to the left, blue to the right"

@@ -105,6 +105,26 @@ def test_prompts_and_sources_in_branch_order() -> None:
     assert parse_task(ROWS[5]).sources() == ["a.png", "m.png"]
 
 
+PAINT = {"task": "inpaint", "prompt": "", "image": "a.png", "mask": "m.png"}
+
+
+def test_words_that_came_later_leave_the_keys_of_other_rows_as_they_were() -> None:
+    assert not {"fit", "mask_value", "empty_mask", "full_mask"} & {
+        word for row in ROWS for word in parse_task(row).canonical()
+    }
+    assert key(PAINT) == key({**PAINT, "fit": "crop", "empty_mask": "fail", "full_mask": "flag", "mask_value": None})
+    words = [{"fit": "pad"}, {"fit": "stretch"}, {"mask_value": 3}, {"empty_mask": "flag"}, {"full_mask": "fail"}]
+    assert len({key(PAINT | more) for more in [{}, *words]}) == 6
+    assert key(PAINT | {"mask_value": 3}) == key(PAINT | {"mask_value": [3]}) != key(PAINT | {"mask_value": [3, 4]})
+    assert parse_task(parse_task(PAINT | {"mask_value": 3}).canonical()) == parse_task(PAINT | {"mask_value": 3})
+
+
+def test_fit_is_for_rows_that_begin_with_a_picture() -> None:
+    assert parse_task({**HYBRID, "fit": "pad"}).canonical() == parse_task(HYBRID).canonical()
+    with pytest.raises(ValidationError):
+        parse_task({"task": "text_to_image", "prompt": "a", "fit": "pad"})
+
+
 def test_component_held_to_an_image_asks_nothing() -> None:
     low, high = {"component": "low_pass", "image": "near.png"}, {"component": "high_pass", "prompt": "a red nine"}
     task = parse_task({"task": "hybrid", "components": [low, high]})

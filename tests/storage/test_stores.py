@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from darkroom.storage import NotFound, StorageError, join, open_store, read_uri
+from darkroom.storage import NotAFile, NotFound, StorageError, TooLarge, join, open_store, read_uri
 
 
 def test_write_read_replace(store_uri: str) -> None:
@@ -210,6 +210,22 @@ def test_a_path_that_cannot_be_a_file_is_an_absence(tmp_path: Path) -> None:
     for path, reason in [(tmp_path, "directory"), (tmp_path / "file/x", "directory"), (tmp_path / ("n" * 300), "long")]:
         with pytest.raises(NotFound, match=f"could not read .*{reason}"):
             read_uri(str(path))
+
+
+def test_a_pipe_or_a_device_is_not_even_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("/dev/zero")
+    for path in (tmp_path / "pipe", tmp_path / "link", Path("/dev/zero")):
+        with pytest.raises(NotAFile, match="it is no file"):
+            read_uri(str(path))
+
+
+def test_no_more_is_read_than_is_wanted(store_uri: str) -> None:
+    store = open_store(store_uri)
+    store.write("k", b"12345")
+    assert store.read("k", 5) == b"12345"
+    with pytest.raises(TooLarge, match="has 5 bytes"):
+        store.read("k", 4)
 
 
 def test_a_folder_in_the_way_is_named(tmp_path: Path) -> None:

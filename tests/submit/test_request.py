@@ -67,6 +67,7 @@ def test_what_the_job_would_refuse_is_refused_here() -> None:
         ("ingest", ["idx", "file:///data/idx", "--out", "s3://b/idx"], "source file:///data/idx: "),
         ("embed", ["--import", "a.pth", "--model", "if-xs", "--out", "s3://b/embeddings"], "--import a.pth: "),
         ("evaluate", ["models/flow", "--out", "s3://b/quality"], "model models/flow: "),
+        ("generate", ["s3://b/m.jsonl", "--out", "s3://b/r", "--inputs-root", "pictures"], "--inputs-root pictures: "),
     ],
 )
 def test_folders_of_this_machine_are_refused_unless_every_node_sees_them(

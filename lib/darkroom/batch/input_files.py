@@ -24,18 +24,19 @@ def input_roots(given: tuple[str, ...], base: str, run: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys([own, join(run, "inputs"), *map(_absolute, given)]))
 
 
-@contextmanager
-def opened_input(uri: str, path: str, roots: tuple[str, ...]) -> Iterator[bytes]:
-    """A picture's file, held as long as the block lasts. path: as the manifest has it, for people.
-
-    ValueError where there is none, or it may not be read, or not be taken from there; StorageError for an outage, which
-    is no row's fault.
-    """
+def check_place(uri: str, path: str, roots: tuple[str, ...]) -> None:
+    """ValueError for a picture that may not be taken from there. path: as the manifest has it, for people."""
     if not any(_is_within(uri, root) for root in roots):
         raise ValueError(
             f"{path} lies outside of the manifest's folder and bucket; to take pictures from there too, say "
             f"--inputs-root {uri.rpartition('/')[0] or '/'}"
         )
+
+
+@contextmanager
+def opened_input(uri: str, path: str) -> Iterator[bytes]:
+    """A picture's file, held as long as the block lasts. ValueError where there is none, or it may not be read;
+    StorageError for an outage, which is no row's fault."""
     try:
         data = _read(uri, path, SMALL_BYTES)
     except TooLarge:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from darkroom.batch.input_files import ANYWHERE, opened_input
+from darkroom.batch.input_files import ANYWHERE, check_place, opened_input
 from darkroom.batch.progress import counted
 from darkroom.batch.row_state import RowState, Source, Unit, guarded, read_unit, to_block
 from darkroom.storage import Mode, in_a_decoder, join, open_store, read_mask, read_squares
@@ -193,8 +193,10 @@ def _picture(name: str, path: str, options: LoadOptions, row: dict[str, Any]) ->
     mode: Mode = "L" if options.channels == 1 else "RGB"
     ids = tuple(row["mask_value"]) if "mask_value" in row else None
 
+    check_place(uri, path, options.roots)  # of each row, before what another row has brought here
+
     def load() -> Picture:
-        with opened_input(uri, path, options.roots) as data:
+        with opened_input(uri, path) as data:
             digest = hashlib.sha256(data).hexdigest()
             if name == "mask":
                 mask = in_a_decoder(read_mask, data, path, sizes, fit, ids)
