@@ -67,7 +67,6 @@ def test_what_the_job_would_refuse_is_refused_here() -> None:
         ("ingest", ["idx", "file:///data/idx", "--out", "s3://b/idx"], "source file:///data/idx: "),
         ("embed", ["--import", "a.pth", "--model", "if-xs", "--out", "s3://b/embeddings"], "--import a.pth: "),
         ("evaluate", ["models/flow", "--out", "s3://b/quality"], "model models/flow: "),
-        ("generate", ["s3://b/m.jsonl", "--out", "s3://b/r", "--inputs-root", "pictures"], "--inputs-root pictures: "),
     ],
 )
 def test_folders_of_this_machine_are_refused_unless_every_node_sees_them(
@@ -79,6 +78,16 @@ def test_folders_of_this_machine_are_refused_unless_every_node_sees_them(
     sent = prepare(job, arguments, shared=True)
     local = next(text for text in arguments if said.split()[1].rstrip(":") == text)
     assert str(Path(local.removeprefix("file://")).absolute()) in sent.arguments and local not in sent.arguments
+
+
+def test_folders_that_pictures_may_come_from_are_places_too(tmp_path: Path, toy_model: str) -> None:
+    manifest = write_manifest(tmp_path, [RED])
+    asked = [manifest, "--out", "s3://bucket/run", "--model", toy_model]
+    roots = ["--inputs-root", "s3://pictures", "--inputs-root", "near"]
+    with pytest.raises(LocalPath, match="--inputs-root near: on this machine"):
+        prepare("generate", asked + roots, shared=False)
+    sent = prepare("generate", asked + roots, shared=True).arguments
+    assert sent[-4:] == ("--inputs-root", "s3://pictures", "--inputs-root", str(Path("near").absolute()))
 
 
 def test_a_name_is_the_jobs_and_its_runs() -> None:
