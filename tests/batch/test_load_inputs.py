@@ -252,6 +252,11 @@ def test_the_bucket_of_a_manifest_is_its_own() -> None:
     )
 
 
+def test_a_key_does_not_climb() -> None:
+    row = {**EDIT, "image": "s3://bucket/../other/one.png"}
+    assert "names no object" in alone(row, base="/jobs", roots=("s3://bucket",)).failure.text
+
+
 def test_a_root_is_a_place() -> None:
     with pytest.raises(ValueError, match="gs://bucket"):
         input_roots(("gs://bucket",), "/jobs", "/run")

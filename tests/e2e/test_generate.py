@@ -46,6 +46,9 @@ BAD: list[dict[str, Any]] = [
     {**EDIT, "id": "corrupt", "image": "in/torn.png"},
     {**PAINT, "id": "mask-size", "mask": "in/small.png"},
     {**EDIT, "id": "twin-of-missing", "image": "in/none.png"},
+    {**EDIT, "id": "outside", "image": "/etc/passwd"},
+    {**EDIT, "id": "device", "image": "in/device.png"},
+    {**PAINT, "id": "blank", "mask": "in/blank.png"},
 ]
 
 
@@ -70,6 +73,8 @@ def job_in(folder: Path, out: str, model: str) -> Job:
     inputs = {"one": png(16), "torn": png(16)[:80], "mask": png(16, mode="L"), "small": png(8, mode="L")}
     for name, data in inputs.items():
         job.put(f"{name}.png", data)
+    Image.new("L", (16, 16)).save(folder / "in/blank.png")
+    (folder / "in/device.png").symlink_to("/dev/zero")
     return job
 
 
@@ -87,8 +92,8 @@ def quick(tmp_path: Path, toy_network: str, shared_ray: None) -> Job:
 def test_a_mixed_manifest(tmp_path: Path, store_uri: str, toy_model: str, shared_ray: None) -> None:
     job = job_in(tmp_path / "manifest", store_uri, toy_model)
     outcome = job.run(GOOD + BAD)
-    assert (outcome.rows, outcome.failed, outcome.done_before) == (13, 4, 0)
-    assert outcome.counts["text_to_image"] == {"ok": 3} and outcome.counts["inpaint"] == {"ok": 1, "failed": 1}
+    assert (outcome.rows, outcome.failed, outcome.done_before) == (16, 7, 0)
+    assert outcome.counts["text_to_image"] == {"ok": 3} and outcome.counts["inpaint"] == {"ok": 1, "failed": 2}
     found = results(store_uri)
     assert found.keys() == {row["id"] for row in GOOD + BAD}
     assert {name for name, row in found.items() if row["status"] == "failed"} == {row["id"] for row in BAD}
@@ -96,6 +101,8 @@ def test_a_mixed_manifest(tmp_path: Path, store_uri: str, toy_model: str, shared
     assert found["missing"]["error"] == f"there is no file {tmp_path}/manifest/in/none.png"
     assert found["corrupt"]["error"].startswith("in/torn.png: the image is cut short or damaged")
     assert "is 8 x 8, its image in/one.png is 16 x 16" in found["mask-size"]["error"]
+    assert found["outside"]["error"].endswith("say --inputs-root /etc")
+    assert "lies outside" in found["device"]["error"] and "selects nothing" in found["blank"]["error"]
     assert found["twin"]["sha256"] == found["large"]["sha256"] and found["twin"]["evaluations"] == 0
     assert (found["large"]["width"], found["upscale"]["width"], found["text"]["width"]) == (16, 16, 8)
     assert (found["large"]["evaluations"], found["upscale"]["evaluations"], found["hybrid"]["evaluations"]) == (

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -154,6 +155,24 @@ def test_what_programs_leave_beside_pictures_is_no_problem(tmp_path: Path) -> No
     files = own_splits() | beside | {"train/cat/z.webp": picture(9, kind="WEBP")}
     record = ingest("folder", write(str(tmp_path / "pets"), files), str(tmp_path / "out"))
     assert record["splits"]["train"]["rows"] == 4
+
+
+def test_a_pipe_or_a_device_among_pictures_is_named(tmp_path: Path) -> None:
+    write(str(tmp_path / "pets"), own_splits())
+    os.mkfifo(tmp_path / "pets/train/dog/pipe.png")
+    (tmp_path / "pets/train/dog/zero.png").symlink_to("/dev/zero")
+    (tmp_path / "pets/train/dog/gone.png").symlink_to("nowhere.png")
+    with pytest.raises(ValueError, match="has 3 problems") as refused:
+        ingest("folder", str(tmp_path / "pets"), str(tmp_path / "out"))
+    assert str(refused.value).count("it is no file") == 2 and "gone.png: nothing is there" in str(refused.value)
+
+
+def test_pictures_of_another_size_are_not_unpacked(tmp_path: Path) -> None:
+    """These end in their pixels, which nobody comes to see."""
+    large = picture(1, 900, 700)[:200]
+    files = own_splits() | {f"train/dog/l{number}.png": large for number in range(20)}
+    with pytest.raises(ValueError, match="l0.png: 900 x 700 pixels"):
+        ingest("folder", write(str(tmp_path / "pets"), files), str(tmp_path / "out"))
 
 
 def test_a_folder_is_wanted() -> None:

@@ -25,11 +25,17 @@ def input_roots(given: tuple[str, ...], base: str, run: str) -> tuple[str, ...]:
 
 
 def check_place(uri: str, path: str, roots: tuple[str, ...]) -> None:
-    """ValueError for a picture that may not be taken from there. path: as the manifest has it, for people."""
-    if not any(_is_within(uri, root) for root in roots):
+    """ValueError for a picture that may not be taken from there. path: as the manifest has it, for people.
+
+    Links are followed first: one that leads out of a folder must not bring what lies elsewhere.
+    """
+    if uri.startswith("s3://") and {".", ".."} & set(uri.split("/")):  # which some servers follow
+        raise ValueError(f"{path} names no object: a key has no parts '.' and '..'")
+    place = uri if uri.startswith("s3://") else os.path.realpath(local_path(uri))
+    if not any(_is_within(place, root) for root in roots):
         raise ValueError(
             f"{path} lies outside of the manifest's folder and bucket; to take pictures from there too, say "
-            f"--inputs-root {uri.rpartition('/')[0] or '/'}"
+            f"--inputs-root {place.rpartition('/')[0] or '/'}"
         )
 
 
@@ -66,9 +72,8 @@ def _absolute(root: str) -> str:
     return root if root.startswith("s3://") else local_path(root)
 
 
-def _is_within(uri: str, root: str) -> bool:
-    """Links are followed first: one that leads out of a folder must not bring what lies elsewhere."""
-    if uri.startswith("s3://") or root.startswith("s3://"):
-        return uri.startswith(root if root == "s3://" else root.rstrip("/") + "/")
+def _is_within(place: str, root: str) -> bool:
+    if place.startswith("s3://") or root.startswith("s3://"):
+        return place.startswith(root if root == "s3://" else root.rstrip("/") + "/")
     folder = os.path.realpath(root)
-    return os.path.commonpath([os.path.realpath(local_path(uri)), folder]) == folder
+    return os.path.commonpath([place, folder]) == folder

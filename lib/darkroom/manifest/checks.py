@@ -21,7 +21,7 @@ from darkroom.manifest.processes import ordered_map
 from darkroom.manifest.readers import Chunk, file_name, read_chunks, read_rows
 from darkroom.manifest.sources import Source, find_parts
 from darkroom.manifest.sweeps import WrittenRow
-from darkroom.manifest.tasks import Task, parse_task
+from darkroom.manifest.tasks import TASKS, Task, parse_task
 from darkroom.manifest.token_limits import Lengths, Prompts
 from darkroom.storage import NotFound, without_secrets
 from darkroom.storage.hashing import HashSet, hashed, hashes
@@ -124,7 +124,17 @@ class Reading(Generic[T]):
             rows=self._by_task.total(),
             by_task=dict(self._by_task),
             sizes=self._abilities.sizes,
-            warnings=(*self._doubts.lines(), *self._lengths.lines()),
+            warnings=(*self._doubts.lines(), *self._lengths.lines(), *_of_pictures(self._by_task)),
+        )
+
+
+def _of_pictures(by_task: Counter[str]) -> Iterator[str]:
+    """What becomes of pictures that are not square, said where a row begins with one."""
+    count = sum(by_task[name] for name, task in TASKS.items() if "image" in task.model_fields)
+    if count:
+        yield (
+            f"{count:,} row{' begins' if count == 1 else 's begin'} with a picture: one that is not square is cut to "
+            "its middle, or padded or stretched where a row's 'fit' says so"
         )
 
 

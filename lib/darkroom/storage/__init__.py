@@ -1,6 +1,6 @@
 """Where bytes lie: stores of a folder or of S3, pictures, and the lease that lets one job alone write."""
 
-from darkroom.storage.decoding import Mode, decode, in_a_decoder
+from darkroom.storage.decoding import Mode, decode, in_a_decoder, stored_size
 from darkroom.storage.errors import NotAFile, NotFound, Refused, StorageError, TooLarge
 from darkroom.storage.images import encode_png, image_key, image_key_of, to_uint8
 from darkroom.storage.local import LocalStore
@@ -32,6 +32,7 @@ __all__ = [
     "read_uri",
     "resize_square",
     "spelt_otherwise",
+    "stored_size",
     "to_uint8",
     "without_secrets",
 ]

@@ -154,9 +154,7 @@ def unpack(data: bytes, where: str, work: Callable[[Unpacked], T], least: int | 
     least: pixels of the shorter side that are wanted: of a JPEG with more than 64 megapixels no more is unpacked than
     serves that.
     """
-    if not data:
-        raise PictureError(f"{where}: the file is empty, wanted an image")
-    try:
+    with _in_our_words(data, where):
         png = _png(data, where) if data.startswith(png_files.SIGNATURE) else None
         image = _opened(png.drawn if png else data, where)
         size = image.size
@@ -166,6 +164,22 @@ def unpack(data: bytes, where: str, work: Callable[[Unpacked], T], least: int | 
         with BUDGET.take(_cost(image, size, where, len(data))):
             image.load()
             return work(_upright(where, image, size, png))
+
+
+def stored_size(data: bytes, where: str) -> tuple[int, int]:
+    """(width, height) as the file's header has them, before it is turned upright; nothing is unpacked. PictureError."""
+    with _in_our_words(data, where):
+        if data.startswith(png_files.SIGNATURE):
+            return png_files.size_of(data)[0]
+        return _opened(data, where).size
+
+
+@contextmanager
+def _in_our_words(data: bytes, where: str) -> Iterator[None]:
+    if not data:
+        raise PictureError(f"{where}: the file is empty, wanted an image")
+    try:
+        yield
     except PictureError:
         raise
     except png_files.Damaged as error:

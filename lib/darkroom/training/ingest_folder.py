@@ -13,11 +13,12 @@ import posixpath
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from darkroom.storage import LocalStore, NotAFile, Refused, Store, decode, in_a_decoder, open_store
+from darkroom.storage import LocalStore, NotFound, Refused, Store, decode, in_a_decoder, open_store, stored_size
 
 Splits = dict[str, tuple[np.ndarray, np.ndarray]]
 
@@ -162,11 +163,11 @@ def _folders(store: Store, place: str) -> list[str]:
 def _decoded(store: Store, pictures: list[Picture]) -> tuple[np.ndarray, dict[int, str]]:
     """uint8 [N, H, W, 3]; and by number the files that cannot be read or have another size than the first that can.
     ValueError where together they are more than this machine's memory."""
-    images, first, problems = np.empty(0, np.uint8), "", {}
+    images, first, problems, start = np.empty(0, np.uint8), "", {}, 0
     with ThreadPoolExecutor(READ_AT_ONCE, thread_name_prefix="ingest") as pool:
-        for start in range(0, len(pictures), READ_AT_ONCE):  # no more at once: none of them need be small
-            some = pictures[start : start + READ_AT_ONCE]
-            read = pool.map(lambda picture: _read(store, picture), some)
+        while start < len(pictures):  # no more at once: none of them need be small
+            some = pictures[start : start + (READ_AT_ONCE if first else 1)]
+            read = pool.map(partial(_read, store, images.shape[1:3]), some)
             for number, (picture, found) in enumerate(zip(some, read, strict=True), start):
                 if isinstance(found, str):
                     problems[number] = found
@@ -179,6 +180,7 @@ def _decoded(store: Store, pictures: list[Picture]) -> tuple[np.ndarray, dict[in
                     given, wanted = ("{} x {}".format(*shape[:2]) for shape in (found.shape, images.shape[1:]))
                     where = store.uri(picture.key)
                     problems[number] = f"{where}: {given} pixels (height x width), {first} has {wanted}"
+            start += len(some)
     return images, problems
 
 
@@ -192,12 +194,17 @@ def _room(count: int, image: np.ndarray) -> np.ndarray:
     return np.empty((count, *image.shape), np.uint8)
 
 
-def _read(store: Store, picture: Picture) -> np.ndarray | str:
-    """The picture, uint8 [H, W, 3], or what is wrong with it."""
+def _read(store: Store, shape: tuple[int, ...], picture: Picture) -> np.ndarray | str:
+    """The picture, uint8 [H, W, 3], or what is wrong with it. shape: (height, width) that are wanted, () for any: of
+    another picture no pixels are unpacked."""
     where = store.uri(picture.key)
     try:
-        return in_a_decoder(decode, store.read(picture.key), where)
-    except (ValueError, NotAFile, Refused) as error:
+        data = store.read(picture.key)
+        width, height = stored_size(data, where)
+        if shape and sorted(shape) != sorted((width, height)):
+            return np.empty((height, width, 0), np.uint8)
+        return in_a_decoder(decode, data, where)
+    except (ValueError, NotFound, Refused) as error:
         return str(error)
 
 
