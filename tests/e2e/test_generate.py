@@ -118,7 +118,7 @@ def test_a_mixed_manifest(tmp_path: Path, store_uri: str, toy_model: str, shared
 def check_audit(uri: str) -> None:
     """The audit says exactly which rows failed, and nothing else."""
     found = audit(uri)
-    assert (found.rows, found.good, dict(found.counts)) == (13, 9, {"failed": 4})
+    assert (found.rows, found.good, dict(found.counts)) == (16, 9, {"failed": 7})
     assert {sentence.split()[1] for sentence in found.problems} == {row["id"] for row in BAD}
 
 
@@ -137,8 +137,8 @@ def check_files(uri: str) -> None:
         "embeddings",
     }
     record = json.loads(store.read("run.json"))
-    assert record["model"]["name"] == "toy" and record["manifest"]["rows"] == 13
-    assert json.loads(store.read("summary.json"))["failed"] == 4
+    assert record["model"]["name"] == "toy" and record["manifest"]["rows"] == 16
+    assert json.loads(store.read("summary.json"))["failed"] == 7
 
 
 def test_run_again_nothing_is_made_but_what_failed_and_repaired_it_is_whole(job: Job) -> None:
