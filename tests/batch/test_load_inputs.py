@@ -5,6 +5,7 @@ import io
 import json
 import os
 import time
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -120,6 +121,13 @@ def test_what_is_kept_of_pictures_is_bounded_and_what_is_used_stays() -> None:
     for key in ("a", "b", "c", "a", "d", "a", "b"):  # b is what was used least lately when d comes
         get(key)
     assert made == ["a", "b", "c", "d", "b"] and cache.nbytes == 3 * picture.nbytes
+
+
+def test_a_picture_whose_accents_are_spelt_otherwise_is_told(tmp_path: Path) -> None:
+    names = [unicodedata.normalize(form, "café") for form in ("NFD", "NFC")]
+    put(str(tmp_path), **{names[0]: png(16)})
+    failure = alone({**EDIT, "image": f"in/{names[1]}.png"}, base=str(tmp_path)).failure
+    assert failure.text.endswith("has its accents spelt otherwise (Unicode NFC and NFD): rename it")
 
 
 def test_a_picture_that_was_missing_is_looked_for_anew(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from darkroom.storage import NotAFile, NotFound, Refused, TooLarge, join, read_uri
+from darkroom.storage import NotAFile, NotFound, Refused, TooLarge, join, read_uri, spelt_otherwise
 from darkroom.storage.paths import local_path
 
 ANYWHERE = ("/", "s3://")  # for rows of whoever may read all that this process may
@@ -65,7 +65,7 @@ def _read(uri: str, path: str, limit: int) -> bytes:
     except (NotAFile, Refused) as error:
         raise ValueError(f"{path}: {error}") from None
     except NotFound:
-        raise ValueError(f"there is no file {uri}") from None
+        raise ValueError(f"there is no file {uri}{spelt_otherwise(uri)}") from None
 
 
 def _absolute(root: str) -> str:
