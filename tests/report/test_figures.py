@@ -49,8 +49,8 @@ def _result(folder: Path, row: dict[str, Any], picture: np.ndarray, inline: bool
         "negative_prompt": "", "seed": task.seed, "steps": 34, "guidance": 7.0, "sampler": "ddpm",
         "start_timestep": None, "parameters": json.dumps(task.canonical()), "source_uri": str(source) if digest else "",
         "source_sha256": digest, "model": "m", "model_revision": "r", "evaluations": 68, "seconds": 0.5, "worker": "w",
-        "stages": "[]", "flags": [], "scores": "{}", "alignment": None, "concealment": None,
-        "created_at": datetime.now(UTC),
+        "stages": "[]", "flags": [], "scores": "{}", "alignment": None, "concealment": None, "error_class": "",
+        "attempts": 1, "created_at": datetime.now(UTC),
     }  # fmt: skip
 
 
