@@ -14,7 +14,10 @@ from darkroom.storage import open_store
 from darkroom.storage.hashing import hashes
 from runs import next_owner
 
-NO_RECORD: dict[str, Any] = {"stages": "[]", "flags": [], "scores": "{}", "alignment": None, "concealment": None}
+NO_RECORD: dict[str, Any] = {
+    "stages": "[]", "flags": [], "scores": "{}", "alignment": None, "concealment": None,
+    "error_class": "", "attempts": 1,
+}  # fmt: skip
 
 
 def result(row_id: str = "", error: str = "", **row: Any) -> dict[str, Any]:
