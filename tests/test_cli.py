@@ -111,7 +111,7 @@ def test_a_model_that_is_not_there(tmp_path: Path) -> None:
 
 def test_storage_that_is_down_is_a_sentence_and_code_3(tmp_path: Path, toy_model: str) -> None:
     keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"}
-    down = {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9", "DARKROOM_S3_ATTEMPTS": "1", **keys}
+    down = {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9", "DARKROOM_S3_PATIENCE": "0", **keys}
     manifest = write_manifest(tmp_path, [RED])
     ended = darkroom("generate", manifest, "--out", "s3://bucket/run", "--model", toy_model, **down)
     assert ended.returncode == 3, ended.stderr

@@ -37,6 +37,8 @@ def interruptible() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    from darkroom.storage.patience import stop_waiting, wait_again
+
     told = False
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -44,6 +46,7 @@ def interruptible() -> Iterator[None]:
         if told:
             os._exit(128 + number)
         told = True
+        stop_waiting()
         raise Interrupted(number)
 
     before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -52,6 +55,7 @@ def interruptible() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        wait_again()
 
 
 @contextmanager

@@ -140,7 +140,7 @@ def test_an_outage_is_nobodys_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    monkeypatch.setenv("DARKROOM_S3_ATTEMPTS", "1")
+    monkeypatch.setenv("DARKROOM_S3_PATIENCE", "0")
     with pytest.raises(StorageError, match="the endpoint cannot be reached") as caught:
         loaded(str(tmp_path), {**EDIT, "image": "s3://bucket/one.png"}, TEXT)
     assert not isinstance(caught.value, NotFound)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from pathlib import Path
+
 import pytest
 import ray
 
@@ -25,6 +29,29 @@ def test_a_ray_that_does_not_come_up_is_the_environments_fault(
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", fails)
     with pytest.raises(ClusterError, match=f"no Ray cluster at this machine: {error}"):
+        connect(None, verbose=False)
+
+
+def test_a_long_folder_for_sockets_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As batch systems give one to a job. This is what Ray itself says of it, before it starts anything."""
+    folder = tmp_path / "scratch_directory_of_a_batch_system/job_1355700/user_home_projects/tmp"
+    folder.mkdir(parents=True)
+    monkeypatch.setenv("RAY_TMPDIR", str(folder))
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    says = f"^no Ray cluster at this machine: RAY_TMPDIR is {folder}, {len(str(folder))} characters, too long .* /tmp$"
+    with pytest.raises(ClusterError, match=says):
+        connect(None, verbose=False)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS])
+def test_a_folder_that_cannot_be_written_to_is_named(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(**_: object) -> None:
+        raise OSError(number, os.strerror(number), "/scratch/ray")
+
+    monkeypatch.setenv("RAY_TMPDIR", "/scratch")
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", fails)
+    with pytest.raises(ClusterError, match=f"{os.strerror(number)}.*RAY_TMPDIR is /scratch, and Ray needs room"):
         connect(None, verbose=False)
 
 

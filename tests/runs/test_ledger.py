@@ -495,7 +495,7 @@ def test_a_store_that_fails_is_a_storage_error_and_the_next_owner_resumes(
     commit(store, "u-1", shard("x"))
     with monkeypatch.context() as outage:
         outage.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
-        outage.setenv("DARKROOM_S3_ATTEMPTS", "1")
+        outage.setenv("DARKROOM_S3_PATIENCE", "0")
         with pytest.raises(StorageError, match=r"u-2\..*the endpoint cannot be reached"):
             stage(store, "u-2", shard("y"))
     commit(store, "u-2", shard("y"))

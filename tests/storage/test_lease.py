@@ -91,6 +91,29 @@ def test_an_outage_longer_than_a_heartbeat_costs_no_lease(tmp_path: Path) -> Non
         assert lease.data != before, "it beats again, and soon"
 
 
+class Slow:
+    """A store whose second read lasts: the server was away, and the store waited for it."""
+
+    def __init__(self, inner: Store) -> None:
+        self.inner, self.reads = inner, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def read(self, key: str) -> bytes:
+        self.reads += 1
+        if self.reads == 2:
+            time.sleep(1.3)
+        return self.inner.read(key)
+
+
+def test_an_outage_does_not_count_against_the_holder(tmp_path: Path) -> None:
+    store = Slow(open_store(str(tmp_path)))
+    store.write(LEASE, left_elsewhere("cut off"))
+    with hold(store, "next", seconds=1.0):
+        assert store.reads > 5, "looked at for as long again once the server answers: its holder had no chance before"
+
+
 def test_of_many_who_find_a_dead_lease_one_takes_it(tmp_path) -> None:
     store, inside, most = open_store(str(tmp_path)), [], []
     store.write(LEASE, left_elsewhere("killed"))

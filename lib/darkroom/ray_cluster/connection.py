@@ -11,6 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+SHORT_FOLDER = (
+    36  # characters: what Ray puts behind it for its sockets takes up to 70 of the 107 a socket's path may have
+)
+
 
 class ClusterError(RuntimeError):
     """The cluster cannot do what was asked, or broke while doing it."""
@@ -40,10 +44,22 @@ def connect(address: str | None, verbose: bool) -> None:
             ray.init(address=address or "local", logging_level=level, log_to_driver=verbose, **local)
     except Exception as error:
         # A node that does not come up in time, as on a busy machine, is a bare Exception of Ray's.
-        if not isinstance(error, (ConnectionError, RuntimeError)) and type(error) is not Exception:
+        if not isinstance(error, (OSError, RuntimeError)) and type(error) is not Exception:
             raise
         token = "; if it is up, is its token in RAY_AUTH_TOKEN_PATH, and RAY_AUTH_MODE=token?" if address else ""
-        raise ClusterError(f"no Ray cluster at {address or 'this machine'}: {error}{token}") from error
+        of_files = isinstance(error, OSError) and not isinstance(error, (ConnectionError, TimeoutError))
+        reason = _advice_on_folder(error) if of_files else f"{error}{token}"
+        raise ClusterError(f"no Ray cluster at {address or 'this machine'}: {reason}") from error
+
+
+def _advice_on_folder(error: Exception) -> str:
+    """Ray keeps its sockets, logs and spilled objects in a folder; what is wrong with that, and with which."""
+    given = os.environ.get("RAY_TMPDIR")
+    folder = f"RAY_TMPDIR is {given}" if given else "RAY_TMPDIR is not set: Ray takes /tmp"
+    if "AF_UNIX" in str(error):
+        wanted = f"a folder of at most {SHORT_FOLDER} characters, such as /tmp"
+        return f"{folder}, {len(given or '')} characters, too long for the paths of Ray's sockets; set it to {wanted}"
+    return f"{error}; {folder}, and Ray needs room and permission to write there"
 
 
 def errors_of_ray() -> tuple[type[Exception], ...]:

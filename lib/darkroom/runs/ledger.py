@@ -15,21 +15,36 @@ import hashlib
 import json
 import re
 import secrets
+import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from darkroom.runs.log import Counts, Log, LogDamaged, Record, Shard, follow, in_force, is_rollup, position_of
+from darkroom.runs.log import (
+    Counts,
+    Log,
+    LogDamaged,
+    Position,
+    Record,
+    Shard,
+    follow,
+    in_force,
+    is_rollup,
+    position_of,
+    record_key,
+)
 from darkroom.runs.results import from_parquet, to_parquet, with_added
 from darkroom.storage import NotFound, StorageError, Store, StoredFile
 from darkroom.storage.hashing import hashes
 
 READERS = 16
 _TRIES = 10  # at a log whose owner rolls it up while we read
+_PAUSE = 0.02  # seconds before the second, twice as many before the third
 _LARGE = 8 * 2**20  # bytes of a shard of which single columns are fetched
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
 _SHARD = re.compile(rf"{_NAME.pattern}(\.[0-9a-f]{{12}}){{1,2}}\.parquet")
@@ -53,11 +68,11 @@ class Ledger:
 
     def read(self) -> Log:
         """The log as it stands. LogDamaged; StorageError."""
-        for _ in range(_TRIES - 1):
+        for count in range(1, _TRIES):
             try:
                 return self._read()
             except (NotFound, LogDamaged):
-                continue  # rolled up between the listing and the reading
+                time.sleep(_PAUSE * count)  # rolled up between the listing and the reading, or the listing lags
         return self._read()
 
     def table(self, shard: Shard, columns: Sequence[str] | None = None) -> pa.Table:
@@ -85,6 +100,7 @@ class Ledger:
         earlier = list(filter(is_version_1_record, others))
         with ThreadPoolExecutor(READERS, thread_name_prefix="ledger") as pool:
             records = list(pool.map(self._record, placed))
+            records += self._unlisted(max(map(position_of, [*rollups, *placed]), default=(0, -1)))
             if rollups:
                 log = self._since(rollups, records)
             else:
@@ -112,6 +128,18 @@ class Ledger:
         for record in records:
             log.apply(record)
         return log
+
+    def _unlisted(self, last: Position) -> list[Record]:
+        """Records behind the last that was listed: they are numbered, and some servers' listings lag behind."""
+        found: list[Record] = []
+        while True:
+            for following in ((last[0], last[1] + 1), (last[0] + 1, 0)):
+                with suppress(NotFound):
+                    found.append(self._record(record_key(following)))
+                    last = following
+                    break
+            else:
+                return found
 
     def _record(self, key: str) -> Record:
         return Record.from_json(self.store.read(key), self.store.uri(key))

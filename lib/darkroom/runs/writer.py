@@ -60,7 +60,10 @@ class Writer:
         self.log = self.ledger.read()
         self.epoch = max(self.epoch, self.log.position[0] + 1)  # whatever has become of the lease's file
         staged, published = self._files("staging/"), self._files("metadata/")
-        lost = [shard for shard in self.log.shards.values() if shard.name not in staged | published]
+        unlisted = [name for name in self.log.shards if name not in staged | published]
+        staged |= self._there(staged_key, unlisted)  # the listing of some servers lags behind
+        published |= self._there(published_key, unlisted)
+        lost = [self.log.shards[name] for name in unlisted if name not in staged | published]
         self._append([], [shard.name for shard in lost], after=self.log.position)
         valid = self.log.shards.keys()
         self.foreign = [f"metadata/{name}" for name in sorted(published - valid) if not is_shard_name(name)]
@@ -195,6 +198,10 @@ class Writer:
 
     def _drop(self, keys: Iterable[str]) -> None:
         self.store.delete(*keys)
+
+    def _there(self, key: Callable[[str], str], names: list[str]) -> set[str]:
+        found = self._each(lambda name: self.store.exists(key(name)), names)
+        return {name for name, is_there in zip(names, found, strict=True) if is_there}
 
     def _files(self, folder: str) -> set[str]:
         return {key.removeprefix(folder) for key in self.store.list(folder)}

@@ -27,6 +27,7 @@ from darkroom.storage.stores import Store
 LEASE = "lease.json"
 _LOOKS = 10  # while a lease's seconds pass
 _BEATS = 4
+_SLOW = 1.0  # seconds for an answer
 _OUTAGES = 10  # times the lease's seconds: longer than that nobody waits for storage to come back
 _RETRY_SECONDS = 1.0  # after a heartbeat that storage refused: an outage must not cost more of them than it lasts
 
@@ -95,8 +96,11 @@ def hold(store: Store, purpose: str, seconds: float) -> Iterator[Lease]:
     finally:
         stop.set()
         beating.join()
+        # Free: a lease for nothing. Where storage is away it stays, of a process that will be seen to be gone; what
+        # ended the work is the news.
         if not lease.lost.is_set():
-            store.replace(LEASE, lease.data, _record("", lease.epoch))  # free: a lease for nothing
+            with suppress(StorageError):
+                store.replace(LEASE, lease.data, _record("", lease.epoch))
 
 
 def holder(store: Store) -> str:
@@ -121,6 +125,7 @@ def _take(store: Store, purpose: str, seconds: float) -> tuple[int, bytes]:
     """The epoch and the bytes of the lease, which is ours."""
     seen, since = None, time.monotonic()
     while True:
+        asked = time.monotonic()
         try:
             found = store.read(LEASE)
         except NotFound:
@@ -129,6 +134,8 @@ def _take(store: Store, purpose: str, seconds: float) -> tuple[int, bytes]:
                 return 1, first
             continue
         held = _parsed(store, found)
+        if time.monotonic() - asked > max(_SLOW, seconds / _LOOKS):
+            since = time.monotonic()  # storage was away: its holder could not show that it lives either
         if seen is not None and found != seen and _purpose(held):
             raise Held(_purpose(held), _described(held))
         dead = _is_dead_here(held) or (seen is not None and time.monotonic() - since >= seconds)

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 import unicodedata
 from contextlib import suppress
 from urllib.parse import unquote
 
 _FORMS = "a path, file:///path or s3://bucket/prefix"
+# s3:/bucket, s3//bucket, S3://bucket, s3a://bucket: without a word they would be folders of these names. What a caller
+# made absolute has a folder before it.
+_NEARLY_S3 = re.compile(r"^\s*s3[an]?(:/*|//+)|/s3[an]?:(/+|$)", re.IGNORECASE)
+_ELSEWHERE = {"gs", "gcs", "http", "https", "az", "abfs", "abfss", "wasb", "wasbs", "hdfs", "oss", "cos", "minio", "r2"}
 
 
 def join(base_uri: str, relative: str) -> str:
     """What `relative` means to a reader in the folder `base_uri`; absolute paths and uris stay as they are."""
     if "://" in relative or relative.startswith("/"):
         return relative
+    _refuse_nearly_s3(relative)
     if not base_uri.startswith("s3://"):
         return os.path.normpath(posixpath.join(local_path(base_uri), relative))
     bucket, _, prefix = base_uri.removeprefix("s3://").partition("/")
@@ -64,8 +70,17 @@ def local_path(uri: str) -> str:
         if host not in ("", "localhost"):
             raise ValueError(f"{uri!r} names the host {host!r}: wanted file:///path")
         return os.path.abspath("/" + unquote(path))
+    _refuse_nearly_s3(uri)
     if separator:
-        raise ValueError(f"{without_secrets(uri)!r} has the unknown scheme {scheme!r}: wanted {_FORMS}")
+        server = " (another server's buckets too: AWS_ENDPOINT_URL_S3 is its address)" if scheme in _ELSEWHERE else ""
+        raise ValueError(f"{without_secrets(uri)!r} has the unknown scheme {scheme!r}: wanted {_FORMS}{server}")
     if not uri:
         raise ValueError(f"an empty path was given: wanted {_FORMS}")
     return os.path.abspath(os.path.expanduser(uri))
+
+
+def _refuse_nearly_s3(uri: str) -> None:
+    if found := _NEARLY_S3.search(uri):
+        meant = without_secrets(f"s3://{uri[found.end() :].lstrip('/') or 'bucket/prefix'}")
+        shown = without_secrets(uri)
+        raise ValueError(f"{shown!r} is no bucket, and looks like one: did you mean {meant}? Wanted {_FORMS}")

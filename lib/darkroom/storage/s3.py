@@ -2,52 +2,29 @@
 
 from __future__ import annotations
 
-import os
 import re
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
-import boto3
-from botocore.config import Config
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    ConnectionError,
-    HTTPClientError,
-    NoCredentialsError,
-    PartialCredentialsError,
-)
+from botocore.exceptions import ClientError
 
-from darkroom.storage.errors import NotFound, Refused, StorageError, TooLarge
+from darkroom.storage.errors import NotFound, StorageError, TooLarge
 from darkroom.storage.paths import check_key
+from darkroom.storage.s3_client import renewed, server
+from darkroom.storage.s3_conditions import broken_condition, refusal
+from darkroom.storage.s3_errors import ABSENT, EXPIRED, away, code, refusal_code, reporting, status
+
+T = TypeVar("T")
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9.\-_]{1,253}[A-Za-z0-9]")
 _DELETE_BATCH = 1000  # the most keys one DeleteObjects request may name
-_TRIES = 4  # our own, for what the SDK does not retry: a body that breaks off, a conditional put that met another
-
-_ABSENT = {"NoSuchKey", "404", "NotFound", "KeyTooLongError"}
-# Answers of the 4xx that are about who asks, or when, and not about the object or bucket that was asked for.
-_OF_THE_ASKER = {
-    "AuthorizationHeaderMalformed", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "RequestExpired",
-    "RequestTimeout", "RequestTimeTooSkewed", "SignatureDoesNotMatch", "SlowDown", "TokenRefreshRequired",
-}  # fmt: skip
-_ADVICE = {
-    "NoSuchBucket": "the bucket does not exist; check its name and AWS_ENDPOINT_URL_S3, or make it first",
-    "InvalidAccessKeyId": "the server does not know this key; check AWS_ACCESS_KEY_ID",
-    "SignatureDoesNotMatch": "the secret does not fit the key; check AWS_SECRET_ACCESS_KEY",
-    "AccessDenied": "access was denied; check the keys and what their policy allows (get, put, delete, list)",
-    "403": "access was denied; check the keys and what their policy allows (get, put, delete, list)",
-    "ExpiredToken": "the session token has expired; renew AWS_SESSION_TOKEN",
-    "RequestTimeTooSkewed": "this machine's clock differs from the server's; set the clock",
-    "PermanentRedirect": "the bucket lies in another region; check AWS_REGION",
-    "InvalidObjectState": "the object lies in an archive; restore it first",
-    "SlowDown": "the server asks for fewer requests; run fewer workers or try again later",
-    "NotImplemented": "the server lacks this operation; conditional puts (If-None-Match, If-Match) are needed",
-}
+_WHOLE, _PART, _PARTS_AT_ONCE = 128 * 2**20, 64 * 2**20, 4  # bytes of an object by one put, of a part of a larger one
+_DELETES_AT_ONCE = 8  # where each key is a request
+_REFUSED = {400, 401, 403}
 
 
 @dataclass(frozen=True)
@@ -81,77 +58,43 @@ class S3Store:
         return S3Store, (self.root,)
 
     def read(self, key: str, limit: int | None = None) -> bytes:
-        return self._get(key, limit=limit)
+        return self._get("read", key, limit)[0]
 
     def size(self, key: str) -> int:
-        with _reporting("look for", self.uri(key)):
-            return self._client().head_object(**self._object(key))["ContentLength"]
+        return self._head("look for", key)["ContentLength"]
 
     def read_part(self, key: str, start: int, count: int) -> bytes:
         # A range that begins behind the end is refused, with a code of its own on each kind of server.
         count = min(count, self.size(key) - start)
-        return self._get(key, Range=f"bytes={start}-{start + count - 1}") if count > 0 else b""
+        return self._get("read", key, Range=f"bytes={start}-{start + count - 1}")[0] if count > 0 else b""
 
     def read_range(self, key: str, start: int, count: int, etag: str) -> bytes:
         """`count` bytes from `start`, all of which lie in the object, by one request. NotFound where the object there
         is another than that of the ETag."""
-        return self._get(key, etag, Range=f"bytes={start}-{start + count - 1}")
-
-    def _get(self, key: str, etag: str = "", limit: int | None = None, **more: str) -> bytes:
-        for last in _tries():
-            with _reporting("read", self.uri(key)):
-                answer = self._client().get_object(**self._object(key), **more)
-                if etag and answer["ETag"].strip('"') != etag:
-                    raise NotFound(f"{self.uri(key)} is another object")
-                if limit is not None and answer["ContentLength"] > limit:
-                    answer["Body"].close()
-                    raise TooLarge(self.uri(key), answer["ContentLength"])
-                try:
-                    return answer["Body"].read()
-                except BotoCoreError:  # the SDK retries the request, but not a body that breaks off half-way
-                    if last:
-                        raise
-        raise AssertionError("the last try returns or raises")
+        data, found = self._get("read", key, Range=f"bytes={start}-{start + count - 1}")
+        if found.strip('"') != etag:
+            raise NotFound(f"{self.uri(key)} is another object")
+        return data
 
     def write(self, key: str, data: bytes) -> None:
-        with _reporting("write", self.uri(key)):
-            self._client().put_object(**self._object(key), Body=data)
+        if len(data) <= _WHOLE or not self.write_in_parts(key, data, _PART):
+            self._ask("write", key, lambda s3: s3.put_object(**self.address(key), Body=data))
 
     def create(self, key: str, data: bytes) -> bool:
-        return self._put_if("create", key, data, IfNoneMatch="*")
+        self._check_conditions()
+        return self.put_if("create", key, data, IfNoneMatch="*")
 
     def replace(self, key: str, old: bytes, new: bytes) -> bool:
+        self._check_conditions()
         try:
-            with _reporting("replace", self.uri(key)):
-                answer = self._client().get_object(**self._object(key))
-                if answer["Body"].read() != old:
-                    return False
+            found, etag = self._get("replace", key)
         except NotFound:
             return False
-        return self._put_if("replace", key, new, IfMatch=answer["ETag"])
-
-    def _put_if(self, action: str, key: str, data: bytes, **condition: str) -> bool:
-        for last in _tries():
-            with _reporting(action, self.uri(key)):
-                try:
-                    self._client().put_object(**self._object(key), Body=data, **condition)
-                    return True
-                except ClientError as error:
-                    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-                    if status == 412 or (status == 404 and "IfMatch" in condition):  # 404: deleted meanwhile
-                        break
-                    if status != 409 or last:  # 409: it met another put or a delete, and nobody has won yet
-                        raise
-        # The SDK sends a put again when its answer is lost, and then meets its own object: those are our bytes.
-        try:
-            return self.read(key) == data
-        except NotFound:
-            return False
+        return found == old and self.put_if("replace", key, new, IfMatch=etag)
 
     def exists(self, key: str) -> bool:
         try:
-            with _reporting("look for", self.uri(key)):
-                self._client().head_object(**self._object(key))
+            self._head("look for", key)
         except NotFound:
             self._check_bucket()
             return False
@@ -164,31 +107,22 @@ class S3Store:
     def listing(self, prefix: str = "") -> dict[str, tuple[int, str]]:
         """As of every store; the version is the ETag, without quotes."""
         start = f"{self.prefix}/" if self.prefix else ""
-        pages = self._client().get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=start + prefix)
-        with _reporting("list", self.uri(prefix)):
-            found = [item for page in pages for item in page.get("Contents", ())]
+        found = self._list("list", prefix, start + prefix)
         facts = {item["Key"].removeprefix(start): (item["Size"], item["ETag"].strip('"')) for item in found}
         return {key: fact for key, fact in facts.items() if not key.endswith("/")}  # consoles put empty "folders"
 
     def etag(self, key: str) -> ETag:
         """An object's ETag as it is now; NotFound if there is none."""
-        with _reporting("look for", self.uri(key)):
-            answer = self._client().head_object(**self._object(key))
+        answer = self._head("look for", key)
         return ETag(answer["ETag"].strip('"'), "kms" in answer.get("ServerSideEncryption", ""))
 
     def delete(self, *keys: str) -> None:
         for first in range(0, len(keys), _DELETE_BATCH):
-            batch = [{"Key": self._object(key)["Key"]} for key in keys[first : first + _DELETE_BATCH]]
-            with _reporting("delete", self.uri(keys[first])):
-                answer = self._client().delete_objects(Bucket=self.bucket, Delete={"Objects": batch, "Quiet": True})
-                for failed in answer.get("Errors", ()):
-                    if failed.get("Code") not in _ABSENT:
-                        raise ClientError({"Error": failed}, f"DeleteObjects {failed.get('Key')}")
+            self._delete(keys[first : first + _DELETE_BATCH])
 
     def move(self, src: str, dst: str) -> None:
         try:
-            with _reporting("move", self.uri(src)):
-                self._client().copy_object(**self._object(dst), CopySource=self._object(src))
+            self._ask("move", src, lambda s3: s3.copy_object(**self.address(dst), CopySource=self.address(src)))
         except NotFound:
             if self.exists(dst):
                 return
@@ -198,92 +132,160 @@ class S3Store:
     def uri(self, key: str) -> str:
         return f"{self.root}/{key}"
 
-    def _object(self, key: str) -> dict[str, str]:
+    def address(self, key: str) -> dict[str, str]:
         check_key(key)
         return {"Bucket": self.bucket, "Key": f"{self.prefix}/{key}" if self.prefix else key}
+
+    def put_if(self, action: str, key: str, data: bytes, **condition: str) -> bool:
+        """Whether a put was done, of which the server is told the condition. Nothing is known of whether it looks."""
+
+        def put(s3: Any) -> bool:
+            try:
+                s3.put_object(**self.address(key), Body=data, **condition)
+            except ClientError as error:
+                if status(error) == 412 or (status(error) == 404 and "IfMatch" in condition):  # 404: deleted meanwhile
+                    return False
+                raise
+            return True
+
+        if self._ask(action, key, put):
+            return True
+        # A put whose answer was lost is sent again, and then meets its own object: those are our bytes.
+        try:
+            return self.read(key) == data
+        except NotFound:
+            return False
+
+    def write_in_parts(self, key: str, data: bytes, size: int) -> bool:
+        """Each part of `size` bytes is sent again by itself where it is lost; one put takes 5 GB at most. False where
+        the server has no such request."""
+        place = self.address(key)
+        try:
+            upload = self._ask("write", key, lambda s3: s3.create_multipart_upload(**place)["UploadId"])
+        except StorageError as error:
+            if refusal_code(error):
+                return False
+            raise
+        place["UploadId"] = upload
+
+        def put(number: int) -> dict[str, Any]:
+            body = data[(number - 1) * size : number * size]
+            answer = self._ask("write", key, lambda s3: s3.upload_part(**place, PartNumber=number, Body=body))
+            return {"PartNumber": number, "ETag": answer["ETag"]}
+
+        try:
+            with ThreadPoolExecutor(_PARTS_AT_ONCE) as threads:
+                parts = list(threads.map(put, range(1, -(-len(data) // size) + 1)))
+            self._complete(key, place, parts, data)
+        except BaseException:
+            with suppress(StorageError):
+                self._ask("clean up", key, lambda s3: s3.abort_multipart_upload(**place))
+            raise
+        return True
+
+    def _complete(self, key: str, place: dict[str, str], parts: list[dict[str, Any]], data: bytes) -> None:
+        try:
+            self._ask("write", key, lambda s3: s3.complete_multipart_upload(**place, MultipartUpload={"Parts": parts}))
+        except StorageError as error:
+            # Sent again as its answer was lost, it finds no such upload any more.
+            lost = isinstance(error.__cause__, ClientError) and code(error.__cause__) == "NoSuchUpload"
+            if not lost or self.read(key) != data:
+                raise
+
+    def _get(self, action: str, key: str, limit: int | None = None, **more: str) -> tuple[bytes, str]:
+        """The bytes and the ETag, with its quotes. TooLarge."""
+
+        def get(s3: Any) -> tuple[bytes, str]:
+            answer = s3.get_object(**self.address(key), **more)
+            if limit is not None and answer["ContentLength"] > limit:
+                answer["Body"].close()
+                raise TooLarge(self.uri(key), answer["ContentLength"])
+            return answer["Body"].read(), answer["ETag"]
+
+        return self._ask(action, key, get)
+
+    def _head(self, action: str, key: str) -> dict[str, Any]:
+        def head(s3: Any) -> dict[str, Any]:
+            try:
+                return s3.head_object(**self.address(key))
+            except ClientError as error:
+                if status(error) in _REFUSED:  # the answer to a HEAD has no body that says why
+                    s3.get_object(**self.address(key), Range="bytes=0-0")["Body"].close()
+                raise
+
+        return self._ask(action, key, head)
+
+    def _list(self, action: str, key: str, prefix: str) -> Iterator[dict[str, Any]]:
+        """Each page is a request of its own: of thousands, some may fail each time."""
+        more: dict[str, str] = {}
+        while True:
+            ask = {"Bucket": self.bucket, "Prefix": prefix, **more}
+            page = self._ask(action, key, lambda s3, ask=ask: s3.list_objects_v2(**ask))
+            yield from page.get("Contents", ())
+            if not page.get("IsTruncated"):
+                return
+            more = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def _delete(self, keys: tuple[str, ...]) -> None:
+        answering = server()
+        if not answering.deletes_singly:
+            try:
+                return self._ask("delete", keys[0], partial(self._delete_together, keys))
+            except StorageError as error:
+                if not refusal_code(error):
+                    raise
+        with ThreadPoolExecutor(_DELETES_AT_ONCE) as threads:
+            for _ in threads.map(self._delete_one, keys):
+                pass
+        answering.deletes_singly = True  # as it takes them so, what it held against the other was no mistake of ours
+
+    def _delete_together(self, keys: tuple[str, ...], s3: Any) -> None:
+        objects = [{"Key": self.address(key)["Key"]} for key in keys]
+        answer = s3.delete_objects(Bucket=self.bucket, Delete={"Objects": objects, "Quiet": True})
+        for failed in answer.get("Errors", ()):
+            if failed.get("Code") not in ABSENT:
+                raise ClientError({"Error": failed}, f"DeleteObjects {failed.get('Key')}")
+
+    def _delete_one(self, key: str) -> None:
+        with suppress(NotFound):
+            self._ask("delete", key, lambda s3: s3.delete_object(**self.address(key)))
+
+    def _ask(self, action: str, key: str, request: Callable[[Any], T]) -> T:
+        """What comes of a request, a function of the SDK's client. It is sent again while the server is away."""
+        uri = self.uri(key)
+        with reporting(action, uri):
+            answering = server()
+            try:
+                return answering.patience.ask(lambda: request(answering.client), away)
+            except ClientError as error:
+                if code(error) not in EXPIRED or not renewed(answering):
+                    raise
+            answering = server()
+            return answering.patience.ask(lambda: request(answering.client), away)
+
+    def _check_conditions(self) -> None:
+        """StorageError where a server does not keep what `create` and `replace` promise; asked once per bucket."""
+        answering = server()
+        if self.bucket in answering.trusted:
+            return
+        if broken := broken_condition(self):
+            raise refusal(answering.endpoint, broken, self.root)
+        answering.trusted.add(self.bucket)
 
     def _check_bucket(self) -> None:
         """A HEAD answer has no body: "no such key" and "no such bucket" look the same, so ask once."""
         if self._bucket_seen:
             return
-        with _reporting("look into", self.root):
+
+        def head(s3: Any) -> None:
             try:
-                self._client().head_bucket(Bucket=self.bucket)
+                s3.head_bucket(Bucket=self.bucket)
             except ClientError as error:
-                if _code(error) in _ABSENT:
+                if code(error) in ABSENT:
                     raise ClientError({"Error": {"Code": "NoSuchBucket"}}, "HeadBucket") from error
+                if status(error) in _REFUSED:
+                    s3.list_objects_v2(Bucket=self.bucket, MaxKeys=1)
                 raise
+
+        self._ask("look into", "", head)
         self._bucket_seen = True
-
-    def _client(self) -> Any:
-        settings = tuple(sorted(item for item in os.environ.items() if item[0].startswith(("AWS_", "DARKROOM_S3_"))))
-        with _reporting("reach", self.root):
-            return _build_client(os.getpid(), settings)
-
-
-@lru_cache(maxsize=8)
-def _build_client(process: int, settings: tuple[tuple[str, str], ...]) -> Any:
-    """One client (thread-safe, pooled) for all stores of a process; the arguments are there to be the cache's key."""
-    values = dict(settings)
-    attempts = values.get("DARKROOM_S3_ATTEMPTS", "8")
-    if not attempts.isdigit() or attempts == "0":
-        raise ValueError(f"DARKROOM_S3_ATTEMPTS is {attempts!r}: wanted a whole number of at least 1")
-    endpoint = values.get("AWS_ENDPOINT_URL_S3") or values.get("AWS_ENDPOINT_URL")
-    config = Config(
-        signature_version="s3v4",
-        retries={"mode": "standard", "total_max_attempts": int(attempts)},
-        max_pool_connections=32,
-        connect_timeout=10,
-        read_timeout=60,
-        # The newer default adds checksums in trailers, which several S3-compatible servers refuse.
-        request_checksum_calculation="when_required",
-        response_checksum_validation="when_required",
-        # Servers of one's own rarely have a name per bucket in their DNS.
-        s3={"addressing_style": "path" if endpoint else "auto"},
-    )
-    # Its own session: the default one must not be used from several threads. boto3 reads AWS_DEFAULT_REGION only.
-    session = boto3.session.Session(region_name=values.get("AWS_REGION") or values.get("AWS_DEFAULT_REGION"))
-    try:
-        return session.client("s3", config=config)
-    except ValueError as error:  # an AWS_ENDPOINT_URL that is no URL
-        raise StorageError(f"could not set up S3: {error}; check AWS_ENDPOINT_URL_S3 and AWS_REGION") from error
-
-
-def _tries() -> Iterator[bool]:
-    """Yields "is this the last try?", with short pauses in between."""
-    for count in range(1, _TRIES + 1):
-        yield count == _TRIES
-        time.sleep(0.1 * 2**count)
-
-
-@contextmanager
-def _reporting(action: str, uri: str) -> Iterator[None]:
-    try:
-        yield
-    except ClientError as error:
-        if _code(error) in _ABSENT:
-            raise NotFound(f"could not {action} {uri}: nothing is there") from error
-        advice = _ADVICE.get(_code(error), "the server refused or failed; check it and try again")
-        kind = Refused if _is_refused(error) else StorageError
-        raise kind(f"could not {action} {uri}: {advice} ({error})") from error
-    except (NoCredentialsError, PartialCredentialsError) as error:
-        advice = "no keys were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the machine a role"
-        kind = Refused if isinstance(error, NoCredentialsError) else StorageError
-        raise kind(f"could not {action} {uri}: {advice} ({error})") from error
-    except (ConnectionError, HTTPClientError, OSError) as error:
-        advice = "the endpoint cannot be reached; check AWS_ENDPOINT_URL_S3 and the network"
-        raise StorageError(f"could not {action} {uri}: {advice} ({error})") from error
-    except BotoCoreError as error:
-        advice = "the request could not be made or its answer not read; check the AWS_* variables, then try again"
-        raise StorageError(f"could not {action} {uri}: {advice} ({error})") from error
-
-
-def _is_refused(error: ClientError) -> bool:
-    """Whether the server works, knows who asks, and will not give this."""
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    about_it = 400 <= status < 500 and status not in (408, 429) and _code(error) not in _OF_THE_ASKER
-    return about_it or status == 301 or _code(error) == "NoSuchBucket"
-
-
-def _code(error: ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))

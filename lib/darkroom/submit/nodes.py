@@ -27,7 +27,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from darkroom.ray_cluster.connection import ClusterError
+from darkroom.ray_cluster.connection import SHORT_FOLDER, ClusterError
 from darkroom.ray_cluster.processes import kill_trees, start_time
 
 LOOPBACK, HEAD_ADDRESS = "127.0.0.1", "127.0.0.2"  # Ray takes the first for the machine's address on its network
@@ -164,7 +164,7 @@ def _start_head(place: Path) -> LocalCluster:
         address=f"{HEAD_ADDRESS}:{control}",
         dashboard=f"http://{LOOPBACK}:{dashboard}",
         client=f"ray://{HEAD_ADDRESS}:{client}",
-        temporary=tempfile.mkdtemp(prefix="darkroom-"),  # not in the folder: the paths of Ray's sockets must be short
+        temporary=_short_folder(),
         nodes=(),
     )
     flags = (
@@ -181,6 +181,13 @@ def _start_head(place: Path) -> LocalCluster:
         shutil.rmtree(cluster.temporary, ignore_errors=True)
         raise
     return _record(replace(cluster, nodes=(node,)))
+
+
+def _short_folder() -> str:
+    """Not in the cluster's, nor in a long one of a batch system: the paths of Ray's sockets must be short."""
+    given = tempfile.gettempdir()
+    is_long = len(f"{given}/darkroom-12345678/worker-12") > SHORT_FOLDER
+    return tempfile.mkdtemp(prefix="darkroom-", dir="/tmp" if is_long else given)
 
 
 def _start(cluster: LocalCluster, name: str, address: str, cpus: int, flags: tuple[str, ...]) -> Node:

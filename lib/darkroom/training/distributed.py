@@ -21,6 +21,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from darkroom import metrics
 from darkroom.ray_cluster import ClusterError, beside, free, node_resources
 from darkroom.storage import StorageError, open_store
+from darkroom.storage.patience import announce_by
 from darkroom.training.feeds import Worker
 from darkroom.training.recipes.recipe import Recipe
 
@@ -189,6 +190,7 @@ def _train_on_worker(given: dict[str, Any]) -> None:
     worker = Worker(context.get_world_rank(), context.get_world_size(), device, note)
     try:
         say = lambda line: journal.say.remote(line)  # noqa: E731
+        announce_by(say)
         given["recipe"].train(given["data"], open_store(given["out"]), worker, say)
     except tuple(_KINDS.values()) as error:
         # Without its group the worker is being ended for another's death, and torch raises ValueErrors of its own.
