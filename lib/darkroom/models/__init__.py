@@ -10,6 +10,7 @@ sources            `Source`, `open_source`: a model's files, wherever they lie
 weights            `check_dtype`, `load_module`, `read_header`, `read_tensor`: safetensors, whole or in part
 memory             `Memory`, `size_text`: what a stage will need of a device
 node_cache         `remember`: what a machine finds out once for all of its processes
+here               `DTYPES`, `Mode`: names that are known before torch is
 """
 
 from typing import Literal
