@@ -11,9 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
-SHORT_FOLDER = (
-    36  # characters: what Ray puts behind it for its sockets takes up to 70 of the 107 a socket's path may have
-)
+SHORT_FOLDER = 36  # characters: of the 107 of a socket's path, Ray takes up to 70 behind it
 
 
 class ClusterError(RuntimeError):
