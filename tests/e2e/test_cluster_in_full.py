@@ -122,7 +122,7 @@ def test_from_nothing_to_a_finished_job_as_it_is_typed(tmp_path: Path, s3: S3Ser
         code, said = typed(*submit, **come_in)
         assert code == 0 and "2 rows in" in said, said
         assert typed("submit", "audit", run, "--wait", **come_in)[0] == 0
-        assert typed("submit", "audit", f"{run}-none", "--wait", **come_in)[0] == 3
+        assert typed("submit", "audit", f"{run}-none", "--wait", **come_in)[0] == 2
         code, said = typed("submit", "audit", str(tmp_path), **come_in)
         assert code == 2 and "--shared-filesystem" in said and "Traceback" not in said
         code, listed = typed("jobs", **come_in)

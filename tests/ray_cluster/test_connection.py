@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,15 +34,18 @@ def test_a_ray_that_does_not_come_up_is_the_environments_fault(
         connect(None, verbose=False)
 
 
-def test_a_long_folder_for_sockets_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As batch systems give one to a job. This is what Ray itself says of it, before it starts anything."""
+def test_a_long_folder_for_sockets_is_named(tmp_path: Path) -> None:
+    """As batch systems give one to a job. This is what Ray itself says of it, before it starts anything; in a process
+    where no other test has a Ray."""
     folder = tmp_path / "scratch_directory_of_a_batch_system/job_1355700/user_home_projects/tmp"
     folder.mkdir(parents=True)
-    monkeypatch.setenv("RAY_TMPDIR", str(folder))
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    says = f"^no Ray cluster at this machine: RAY_TMPDIR is {folder}, {len(str(folder))} characters, too long .* /tmp$"
-    with pytest.raises(ClusterError, match=says):
-        connect(None, verbose=False)
+    program = "from darkroom.ray_cluster import connect; connect(None, verbose=False)"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment |= {"RAY_TMPDIR": str(folder)}
+    ended = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    *_, last = ended.stderr.strip().splitlines()
+    says = f"no Ray cluster at this machine: RAY_TMPDIR is {folder}, {len(str(folder))} characters, too long "
+    assert ended.returncode == 1 and f"ClusterError: {says}" in last and last.endswith("/tmp")
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS])

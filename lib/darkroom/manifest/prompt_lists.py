@@ -42,7 +42,7 @@ def convert(source: str, out: str, defaults: Iterable[str] = (), columns: Iterab
     lines = []
     for values in _rows(source):
         row = {keys.get(name, name): value for name, value in values.items() if value not in (None, "")}
-        left_out.update(row.keys() - ROW_KEYS)
+        left_out.update(key for key in row if key not in ROW_KEYS)
         if known := {key: _value(key, value) for key, value in row.items() if key in ROW_KEYS}:
             lines.append(json.dumps(given | known, ensure_ascii=False))
     if not lines:
