@@ -177,15 +177,16 @@ def test_an_engine_that_is_killed_costs_no_row(tmp_path: Path, toy_model: str, s
 
 
 @slow
-def test_storage_that_fails_in_a_worker_is_a_storage_error(
+def test_a_bucket_that_is_not_there_costs_the_row_that_names_it(
     tmp_path: Path, toy_model: str, s3_env: str, shared_ray: None
 ) -> None:
-    edit = {"task": "image_to_image", "prompt": "a one", "start": 0, "steps": 1}
+    edit = {"id": "edit", "task": "image_to_image", "prompt": "a one", "start": 0, "steps": 1}
     manifest = write_manifest(tmp_path, [RED, {**edit, "image": "s3://no-such-bucket/one.png"}])
-    options = Options(manifest=manifest, out=str(tmp_path / "run"), model=toy_model, unit_rows=1)
-    with pytest.raises(StorageError, match="the bucket does not exist") as caught:
-        run(options, silent)
-    assert "Traceback" not in str(caught.value) and "\n" not in str(caught.value)
+    given = {"unit_rows": 1, "inputs_root": ("s3://no-such-bucket",)}
+    outcome = run(Options(manifest=manifest, out=str(tmp_path / "run"), model=toy_model, **given), silent)
+    assert (outcome.made, outcome.failed) == (1, 1)
+    row = results(str(tmp_path / "run"))["edit"]
+    assert row["error_class"] == "input" and "the bucket does not exist" in row["error"]
 
 
 @slow
