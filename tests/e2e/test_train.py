@@ -171,7 +171,7 @@ def test_a_training_that_finds_no_room_says_so_and_ends(digits: str, tmp_path: P
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"}
     )
-    _, waits, ended = done.stdout.splitlines()
+    *_, waits, ended = done.stdout.splitlines()
     room = "1 want 1.5 CPU each; free in the cluster: 1 of 2 CPU"
     assert waits.endswith(f"s, still waiting; {room}") and ended.startswith(
         "gave up: no worker of the training was heard"
