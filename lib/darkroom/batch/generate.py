@@ -52,7 +52,7 @@ from darkroom.runs.failures import Failures
 from darkroom.runs.maintenance import TEMPORARY
 from darkroom.runs.pictures import Pictures
 from darkroom.runs.reading import read_run_record
-from darkroom.storage import StorageError
+from darkroom.storage import StorageError, Store
 from darkroom.storage.hashing import hashed, hashes
 from darkroom.storage.lease import holder
 
@@ -71,8 +71,7 @@ def dry_run(options: Options, say: Say = to_stderr) -> tuple[Work, Estimate, str
     for warning in order.manifest.warnings:
         say(warning)
     log = Ledger(order.store).read()
-    known = (_pictures(order, log), Failures(order.store, option.parse_rerun(options.rerun)))
-    work = cut(order.rows, log, order.maker, options.limit, None, WORK_PART, *known)
+    work = _planned(order, log, None)
     refuse_to_empty(order, work)
     capacity = ON_CPU if options.capacity == "auto" else options.capacity
     dtypes = option.stage_dtypes(order.model, options.dtype, on_gpu=True)
@@ -140,6 +139,13 @@ def _what_is_kept(order: Order, writer: Writer) -> Iterator[None]:
         raise
 
 
+def _planned(order: Order, log: Log, store: Store | None) -> Work:
+    """The manifest held against the log, see `planning.cut`."""
+    options = order.options
+    known = (_pictures(order, log), Failures(order.store, option.parse_rerun(options.rerun)))
+    return cut(order.rows, log, order.maker, options.limit, store, options.unit_rows or WORK_PART, *known)
+
+
 def _pictures(order: Order, log: Log) -> Pictures | None:
     """Those that are there, where some should be. Of rows that hold their pictures none need be."""
     options = order.options
@@ -160,9 +166,8 @@ def _owning(order: Order, say: Say) -> Iterator[Writer]:
 
 
 def _cut(order: Order, writer: Writer) -> Work:
-    options, store, maker = order.options, order.store, order.maker
-    known = (_pictures(order, writer.log), Failures(store, option.parse_rerun(options.rerun)))
-    work = cut(order.rows, writer.log, maker, options.limit, store, options.unit_rows or WORK_PART, *known)
+    store = order.store
+    work = _planned(order, writer.log, store)
     try:
         refuse_to_empty(order, work)
     except WrongRun:
@@ -256,18 +261,21 @@ class Commits:
             self.flush()
         else:
             with suppress(StorageError):  # the other error is the one to tell of
-                self.flush()
+                self._commit()
 
     def flush(self) -> None:
+        self._commit()
+        if self.totals["failed"] > self.most_failed:
+            counts = f"{self.totals['failed']:,} of {self.totals['ok'] + self.totals['failed']:,} rows failed"
+            raise TooManyFailed(f"{counts}, --max-failed-rows allows {self.most_failed:,.0f} in all")
+
+    def _commit(self) -> None:
         receipts, self._waiting = self._waiting, []
         self.writer.commit([Shard.from_json(receipt.shard) for receipt in receipts])
         self._flushed = time.monotonic()
         for receipt in receipts:
             self.totals.update(ok=receipt.ok, failed=receipt.failed, evaluations=receipt.evaluations)
             self.heard(receipt)
-        if self.totals["failed"] > self.most_failed:
-            counts = f"{self.totals['failed']:,} of {self.totals['ok'] + self.totals['failed']:,} rows failed"
-            raise TooManyFailed(f"{counts}, --max-failed-rows allows {self.most_failed:,.0f} in all")
 
 
 def commit_duplicates(writer: Writer, plan: str) -> int:
