@@ -8,15 +8,17 @@ import re
 import threading
 import time
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 from xml.sax.saxutils import escape, unescape
+
+from loopback import Loopback
 
 _CONDITIONS = ("If-None-Match", "If-Match")
 _XML = {"Content-Type": "application/xml"}
 
 
-class FakeS3:
+class FakeS3(Loopback):
     """quirks: "ignores conditions", "refuses conditions", "ignores If-Match", "wants md5", "no multi-delete",
     "no multipart", "ignores md5", "expired" (for every request). skew: seconds that its clock is ahead. expired: keys
     whose time is over."""
@@ -28,17 +30,7 @@ class FakeS3:
         self.requests: list[str] = []
         self.expired: set[str] = set()
         self.lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"s3": self}))
-        self.port = self._server.server_port
-        self.url = f"http://127.0.0.1:{self.port}"
-
-    def __enter__(self) -> FakeS3:
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
-        return self
-
-    def __exit__(self, *ignored: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(_Handler, "s3")
 
     @property
     def env(self) -> dict[str, str]:

@@ -10,13 +10,15 @@ import threading
 import time
 from collections import Counter
 from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+
+from loopback import Loopback
 
 FAULTS = ("503", "reset", "lost", "short", "stall", "lag")
 _ERROR = "<?xml version='1.0'?><Error><Code>{0}</Code><Message>{0}, says the proxy</Message></Error>"
 
 
-class FaultProxy:
+class FaultProxy(Loopback):
     """rate: the share of requests that go wrong, by one of `faults` each. script: faults of the next requests, "" for
     none, before chance decides. away: every connection is reset. expired: every request is refused for its keys.
     lags: so many listings, the next, are answered with what the same ones gave before, which is the fault "lag".
@@ -27,8 +29,7 @@ class FaultProxy:
         self.stall = 1.5
         self.begin()
         self._random, self._lock = random.Random(seed), threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"proxy": self}))
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        super().__init__(_Handler, "proxy")
 
     def begin(self) -> None:
         """As if nothing had come or gone wrong yet."""
@@ -37,14 +38,6 @@ class FaultProxy:
         self.done: Counter[str] = Counter()
         self.requests: list[str] = []
         self.listings: dict[str, bytes] = {}
-
-    def __enter__(self) -> FaultProxy:
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
-        return self
-
-    def __exit__(self, *ignored: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
 
     def fault(self, request: str) -> str:
         """What goes wrong with a request: one of `faults`, "away", "expired", or "" for nothing."""

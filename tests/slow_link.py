@@ -6,12 +6,14 @@ from __future__ import annotations
 import http.client
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+
+from loopback import Loopback
 
 _CHUNK = 1 << 18
 
 
-class SlowLink:
+class SlowLink(Loopback):
     """requests: "METHOD path" of every one. wait_for: no GET is answered until so many wait. cut: so many GETs, the
     next ones, break off half-way. rate: bytes a second for each answer, None without a limit."""
 
@@ -20,16 +22,7 @@ class SlowLink:
         self.requests: list[str] = []
         self.wait_for, self.cut, self.rate = 1, 0, None
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"link": self}))
-        self.port = self._server.server_port
-
-    def __enter__(self) -> SlowLink:
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *ignored: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(_Handler, "link")
 
     def arrive(self, request: str) -> bool:
         """Notes a request and returns whether its body is one of those to cut."""
