@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from darkroom.storage import decode, encode_png, image_key, resize_square, to_uint8
+from darkroom.storage import decode, encode_png, image_key, to_uint8
+from darkroom.storage.squares import fitted, to_array
 
 KEY = "ab34567890cdef" * 4
 
@@ -144,28 +145,33 @@ def test_damage_of_any_kind_is_a_value_error_or_a_picture(whole: bytes, draw: st
         assert array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] == 3
 
 
+def resized(array: np.ndarray, size: int, method: Image.Resampling = Image.Resampling.LANCZOS) -> np.ndarray:
+    """uint8 [H, W, C] -> [size, size, C]."""
+    return to_array(fitted(Image.fromarray(array.squeeze(2) if array.shape[2] == 1 else array), size, "crop", method))
+
+
 def test_resize_cuts_the_central_square() -> None:
     array = np.zeros((4, 10, 3), np.uint8)
     array[:, 3:7] = 200
-    assert np.array_equal(resize_square(array, 8), np.full((8, 8, 3), 200))
-    assert np.array_equal(resize_square(array.transpose(1, 0, 2), 2), np.full((2, 2, 3), 200))
+    assert np.array_equal(resized(array, 8), np.full((8, 8, 3), 200))
+    assert np.array_equal(resized(array.transpose(1, 0, 2), 2), np.full((2, 2, 3), 200))
 
 
 def test_resize_to_the_same_size_changes_nothing() -> None:
     array = gradient(7, 7)
-    assert np.array_equal(resize_square(array, 7), array)
-    assert np.array_equal(resize_square(array[:, :, :1], 7), array[:, :, :1])
+    assert np.array_equal(resized(array, 7), array)
+    assert np.array_equal(resized(array[:, :, :1], 7), array[:, :, :1])
 
 
 def test_resize_is_pillows_lanczos() -> None:
     array = np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)
     expected = Image.fromarray(array).resize((13, 13), Image.Resampling.LANCZOS)
-    assert np.array_equal(resize_square(array, 13), np.asarray(expected))
+    assert np.array_equal(resized(array, 13), np.asarray(expected))
 
 
 def test_masks_keep_their_values() -> None:
     mask = np.random.default_rng(0).choice(np.array([0, 255], np.uint8), (37, 37, 1))
-    small = resize_square(mask, 16, nearest=True)
+    small = resized(mask, 16, Image.Resampling.NEAREST)
     assert small.shape == (16, 16, 1) and set(np.unique(small)) <= {0, 255}
 
 

@@ -21,6 +21,7 @@ from darkroom.storage import (
     read_mask,
     read_squares,
     read_uri,
+    stored_size,
 )
 
 
@@ -55,9 +56,8 @@ class Pictures:
             if hashlib.sha256(data).hexdigest() != shown.row["source_sha256"]:
                 return None
             fit = shown.parameters.get("fit", "crop")
-            squares = read_squares(data, "the source", [side], fit=fit)
-            small = min(side, *squares.shape)
-            return (squares if small == side else read_squares(data, "the source", [small], fit=fit)).arrays[small]
+            small = min(side, *stored_size(data, "the source"))
+            return read_squares(data, "the source", [small], fit=fit).arrays[small]
         except (StorageError, ValueError):
             return None
 

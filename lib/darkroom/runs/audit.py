@@ -80,11 +80,11 @@ def fix(uri: str) -> str:
     with own(store, "darkroom audit") as writer:
         log = ""
         try:
-            writer.ledger.read()
+            gone = writer.open()
         except LogDamaged as error:
             writer.rebuild()
-            log = f"{error}: made anew from metadata/\n"
-        lost = sum(shard.rows for shard in writer.open())
+            gone, log = writer.open(), f"{error}: made anew from metadata/\n"
+        lost = sum(shard.rows for shard in gone)
         withdrawn = writer.withdraw(broken_rows(store, writer.log))
         writer.close()
     if not lost + withdrawn:

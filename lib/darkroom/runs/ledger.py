@@ -191,8 +191,7 @@ def stage(store: Store, unit: str, table: pa.Table) -> Shard:
     after. Rows that cannot be a shard are our own bug: AssertionError."""
     if not _NAME.fullmatch(unit) or not table.num_rows:
         raise AssertionError(f"a unit of work {unit!r} with {table.num_rows} rows cannot be committed")
-    ids = table["id"].to_pylist()
-    if len(set(ids)) != len(ids):
+    if len(table["id"].unique()) != table.num_rows:
         raise AssertionError(f"the unit of work {unit!r} holds an id twice")
     data = to_parquet(table)
     name = f"{unit}.{secrets.token_hex(6)}.parquet"

@@ -6,7 +6,7 @@ from darkroom.storage.images import encode_png, image_key, image_key_of, to_uint
 from darkroom.storage.local import LocalStore
 from darkroom.storage.masks import read_mask
 from darkroom.storage.paths import join, spelt_otherwise, without_secrets
-from darkroom.storage.squares import read_squares, resize_square
+from darkroom.storage.squares import read_squares
 from darkroom.storage.stored_file import StoredFile
 from darkroom.storage.stores import Store, open_store, read_uri
 
@@ -30,7 +30,6 @@ __all__ = [
     "read_mask",
     "read_squares",
     "read_uri",
-    "resize_square",
     "spelt_otherwise",
     "stored_size",
     "to_uint8",

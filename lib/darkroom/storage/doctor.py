@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 
 from darkroom.storage.errors import StorageError
-from darkroom.storage.findings import BAD, NOTE, OK, PROBES, Finding, clock_finding, milliseconds, tried
+from darkroom.storage.findings import BAD, NOTE, OK, PROBES, Finding, clock_finding, examined, milliseconds, tried
 from darkroom.storage.local import LocalStore
 from darkroom.storage.stores import open_store
 
@@ -41,11 +41,7 @@ def _examine_folder(root: Path) -> Iterator[Finding]:
     store = LocalStore(str(there / f".{PROBES}-{secrets.token_hex(6)}"))
     try:
         yield tried("free space", lambda: _space(there))
-        yield tried("write and rename", lambda: _rename(store))
-        yield tried("exclusive create", lambda: _create(store))
-        yield tried("locked replace", lambda: _replace(store))
-        yield tried("fsync", lambda: _fsync(store))
-        yield tried("clock", lambda: _clock(store))
+        yield from examined(store, _OF_A_FOLDER)
     finally:
         shutil.rmtree(store.root, ignore_errors=True)
 
@@ -103,3 +99,12 @@ def _clock(store: LocalStore) -> Finding:
     store.write("now", b"")
     ahead = Path(store.root, "now").stat().st_mtime - (before + time.time()) / 2
     return clock_finding(ahead, "the file system's clock", "nothing here depends on it")
+
+
+_OF_A_FOLDER = {
+    "write and rename": _rename,
+    "exclusive create": _create,
+    "locked replace": _replace,
+    "fsync": _fsync,
+    "clock": _clock,
+}

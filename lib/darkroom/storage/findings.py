@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 from darkroom.storage.errors import StorageError
+
+Place = TypeVar("Place")
 
 OK, NOTE, BAD = "ok", "note", "BAD"
 PROBES = "doctor"  # how the names of what is written for a while begin
@@ -32,6 +35,11 @@ def tried(of: str, probe: Callable[[], Finding | str]) -> Finding:
     except StorageError as error:
         return Finding(of, BAD, str(error))
     return found if isinstance(found, Finding) else Finding(of, OK, found)
+
+
+def examined(store: Place, probes: Mapping[str, Callable[[Place], Finding | str]]) -> Iterator[Finding]:
+    """What each probe, by the name of what it tries, finds of a store."""
+    return (tried(of, partial(probe, store)) for of, probe in probes.items())
 
 
 def milliseconds(act: Callable[[], object], times: int = 5) -> float:

@@ -13,7 +13,7 @@ from email.utils import parsedate_to_datetime
 from botocore.exceptions import ClientError
 
 from darkroom.storage.errors import StorageError
-from darkroom.storage.findings import BAD, NOTE, OK, PROBES, Finding, clock_finding, milliseconds, tried
+from darkroom.storage.findings import BAD, NOTE, OK, PROBES, Finding, clock_finding, examined, milliseconds
 from darkroom.storage.s3 import S3Store
 from darkroom.storage.s3_client import ADDRESSING, PATIENCE, server
 from darkroom.storage.s3_conditions import broken_condition
@@ -38,14 +38,7 @@ def examine_bucket(uri: str) -> Iterator[Finding]:
     yield Finding("reached", OK, f"{found.endpoint}, bucket {store.bucket}; {waits}")
     try:
         yield Finding("addressing", OK, f"{style}; {ADDRESSING}=path or virtual sets another")
-        yield tried("latency", lambda: _latency(store))
-        yield tried("clock", lambda: _clock(store))
-        yield tried("names", lambda: _names(store))
-        yield tried("listing", lambda: _listing(store))
-        yield tried("conditional put", lambda: _conditions(store))
-        yield tried("checksums", lambda: _checksums(store))
-        yield tried("multi-object delete", lambda: _deletes(store))
-        yield tried("multipart", lambda: _multipart(store))
+        yield from examined(store, _OF_A_BUCKET)
     finally:
         with suppress(StorageError):
             store.delete(*store.list())
@@ -125,3 +118,15 @@ def _multipart(store: S3Store) -> Finding | str:
     if store.read("large") != data:
         return Finding("multipart", BAD, "an object of two parts is not what was sent")
     return "taken, for objects of more than 128 MB"
+
+
+_OF_A_BUCKET = {
+    "latency": _latency,
+    "clock": _clock,
+    "names": _names,
+    "listing": _listing,
+    "conditional put": _conditions,
+    "checksums": _checksums,
+    "multi-object delete": _deletes,
+    "multipart": _multipart,
+}

@@ -34,17 +34,6 @@ def read_squares(data: bytes, where: str, sizes: Iterable[int], mode: Mode = "RG
     return unpack(data, where, work, least=wanted[-1])
 
 
-def resize_square(array: np.ndarray, size: int, nearest: bool = False, fit: Fit = "crop") -> np.ndarray:
-    """uint8 [H, W, C], C 1 or 3, cut to its central square (or as `fit` says) and brought to [size, size, C].
-
-    Lanczos; `nearest` for masks, whose values must not be mixed.
-    """
-    assert array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] in (1, 3), f"{array.dtype} {array.shape}"
-    image = Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
-    method = Image.Resampling.NEAREST if nearest else Image.Resampling.LANCZOS
-    return to_array(fitted(image, size, fit, method, ground=0 if nearest else 255))
-
-
 def fitted(
     image: Image.Image,
     size: int,
