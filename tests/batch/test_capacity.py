@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from darkroom.batch.capacity import LEAST, MOST, ON_CPU, Agreed, any_condition_of, empty_pass, find_capacity, largest
+from darkroom.batch.capacity import LEAST, MOST, ON_CPU, Agreed, empty_pass, find_capacity, largest
 from darkroom.models.catalog import open_model
 from darkroom.storage import open_store
 
@@ -23,12 +23,12 @@ def test_the_largest_power_of_two_that_fits(memory: int, found: int) -> None:
 def test_an_empty_pass_is_what_every_stage_takes(toy_deepfloyd: str) -> None:
     model = open_model(toy_deepfloyd)
     for stage in model.stages:
-        condition = any_condition_of(model, stage.number)
+        fields = model.empty_fields(stage.number)
         predictor = model.predictor(stage.number, torch.device("cpu"))
-        answer = predictor(*empty_pass(stage, condition, 3))
+        answer = predictor(*empty_pass(stage, fields, 3))
         channels = stage.channels * (2 if stage.process.learned_variance else 1)
         assert answer.shape == (3, channels, *stage.shape[1:])
-    assert find_capacity(predictor, stage, condition, "rev", "float32") == ON_CPU
+    assert find_capacity(predictor, stage, fields, "rev", "float32") == ON_CPU
 
 
 def test_all_workers_of_a_run_take_what_the_first_of_them_found(store_uri: str) -> None:

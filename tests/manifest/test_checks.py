@@ -41,6 +41,31 @@ def misfit(row: dict[str, object], abilities: Abilities = TEXT) -> list[str]:
     return list(misfits(parse_task(row), abilities))
 
 
+LATENT = Abilities("sd", (512,), 512, "text", "diffusion", 1000, latent=True)
+BANDS = [{"component": "low_pass", "prompt": "a"}, {"component": "high_pass", "prompt": "b"}]
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        ({"task": "anagram", "views": [{"view": "negate", "prompt": "a"}]}, "the views of an anagram rearrange pixels"),
+        ({"task": "hybrid", "components": BANDS}, "the components of a hybrid are made of pixels"),
+        (FORWARD, "'forward' shows a picture with noise on its pixels"),
+        (DENOISE | {"method": "blur"}, "the method 'blur' blurs pixels"),
+    ],
+)
+def test_what_speaks_of_pixels_is_refused_where_the_model_works_on_latents(row: dict, why: str) -> None:
+    (said,) = misfit(row, LATENT)
+    assert said.startswith(f"{why}, and 'sd' works on latents: it needs a model of pixels")
+    assert not any("latents" in sentence for sentence in misfit(row))
+
+
+def test_what_speaks_of_pictures_is_made_on_latents() -> None:
+    for row in (GOOD, PAINT, DENOISE | {"method": "iterative", **X}, GOOD | {"task": "image_to_image"}):
+        given = row | ({"image": "a.png", "strength": 0.5} if row["task"] == "image_to_image" else {})
+        assert misfit(given, LATENT) == []
+
+
 MISTAKES = [
     ({"task": "text_to_image", "promt": "x", "prompt": "y"}, "unknown key 'promt', which text_to_image does not take"),
     ({"task": "text_to_image", "promt": "x"}, "unknown key 'promt', did you mean 'prompt'?"),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from darkroom.sampling import noise
 from darkroom.sampling.device import Arrival
 from darkroom.sampling.diffusion import Diffusion
 from darkroom.sampling.engine import Engine, Failed, Finished, ModelBroken
@@ -297,14 +298,52 @@ def test_pictures_that_arrive_late_are_handed_out_all_the_same(unet, monkeypatch
 
 
 def test_places_left_over_in_a_pass_hold_nothing_of_the_one_before():
-    packing, view = Packing(3, torch.device("cpu")), make_view("negate")
-    full = [Slot(torch.ones(3, 4, 4), torch.ones(3, 4, 4), view, torch.ones(2, 5), 7, 9)] * 3
+    packing, view = Packing(3, torch.device("cpu"), ["condition", "sizes", "noise_level"]), make_view("negate")
+    told = (torch.ones(2, 5), torch.ones(6), torch.tensor(9))
+    full = [Slot(torch.ones(3, 4, 4), torch.ones(3, 4, 4), view, 7, told)] * 3
     packing.pack(full)
-    x, times, condition, levels = packing.pack(full[:1])
+    x, times, condition, sizes, levels = packing.pack(full[:1])
     assert x.shape == (3, 6, 4, 4) and (x[0] == -1).all() and not x[1:].any()
     assert condition.shape == (3, 2, 5) and condition[0].all() and not condition[1:].any()
+    assert sizes.shape == (3, 6) and sizes[0].all() and not sizes[1:].any()
     assert times.tolist() == [7, 0, 0] and levels.tolist() == [9, 0, 0] and times.dtype == levels.dtype == torch.int64
     assert packing.pack([full[0]._replace(time=0.5)])[1].dtype == torch.float32
+
+
+class Sized:
+    """A predictor that is told a pooled embedding with each prompt and sizes with each row: what it answers is both."""
+
+    device, fields = torch.device("cpu"), ("pooled", "condition", "sizes")
+
+    def __init__(self, process):
+        self.process = process
+
+    def __call__(self, x, timestep, pooled, condition, sizes):
+        told = pooled[:, 0] + condition[:, 0] * 10 + sizes[:, 1] * 100
+        return (x - told[:, None, None, None]).contiguous()
+
+
+def test_each_slot_is_told_the_fields_of_its_prompt_and_of_its_row():
+    process = Diffusion.linear(prediction="x0")
+    predictor, plans = Sized(process), []
+    for row in (1.0, 2.0):
+        plan = plan_of(make_row("text_to_image", prompt="a", steps=1, guidance=1.0), process)
+        told = {"pooled": torch.tensor([3.0]), "condition": torch.tensor([4.0, 0.0])}
+        fields = {"sizes": torch.tensor([0.0, row])}
+        plans.append(dataclasses.replace(plan, conditions={"a": told}, fields=fields))
+    images = develop(predictor, plans, capacity=3)
+    start = torch.from_numpy(noise.normal(plans[0].seed, 1, noise.START, 0, (3, SIZE, SIZE)))
+    for tag, row in ((0, 100), (1, 200)):
+        torch.testing.assert_close(start - images[tag], torch.full_like(start, 3.0 + 40.0 + row), rtol=0, atol=1e-3)
+    assert torch.equal(develop(predictor, [plans[1]], capacity=3)[0], images[1])
+
+
+def test_a_row_that_lacks_a_field_fails_alone():
+    process = Diffusion.linear(prediction="x0")
+    engine = Engine(Sized(process), 2)
+    engine.add(plan_of(make_row("text_to_image", prompt="a", steps=1), process), "lacks")
+    (failed,) = engine.advance()
+    assert failed.tag == "lacks" and "pooled" in str(failed.error)
 
 
 def test_a_run_raises_what_a_row_failed_by(unet):

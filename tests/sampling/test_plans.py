@@ -77,7 +77,7 @@ def test_the_low_resolution_picture_enters_at_the_size_of_the_state(noising: Dif
     plan = planned(make_row("text_to_image", prompt="a"), stage, low_res=picture(16))
     drawn = torch.from_numpy(noise.normal(0, 3, noise.LOWRES, 0, (3, 16, 16)))[None]
     wanted = (noising or LATENT.process).noise(picture(16)[None], torch.tensor([20]), drawn)[0]
-    assert torch.equal(plan.low_res, wanted)
+    assert torch.equal(plan.extra, wanted)
 
 
 def test_latents_are_walked_by_the_same_engine() -> None:
@@ -92,7 +92,7 @@ def test_latents_are_walked_by_the_same_engine() -> None:
     engine = Engine(CountingPredictor(LATENT.process, predict), 2)
     engine.add(plan)
     assert torch.allclose(engine.run()[0].image, truth, atol=1e-4)
-    assert all(torch.equal(low_res[0], plan.low_res) for low_res in seen)
+    assert all(torch.equal(low_res[0], plan.extra) for low_res in seen)
 
 
 def test_a_stages_own_sampler_comes_before_the_rows() -> None:
@@ -108,7 +108,7 @@ def test_a_row_overrides_what_is_a_stages_own() -> None:
     first, second = planned(row), planned(row, SECOND, low_res=picture(SIZE))
     assert (len(first.moves), first.guidance) == (10, 7.0)
     assert (len(second.moves), second.guidance, second.noise_level) == (7, 2.0, 3)
-    assert not torch.equal(second.low_res, planned(make_row("upscale"), SECOND, low_res=picture(SIZE)).low_res)
+    assert not torch.equal(second.extra, planned(make_row("upscale"), SECOND, low_res=picture(SIZE)).extra)
     some = planned(row | {"stage2": {"guidance": 1.0}}, SECOND, low_res=picture(SIZE))
     assert (len(some.moves), some.guidance, some.noise_level) == (4, 1.0, 100)
 
@@ -275,9 +275,7 @@ def test_every_view_and_component_at_the_second_stage() -> None:
         signal, spread = DIFFUSION._signal_and_noise(t, x.device)
         return (x[:, :3] - signal * x[:, 3:]) / spread
 
-    assert_all(
-        combinations() + anagrams(), SECOND, copy, lambda row: planned(row, SECOND, low_res=picture(SIZE)).low_res
-    )
+    assert_all(combinations() + anagrams(), SECOND, copy, lambda row: planned(row, SECOND, low_res=picture(SIZE)).extra)
 
 
 def test_a_components_view_may_have_parameters() -> None:

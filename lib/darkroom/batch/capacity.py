@@ -6,8 +6,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -17,9 +16,6 @@ from darkroom.sampling.engine import Predictor
 from darkroom.sampling.stage import Stage
 from darkroom.storage import NotFound, Store, open_store
 
-if TYPE_CHECKING:
-    from darkroom.models.catalog import Model
-
 ON_CPU = 32
 LEAST, MOST = 8, 128  # more gains nothing: matrices are large enough by then, and a row waits longer for its steps
 MARGIN = 0.9  # of the memory that is there: the step, the pictures and the allocator's gaps want some too
@@ -28,7 +24,7 @@ MARGIN = 0.9  # of the memory that is there: the step, the pictures and the allo
 def find_capacity(
     predictor: Predictor,
     stage: Stage,
-    condition: Tensor,
+    fields: Sequence[Tensor],
     revision: str,
     dtype: str,
     share: float = 1.0,
@@ -36,7 +32,7 @@ def find_capacity(
 ) -> int:
     """The largest of 8, 16, 32, ... evaluations whose pass fits the share of this GPU; ON_CPU on a processor.
 
-    condition: what one row's prompt is to the model. What was found is kept in the machine's cache folder. run: all of
+    fields: what one question's are, see `empty_pass`. What was found is kept in the machine's cache folder. run: all of
     its workers on such a GPU take what the first of them found, since a picture's bits depend on it.
     """
     if predictor.device.type != "cuda":
@@ -46,7 +42,7 @@ def find_capacity(
     if agreed is not None and (known := agreed.read()) is not None:
         return known
     found = remember(
-        "capacities", f"{what} {share:.2f}", lambda: largest(lambda n: _fits(predictor, stage, condition, n, share))
+        "capacities", f"{what} {share:.2f}", lambda: largest(lambda n: _fits(predictor, stage, fields, n, share))
     )
     return found if agreed is None else agreed.settle(found)
 
@@ -88,13 +84,13 @@ def largest(fits: Callable[[int], bool]) -> int:
 
 
 @torch.inference_mode()
-def _fits(predictor: Predictor, stage: Stage, condition: Tensor, capacity: int, share: float) -> bool:
+def _fits(predictor: Predictor, stage: Stage, fields: Sequence[Tensor], capacity: int, share: float) -> bool:
     """Tries one pass of zeros, and one picture's decoding where the states are latents."""
     device = predictor.device
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
     try:
-        predictor(*(part.to(device) for part in empty_pass(stage, condition, capacity)))
+        predictor(*(part.to(device) for part in empty_pass(stage, fields, capacity)))
         if stage.factor > 1:
             predictor.decode(torch.zeros(stage.shape, device=device))
         torch.cuda.synchronize(device)
@@ -104,19 +100,12 @@ def _fits(predictor: Predictor, stage: Stage, condition: Tensor, capacity: int, 
     return torch.cuda.max_memory_allocated(device) <= MARGIN * share * total
 
 
-def empty_pass(stage: Stage, condition: Tensor, capacity: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """A pass that asks nothing, in the shapes that the stage's model takes: x, times, conditions, noise levels."""
+def empty_pass(stage: Stage, fields: Sequence[Tensor], capacity: int) -> tuple[Tensor, ...]:
+    """A pass that asks nothing, in the shapes that the stage's model takes: x, times, and its fields in their order.
+
+    fields: of one question, as the model's `empty_fields` has them; which makes no difference to time and memory.
+    """
     channels, *side = stage.shape
-    levels = torch.zeros(capacity, dtype=torch.int64)
-    times = levels.float() if stage.process.kind == "flow" else levels
-    low_res = 0 if stage.noise_level is None else 3 if stage.factor > 1 else channels
-    x = torch.zeros(capacity, channels + low_res, *side)
-    return x, times, condition.expand(capacity, *condition.shape), levels
-
-
-def any_condition_of(model: Model, number: int) -> Tensor:
-    """Something of the shape that a row's condition has; which one it is makes no difference to time and memory."""
-    if not model.encoders:
-        return model.condition("")
-    name = model.encoder_of(number)
-    return torch.zeros(model.encoder_length(name), model.encoder_width(name))
+    times = torch.zeros(capacity, dtype=torch.float32 if stage.process.kind == "flow" else torch.int64)
+    x = torch.zeros(capacity, channels + stage.extra_channels, *side)
+    return x, times, *(field.expand(capacity, *field.shape) for field in fields)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import torch
 
-from darkroom.batch.capacity import any_condition_of, empty_pass, find_capacity
+from darkroom.batch.capacity import empty_pass, find_capacity
 from darkroom.batch.engine_thread import EngineThread, Sample
 from darkroom.batch.options import default_dtype
 from darkroom.batch.row_state import RowState, StageRecord, guarded
@@ -82,14 +82,14 @@ class SamplerWorker:
         begin(f"loading the weights, {size_text(self.model.memory(number, self.dtype, 1).weights)} in {self.dtype}")
         predictor = self.model.predictor(number, self.device, self.dtype)
         self.open()  # once more: it may have been replaced while its weights were read
-        any_condition = any_condition_of(self.model, number)
+        fields = self.model.empty_fields(number)
         if capacity == "auto":
             begin("finding the largest pass that fits the device")
-            capacity = find_capacity(predictor, self.stage, any_condition, self.model.revision, self.dtype, share, run)
+            capacity = find_capacity(predictor, self.stage, fields, self.model.revision, self.dtype, share, run)
         self.predictor = compiled(predictor, compile)
         if compile != "off":
             begin(f"compiling ({compile})")
-            self._compile(any_condition, capacity, begin)
+            self._compile(fields, capacity, begin)
         self.engine = self._start_engine(self.predictor, self.dtype, capacity)
         name = torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu"
         self.worker = f"{platform.node()}:{name}"
@@ -101,9 +101,9 @@ class SamplerWorker:
         self._last.set()
         self._planners = ThreadPoolExecutor(PLANNERS, thread_name_prefix="planner")
 
-    def _compile(self, condition: torch.Tensor, capacity: int, begin: Callable[[str], None]) -> None:
+    def _compile(self, fields: Sequence[torch.Tensor], capacity: int, begin: Callable[[str], None]) -> None:
         """Before the first row, so that none waits for it and what cannot be had is known for all of them."""
-        inputs = empty_pass(self.stage, condition, capacity)
+        inputs = empty_pass(self.stage, fields, capacity)
         try:
             warm_up(self.predictor, tuple(part.to(self.device) for part in inputs))
         except torch.OutOfMemoryError:

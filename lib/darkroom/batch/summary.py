@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from darkroom.batch.capacity import any_condition_of, empty_pass
+from darkroom.batch.capacity import empty_pass
 from darkroom.batch.planning import Work
 from darkroom.batch.progress import duration
 from darkroom.batch.scoring import seeds
@@ -149,7 +149,7 @@ def _seconds_per_pass(model: Model, stage: Stage, capacity: int) -> float | None
     if model.memory(stage.number, "float32", capacity).weights > LARGEST_TIMED:
         return None
     predictor = model.predictor(stage.number, _HOST)
-    inputs = empty_pass(stage, any_condition_of(model, stage.number), capacity)
+    inputs = empty_pass(stage, model.empty_fields(stage.number), capacity)
     predictor(*inputs)
     began = time.perf_counter()
     for _ in range(PASSES):

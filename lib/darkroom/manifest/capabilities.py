@@ -25,6 +25,7 @@ class Abilities:
     num_timesteps: noise levels of the process, what `stride` and `steps` divide.
     num_classes: labels 0..num_classes - 1 may be asked for; None where the model takes none.
     upscale: whether it has upper stages that can be run alone; scorer: whether there is one to choose candidates by.
+    latent: the first stage works on latents, which a VAE makes pictures of: there are no pixels until it has ended.
     prompt_tokens: how many tokens a prompt is, end mark included; max_tokens: as many as the text encoder reads.
     """
 
@@ -37,6 +38,7 @@ class Abilities:
     num_classes: int | None = None
     upscale: bool = False
     scorer: bool = False
+    latent: bool = False
     prompt_tokens: Callable[[str], int] | None = None
     max_tokens: int | None = None
 
@@ -64,6 +66,7 @@ def misfits(task: Task, abilities: Abilities) -> Iterator[str]:
     yield from _schedule_misfits(task, abilities)
     yield from _stage_misfits(task, abilities)
     yield from _picture_misfits(task, abilities)
+    yield from _latent_misfits(task, abilities)
     if getattr(task, "best_of", 1) > 1 and not abilities.scorer:
         yield f"'best_of' is {task.best_of}, and there is no scorer to choose by: give one with --scorer"
 
@@ -147,6 +150,21 @@ def _picture_misfits(task: Task, abilities: Abilities) -> Iterator[str]:
     for place, make, name, params in _views_and_components(task):
         if why := _no_room(make, name, tuple(params.items()), sizes):
             yield f"{place}'{name}' {why}, and this row is made at {' and '.join(map(str, sizes))} px"
+
+
+def _latent_misfits(task: Task, abilities: Abilities) -> Iterator[str]:
+    """What speaks of pixels where there are none: a patch of latents that is moved, turned or blurred is no picture's."""
+    if not abilities.latent:
+        return
+    model = f"and '{abilities.name}' works on latents"
+    if isinstance(task, Anagram):
+        yield f"the views of an anagram rearrange pixels, {model}: it needs a model of pixels, such as DeepFloyd IF"
+    elif isinstance(task, Hybrid):
+        yield f"the components of a hybrid are made of pixels, {model}: it needs a model of pixels, such as DeepFloyd IF"
+    elif isinstance(task, Forward):
+        yield f"'forward' shows a picture with noise on its pixels, {model}: it needs a model of pixels"
+    elif isinstance(task, Denoise) and task.method == "blur":
+        yield f"the method 'blur' blurs pixels, {model}: it needs a model of pixels"
 
 
 @functools.lru_cache(maxsize=4096)

@@ -135,6 +135,11 @@ class Cascade:
         config = self.encodings[name].config
         return config["hidden_size" if self.encodings[name].is_clip else "d_model"]
 
+    def empty_fields(self, number: int) -> tuple[torch.Tensor, ...]:
+        """What stage `number`'s model is told beside state and time: zeros of one question's shapes, in their order."""
+        unet = config_of(self.sources[number - 1], "unet")
+        return tuple(stages.unet_fields(unet, self.encoder_length(self.encoder_of(number))).values())
+
     def predictor(self, number: int, device: torch.device, dtype: str = "float32") -> UNetPredictor:
         """Stage `number` (1, 2, ...) with its weights on the device, ready for the engine. Raises ModelError."""
         from diffusers import AutoencoderKL, UNet2DConditionModel

@@ -84,6 +84,7 @@ def abilities(model: Model, scorer: bool = False) -> Abilities:
         num_classes=model.num_classes,
         upscale=len(model.stages) > 1,
         scorer=scorer,
+        latent=model.stages[0].factor > 1,
         prompt_tokens=(lambda prompt: model.encoder_tokens(reads, [prompt])[0]) if reads else None,
         max_tokens=model.encoder_length(reads) if reads else None,
     )

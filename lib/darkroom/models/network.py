@@ -224,6 +224,10 @@ class Network:
         """Floating point operations of one evaluation; nothing is loaded."""
         return count_flops(self._meta_pass("float32", 1)[1])
 
+    def empty_fields(self, number: int) -> tuple[Tensor, ...]:
+        """What its network is told beside state and time, of one question: a label, and a noise level of no meaning."""
+        return self.condition(""), torch.tensor(0)
+
     def _meta_pass(self, dtype: str, capacity: int) -> tuple[nn.Module, Callable[[], None]]:
         """The network on the meta device, and a pass of it."""
         (stage,), meta = self.stages, torch.device("meta")

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from darkroom.models.fused_attention import fuse_projections
 from darkroom.models.memory import Memory, count_flops, measure
+from darkroom.models.stages import unet_fields
 from darkroom.models.weights import in_dtype
 from darkroom.sampling.processes import Process
 
@@ -80,13 +81,14 @@ def _meta_pass(
     unet: Mapping[str, Any], dtype: str, capacity: int, size: int, length: int
 ) -> tuple[UNetPredictor, Callable[[], None]]:
     """A predictor on the meta device, and a pass of it."""
-    meta, width = torch.device("meta"), unet.get("encoder_hid_dim") or unet["cross_attention_dim"]
+    meta = torch.device("meta")
     with meta:
         predictor = UNetPredictor(in_dtype(UNet2DConditionModel.from_config(dict(unet)), dtype), None, meta)
+        fields = unet_fields(unet, length)
 
     def run() -> None:
         x = torch.empty(capacity, unet["in_channels"], size, size, device=meta)
         times = torch.zeros(capacity, dtype=torch.int64, device=meta)
-        predictor(x, times, torch.empty(capacity, length, width, device=meta), times)
+        predictor(x, times, *(field.expand(capacity, *field.shape) for field in fields.values()))
 
     return predictor, run

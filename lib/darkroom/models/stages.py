@@ -10,12 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import torch
+from torch import Tensor
+
 from darkroom.models.errors import ModelError
 from darkroom.models.sources import Source, read_json
 from darkroom.models.weights import config_of
 from darkroom.sampling.diffusion import Diffusion
 from darkroom.sampling.processes import Process
-from darkroom.sampling.stage import Stage
+from darkroom.sampling.stage import CONDITION, NOISE_LEVEL, Stage
 
 Kind = Literal["base", "super_resolution", "upscaler"]
 # What diffusers' pipelines do unless they are told otherwise. A base stage follows the row.
@@ -71,6 +74,15 @@ def stage_kind(source: Source) -> Kind:
     if "image_noising_scheduler/scheduler_config.json" in names or unet.get("class_embed_type") == "timestep":
         return "super_resolution"
     return "base"
+
+
+def unet_fields(unet: Mapping[str, Any], length: int) -> dict[str, Tensor]:
+    """What a UNet is told beside state and time, zeros of one question's shapes, by name and in the order of its call.
+
+    unet: its configuration; length: positions of an embedding.
+    """
+    width = unet.get("encoder_hid_dim") or unet["cross_attention_dim"]
+    return {CONDITION: torch.zeros(length, width), NOISE_LEVEL: torch.tensor(0)}
 
 
 def vae_factor(config: Mapping[str, Any]) -> int:

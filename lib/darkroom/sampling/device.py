@@ -39,15 +39,20 @@ def places(positions: Sequence[int], device: torch.device) -> Tensor:
 
 
 def placed(plan: Plan, device: torch.device) -> Plan:
-    """The plan with the tensors that every pass wants on the device, as long as the row is under way."""
-    asked = {key for branch in plan.branches for key in (branch.prompt, branch.negative)}
-    conditions = {key: to_device(plan.conditions[key], device) for key in asked if key in plan.conditions}
+    """The plan with the pictures that every pass wants on the device, as long as the row is under way."""
     held = plan.constraint
     if held is not None:
         mask = None if held.mask is None else to_device(held.mask, device)
         held = replace(held, reference=to_device(held.reference, device), mask=mask)
-    low_res = None if plan.low_res is None else to_device(plan.low_res, device)
-    return replace(plan, conditions=conditions, constraint=held, low_res=low_res)
+    extra = None if plan.extra is None else to_device(plan.extra, device)
+    return replace(plan, constraint=held, extra=extra)
+
+
+def told(plan: Plan, names: Sequence[str], device: torch.device) -> dict[str, tuple[Tensor, ...]]:
+    """What the model is told for each prompt or label of the plan: the fields of these names, in their order."""
+    asked = dict.fromkeys(key for branch in plan.branches for key in (branch.prompt, branch.negative))
+    fields = {key: plan.told(key) for key in asked if key in plan.conditions}
+    return {key: tuple(to_device(own[name], device) for name in names) for key, own in fields.items()}
 
 
 class Arrival:

@@ -29,11 +29,12 @@ import torch
 from torch import Tensor
 
 from darkroom.sampling import noise
-from darkroom.sampling.device import Arrival, Stopwatch, placed, places, to_device
+from darkroom.sampling.device import Arrival, Stopwatch, placed, places, to_device, told
 from darkroom.sampling.guidance import Answers, combine, constrain
 from darkroom.sampling.packing import Packing, Slot
 from darkroom.sampling.plans import Plan, start_state
 from darkroom.sampling.processes import Column, Process
+from darkroom.sampling.stage import FIELDS
 from darkroom.sampling.views import View
 
 _Item = TypeVar("_Item")
@@ -44,16 +45,17 @@ class ModelBroken(RuntimeError):
 
 
 class Predictor(Protocol):
-    """A model as the engine sees it."""
+    """A model as the engine sees it. It may say in `fields` what it is told beside state and time, by name and in
+    order; else that is FIELDS, a condition and a noise level."""
 
     process: Process
     device: torch.device
 
-    def __call__(self, x: Tensor, timestep: Tensor, condition: Tensor, noise_level: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, timestep: Tensor, *fields: Tensor) -> Tensor:
         """One packed evaluation.
 
-        x float32 [B, C (+ C of the low-resolution picture), H, W]; timestep [B], int64 for discrete diffusion and
-        float32 for flow matching; condition [B, ...], the rows' prompt embeddings or labels; noise_level int64 [B].
+        x float32 [B, C (+ channels beside the state), H, W]; timestep [B], int64 for discrete diffusion and float32 for
+        flow matching; fields [B, ...]: prompt embeddings or labels float32 or int64, noise levels int64, and others.
         Returns float32 [B, C, H, W], or [B, 2C, H, W] where the process has a learned variance, in memory that neither
         is an input's nor is written again by a later call.
         """
@@ -105,6 +107,7 @@ class _Walker:
     lines: list[list[float]]
     x: Tensor
     anchor: Tensor
+    told: dict[str, tuple[Tensor, ...]]
     since: float
     move: int = 0
     questions: tuple = ()
@@ -146,7 +149,9 @@ class Engine:
             raise ValueError(f"capacity must be at least 1 evaluation per pass; got {capacity}")
         self.predictor, self.capacity = predictor, capacity
         self.statistics = Statistics()
-        self._packing, self._watch = Packing(capacity, predictor.device), Stopwatch(predictor.device)
+        self._fields = getattr(predictor, "fields", FIELDS)
+        self._packing = Packing(capacity, predictor.device, self._fields)
+        self._watch = Stopwatch(predictor.device)
         self._waiting: deque[tuple[Any, Plan]] = deque()
         self._walkers: list[_Walker] = []
         self._leaving: deque[tuple[_Walker, Arrival]] = deque()
@@ -214,7 +219,8 @@ class Engine:
         process, device = self.predictor.process, self.predictor.device
         x = to_device(start_state(plan, process), device)
         lines = process.coefficients(plan.moves, plan.sampler, plan.eta).tolist()
-        return _Walker(tag, placed(plan, device), lines, x, torch.zeros_like(x), time.perf_counter())
+        fields = told(plan, self._fields, device)
+        return _Walker(tag, placed(plan, device), lines, x, torch.zeros_like(x), fields, time.perf_counter())
 
     def _each(
         self, items: Sequence[_Item], act: Callable[[Sequence[_Item]], None], fail: Callable[[_Item, Exception], None]
@@ -325,8 +331,7 @@ def _is_nobodys(error: Exception) -> bool:
 
 def _slot(walker: _Walker, view: View, key: str) -> Slot:
     plan = walker.plan
-    time = plan.moves[walker.move].model_time
-    return Slot(walker.x, plan.low_res, view, plan.conditions[key], time, plan.noise_level)
+    return Slot(walker.x, plan.extra, view, plan.moves[walker.move].model_time, walker.told[key])
 
 
 def _to_answers(walker: _Walker) -> Answers:

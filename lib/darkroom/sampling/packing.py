@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,36 +14,38 @@ from darkroom.sampling.views import View
 
 
 class Slot(NamedTuple):
-    """One question: the state [C, H, W], the low-resolution picture beside it (or None), the view to show both in, what
-    the model is told, and when. Tensors lie on the device."""
+    """One question: the state [C, H, W], the channels beside it (or None), the view to show both in, the time, and what
+    else the model is told, in the order of its fields. Tensors lie on the device."""
 
     x: Tensor
-    low_res: Tensor | None
+    extra: Tensor | None
     view: View
-    condition: Tensor
     time: int | float
-    level: int
+    fields: Sequence[Tensor]
 
 
 class Packing:
-    """Puts questions into buffers that are made once, [capacity, ...]; places that are left over hold zeros."""
+    """Puts questions into buffers that are made once, [capacity, ...]; places that are left over hold zeros.
 
-    def __init__(self, capacity: int, device: torch.device) -> None:
-        self.capacity, self.device = capacity, device
+    fields: names of what a slot's model is told beside state and time.
+    """
+
+    def __init__(self, capacity: int, device: torch.device, fields: Sequence[str]) -> None:
+        self.capacity, self.device, self.fields = capacity, device, tuple(fields)
         self._buffers: dict[str, Tensor] = {}
 
-    def pack(self, slots: list[Slot]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """x, timestep, condition and noise level, as a predictor takes them; overwritten by the next call. ValueError
+    def pack(self, slots: list[Slot]) -> tuple[Tensor, ...]:
+        """x, timestep and the fields in their order, as a predictor takes them; overwritten by the next call. ValueError
         where a slot's tensors are not of the shape that the first call's were."""
         x = self._packed("x", [slot.x for slot in slots])
-        if slots[0].low_res is not None:  # a stage's rows all have one, or none has
-            x = torch.cat([x, self._packed("low_res", [slot.low_res for slot in slots])], dim=1)
+        if slots[0].extra is not None:  # a stage's rows all have some, or none has
+            x = torch.cat([x, self._packed("extra", [slot.extra for slot in slots])], dim=1)
         for view, chosen in group(slot.view for slot in slots).items():
             if view.name != "identity":
                 at = places(chosen, self.device)
                 x.index_copy_(0, at, view.apply(x[at]))
-        condition = self._packed("condition", [slot.condition for slot in slots])
-        return x, self._numbers([slot.time for slot in slots]), condition, self._numbers([slot.level for slot in slots])
+        told = [self._packed(name, [slot.fields[at] for slot in slots]) for at, name in enumerate(self.fields)]
+        return x, self._numbers([slot.time for slot in slots]), *told
 
     def _packed(self, name: str, parts: list[Tensor]) -> Tensor:
         if name not in self._buffers:

@@ -16,7 +16,7 @@ from darkroom.sampling import noise
 from darkroom.sampling.components import Component, make_component
 from darkroom.sampling.processes import Process
 from darkroom.sampling.schedules import Move
-from darkroom.sampling.stage import Inputs, Row, Stage
+from darkroom.sampling.stage import CONDITION, NOISE_LEVEL, Fields, Inputs, Row, Stage
 from darkroom.sampling.trajectories import asks_nothing, enlarged, make_trajectory, sampler_of
 from darkroom.sampling.views import View, make_view
 
@@ -55,7 +55,10 @@ class Plan:
 
     reference: the picture to start from, noised to `reference_time` (None: to the first move's time, and where there
         is no move not at all), or None to start from pure noise; blur: what the start state is put through
-    low_res: [C, H, W], the (noised) low-resolution picture as extra channels; noise_level goes with it
+    conditions: what the model is told for a prompt or label, the field CONDITION or several; fields: the row's own, with
+        any question
+    extra: [C, H, W], channels beside the state, seen through the view too: the (noised) low-resolution picture, with
+        which goes noise_level
     variance_asked: the step takes a learned variance, which is the conditional answer's
     keep: indices of the moves after which the state is kept for drawing the trajectory
     """
@@ -65,19 +68,26 @@ class Plan:
     shape: tuple[int, int, int]
     moves: tuple[Move, ...]
     branches: tuple[Branch, ...]
-    conditions: Mapping[str, Tensor]
+    conditions: Mapping[str, Tensor | Fields]
     guidance: float
     sampler: str
     eta: float = 0.0
     alternate: bool = False
     reference: Tensor | None = None
     constraint: Constraint | None = None
-    low_res: Tensor | None = None
+    extra: Tensor | None = None
     noise_level: int = 0
     keep: frozenset[int] = field(default_factory=frozenset)
     reference_time: int | float | None = None
     blur: Component | None = None
     variance_asked: bool = False
+    fields: Fields = field(default_factory=dict)
+
+    def told(self, key: str) -> Fields:
+        """All that the model is told beside state and time when it is asked with this prompt or label. KeyError."""
+        own = self.conditions[key]
+        named = own if isinstance(own, Mapping) else {CONDITION: own}
+        return {NOISE_LEVEL: torch.tensor(self.noise_level), **self.fields, **named}
 
     def active(self, move: int) -> tuple[Branch, ...]:
         """The branches that speak at this move: all, or with the alternating reduction one an interval in turn.
@@ -136,7 +146,7 @@ def make_plan(row: Row, stage: Stage, inputs: Inputs) -> Plan:
     """
     stage = as_asked(row, stage)
     trajectory = make_trajectory(row, stage, inputs)
-    latent, sampler = stage.factor > 1, sampler_of(row, stage)
+    sampler = sampler_of(row, stage)
     return Plan(
         seed=row["seed"],
         stage=stage.number,
@@ -147,10 +157,10 @@ def make_plan(row: Row, stage: Stage, inputs: Inputs) -> Plan:
         guidance=row.get("guidance", 1.0) if stage.guidance is None else stage.guidance,
         sampler=sampler,
         eta=row.get("eta", 0.0) if stage.sampler is None else 0.0,
-        alternate=row.get("reduction") == "alternate" and not latent,
+        alternate=row.get("reduction") == "alternate" and not stage.enlarges_latents,
         reference=trajectory.reference,
-        constraint=None if latent else _constraint(row, inputs),
-        low_res=_noised_low_res(row, stage, inputs),
+        constraint=None if stage.enlarges_latents else _constraint(row, inputs),
+        extra=_noised_low_res(row, stage, inputs),
         noise_level=stage.noise_level or 0,
         reference_time=trajectory.time,
         blur=trajectory.blur,
@@ -186,7 +196,7 @@ def start_state(plan: Plan, process: Process) -> Tensor:
 
 def _branches_at(row: Row, stage: Stage) -> tuple[Branch, ...]:
     branches = _branches(row)
-    return (replace(branches[0], view=IDENTITY, component=WHOLE, weight=1.0),) if stage.factor > 1 else branches
+    return (replace(branches[0], view=IDENTITY, component=WHOLE, weight=1.0),) if stage.enlarges_latents else branches
 
 
 def _branches(row: Row) -> tuple[Branch, ...]:

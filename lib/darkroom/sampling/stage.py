@@ -12,6 +12,10 @@ from darkroom.sampling.processes import Process
 
 Row = Mapping[str, Any]
 """A task's canonical form."""
+Fields = Mapping[str, Tensor]
+"""What a model is told beside state and time, by name: one question's, so without an axis for the pass."""
+CONDITION, NOISE_LEVEL = "condition", "noise_level"
+FIELDS = (CONDITION, NOISE_LEVEL)  # of a model that says nothing of its fields
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,7 @@ class Stage:
     `steps`, `guidance` and `noise_level` are the stage's own where it does not follow the row's (stages II and III).
     `start`: it starts from the enlarged low-resolution picture, noised to the time of that index; 0: from pure noise.
     `factor`: pixels of the picture per element of the state, along a side: more than 1 where a VAE decodes the state.
-    Views, components and constraints speak of pixels, so such a stage asks with the row's first prompt alone.
+    `inpaints`: the model sees mask and masked picture beside the state.
     `sampler`: the stage's own, where it does not take the row's; `noising`: what noises the low-resolution picture, if
     not `process`.
     """
@@ -37,6 +41,22 @@ class Stage:
     factor: int = 1
     sampler: str | None = None
     noising: Process | None = None
+    inpaints: bool = False
+
+    @property
+    def enlarges_latents(self) -> bool:
+        """Whether a picture of pixels goes in beside latents. What a row says of pixels (views, components, masks) has
+        had its say then, so such a stage asks with the row's first prompt alone."""
+        return self.factor > 1 and self.noise_level is not None
+
+    @property
+    def extra_channels(self) -> int:
+        """Channels that the model sees beside the state."""
+        if self.inpaints:
+            return 1 + self.channels
+        if self.noise_level is None:
+            return 0
+        return 3 if self.factor > 1 else self.channels
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -48,11 +68,11 @@ class Stage:
 class Inputs:
     """A row's tensors, at the stage's size unless said otherwise.
 
-    conditions: what the model takes for each prompt or label, by `condition_keys`
+    conditions: what the model takes for each prompt or label, by `condition_keys`: the field CONDITION, or several
     image, given: [C, H, W] in [-1, 1]; mask: bool [1, H, W], True = paint; low_res: [C, h, w] in [-1, 1], any size
     """
 
-    conditions: Mapping[str, Tensor]
+    conditions: Mapping[str, Tensor | Fields]
     image: Tensor | None = None
     mask: Tensor | None = None
     given: Tensor | None = None

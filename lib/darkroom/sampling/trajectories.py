@@ -39,7 +39,7 @@ def make_trajectory(row: Row, stage: Stage, inputs: Inputs) -> Trajectory:
         return _from_level(row, stage, inputs)
     spacing = _spacing(row) if stage.steps is None else {"steps": stage.steps}
     moves = _schedule(stage, sampler_of(row, stage), spacing)
-    if stage.steps is not None or stage.factor > 1:  # these have their own start, whatever the row's is
+    if stage.steps is not None or stage.enlarges_latents:  # these have their own start, whatever the row's is
         return Trajectory(moves[stage.start :], enlarged(stage, inputs) if stage.start else None)
     intervals = intervals_of(moves)
     start = _start(row, len(intervals))
