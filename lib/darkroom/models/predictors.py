@@ -89,6 +89,6 @@ def _meta_pass(
     def run() -> None:
         x = torch.empty(capacity, unet["in_channels"], size, size, device=meta)
         times = torch.zeros(capacity, dtype=torch.int64, device=meta)
-        predictor(x, times, *(field.expand(capacity, *field.shape) for field in fields.values()))
+        predictor(x, times, *(field.new_zeros(capacity, *field.shape) for field in fields.values()))
 
     return predictor, run
