@@ -68,6 +68,7 @@ def main(
     rerun: Annotated[
         str, typer.Option(help="failed rows to try again: failed (all), none, or classes of errors: storage,numeric")
     ] = "failed",
+    ids: Annotated[str | None, typer.Option(help="a file of ids: make no other rows than these")] = None,
     max_failed_rows: Annotated[
         str | None, typer.Option(help="end the job where more fail: a number of rows, or a share of them: 1%")
     ] = None,
@@ -103,6 +104,7 @@ def main(
             replace=replace,
             verify=verify,
             rerun=rerun,
+            ids=ids,
             max_failed_rows=max_failed_rows,
             inputs_root=tuple(inputs_root or ()),
             address=address or os.environ.get("RAY_ADDRESS"),

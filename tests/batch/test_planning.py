@@ -11,6 +11,7 @@ from darkroom.batch import planned_rows
 from darkroom.batch.options import parse_rerun
 from darkroom.batch.planned_rows import Maker, ReadRows, read_lines
 from darkroom.batch.planning import Work, cut
+from darkroom.batch.row_filter import RowFilter
 from darkroom.batch.row_state import Unit, read_unit
 from darkroom.models.catalog import abilities, open_model
 from darkroom.runs import Ledger, to_table
@@ -38,12 +39,13 @@ def plan_work(tmp_path: Path, toy_model: str, store: Store):
         limit: int | None = None,
         dry: bool = False,
         failures: Failures | None = None,
+        asked: RowFilter | None = None,
         **more: Any,
     ) -> Work:
         uri, able = write_manifest(tmp_path, rows), abilities(model, scorer=True)
         maker = Maker(**{**MAKER, "revision": model.revision, "stages": model.stages, **more})
         log, out = Ledger(store).read(), None if dry else store
-        return cut(ReadRows(uri, able, maker), log, maker, limit, out, part_rows, failures=failures)
+        return cut(ReadRows(uri, able, maker), log, maker, limit, out, part_rows, None, failures, asked)
 
     return plan
 
@@ -234,3 +236,39 @@ def test_failed_rows_are_tried_again_by_their_class_and_counted(plan_work, store
     work, lines = plan("storage")
     assert (work.done, [line["id"] for line in lines]) == (3, ["r2"])
     assert plan("none")[0].to_make == 0
+
+
+def test_only_rows_that_are_named_are_made_and_the_others_stand_as_they_are(
+    plan_work, store: Store, tmp_path: Path
+) -> None:
+    first = plan_work(rows(3))
+    finish(store, first, {"r1": "failed", "r2": "failed"})
+    more = [*rows(6), {**RED, "id": "copy", "seed": 5}]
+
+    def plan(*ids: str) -> tuple[Work, list[str]]:
+        work = plan_work(more, asked=RowFilter("ids.txt", list(ids)))
+        return work, [line["id"] for line in read_lines(store, f"work/{work.plan}")]
+
+    work, made = plan("r0", "r2", "r4")
+    assert made == ["r2", "r4"] and (work.done, work.changed, work.left, work.left_absent) == (1, 1, 4, 3)
+    assert work.summary().endswith("7 rows: 1 done, 2 to make, 0 duplicates, 1 changed, 4 not asked for")
+    assert not len(work.leavers)
+    # The picture that it would be a copy of is not asked for, so it is made itself.
+    assert plan("copy")[1] == ["copy"]
+    assert plan("copy", "r5")[1] == ["r5"]
+    with pytest.raises(ValueError, match="--ids: the manifest has no row of 2 of the 3 ids in ids.txt: 'r7', 'r8'"):
+        asked = RowFilter("ids.txt", ["r7", "r1", "r8"])
+        plan_work(more, asked=asked)
+        asked.check()
+
+
+def test_a_file_of_ids_is_lines_or_rows_with_an_id(tmp_path: Path) -> None:
+    file = tmp_path / "ids"
+    file.write_text('a one\n\n{"id": "b", "task": "upscale"}\n a one \n7\n')
+    assert RowFilter.read(str(file)).ids == ["a one", "b", "7"]
+    for content, problem in ((b"\n", "is empty"), (b"\xff", "is no text"), (b'{"task": 1}', ":1: wanted an id, or a")):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=f"--ids: {file}.*{problem}"):
+            RowFilter.read(str(file))
+    with pytest.raises(ValueError, match="--ids: there is no file .*/none"):
+        RowFilter.read(str(tmp_path / "none"))

@@ -173,3 +173,15 @@ def test_on_a_terminal_it_is_a_bar_below_what_is_said(clock: Clock, monkeypatch:
 )  # fmt: skip
 def test_durations_as_one_says_them(seconds: float, said: str) -> None:
     assert duration(seconds) == said
+
+
+def test_workers_that_only_ever_begin_anew_end_the_job(clock: Clock) -> None:
+    """Each that is replaced shows that it lives, and none makes anything."""
+    dog = Watchdog(floor=10, first=20)
+    dog.beat()
+    for _ in range(5):
+        clock.now += 11
+        dog.wait()
+        assert dog.limit == 20 and not dog.expired
+    clock.now += 6
+    assert dog.silence == 6 and dog.expired

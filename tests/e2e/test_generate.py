@@ -13,10 +13,12 @@ from datasets import load_dataset
 from PIL import Image
 
 from darkroom.batch.generate import Options, Outcome, WrongRun, run
+from darkroom.batch.order import Order
 from darkroom.manifest import ManifestError
 from darkroom.models.errors import ModelError
 from darkroom.runs import own
 from darkroom.runs.audit import audit
+from darkroom.runs.failures import describe_failed, failed_rows
 from darkroom.runs.maintenance import clean, compact
 from darkroom.storage import open_store, read_uri
 from darkroom.storage.lease import Held
@@ -146,6 +148,16 @@ def test_run_again_nothing_is_made_but_what_failed_and_repaired_it_is_whole(job:
     first = job.run(rows)
     assert (first.rows, first.failed) == (6, 2)
     before = results(job.out)
+    failed = failed_rows(job.out)
+    assert [(row.row["id"], row.kind) for row in failed] == [("missing", "input"), ("twin-of-missing", "input")]
+    assert describe_failed(failed).startswith("2 rows failed: 2 input\n  missing: there is no file ")
+    # As a manifest they are the same rows: to be made, and none else.
+    alone = write_manifest(job.folder, [row.row for row in failed], "failed.jsonl")
+    parts = Order.open(Options(alone, str(job.folder / "alone"), model=job.model)).rows
+    keys = {json.loads(line)["key"] for part in parts for line in part.lines}
+    assert keys == {before[row.row["id"]]["key"] for row in failed}
+    with pytest.raises(ValueError, match="--only names 'numeric': no row of .* failed by it: 2 input"):
+        failed_rows(job.out, "numeric")
     again = job.run(rows)
     assert (again.made, again.evaluations, again.failed, again.done_before) == (0, 0, 2, 4)
     assert "6 rows: 4 done, 1 to make, 1 duplicates, 2 changed" in job.said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -85,8 +86,8 @@ def start() -> Iterator[Any]:
     """Starts a Python program in a session of its own; whatever is left of it at the end is ended."""
     started: list[tuple[subprocess.Popen[str], set[int]]] = []
 
-    def start(*arguments: str) -> tuple[subprocess.Popen[str], set[int]]:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT / "lib"), "OMP_NUM_THREADS": "1"}
+    def start(*arguments: str, path: str = "") -> tuple[subprocess.Popen[str], set[int]]:
+        environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'lib'}:{path}", "OMP_NUM_THREADS": "1"}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         process = subprocess.Popen(
             [sys.executable, *arguments], cwd=ROOT, env=environment, start_new_session=True, **pipes
@@ -253,3 +254,46 @@ def test_prompts_that_find_no_room_are_said_too(tmp_path: Path, toy_model: str, 
     process, _ = start("-c", STARVED, options.manifest, options.out, toy_model)
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 3 and "no prompt was embedded and no worker gave a sign" in said, said
+
+
+HANGING = """
+import runpy, sys, time
+from pathlib import Path
+from darkroom.sampling.engine import Engine
+
+advance, marker = Engine.advance, Path(__file__).with_name("hung")
+
+def set_up():
+    Engine.advance = hang
+
+def hang(self):
+    if self.statistics.passes > 20 and not marker.exists():
+        marker.touch()
+        time.sleep(3600)
+    return advance(self)
+
+if __name__ == "__main__":
+    from darkroom import cli
+    cli.quiet(False)
+    import ray
+
+    ray.init("local", num_cpus=2, include_dashboard=False, logging_level="error", log_to_driver=False,
+             runtime_env={"worker_process_setup_hook": "hanging.set_up"})
+    runpy.run_path("jobs/generate.py", run_name="__main__")
+"""
+
+
+@slow
+def test_a_worker_that_hangs_is_named_and_replaced(tmp_path: Path, toy_model: str, start: Any) -> None:
+    options = job(tmp_path, toy_model)
+    script = tmp_path / "hanging.py"
+    script.write_text(HANGING)
+    arguments = ["--out", options.out, "--model", toy_model, "--capacity", "2", "--unit-rows", "2"]
+    process, _ = start(str(script), options.manifest, *arguments, "--stall-seconds", "60", path=str(tmp_path))
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    assert re.search(
+        r"stage 1: process \d+ on \S+ is at one pass for \d+ s, in hanging\.py:15, hang; after 30 s it", said
+    )
+    assert "stage 1: the worker that ended is replaced by process" in said and "Traceback" not in said
+    assert audit(options.out).passed

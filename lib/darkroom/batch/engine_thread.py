@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from darkroom.batch.row_state import is_device_lost
+from darkroom.batch.stuck import Guard
 from darkroom.models.compiled import Mode, mode_in_use
 from darkroom.models.errors import ModelError
 from darkroom.ray_cluster import ClusterError
@@ -46,15 +47,24 @@ class Sample:
 class EngineThread(threading.Thread):
     """Takes plans by `submit` and gives each its `Sample`, or `Failed` where that row alone is to blame.
 
-    name: what the stage is called in errors; decodes: its states are latents. What is no row's fault ends the thread,
-    and is raised for all that wait and all that come: ClusterError, for want of memory where not even passes of one
-    evaluation fit.
+    name: what the stage is called in errors; decodes: its states are latents; guard: of its passes. What is no row's
+    fault ends the thread, and is raised for all that wait and all that come: ClusterError, for want of memory where not
+    even passes of one evaluation fit.
     """
 
-    def __init__(self, name: str, predictor: Predictor, dtype: str, capacity: int, decodes: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        predictor: Predictor,
+        dtype: str,
+        capacity: int,
+        decodes: bool = False,
+        guard: Guard | None = None,
+    ) -> None:
         super().__init__(name=f"engine of {name}", daemon=True)
         self.stage, self.predictor, self.dtype, self.decodes = name, predictor, dtype, decodes
         self.engine, self.capacity = Engine(predictor, capacity), capacity
+        self.guard = guard or Guard(None)
         self.statistics = self.engine.statistics  # of all engines that it ever has
         self._inbox: queue.SimpleQueue[tuple[Plan, Future[Sample | Failed]]] = queue.SimpleQueue()
         self._under_way: dict[Future[Sample | Failed], Plan] = {}
@@ -87,7 +97,9 @@ class EngineThread(threading.Thread):
         try:
             while True:
                 self._take_in()
+                self.guard.begin()
                 self._make_pass()
+                self.guard.end(idle=self.engine.idle)
         except Exception as error:
             self._end(error)
 
@@ -173,6 +185,7 @@ class EngineThread(threading.Thread):
         ours = isinstance(error, (ClusterError, StorageError, ModelError))
         said = f"{self.stage} ended, and no row is to blame: {type(error).__name__}: {error}"
         ended = error.with_traceback(None) if ours else ClusterError(said)  # its frames hold the weights
+        self.guard.end(idle=True)
         del self.engine, self.predictor  # before anybody hears of it, who may want their room
         with self._lock:
             self._ended = ended

@@ -72,7 +72,7 @@ def dry_run(options: Options, say: Say = to_stderr) -> tuple[Work, Estimate, str
         say(warning)
     log = Ledger(order.store).read()
     work = _planned(order, log, None)
-    refuse_to_empty(order, work)
+    _refuse(order, work)
     capacity = ON_CPU if options.capacity == "auto" else options.capacity
     dtypes = option.stage_dtypes(order.model, options.dtype, on_gpu=True)
     found = placement.needs(order.model, sorted(work.stages), dtypes, options.capacity, True, list(work.prompts))
@@ -102,7 +102,7 @@ def _run_as_owner(order: Order, writer: Writer, began: float, say: Say) -> Outco
         work, developed = _make_all(order, writer, say)
     writer.close()
     outcome = take_stock(writer.log, work, developed, time.monotonic() - began)
-    if outcome.rows < work.rows:
+    if outcome.rows < work.rows - work.left_absent:
         raise ClusterError(f"every stage has ended, but only {outcome.rows:,} of {work.rows:,} rows are there")
     if work.to_make or not order.store.exists("summary.json"):  # else it says still how fast its rows were made
         order.store.write("summary.json", _json(asdict(outcome)))
@@ -142,7 +142,7 @@ def _what_is_kept(order: Order, writer: Writer) -> Iterator[None]:
 def _planned(order: Order, log: Log, store: Store | None) -> Work:
     """The manifest held against the log, see `planning.cut`."""
     options = order.options
-    known = (_pictures(order, log), Failures(order.store, option.parse_rerun(options.rerun)))
+    known = (_pictures(order, log), Failures(order.store, option.parse_rerun(options.rerun)), order.asked)
     return cut(order.rows, log, order.maker, options.limit, store, options.unit_rows or WORK_PART, *known)
 
 
@@ -169,13 +169,20 @@ def _cut(order: Order, writer: Writer) -> Work:
     store = order.store
     work = _planned(order, writer.log, store)
     try:
-        refuse_to_empty(order, work)
-    except WrongRun:
+        _refuse(order, work)
+    except ValueError:
         store.delete(*(key for folder in FOLDERS for key in store.list(f"{folder}{work.plan}/")))
         raise
     store.write("run.json", _json(run_record(order, work) | {"epoch": writer.epoch}))
     store.delete(*(key for key in store.list("manifest/") if not key.startswith(f"manifest/{work.plan}/")))
     return work
+
+
+def _refuse(order: Order, work: Work) -> None:
+    """ValueError, before the run is touched."""
+    if order.asked is not None:
+        order.asked.check()
+    refuse_to_empty(order, work)
 
 
 def _develop(order: Order, work: Work, writer: Writer, say: Say) -> Developed:

@@ -38,6 +38,7 @@ class Options:
     compile: of the stages' UNets, see `models.compiled`. watermark: None: where the model's own pipelines do.
     verify: every picture that is there is read first, and made anew where it is not what its row says.
     rerun: which failed rows are tried again: "failed" (all), "none", or classes of errors joined by commas.
+    ids: a file that names the rows that may be made, see `RowFilter.read`; None: all.
     max_failed_rows: "25" or "1%" of the rows to be made: where more fail, the job ends.
     inputs_root: more folders and buckets that pictures may come from, beside the manifest's own.
     replace: good rows of a run that was made with another model, or by another manifest, may go.
@@ -66,6 +67,7 @@ class Options:
     replace: bool = False
     verify: bool = False
     rerun: str = "failed"
+    ids: str | None = None
     max_failed_rows: str | None = None
     inputs_root: tuple[str, ...] = ()
 

@@ -21,6 +21,7 @@ from darkroom.batch.placement import Pool, all_apart, size_pools
 from darkroom.batch.planned_rows import Maker, ReadRows
 from darkroom.batch.planning import Work
 from darkroom.batch.progress import Stalled
+from darkroom.batch.row_filter import RowFilter
 from darkroom.batch.scoring import JudgeOptions, offers
 from darkroom.batch.summary import seconds_per_row
 from darkroom.batch.write_results import WriteOptions
@@ -62,6 +63,7 @@ class Order:
         option.parse_max_failed(options.max_failed_rows, 0)
         order = cls(options, model, open_store(options.out))
         assert order.rows.manifest.rows and order.input_roots
+        assert order.asked is None or order.asked.ids
         return order
 
     @cached_property
@@ -69,6 +71,11 @@ class Order:
         """The manifest's, which are all good. ManifestError."""
         able = abilities(self.model, scorer=self.options.scorer is not None)
         return ReadRows(self.options.manifest, able, self.maker, self.store)
+
+    @cached_property
+    def asked(self) -> RowFilter | None:
+        """The rows that may be made; None: all. StorageError, ValueError."""
+        return None if self.options.ids is None else RowFilter.read(self.options.ids)
 
     @property
     def manifest(self) -> Manifest:
@@ -242,6 +249,7 @@ def job_of(order: Order, work: Work, setting: Setting, evaluations: dict[int, fl
                 setting.stores.get(order.maker.encoders[n - 1]),
                 options.compile,
                 model.revision,
+                options.stall_seconds,
             )
             for n in setting.numbers
         ),

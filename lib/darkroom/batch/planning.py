@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 
 from darkroom.batch.planned_rows import Maker, PlannedRows, ReadRows
+from darkroom.batch.row_filter import RowFilter
 from darkroom.batch.row_state import Unit
 from darkroom.runs.failures import Failures
-from darkroom.runs.log import FAILED, OK, OTHER, Log
+from darkroom.runs.log import ABSENT, FAILED, OK, OTHER, Log
 from darkroom.runs.pictures import Pictures
 from darkroom.storage import Store
 from darkroom.storage.hashing import HashSet
@@ -38,7 +39,8 @@ class Work:
     """One start of a job. before: rows the log held, good_before: those that had not failed; changed: those whose id
     had another picture, or no good one, superseded: those that had a good one; gone: those whose picture is no more, or
     is damaged; leavers: of those that the manifest has
-    no more, uint64 hashes of their ids (none where only its beginning was looked at).
+    no more, uint64 hashes of their ids (none where only its beginning was looked at); left: that were not asked for,
+    left_absent: those of them that the log has not.
 
     repeated: of the manifest's rows, those without an id that are the same as another, and are one row with it;
     stages: numbers of those that some row to be made goes through; prompts: what is asked, by text encoder, with
@@ -63,6 +65,8 @@ class Work:
     good_before: int = 0
     superseded: int = 0
     gone: int = 0
+    left: int = 0
+    left_absent: int = 0
     leavers: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.uint64))
     sample: list[dict[str, Any]] = field(default_factory=list)
 
@@ -86,9 +90,10 @@ class Work:
             f"{self.done:,} done, {self.to_make:,} to make, {self.duplicates:,} duplicates, {self.changed:,} changed"
         )
         gone = f", {self.gone:,} of which the picture is gone or damaged" if self.gone else ""
+        left = f", {self.left:,} not asked for" if self.left else ""
         lines = f"{self.rows + self.repeated:,} lines, {self.repeated:,} of them the same as another; "
         rows = f"{self.rows:,} row{'' if self.rows == 1 else 's'}"
-        return f"{lines if self.repeated else ''}{rows}: {counts}{gone}"
+        return f"{lines if self.repeated else ''}{rows}: {counts}{gone}{left}"
 
 
 def cut(
@@ -100,15 +105,17 @@ def cut(
     part_rows: int = WORK_PART,
     pictures: Pictures | None = None,
     failures: Failures | None = None,
+    asked: RowFilter | None = None,
 ) -> Work:
     """Plans the work. With a store, writes the manifest's rows and the work there; without (a dry run), only counts.
 
     Memory holds hashes of ids and keys, 8 bytes each, and the distinct prompts of the rows to be made; never rows.
     limit: rows of the manifest that are looked at; part_rows: in a file of work; pictures: that are there, None: all
-    that the log says; failures: what is known of failed rows, None: all are tried again. StorageError.
+    that the log says; failures: what is known of failed rows, None: all are tried again; asked: the rows that may be
+    made, None: all. StorageError.
     """
     with Files(store) as files:
-        planning = _Planning(log, maker, files, part_rows, pictures, failures)
+        planning = _Planning(log, maker, files, part_rows, pictures, failures, asked)
         left = limit
         for part in rows:
             planning.take(part if left is None else part.first(left))
@@ -128,9 +135,10 @@ class _Planning:
         part_rows: int,
         pictures: Pictures | None,
         failures: Failures | None,
+        asked: RowFilter | None,
     ) -> None:
         self.work = work = Work(secrets.token_hex(4), part_rows, before=log.index.rows, good_before=log.index.good)
-        self._log, self._maker, self._there, self._failures = log, maker, pictures, failures
+        self._log, self._maker, self._there, self._failures, self._asked = log, maker, pictures, failures, asked
         self._parts = LineWriter(files, f"manifest/{work.plan}", MANIFEST_PART)
         self._to_make = LineWriter(files, f"work/{work.plan}", part_rows)
         self._duplicates = LineWriter(files, f"duplicates/{work.plan}", part_rows)
@@ -155,12 +163,20 @@ class _Planning:
             again, tried = self._failures.of(self._log.index, rows.ids[failed])
             attempts[failed] += tried
             done[failed] = ~again
-        anew = self._pictures.add(rows.keys) & ~done
         self.work.rows += len(rows)
         self.work.done += int(done.sum())
-        self.work.changed += int(((failed & ~done) | (standing == OTHER)).sum())
-        self.work.superseded += int(self._log.index.has_good(rows.ids[standing == OTHER]).sum())
-        copies = rows.where(~done & ~anew)
+        todo = ~done
+        if self._asked is not None:
+            todo &= self._asked(rows.ids)
+            self.work.left += int((~done & ~todo).sum())
+            self.work.left_absent += int((~done & ~todo & (standing == ABSENT)).sum())
+        anew = np.zeros(len(rows), dtype=bool)
+        anew[done | todo] = self._pictures.add(rows.keys[done | todo])
+        anew &= todo
+        other = (standing == OTHER) & todo
+        self.work.changed += int(((failed & todo) | other).sum())
+        self.work.superseded += int(self._log.index.has_good(rows.ids[other]).sum())
+        copies = rows.where(todo & ~anew)
         self.work.duplicates += len(copies)
         self._duplicates.add(copies.lines)
         self._make(rows.where(anew), attempts[anew])

@@ -21,6 +21,7 @@ from rich.table import Column
 
 PROMPTS = "prompts"  # what encoding them is called among the stages
 LOADING = 6  # times as long: weights are downloaded, read, compiled
+STANDSTILL = 3  # times the limit: workers show that they live, or are replaced, and nothing is made
 SECONDS_BETWEEN_LINES = 10  # where no terminal redraws a bar
 BAR = 30  # characters
 
@@ -145,26 +146,27 @@ def counted(counter: Any, stage: str) -> Iterator[None]:
 class Watchdog:
     """Ends the wait when no worker showed that it lives for `floor` seconds or `patience` times the longest gap so far.
 
-    Evaluations and commits show it. Before the first of them the limit is `first`: workers are found room and start.
-    Loading and compiling show nothing while they last, so as long as some worker is `loading` it is LOADING times
-    `floor` at least.
+    Evaluations and commits show it. Before the first of them the limit is `first`: workers are found room and start;
+    also after a worker was replaced. Loading and compiling show nothing while they last, so as long as some worker is
+    `loading` it is LOADING times `floor` at least. Where nothing is made for STANDSTILL times the limit, it ends too.
     """
 
     def __init__(self, floor: float, first: float, patience: float = 20.0) -> None:
         self.floor, self.first, self.patience = floor, first, patience
-        self.longest, self.beats, self.since = 0.0, 0, time.monotonic()
-        self.loading = False
+        self.longest, self.beats = 0.0, 0
+        self.since = self.worked = time.monotonic()
+        self.loading = self.waited = False
 
     def beat(self) -> None:
         """Work was done."""
         now = time.monotonic()
         if self.beats and not self.loading:
             self.longest = max(self.longest, now - self.since)
-        self.beats, self.since = self.beats + 1, now
+        self.beats, self.since, self.worked, self.waited = self.beats + 1, now, now, False
 
     def wait(self) -> None:
         """A worker lives, but is not at work yet."""
-        self.since = time.monotonic()
+        self.since, self.waited = time.monotonic(), True
 
     @property
     def silence(self) -> float:
@@ -172,12 +174,13 @@ class Watchdog:
 
     @property
     def limit(self) -> float:
-        usual = max(self.floor, self.patience * self.longest if self.beats else self.first)
+        at_work = self.beats and not self.waited
+        usual = max(self.floor, self.patience * self.longest, 0.0 if at_work else self.first)
         return max(usual, LOADING * self.floor) if self.loading else usual
 
     @property
     def expired(self) -> bool:
-        return self.silence > self.limit
+        return self.silence > self.limit or time.monotonic() - self.worked > STANDSTILL * self.limit
 
 
 class Progress:

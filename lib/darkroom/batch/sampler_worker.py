@@ -19,6 +19,7 @@ from darkroom.batch.engine_thread import EngineThread, Sample
 from darkroom.batch.options import default_dtype
 from darkroom.batch.row_state import RowState, StageRecord, guarded
 from darkroom.batch.scoring import seeds
+from darkroom.batch.stuck import Guard
 from darkroom.models.catalog import open_revision
 from darkroom.models.compiled import Mode, compiled, notes_of, warm_up
 from darkroom.models.embeddings import EmbeddingStore
@@ -51,6 +52,7 @@ class SamplerWorker:
     capacity: "auto" for the largest that fits the device; dtype: None for the model's own, float32 on a processor.
     share: of the device's memory that this actor may take; compile: see `compiled`. run: whose workers agree on a
     capacity; begin: told what loading is at. revision: what the model must be, now and whenever more of it is loaded.
+    guard: of the engine's passes.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class SamplerWorker:
         run: str | None = None,
         begin: Callable[[str], None] = lambda what: None,
         revision: str | None = None,
+        guard: Guard | None = None,
     ) -> None:
         torch.set_num_threads(threads)
         # Asked here and nowhere else: the machine that submits a job need not be like those that do it.
@@ -90,7 +93,8 @@ class SamplerWorker:
         if compile != "off":
             begin(f"compiling ({compile})")
             self._compile(fields, capacity, begin)
-        self.engine = self._start_engine(self.predictor, self.dtype, capacity)
+        self.guard = guard or Guard(None)
+        self.engine = self._start_engine(self.predictor, self.dtype, capacity, self.guard)
         name = torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu"
         self.worker = f"{platform.node()}:{name}"
         self.waiting = 0  # rows of the units that came in, not yet planned
@@ -111,8 +115,8 @@ class SamplerWorker:
         for note in notes_of(self.predictor):
             begin(note)
 
-    def _start_engine(self, predictor: Any, dtype: str, capacity: int) -> EngineThread:
-        return EngineThread(f"stage {self.number}", predictor, dtype, capacity, decodes=self.stage.factor > 1)
+    def _start_engine(self, predictor: Any, dtype: str, capacity: int, guard: Guard | None = None) -> EngineThread:
+        return EngineThread(f"stage {self.number}", predictor, dtype, capacity, self.stage.factor > 1, guard)
 
     @property
     def statistics(self) -> Statistics:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import platform
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -10,12 +12,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import ray
 import torch
 
 from darkroom.batch.options import Capacity
 from darkroom.batch.placement import Pool
 from darkroom.batch.progress import PROMPTS, counted
 from darkroom.batch.row_state import from_block, to_block
+from darkroom.batch.stuck import Guard
 from darkroom.metrics import StageMetrics, embedded
 from darkroom.models.embeddings import EmbeddingStore
 from darkroom.ray_cluster import ClusterError
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
 
 CHOOSE, FINISH = "choose", "finish"
 TELL_SECONDS = 1.0  # between two signs of life of a stage that is at work
+HANGS_SECONDS = 60.0  # of one pass, after which it is told of
 ENCODED_AT_ONCE = 16  # prompts between two signs of life of an encoder: its own batch
 
 
@@ -38,7 +43,8 @@ def stage_name(number: int) -> str:
 @dataclass(frozen=True)
 class StageJob:
     """One stage of a model, as a job runs it. embeddings: of a text model's prompts; None for one that takes none.
-    revision: of the model, which its workers must find; None for any."""
+    revision: of the model, which its workers must find; None for any. stall_seconds: without a sign of life, until the
+    job gives up; a worker that hangs is replaced before."""
 
     number: int
     dtype: str
@@ -46,10 +52,15 @@ class StageJob:
     embeddings: EmbeddingStore | None = None
     compile: Mode = "off"
     revision: str | None = None
+    stall_seconds: float | None = None
 
     @property
     def name(self) -> str:
         return stage_name(self.number)
+
+    def guard(self) -> Guard:
+        limit = self.stall_seconds
+        return Guard(None) if limit is None else Guard(0.5 * limit, 1.8 * limit)  # `prompts.watchdog`: 1 and 2
 
 
 @dataclass(frozen=True)
@@ -70,12 +81,16 @@ class StageActor:
             from darkroom.batch.sampler_worker import SamplerWorker
 
             options = (stage.capacity, pool.threads, stage.embeddings, stage.dtype, pool.gpus or 1.0, stage.compile)
-            return SamplerWorker(model, stage.number, *options, run=run, begin=begin, revision=stage.revision)
+            more = {"run": run, "begin": begin, "revision": stage.revision, "guard": stage.guard()}
+            return SamplerWorker(model, stage.number, *options, **more)
 
+        if ray.get_runtime_context().was_current_actor_reconstructed:
+            counter.begin.remote(stage.name, f"the worker that ended is replaced by {_process()}")
         self.loaded = _Loaded(stage.name, load, counter)
         self.name, self.counter, self.metrics = stage.name, counter, StageMetrics(run, stage.name)
         self.waits_for_prompts = stage.embeddings is not None
         self.teller: asyncio.Task[None] | None = None
+        self.told_of = 0.0  # when the pass began that was said to hang
 
     async def __call__(self, block: pa.Table) -> AsyncIterator[pa.Table]:
         worker: SamplerWorker = self.loaded.get()
@@ -110,6 +125,14 @@ class StageActor:
         evaluations, seconds = self.metrics.count(self.loaded.get().statistics)
         if evaluations:
             self.counter.evaluated.remote(self.name, evaluations, seconds)
+        guard = self.loaded.get().guard
+        if guard.began != self.told_of and (sentence := guard.hangs(HANGS_SECONDS)):
+            self.told_of = guard.began
+            self.counter.begin.remote(self.name, f"{_process()} {sentence}")
+
+
+def _process() -> str:
+    return f"process {os.getpid()} on {platform.node()}"
 
 
 class JudgeActor:

@@ -14,7 +14,7 @@ from darkroom.manifest.csv_files import TEXT_FIELDS
 from darkroom.manifest.keys import ROW_KEYS, did_you_mean
 from darkroom.manifest.sources import file_name, suffix_of
 from darkroom.manifest.texts import BOM, decoded, loads
-from darkroom.storage import open_store, read_uri
+from darkroom.storage import read_uri, write_uri
 
 MOST_BYTES = 256 * 2**20  # of a list, unpacked
 SUFFIXES = (".txt", ".tsv", ".csv", ".json", ".jsonl")
@@ -50,8 +50,7 @@ def convert(source: str, out: str, defaults: Iterable[str] = (), columns: Iterab
         raise ValueError(
             f"{file_name(source)} has no row with a key of a manifest{found}: name one by --column NAME=prompt"
         )
-    folder, slash, name = out.rpartition("/")
-    open_store(folder or slash or ".").write(name, "".join(f"{line}\n" for line in lines).encode())
+    write_uri(out, "".join(f"{line}\n" for line in lines).encode())
     return Converted(len(lines), dict(left_out))
 
 

@@ -8,7 +8,7 @@ from darkroom.storage.masks import read_mask
 from darkroom.storage.paths import join, spelt_otherwise, without_secrets
 from darkroom.storage.squares import read_squares
 from darkroom.storage.stored_file import StoredFile
-from darkroom.storage.stores import Store, open_store, read_uri
+from darkroom.storage.stores import Store, open_store, read_uri, write_uri
 
 __all__ = [
     "LocalStore",
@@ -34,4 +34,5 @@ __all__ = [
     "stored_size",
     "to_uint8",
     "without_secrets",
+    "write_uri",
 ]

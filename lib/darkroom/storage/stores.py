@@ -77,7 +77,18 @@ def open_store(uri: str) -> Store:
 def read_uri(uri: str, limit: int | None = None) -> bytes:
     """The bytes at one absolute path, file:// or s3:// uri. NotFound if absent; TooLarge where they are more than
     `limit`; ValueError if `uri` names no object."""
+    store, name = _folder_and_name(uri)
+    return store.read(name, limit)
+
+
+def write_uri(uri: str, data: bytes) -> None:
+    """Writes the bytes at one path, file:// or s3:// uri. ValueError if `uri` names no object."""
+    store, name = _folder_and_name(uri)
+    store.write(name, data)
+
+
+def _folder_and_name(uri: str) -> tuple[Store, str]:
     folder, _, name = uri.rpartition("/") if uri.startswith("s3://") else local_path(uri).rpartition("/")
     if name in ("", ".", "..") or folder in ("s3:/", "s3:"):
         raise ValueError(f"{uri!r} names no file: wanted a path, file:///path or s3://bucket/key")
-    return open_store(folder or "/").read(name, limit)
+    return open_store(folder or "/"), name

@@ -19,7 +19,7 @@ from darkroom.storage import StorageError
 
 RUNS = ("out", "run")  # the parameters, by name, that say where a job's run lies
 # Always a place, whatever they look like.
-PATHS = (*RUNS, "data", "source", "against", "embeddings", "imported", "pipeline", "registry", "inputs_root")
+PATHS = (*RUNS, "data", "source", "against", "embeddings", "imported", "pipeline", "registry", "inputs_root", "ids")
 
 
 class LocalPath(ValueError):
