@@ -4,7 +4,7 @@
     darkroom clean runs/demo --yes    removes it
     python jobs/clean.py s3://bucket/run --yes
 
-Exit codes: 0 done; 3 storage failed, another job owns the run, or there is none.
+Exit codes: 0 done; 2 there is no run; 3 storage failed, or another job owns the run.
 """
 
 from __future__ import annotations

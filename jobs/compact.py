@@ -3,7 +3,8 @@
     darkroom compact runs/demo
     python jobs/compact.py s3://bucket/run
 
-A job does so at its end, up to 2 GB. Exit codes: 0 done; 3 storage failed, another job owns the run, or there is none.
+A job does so at its end, up to 2 GB. Of a run that was moved or copied, the rows say where their pictures lie now.
+Exit codes: 0 done; 2 there is no run; 3 storage failed, or another job owns the run.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import load_dataset
 
 from darkroom.runs import Ledger, stage, to_table
 from darkroom.runs.audit import LISTED, audit, fix
@@ -64,8 +65,16 @@ def test_a_whole_run_passes(store_uri: str) -> None:
 
 
 def test_a_run_that_was_moved_is_still_whole(run: Store, tmp_path: Path) -> None:
-    shutil.move(run.root, tmp_path / "elsewhere")
-    assert audit(str(tmp_path / "elsewhere")).passed
+    elsewhere = open_store(str(tmp_path / "elsewhere"))
+    shutil.move(run.root, elsewhere.root)
+    found = audit(elsewhere.root)
+    assert found.passed and found.notes[0].startswith("3 rows name their pictures where the run lay before")
+    assert compact(elsewhere.root).endswith(
+        "in 1 files now, in 2 before; 3 named their pictures where the run lay before"
+    )
+    assert audit(elsewhere.root).notes == [] and "named" not in compact(elsewhere.root)
+    data = load_dataset("parquet", data_files=f"{elsewhere.root}/metadata/*.parquet", cache_dir=str(tmp_path / "cache"))
+    assert [picture.size for picture in data["train"]["image"]] == [(8, 8)] * 3
 
 
 def test_inline_pictures_are_checked_too(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from darkroom.runs.ledger import Damaged, Gone, Ledger, is_shard_name
 from darkroom.runs.log import ABSENT, FAILED, OK, OTHER, Log, LogDamaged, Shard
 from darkroom.runs.reading import read_run_record
+from darkroom.runs.results import moved_rows
 from darkroom.runs.writer import own
 from darkroom.storage import NotFound, StorageError, Store, image_key_of, open_store
 from darkroom.storage.hashing import hashed, hashes
@@ -112,21 +113,25 @@ def _published(store: Store, log: Log, result: Audit) -> None:
 
 def _broken(store: Store, ledger: Ledger, log: Log, result: Audit) -> np.ndarray:
     """uint64 [N]: ids of rows whose shard or picture is not what it was."""
-    broken, referred = list[int](), list[str]()
+    broken, referred, moved = list[int](), list[str](), 0
     with ThreadPoolExecutor(READERS) as pool:
         for shard in log.shards.values():
             try:
-                rows = ledger.table(shard).select(_PICTURE).to_pylist()
+                table = ledger.table(shard).select(_PICTURE)
             except Damaged as error:
                 if not isinstance(error, Gone):  # that is reported already
                     result.report("damaged", str(error))
                 broken += shard.ids.tolist()
                 continue
+            rows, moved = table.to_pylist(), moved + moved_rows(table, store)
             referred += [image_key_of(row["image_uri"]) for row in rows if row["image_uri"]]
             for row, sentence in zip(rows, pool.map(lambda row: _wrong_with_picture(store, row), rows), strict=True):
                 if sentence:
                     result.report("picture", sentence)
                     broken.append(hashed(row["id"]))
+    if moved:
+        advice = "readers that open what they say want `darkroom compact`"
+        result.notes.append(f"{moved:,} rows name their pictures where the run lay before: {advice}")
     if orphans := int((~np.isin(hashes(store.list("images/")), hashes(referred))).sum()):
         result.notes.append(f"{orphans:,} pictures belong to no row that counts: `darkroom clean` removes them")
     return np.array(broken, dtype=np.uint64)

@@ -18,16 +18,18 @@ _BATCH = 1_000  # keys that are deleted at once
 
 
 def compact(uri: str) -> str:
-    """Merges a run's small shards, whatever their size, and rolls its log up; what was done, as text. NoRun if there
-    is none; Held where a job owns it."""
+    """Merges a run's small shards, whatever their size, rolls its log up, and says in its rows where the run lies now;
+    what was done, as text. NoRun if there is none; Held where a job owns it."""
     store = _open(uri)
     with own(store, "darkroom compact") as writer:
         writer.open()
         before = len(writer.log.shards)
+        moved = writer.relocate()
         writer.compact()
         writer.roll_up()
         rows, after = writer.log.rows, len(writer.log.shards)
-    return f"{rows:,} rows of {uri} lie in {after:,} files now, in {before:,} before"
+    elsewhere = f"; {moved:,} named their pictures where the run lay before" if moved else ""
+    return f"{rows:,} rows of {uri} lie in {after:,} files now, in {before:,} before{elsewhere}"
 
 
 def clean(uri: str, remove: bool) -> str:

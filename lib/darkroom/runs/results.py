@@ -8,9 +8,10 @@ from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from darkroom.storage.errors import StorageError
+from darkroom.storage import Store, StorageError, image_key_of
 
 SCHEMA_VERSION = 3
 ROW_GROUP = 100  # rows; where image bytes are inline, a data set viewer reads a whole group to show one row
@@ -113,6 +114,26 @@ def with_added(table: pa.Table, columns: Sequence[str]) -> pa.Table:
         table = table.append_column(name, pa.array([_ADDED[name]] * len(table), kind))
     there = [name for name in columns if name in table.schema.names]
     return table.select(there)
+
+
+def moved_rows(table: pa.Table, store: Store) -> int:
+    """How many rows name their picture where the run does not lie now. table: with the column `image_uri`."""
+    uris = table["image_uri"]
+    elsewhere = pc.invert(pc.starts_with(uris, store.uri("images") + "/"))
+    return pc.sum(pc.and_(elsewhere, pc.not_equal(uris, ""))).as_py() or 0
+
+
+def with_places(table: pa.Table, store: Store) -> pa.Table:
+    """The table of SCHEMA with its pictures' uris and paths where the run lies now."""
+    uris = [uri and store.uri(image_key_of(uri)) for uri in table["image_uri"].to_pylist()]
+    images = [
+        image and image | {"path": uri or image["path"]}
+        for image, uri in zip(table["image"].to_pylist(), uris, strict=True)
+    ]
+    for name, values in (("image_uri", uris), ("image", images)):
+        place = SCHEMA.get_field_index(name)
+        table = table.set_column(place, SCHEMA.field(name), pa.array(values, SCHEMA.field(name).type))
+    return table
 
 
 def _check(row: dict[str, Any]) -> None:

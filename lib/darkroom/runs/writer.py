@@ -28,7 +28,7 @@ from darkroom.runs.ledger import (
     staged_key,
 )
 from darkroom.runs.log import Index, Log, Position, Record, Shard, position_of, rollup_key
-from darkroom.runs.results import from_parquet
+from darkroom.runs.results import from_parquet, moved_rows, with_places
 from darkroom.storage import NotFound, StorageError, Store
 from darkroom.storage.lease import LeaseLost, hold
 
@@ -137,6 +137,18 @@ class Writer:
             self.roll_up()
             self._index = self.log.index
         return before - len(self.log.shards)
+
+    def relocate(self) -> int:
+        """Has the rows of a run that was moved or copied name their pictures where they lie now, for readers that open
+        what `image.path` says; how many rows named others."""
+        moved = 0
+        for shard in list(self.log.shards.values()):
+            if (table := self.table(shard)) is not None and (count := moved_rows(table, self.store)):
+                name = shard.name.partition(".")[0]
+                self._replace([stage(self.store, name, with_places(table, self.store))], [shard])
+                moved += count
+        self._index = self.log.index
+        return moved
 
     def table(self, shard: Shard) -> pa.Table | None:
         """The rows of a shard; None where it is damaged, which is noted."""
