@@ -40,8 +40,8 @@ def judge(pictures: Tensor, digits: Sequence[int], colours: Sequence[str]) -> Qu
     seen = recognise(pictures)
     right_digit = [asked == found for asked, found in zip(digits, seen.digits, strict=True)]
     right_colour = [asked == found for asked, found in zip(colours, seen.colours, strict=True)]
-    per_digit = _shares([DIGITS[digit] for digit in digits], right_digit)
-    per_colour = _shares(colours, right_colour)
+    per_digit = shares([DIGITS[digit] for digit in digits], right_digit)
+    per_colour = shares(colours, right_colour)
     return Quality(
         count=len(pictures),
         digit_accuracy=sum(right_digit) / len(right_digit),
@@ -64,7 +64,7 @@ def recognise(pictures: Tensor) -> Seen:
     )
 
 
-def _shares(asked: Sequence[str], right: Sequence[bool]) -> dict[str, float]:
+def shares(asked: Sequence[str], right: Sequence[bool]) -> dict[str, float]:
     """By what was asked for: the share that came out right."""
     groups: dict[str, list[bool]] = {}
     for name, good in zip(asked, right, strict=True):

@@ -2,10 +2,6 @@
 encoder frozen, with more weight on the noisy times at which a digit's shape is settled; both once more, so that words
 which looked alike (three and five) come apart; both with still more weight on noisy times; stage I alone, half of it at
 the noisiest times, which settle what is ink and what is paper ("a white six" against "a black six"); stage II.
-
-Each phase is a run of the one training loop, with checkpoints of its own. Everything random (digits, colours,
-prompts, times, noise, dropout) is keyed by (seed, phase, step), so a training that was interrupted goes on as if it
-had not been.
 """
 
 from __future__ import annotations
@@ -13,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -25,14 +20,14 @@ from torch import Tensor, nn
 
 from darkroom.models import if_xs
 from darkroom.storage import Store
+from darkroom.training import phases
 from darkroom.training.data import Images, load_images
 from darkroom.training.draws import Draw
 from darkroom.training.epochs import Say
 from darkroom.training.feeds import Worker
-from darkroom.training.loop import fit
 from darkroom.training.objectives import LearnedRangeDiffusion, Objective
 from darkroom.training.painted_digits import paint, vocabulary
-from darkroom.training.steps import Optimization
+from darkroom.training.phases import Painter, train_phase
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, T5EncoderModel
@@ -40,15 +35,11 @@ if TYPE_CHECKING:
 STAGE2 = {"steps": 34, "guidance": 1.0, "noise_level": 100, "start": 9}  # stage II follows these, not a row's own
 
 
-class Settings(Protocol):
+class Settings(phases.Settings, Protocol):
     """What is read of the recipe, `darkroom.training.recipes.if_xs`, which imports this module."""
 
-    seed: int
     batch: int
-    learning_rate: float
-    warmup: int
     noise_levels: int
-    checkpoint_every: int
     stage1_steps: int
     shape_steps: int
     words_steps: int
@@ -61,21 +52,16 @@ class Settings(Protocol):
     paper_weight: float
 
     def record(self) -> dict[str, Any]: ...
-    def speed(self, worker: Worker) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True)
-class Phase:
-    """One run of the loop. `key` seeds its random numbers beside the recipe's seed; no two phases share one.
-    noisiest: the share of each batch that is drawn from the noisiest tenth of the times."""
+class Phase(phases.Phase):
+    """noisiest: the share of each batch that is drawn from the noisiest tenth of the times; the others as of
+    `LearnedRangeDiffusion`."""
 
-    name: str
-    key: int
-    steps: int
     shape_weight: float = 1.0
     noisiest: float = 0.0
     gamma: float = 5.0
-    average: float = 0.999
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,28 +77,6 @@ class Painted:
     @property
     def rows(self) -> int:
         return len(self.prompts)
-
-
-class PaintedDigits:
-    """A feed of digits drawn at random and painted; an epoch ends where a checkpoint is due."""
-
-    def __init__(self, digits: Images, recipe: Settings, phase: Phase, worker: Worker) -> None:
-        self._digits, self._recipe, self._phase, self._worker = digits, recipe, phase, worker
-        self.steps, self.batch = min(recipe.checkpoint_every, phase.steps), recipe.batch
-
-    def epoch(self, number: int) -> Iterator[Painted]:
-        for step in range((number - 1) * self.steps, number * self.steps):
-            yield self._paint((self._recipe.seed, self._phase.key, step))
-
-    def _paint(self, key: tuple[int, ...]) -> Painted:
-        """The whole batch is painted by every worker, which keeps its share: painting costs little beside a step."""
-        rng, batch, device = np.random.default_rng(key), self._recipe.batch, self._worker.device
-        chosen = rng.integers(len(self._digits.images), size=batch)
-        painting = paint(self._digits.images[chosen, :, :, 0], self._digits.labels[chosen], rng)
-        share = self._worker.share(batch)
-        small, large = (pictures[share].to(device) for pictures in (painting.small, painting.large))
-        seed = int(rng.integers(2**62))
-        return Painted(small, large, painting.prompts[share], Draw(key, batch, share, device), seed)
 
 
 class StageTraining(Objective):
@@ -225,32 +189,19 @@ def save_cascade(first: StageTraining, second: StageTraining, store: Store) -> N
 def _train_phase(
     phase: Phase, stage: StageTraining, digits: Images, recipe: Settings, store: Store, worker: Worker, say: Say
 ) -> dict[str, Any]:
-    """One phase to its end, from its checkpoint if there is one; leaves the averaged weights in `stage`. Returns what
-    of the wished speed was had."""
-    feed = PaintedDigits(digits, recipe, phase, worker)
-    epochs = -(-phase.steps // feed.steps)
+    """One phase to its end; see `phases.train_phase`."""
     stage.noise_levels, stage.noisiest = recipe.noise_levels, phase.noisiest
     alphas = if_xs.build_scheduler().alphas_cumprod.to(worker.device)
     stage.diffusion = LearnedRangeDiffusion(alphas, phase.shape_weight, phase.gamma)
-    how = Optimization(
-        epochs=epochs,
-        rate=lambda step: learning_rate(step, epochs * feed.steps, recipe),
-        weight_decay=0.01,
-        average=phase.average,
-        clip=1.0,
-        keep_last=1,
-        **recipe.speed(worker),
-    )
-    about = {"phase": phase.name}
-    last = fit(
-        stage, feed, how, worker, store, about, lambda line: say(f"{phase.name}  {line}"),
-        folder=f"checkpoints/{phase.name}",
-    )  # fmt: skip
-    stage.network.load_state_dict(last.sampling_weights, strict=False)  # a tied tensor has one of its two names only
-    return last.config.get("ran", {})
+    feed = Painter(lambda key: _paint(digits, recipe.batch, key, worker), recipe.batch, recipe, phase)
+    return train_phase(phase, stage, feed, recipe, store, worker, say)
 
 
-def learning_rate(step: int, steps: int, recipe: Settings) -> float:
-    """Linear warm-up, then half a cosine down to zero."""
-    warm = min(1.0, (step + 1) / recipe.warmup)
-    return recipe.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / steps))
+def _paint(digits: Images, batch: int, key: tuple[int, ...], worker: Worker) -> Painted:
+    """The whole batch is painted by every worker, which keeps its share: painting costs little beside a step."""
+    rng, device, share = np.random.default_rng(key), worker.device, worker.share(batch)
+    chosen = rng.integers(len(digits.images), size=batch)
+    painting = paint(digits.images[chosen, :, :, 0], digits.labels[chosen], rng)
+    small, large = (pictures[share].to(device) for pictures in (painting.small, painting.large))
+    seed = int(rng.integers(2**62))
+    return Painted(small, large, painting.prompts[share], Draw(key, batch, share, device), seed)

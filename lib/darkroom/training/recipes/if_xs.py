@@ -40,14 +40,19 @@ class IfXs(Recipe):
     graphs: Switch = "off"  # its batches are painted by the host, which is then what a step waits for
 
     def check(self, data: Mapping[str, Any]) -> None:
-        image = data["image"]
-        if (image["height"], image["width"], image["channels"]) != (28, 28, 1) or len(data["classes"]) > 10:
-            raise ValueError(
-                f"if-xs paints grey 28 x 28 pictures of ten digits; those of {data['name']} are {image['width']} x "
-                f"{image['height']} with {image['channels']} channels, in {len(data['classes'])} classes"
-            )
+        check_digits(self.name, data)
 
     def train(self, data: str, store: Store, worker: Worker, say: Say) -> None:
         from darkroom.training.if_xs import train_cascade  # diffusers and transformers: seconds to import
 
         train_cascade(self, data, store, worker, say)
+
+
+def check_digits(name: str, data: Mapping[str, Any]) -> None:
+    """ValueError for a data set that is not of digits as MNIST's are."""
+    image = data["image"]
+    if (image["height"], image["width"], image["channels"]) != (28, 28, 1) or len(data["classes"]) > 10:
+        raise ValueError(
+            f"{name} paints grey 28 x 28 pictures of ten digits; those of {data['name']} are {image['width']} x "
+            f"{image['height']} with {image['channels']} channels, in {len(data['classes'])} classes"
+        )

@@ -1,0 +1,134 @@
+"""Are the asked digits on the picture, in their colours, of the asked size, where they were asked for, on the asked
+paper? The embedded classifier, the nearest colours and the box around the ink tell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from darkroom.evaluation.digits import NOTHING, shares
+from darkroom.models.classifier import mnist_classifier
+from darkroom.models.painted_ink import COLOURS, DIGITS, PAPERS, boxes, fitted, ink, paper_of, read_ink
+from darkroom.training.painted_scenes import KINDS, PLACES, SIDE
+
+INKY = 0.008  # of a picture's pixels, which even a small "one" covers wholly
+LARGE, SMALL = 34, 23.5  # longer side of a digit's box from which on it is large, and up to which it is small
+NEAR = 6.5  # pixels from the middle, along an axis: no further is in the middle, further is at a side
+
+
+@dataclass(frozen=True)
+class SceneWish:
+    """What a picture is asked to show; kind: of painted_scenes.KINDS; digits, colours: two of a pair, from the left."""
+
+    kind: str
+    digits: tuple[int, ...]
+    colours: tuple[str, ...]
+    paper: str
+    seed: int
+
+    @property
+    def prompt(self) -> str:
+        size = f"{self.kind} " if self.kind in ("large", "small") else ""
+        named = (f"a {size}{colour} {DIGITS[digit]}" for digit, colour in zip(self.digits, self.colours, strict=True))
+        return " ".join([" and ".join(named), *filter(None, [PLACES.get(self.kind)]), "on", self.paper])
+
+
+@dataclass(frozen=True)
+class SceneQuality:
+    """Shares of pictures on which the asked digits (both of a pair), their colours, the paper are seen; and, of those
+    that ask for a size, a side or a pair, on which the digits are so and there. by_kind: all four of a kind."""
+
+    count: int
+    digit_accuracy: float
+    colour_accuracy: float
+    paper_accuracy: float
+    place_accuracy: float
+    per_digit: dict[str, float]
+    per_colour: dict[str, float]
+    by_kind: dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What is on each of N pictures or halves of pictures: a digit (NOTHING on a blank one), a colour's name ("" on a
+    blank one), and the box around the ink: left, top, right, bottom in pixels, [N, 4]."""
+
+    digits: list[int]
+    colours: list[str]
+    boxes: Tensor
+
+
+def balanced_scenes(count: int, seed: int = 0) -> list[SceneWish]:
+    """Every kind in turn, and within each every digit and every colour as often."""
+    wishes = []
+    for number in range(count):
+        kind, turn = list(KINDS)[number % len(KINDS)], number // len(KINDS)
+        paper = list(PAPERS)[turn % len(PAPERS)]
+        inks = [name for name in COLOURS if name != paper]
+        digits = (turn % 10, (turn * 3 + 4) % 10)
+        colours = (inks[(turn + turn // 10) % len(inks)], inks[(turn * 2 + 3) % len(inks)])
+        shown = 2 if kind == "pair" else 1
+        wishes.append(SceneWish(kind, digits[:shown], colours[:shown], paper, seed + number))
+    return wishes
+
+
+def judge_scenes(pictures: Tensor, wishes: Sequence[SceneWish]) -> SceneQuality:
+    """pictures float32 [N, 3, 48, 48] in [-1, 1]. ValueError for another size or number of them."""
+    if not len(pictures) == len(wishes) > 0 or pictures.shape[1:] != (3, SIDE, SIDE):
+        raise ValueError(f"{len(wishes)} pictures of {SIDE} x {SIDE} can be judged, not {list(pictures.shape)}")
+    verdicts = [_verdict(picture, wish) for picture, wish in zip(pictures, wishes, strict=True)]
+    digit, colour, paper, place = (list(column) for column in zip(*verdicts, strict=True))
+    placed = [right for right, wish in zip(place, wishes, strict=True) if wish.kind]
+    kinds = [wish.kind or "plain" for wish in wishes]
+    measures = {"digit": digit, "colour": colour, "paper": paper, "place": place}
+    by_measure = {name: shares(kinds, right) for name, right in measures.items()}
+    return SceneQuality(
+        count=len(wishes),
+        digit_accuracy=sum(digit) / len(digit),
+        colour_accuracy=sum(colour) / len(colour),
+        paper_accuracy=sum(paper) / len(paper),
+        place_accuracy=sum(placed) / max(1, len(placed)),
+        per_digit=shares([DIGITS[wish.digits[0]] for wish in wishes], digit),
+        per_colour=shares([wish.colours[0] for wish in wishes], colour),
+        by_kind={kind: {name: by_measure[name][kind] for name in measures} for kind in dict.fromkeys(kinds)},
+    )
+
+
+def see(pictures: Tensor) -> Seen:
+    """pictures float32 [N, 3, H, W] in [-1, 1] that show one digit each, anywhere and of any size."""
+    pictures = pictures.float().clamp(-1, 1)
+    colour, map_of_ink = ink(pictures, INKY * SIDE**2 / pictures[0, 0].numel())
+    found, names = boxes(map_of_ink), list(COLOURS)
+    reading = read_ink(colour, map_of_ink, fitted(map_of_ink, found), mnist_classifier().classify)
+    read = (reading.digits.argmax(dim=1), reading.colours.argmax(dim=1), reading.blank)
+    digits, colours, blank = (column.tolist() for column in read)
+    return Seen(
+        [NOTHING if empty else digit for digit, empty in zip(digits, blank, strict=True)],
+        ["" if empty else names[colour] for colour, empty in zip(colours, blank, strict=True)],
+        found,
+    )
+
+
+def _verdict(picture: Tensor, wish: SceneWish) -> tuple[bool, bool, bool, bool]:
+    """Whether digits, colours, paper and place are as asked."""
+    parts = picture[None].chunk(len(wish.digits), dim=3)
+    seen = see(torch.cat(parts))
+    papers = torch.tensor(list(PAPERS.values())) / 127.5 - 1
+    paper = list(PAPERS)[torch.cdist(paper_of(picture[None]), papers).argmin()]
+    place = all(_placed(box, wish.kind) for box in seen.boxes)
+    return tuple(seen.digits) == wish.digits, tuple(seen.colours) == wish.colours, paper == wish.paper, place
+
+
+def _placed(box: Tensor, kind: str) -> bool:
+    """Whether a digit's box is where, and of what size, a picture of that kind has it."""
+    left, top, right, bottom = box.tolist()
+    side, x, y = max(right - left, bottom - top), (left + right - SIDE) / 2, (top + bottom - SIDE) / 2
+    if kind == "pair":
+        return 0 < side < LARGE and abs(y) <= NEAR  # which half it is in is known: each was looked at alone
+    if kind in PLACES:
+        along, across = (x, y) if kind in ("left", "right") else (y, x)
+        return (along if kind in ("right", "bottom") else -along) > NEAR >= abs(across)
+    return {"large": side >= LARGE, "small": 0 < side <= SMALL}.get(kind, 0 < side)

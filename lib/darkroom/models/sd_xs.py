@@ -1,0 +1,107 @@
+"""The architecture of `sd-xs`: Stable Diffusion's own classes, at a size that a CPU trains in an hour.
+
+48 x 48 pixels are 4 x 12 x 12 latents of a small AutoencoderKL; the UNet attends to a prompt's 24 positions at 6 x 6
+and 3 x 3, and predicts v (arXiv 2202.00512) on Stable Diffusion's noise schedule.
+"""
+
+from __future__ import annotations
+
+import json
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+SIDE, LATENT_SIDE, LATENT_CHANNELS = 48, 12, 4
+TEXT_LENGTH = 24  # positions a prompt fills, begin, end and padding included
+TEXT_WIDTH = 96
+_BEGIN, _END, _WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
+
+
+def build_unet() -> UNet2DConditionModel:
+    """With random weights: [B, 4, 12, 12], t, [B, 24, 96] -> [B, 4, 12, 12]."""
+    down, up = "CrossAttnDownBlock2D", "CrossAttnUpBlock2D"
+    return UNet2DConditionModel(
+        sample_size=LATENT_SIDE,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        layers_per_block=1,
+        block_out_channels=(32, 64, 80),
+        down_block_types=("DownBlock2D", down, down),
+        up_block_types=(up, up, "UpBlock2D"),
+        norm_num_groups=8,
+        attention_head_dim=4,  # diffusers reads it as the number of heads
+        cross_attention_dim=TEXT_WIDTH,
+    )
+
+
+def build_vae() -> AutoencoderKL:
+    """With random weights: [B, 3, 48, 48] in [-1, 1] -> latents [B, 4, 12, 12] and back. Its scaling factor is 1: what
+    it should be is known when it is trained."""
+    return AutoencoderKL(
+        sample_size=SIDE,
+        latent_channels=LATENT_CHANNELS,
+        block_out_channels=(16, 32, 32),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        layers_per_block=1,
+        norm_num_groups=8,
+        scaling_factor=1.0,
+        force_upcast=False,
+    )
+
+
+def build_scheduler() -> DDIMScheduler:
+    """Stable Diffusion's noise schedule and, as its second version has it, v prediction."""
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+
+
+def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """A two-layer CLIP text encoder with random weights: token ids [B, 24] -> embeddings [B, 24, 96]."""
+    encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=TEXT_WIDTH,
+            intermediate_size=2 * TEXT_WIDTH,
+            projection_dim=TEXT_WIDTH,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=TEXT_LENGTH,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    for embedding, scale in ((encoder.get_input_embeddings(), 0.2), (_positions(encoder), 0.1)):
+        # CLIP's 0.02 leaves words alike for the first thousand steps, of the few that this model has
+        torch.nn.init.normal_(embedding.weight, std=scale)
+    return encoder
+
+
+def _positions(encoder: CLIPTextModel) -> torch.nn.Embedding:
+    return next(part for name, part in encoder.named_modules() if name.endswith("position_embedding"))
+
+
+def build_tokenizer(words: list[str]) -> CLIPTokenizer:
+    """CLIP's tokenizer with merges of its own: each of the words is one token, any other falls into characters."""
+    alphabet = [chr(code) for code in range(ord("!"), ord("~") + 1) if not chr(code).isupper()]
+    learner = Tokenizer(models.BPE(end_of_word_suffix=_WORD_END))
+    learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    learner.train_from_iterator(
+        sorted(set(words)),
+        trainers.BpeTrainer(vocab_size=10_000, min_frequency=1, end_of_word_suffix=_WORD_END, show_progress=False),
+    )
+    merges = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
+    tokens = [*alphabet, *(letter + _WORD_END for letter in alphabet), *map("".join, merges), _BEGIN, _END]
+    return CLIPTokenizer(
+        vocab={token: number for number, token in enumerate(tokens)}, merges=merges, model_max_length=TEXT_LENGTH
+    )

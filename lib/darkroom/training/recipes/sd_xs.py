@@ -1,0 +1,42 @@
+"""The embedded latent model: Stable Diffusion's architecture, small, trained on scenes of painted digits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from darkroom.storage import Store
+from darkroom.training.epochs import Say
+from darkroom.training.feeds import Worker
+from darkroom.training.recipes.if_xs import check_digits
+from darkroom.training.recipes.recipe import Recipe, Switch
+
+
+@dataclass(frozen=True, kw_only=True)
+class SdXs(Recipe):
+    """Steps are per phase, in the order they are trained in, rounded up to whole checkpoints.
+    kl_weight: of the latents' divergence from a normal distribution, per value."""
+
+    name = "sd-xs"
+
+    vae_batch: int = 16
+    vae_steps: int = 800
+    draw_steps: int = 8000
+    polish_steps: int = 2000
+    kl_weight: float = 3e-4
+    batch: int = 32
+    learning_rate: float = 1.5e-3
+    warmup: int = 100
+    seed: int = 7
+    checkpoint_every: int = 200
+    bf16: Switch = "off"  # as the shipped weights were trained
+    graphs: Switch = "off"  # its batches are painted by the host, which is then what a step waits for
+
+    def check(self, data: Mapping[str, Any]) -> None:
+        check_digits(self.name, data)
+
+    def train(self, data: str, store: Store, worker: Worker, say: Say) -> None:
+        from darkroom.training.sd_xs import train_latent  # diffusers and transformers: seconds to import
+
+        train_latent(self, data, store, worker, say)

@@ -1,0 +1,181 @@
+"""Trains the embedded latent model `sd-xs`, phase by phase: the autoencoder; the UNet together with its text encoder,
+on latents of pictures that are painted anew for every step; both once more while the learning rate comes down."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from darkroom.models import sd_xs
+from darkroom.sampling.diffusion import Diffusion
+from darkroom.storage import Store
+from darkroom.training import phases
+from darkroom.training.data import Images, load_images
+from darkroom.training.draws import Draw
+from darkroom.training.epochs import Say
+from darkroom.training.feeds import Worker
+from darkroom.training.objectives import Objective
+from darkroom.training.painted_scenes import paint, vocabulary
+from darkroom.training.phases import Painter, Phase, train_phase, warm_up
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+    from transformers import CLIPTokenizer
+
+SCALE_PICTURES, SCALE_KEY = 512, 0  # whose latents get a variance of 1, as Stable Diffusion's have
+
+
+class Settings(phases.Settings, Protocol):
+    """What is read of the recipe, `darkroom.training.recipes.sd_xs`, which imports this module."""
+
+    batch: int
+    vae_batch: int
+    vae_steps: int
+    draw_steps: int
+    polish_steps: int
+    kl_weight: float
+
+    def record(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Painted:
+    """A worker's share of a step: pictures float32 [b, 3, 48, 48] in [-1, 1], b prompts."""
+
+    pictures: Tensor
+    prompts: list[str]
+    draw: Draw
+
+    @property
+    def rows(self) -> int:
+        return len(self.prompts)
+
+
+class Autoencoding(Objective):
+    """Pictures through a narrow place and back: |y - x| and, weighted, KL(q(z|x) || N(0, 1)) per latent value."""
+
+    def __init__(self, kl_weight: float) -> None:
+        super().__init__(sd_xs.build_vae())
+        self.kl_weight = kl_weight
+
+    def inputs(self, batch: Painted) -> tuple[Tensor, ...]:
+        side = sd_xs.LATENT_SIDE
+        return batch.pictures, batch.draw.normal((sd_xs.LATENT_CHANNELS, side, side))
+
+    def forward(self, pictures: Tensor, noise: Tensor) -> Tensor:
+        pictures = pictures.contiguous(memory_format=torch.channels_last)
+        posterior = self.network.encode(pictures).latent_dist
+        decoded = self.network.decode(posterior.mean + posterior.std * noise).sample
+        divergence = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
+        return F.l1_loss(decoded.float(), pictures) + self.kl_weight * divergence
+
+
+class LatentDiffusion(Objective):
+    """UNet and text encoder: |network(z_t, t, prompt) - v|^2 on latents of a trained autoencoder."""
+
+    def __init__(self, tokenizer: CLIPTokenizer, vae: AutoencoderKL, device: torch.device) -> None:
+        encoder = sd_xs.build_text_encoder(tokenizer)
+        super().__init__(nn.ModuleDict({"unet": sd_xs.build_unet(), "text_encoder": encoder}))
+        self._outside = {"vae": vae.to(device).eval().requires_grad_(False)}  # not among the parameters to be learned
+        self.tokenizer = tokenizer
+        self.process = Diffusion(sd_xs.build_scheduler().alphas_cumprod.to(device), prediction="v")
+
+    @property
+    def vae(self) -> AutoencoderKL:
+        return self._outside["vae"]
+
+    @property
+    def core(self) -> nn.Module:
+        return self.network["unet"]
+
+    def inputs(self, batch: Painted) -> tuple[Tensor, ...]:
+        z0 = encode(self.vae, batch.pictures) * self.vae.config.scaling_factor
+        t = batch.draw.integers(self.process.num_timesteps)
+        return z0, t, batch.draw.normal(z0.shape[1:]), self._tokens(batch.prompts).to(z0.device)
+
+    def _tokens(self, prompts: list[str]) -> Tensor:
+        """B sentences -> token ids, int64 [B, 24]."""
+        length = sd_xs.TEXT_LENGTH
+        return self.tokenizer(
+            prompts, padding="max_length", truncation=True, max_length=length, return_tensors="pt"
+        ).input_ids
+
+    def forward(self, z0: Tensor, t: Tensor, epsilon: Tensor, ids: Tensor) -> Tensor:
+        z_t = self.process.noise(z0, t, epsilon).contiguous(memory_format=torch.channels_last)
+        text = self.network["text_encoder"](ids).last_hidden_state
+        predicted = self.ask(z_t, t, encoder_hidden_states=text).sample.float()
+        return F.mse_loss(predicted, self.process.target(z0, t, epsilon))
+
+
+@torch.no_grad()
+def encode(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
+    """The means of the latents, not yet scaled, [B, 4, 12, 12]."""
+    return vae.encode(pictures.contiguous(memory_format=torch.channels_last)).latent_dist.mean.contiguous()
+
+
+def train_latent(recipe: Settings, data: str, store: Store, worker: Worker, say: Say) -> None:
+    """Trains all parts and leaves a Stable Diffusion pipeline's folder in `store`; run again, it goes on from the last
+    checkpoint."""
+    digits = load_images(data, "train")
+
+    def train(phase: Phase, objective: Objective, batch: int, rate: Any = None) -> dict[str, Any]:
+        feed = Painter(lambda key: _paint(digits, batch, key, worker), batch, recipe, phase)
+        return train_phase(phase, objective, feed, recipe, store, worker, say, rate)
+
+    torch.manual_seed(recipe.seed)
+    autoencoding = Autoencoding(recipe.kl_weight)
+    train(Phase("vae", 1, recipe.vae_steps, average=0.99), autoencoding, recipe.vae_batch)
+    vae = scaled(autoencoding.network, digits, recipe.seed, worker)
+    torch.manual_seed(recipe.seed)  # or it would begin otherwise when the phase before it was already done
+    latent = LatentDiffusion(sd_xs.build_tokenizer(vocabulary()), vae, worker.device)
+    train(Phase("draw", 2, recipe.draw_steps), latent, recipe.batch, lambda step: warm_up(step, recipe))
+    ran = train(Phase("polish", 3, recipe.polish_steps), latent, recipe.batch)
+    if worker.rank == 0:
+        training = {"recipe": recipe.record(), "data": {"train": digits.digest}, "ran": ran}
+        save_pipeline(latent, store, {"name": "sd-xs", "training": training})
+
+
+def scaled(vae: AutoencoderKL, digits: Images, seed: int, worker: Worker) -> AutoencoderKL:
+    """The autoencoder, which now knows by what its latents are to be multiplied."""
+    vae.eval()
+    pictures = _paint(digits, SCALE_PICTURES, (seed, SCALE_KEY), Worker(0, 1, worker.device)).pictures
+    latents = torch.cat([encode(vae, part) for part in pictures.split(64)])
+    vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))
+    return vae
+
+
+def save_pipeline(latent: LatentDiffusion, store: Store, about: dict[str, Any]) -> None:
+    """Writes a folder that any tool for Stable Diffusion opens, and darkroom.json, last, which says how it was made."""
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline(
+        vae=latent.vae,
+        text_encoder=latent.network["text_encoder"],
+        tokenizer=latent.tokenizer,
+        unet=latent.network["unet"],
+        scheduler=sd_xs.build_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    with tempfile.TemporaryDirectory() as name:
+        out = Path(name)
+        pipeline.save_pretrained(out)
+        for path in sorted(path for path in out.rglob("*") if path.is_file()):
+            store.write(path.relative_to(out).as_posix(), path.read_bytes())
+    store.write("darkroom.json", json.dumps(about, indent=1).encode())
+
+
+def _paint(digits: Images, batch: int, key: tuple[int, ...], worker: Worker) -> Painted:
+    """The whole batch is painted by every worker, which keeps its share: painting costs little beside a step."""
+    painting = paint(digits.images[..., 0], digits.labels, batch, np.random.default_rng(key))
+    share, device = worker.share(batch), worker.device
+    return Painted(painting.pictures[share].to(device), painting.prompts[share], Draw(key, batch, share, device))
