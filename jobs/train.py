@@ -22,7 +22,7 @@ from darkroom import cli
 
 RECIPES = (
     "mnist-denoiser, mnist-denoiser-pure-noise, mnist-flow-time, mnist-flow-class, mnist-flow-class-constant-lr, "
-    "mnist-ddpm, cifar10-ddpm, if-xs, classifier"
+    "mnist-ddpm, cifar10-ddpm, if-xs, sd-xs, classifier"
 )
 
 

@@ -130,5 +130,6 @@ def _placed(box: Tensor, kind: str) -> bool:
         return 0 < side < LARGE and abs(y) <= NEAR  # which half it is in is known: each was looked at alone
     if kind in PLACES:
         along, across = (x, y) if kind in ("left", "right") else (y, x)
-        return (along if kind in ("right", "bottom") else -along) > NEAR >= abs(across)
-    return {"large": side >= LARGE, "small": 0 < side <= SMALL}.get(kind, 0 < side)
+        beyond = along if kind in ("right", "bottom") else -along
+        return beyond > NEAR and abs(across) <= NEAR
+    return {"large": side >= LARGE, "small": 0 < side <= SMALL}.get(kind, side > 0)

@@ -62,8 +62,9 @@ def ink(pictures: Tensor, inky: float = INK_SHARE) -> tuple[Tensor, Tensor]:
     """float32 [N, 3, H, W] in [-1, 1] -> the ink's colour [N, 3], and how much of it lies on each pixel, [N, 1, H, W]
     in 0..1 (all 0 on a blank picture).
 
-    inky: the share of all pixels that are surely ink. Undoes painting, which mixes paper and ink in proportion. The share is measured along the line from paper to ink,
-    and not as a plain distance, so that noise of other hues does not count as ink.
+    Undoes painting, which mixes paper and ink in proportion. The share is measured along the line from paper to ink,
+    and not as a plain distance, so that noise of other hues does not count as ink. inky: the share of all pixels that
+    is surely ink.
     """
     paper = paper_of(pictures)[:, :, None, None]
     away = pictures - paper

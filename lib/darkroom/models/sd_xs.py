@@ -7,10 +7,12 @@ and 3 x 3, and predicts v (arXiv 2202.00512) on Stable Diffusion's noise schedul
 from __future__ import annotations
 
 import json
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 SIDE, LATENT_SIDE, LATENT_CHANNELS = 48, 12, 4
@@ -94,14 +96,36 @@ def _positions(encoder: CLIPTextModel) -> torch.nn.Embedding:
 def build_tokenizer(words: list[str]) -> CLIPTokenizer:
     """CLIP's tokenizer with merges of its own: each of the words is one token, any other falls into characters."""
     alphabet = [chr(code) for code in range(ord("!"), ord("~") + 1) if not chr(code).isupper()]
-    learner = Tokenizer(models.BPE(end_of_word_suffix=_WORD_END))
-    learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    learner.train_from_iterator(
-        sorted(set(words)),
-        trainers.BpeTrainer(vocab_size=10_000, min_frequency=1, end_of_word_suffix=_WORD_END, show_progress=False),
-    )
-    merges = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
+    merges = _merges(words)
     tokens = [*alphabet, *(letter + _WORD_END for letter in alphabet), *map("".join, merges), _BEGIN, _END]
     return CLIPTokenizer(
         vocab={token: number for number, token in enumerate(tokens)}, merges=merges, model_max_length=TEXT_LENGTH
     )
+
+
+def _merges(words: list[str]) -> list[tuple[str, str]]:
+    """Byte-pair encoding (arXiv 1508.07909) until each word is one piece. The most frequent pair is joined first, of as
+    frequent ones the first by name: that of `tokenizers` depends on the run there."""
+    spelled, merges = [[*word[:-1], word[-1] + _WORD_END] for word in sorted(set(words))], []
+    while pairs := Counter(pair for pieces in spelled for pair in pairwise(pieces)):
+        merges.append(min(pairs, key=lambda pair: (-pairs[pair], pair)))
+        spelled = [_joined(pieces, merges[-1]) for pieces in spelled]
+    return merges
+
+
+def _joined(pieces: list[str], pair: tuple[str, str]) -> list[str]:
+    joined: list[str] = []
+    for piece in pieces:
+        if joined and (joined[-1], piece) == pair:
+            joined[-1] += piece
+        else:
+            joined.append(piece)
+    return joined
+
+
+def save_merges(tokenizer: CLIPTokenizer, folder: Path) -> None:
+    """vocab.json and merges.txt, in which other tools than transformers look for a CLIP tokenizer."""
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False))
+    merges = "\n".join(map(" ".join, model["merges"]))
+    (folder / "merges.txt").write_text(f"#version: 0.2\n{merges}\n")

@@ -3,6 +3,7 @@ on latents of pictures that are painted anew for every step; both once more whil
 
 from __future__ import annotations
 
+import copy
 import json
 import tempfile
 from dataclasses import dataclass
@@ -140,7 +141,7 @@ def train_latent(recipe: Settings, data: str, store: Store, worker: Worker, say:
     ran = train(Phase("polish", 3, recipe.polish_steps), latent, recipe.batch)
     if worker.rank == 0:
         training = {"recipe": recipe.record(), "data": {"train": digits.digest}, "ran": ran}
-        save_pipeline(latent, store, {"name": "sd-xs", "training": training})
+        save_pipeline(latent, store, {"name": "sd-xs", "kind": "pipeline", "training": training})
 
 
 def scaled(vae: AutoencoderKL, digits: Images, seed: int, worker: Worker) -> AutoencoderKL:
@@ -153,14 +154,17 @@ def scaled(vae: AutoencoderKL, digits: Images, seed: int, worker: Worker) -> Aut
 
 
 def save_pipeline(latent: LatentDiffusion, store: Store, about: dict[str, Any]) -> None:
-    """Writes a folder that any tool for Stable Diffusion opens, and darkroom.json, last, which says how it was made."""
+    """Writes a folder that any tool for Stable Diffusion opens, and config.json, last, which says how it was made.
+
+    UNet and autoencoder are kept in half precision. The text encoder is not: transformers would run it as it lies.
+    """
     from diffusers import StableDiffusionPipeline
 
     pipeline = StableDiffusionPipeline(
-        vae=latent.vae,
+        vae=copy.deepcopy(latent.vae).half(),
         text_encoder=latent.network["text_encoder"],
         tokenizer=latent.tokenizer,
-        unet=latent.network["unet"],
+        unet=copy.deepcopy(latent.network["unet"]).half(),
         scheduler=sd_xs.build_scheduler(),
         safety_checker=None,
         feature_extractor=None,
@@ -169,9 +173,10 @@ def save_pipeline(latent: LatentDiffusion, store: Store, about: dict[str, Any]) 
     with tempfile.TemporaryDirectory() as name:
         out = Path(name)
         pipeline.save_pretrained(out)
+        sd_xs.save_merges(latent.tokenizer, out / "tokenizer")
         for path in sorted(path for path in out.rglob("*") if path.is_file()):
             store.write(path.relative_to(out).as_posix(), path.read_bytes())
-    store.write("darkroom.json", json.dumps(about, indent=1).encode())
+    store.write("config.json", json.dumps(about, indent=1).encode())
 
 
 def _paint(digits: Images, batch: int, key: tuple[int, ...], worker: Worker) -> Painted:

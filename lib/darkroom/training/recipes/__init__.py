@@ -9,10 +9,11 @@ from darkroom.training.recipes.denoiser import Denoiser, PureNoiseDenoiser
 from darkroom.training.recipes.flow import FlowClass, FlowClassConstantRate, FlowTime
 from darkroom.training.recipes.if_xs import IfXs
 from darkroom.training.recipes.recipe import Recipe
+from darkroom.training.recipes.sd_xs import SdXs
 
 _ALL: tuple[type[Recipe], ...] = (
     Denoiser, PureNoiseDenoiser, FlowTime, FlowClass, FlowClassConstantRate, MnistDDPM, Cifar10DDPM, IfXs,
-    ClassifierRecipe,
+    SdXs, ClassifierRecipe,
 )  # fmt: skip
 RECIPES = {recipe.name: recipe for recipe in _ALL}
 
