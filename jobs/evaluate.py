@@ -1,14 +1,15 @@
-"""Measure a model by what it paints: a trained network against a data set, or a cascade of painted digits.
+"""Measure a model by what it paints: a trained network against a data set, or what paints digits.
 
     darkroom evaluate runs/mnist-flow-class --data data/mnist --out runs/quality
     darkroom evaluate models/cats --data data/cats --classifier models/cats-classifier --out runs/quality
     darkroom evaluate s3://bucket/model --data s3://bucket/mnist --out s3://bucket/quality --count 2000 --guidance 4
     darkroom evaluate if-xs --out runs/quality
+    darkroom evaluate models/sd-xs --out runs/quality
     python jobs/evaluate.py runs/mnist-flow-class --data data/mnist --out runs/quality
 
 A network: index.html, samples.png (what was judged wrong is framed) and evaluation.json. Class accuracy, Fréchet
 distance, precision and recall are by a classifier: that of MNIST's digits, or of `darkroom train classifier`.
-A cascade: contact sheets and quality.json.
+A cascade or a pipeline of painted digits: contact sheets and quality.json.
 
 Exit codes: 0 done; 2 the model, the data or an argument is wrong; 3 storage failed.
 """
@@ -35,7 +36,7 @@ def main(
     steps: Annotated[int, typer.Option(min=1, help="of a network")] = 50,
     sampler: Annotated[str | None, typer.Option(help="of a network: euler, heun, midpoint, or ddpm, ddim")] = None,
     stride: Annotated[int, typer.Option(min=1, help="of a cascade's timesteps; 30 makes 34 steps")] = 30,
-    guidance: Annotated[float | None, typer.Option(help="of a network 5, of a cascade's stage I 7")] = None,
+    guidance: Annotated[float | None, typer.Option(help="of a network or pipeline 5, of a cascade's stage I 7")] = None,
     seed: Annotated[int, typer.Option(help="of the first picture; the others follow")] = 0,
     verbose: Annotated[bool, typer.Option("--verbose", help="show tracebacks")] = False,
 ) -> None:
@@ -60,8 +61,8 @@ def main(
         from darkroom.report.cascade import write_cascade_evaluation
 
         if classifier is not None:
-            raise ValueError(f"--classifier judges a network's pictures; {model} is a cascade of painted digits")
-        evaluation = sample_and_judge(model, count or 500, stride, 7.0 if guidance is None else guidance, seed)
+            raise ValueError(f"--classifier judges a network's pictures; {model} paints digits")
+        evaluation = sample_and_judge(model, count or 500, stride, guidance, seed)
         print(f"{write_cascade_evaluation(evaluation, out)}\nquality.json and the contact sheets lie in {out}")
 
 

@@ -1,14 +1,17 @@
-"""Measures a cascade of painted digits: samples "a red seven" for every digit and colour, and judges what comes out."""
+"""Measures what paints digits: of a cascade, samples "a red seven" for every digit and colour, of a latent pipeline
+scenes of every kind; and judges what comes out."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 
 from darkroom.evaluation.digits import Quality, judge
+from darkroom.evaluation.scenes import SceneQuality, SceneWish, balanced_scenes, judge_scenes
 from darkroom.models.cascade import Cascade
 from darkroom.models.catalog import open_model
 from darkroom.models.painted_ink import COLOURS, DIGITS
@@ -57,6 +60,33 @@ class CascadeEvaluation:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class SceneEvaluation:
+    """What was sampled, pictures [N, 3, 48, 48], and how it was judged."""
+
+    wishes: list[SceneWish]
+    pictures: Tensor
+    quality: SceneQuality
+    settings: dict[str, object]
+    seconds: float
+
+    def record(self) -> dict[str, object]:
+        """What quality.json holds: settings, and the quality."""
+        return {**self.settings, "seconds": round(self.seconds, 1), "quality": asdict(self.quality)}
+
+    def text(self) -> str:
+        """A line of all pictures, and one of each kind."""
+        q = self.quality
+        by_kind = (
+            f"\n  {kind}: " + ", ".join(f"{measure} {share:.0%}" for measure, share in measures.items())
+            for kind, measures in q.by_kind.items()
+        )
+        return (
+            f"{q.count} pictures: digit {q.digit_accuracy:.1%}, colour {q.colour_accuracy:.1%}, paper "
+            f"{q.paper_accuracy:.1%}, size or place {q.place_accuracy:.1%}{''.join(by_kind)}"
+        )
+
+
 def balanced(count: int, seed: int = 0) -> list[Wish]:
     """Every digit in every colour, digits fastest: ten in a row are all digits, the first 80 all there is."""
     names = list(COLOURS)
@@ -64,17 +94,25 @@ def balanced(count: int, seed: int = 0) -> list[Wish]:
 
 
 def sample_and_judge(
-    model: str, count: int = 500, stride: int = 30, guidance: float = 7.0, seed: int = 0, stages: int | None = None
-) -> CascadeEvaluation:
+    model: str,
+    count: int = 500,
+    stride: int = 30,
+    guidance: float | None = None,
+    seed: int = 0,
+    stages: int | None = None,
+) -> CascadeEvaluation | SceneEvaluation:
     """Samples `count` balanced prompts with stages 1 .. `stages` (default all) of an embedded model or a folder.
 
-    Stride 30 makes 34 steps. Raises ValueError for what cannot be sampled or judged.
+    Stride 30 makes 34 steps; guidance is 7 for a cascade and 5 for a pipeline unless given. Raises ValueError for what
+    cannot be sampled or judged.
     """
     cascade = open_model(model)
     stages = len(cascade.stages) if stages is None else stages
     if not 1 <= stages <= len(cascade.stages) or count < 1:
         raise ValueError(f"wanted 1 to {len(cascade.stages)} stages and some pictures, got {stages} and {count}")
-    began, wishes = time.monotonic(), balanced(count, seed)
+    scenes = cascade.config.get("kind") == "pipeline"
+    guidance = (5.0 if scenes else 7.0) if guidance is None else guidance
+    began, wishes = time.monotonic(), balanced_scenes(count, seed) if scenes else balanced(count, seed)
     pictures = _sample(cascade, wishes, stride, guidance, stages)
     settings = {
         "model": cascade.name,
@@ -84,12 +122,17 @@ def sample_and_judge(
         "guidance": guidance,
         "seed": seed,
     }
+    if scenes:
+        quality = judge_scenes(pictures[0], wishes)
+        return SceneEvaluation(wishes, pictures[0], quality, settings, time.monotonic() - began)
     digits, colours = [a.digit for a in wishes], [a.colour for a in wishes]
     quality = [judge(images, digits, colours) for images in pictures]
     return CascadeEvaluation(wishes, pictures, quality, settings, time.monotonic() - began)
 
 
-def _sample(cascade: Cascade, wishes: list[Wish], stride: int, guidance: float, stages: int) -> list[Tensor]:
+def _sample(
+    cascade: Cascade, wishes: Sequence[Wish | SceneWish], stride: int, guidance: float, stages: int
+) -> list[Tensor]:
     rows = [
         {"task": "text_to_image", "prompt": a.prompt, "negative_prompt": "", "seed": a.seed}
         | {"guidance": guidance, "stride": stride}

@@ -79,7 +79,7 @@ def judge_scenes(pictures: Tensor, wishes: Sequence[SceneWish]) -> SceneQuality:
     """pictures float32 [N, 3, 48, 48] in [-1, 1]. ValueError for another size or number of them."""
     if not len(pictures) == len(wishes) > 0 or pictures.shape[1:] != (3, SIDE, SIDE):
         raise ValueError(f"{len(wishes)} pictures of {SIDE} x {SIDE} can be judged, not {list(pictures.shape)}")
-    verdicts = [_verdict(picture, wish) for picture, wish in zip(pictures, wishes, strict=True)]
+    verdicts = [verdict(picture, wish) for picture, wish in zip(pictures, wishes, strict=True)]
     digit, colour, paper, place = (list(column) for column in zip(*verdicts, strict=True))
     placed = [right for right, wish in zip(place, wishes, strict=True) if wish.kind]
     kinds = [wish.kind or "plain" for wish in wishes]
@@ -112,7 +112,7 @@ def see(pictures: Tensor) -> Seen:
     )
 
 
-def _verdict(picture: Tensor, wish: SceneWish) -> tuple[bool, bool, bool, bool]:
+def verdict(picture: Tensor, wish: SceneWish) -> tuple[bool, bool, bool, bool]:
     """Whether digits, colours, paper and place are as asked."""
     parts = picture[None].chunk(len(wish.digits), dim=3)
     seen = see(torch.cat(parts))

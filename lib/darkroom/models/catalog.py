@@ -3,6 +3,7 @@ champions of a registry."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,8 +34,9 @@ def open_model(name_or_uri: str) -> Model:
     """The embedded model of that name, DeepFloyd IF, or the one in a folder, at an s3:// or registry:// uri, or one
     made of a source per stage.
 
-    No weight is loaded, and none is downloaded. A folder's config.json says what it is: its "kind" is "network", else
-    it is a cascade; a folder without one is a pipeline of diffusers, or holds stage1/, stage2/, stage3/ that are.
+    No weight is loaded, and none is downloaded. A folder's config.json says what it is: its "kind" is "network" or
+    "pipeline", else it is a cascade; a folder without one is a pipeline of diffusers, or holds stage1/, stage2/,
+    stage3/ that are.
     Raises ModelError, or StorageError when storage fails.
 
     Of a model one may ask its `name`, `sizes` and `default_size` in pixels, `conditioning` ("text", "label" or "none"),
@@ -62,12 +64,15 @@ def open_model(name_or_uri: str) -> Model:
         if revision:
             check_revision(store.root, network.revision, revision)
         return network
+    pinned = f"{store.root}@{revision}" if revision else store.root
+    if config.get("kind") == "pipeline":  # of diffusers, with a name and what was measured beside it
+        return replace(_pipelines(config["name"], (open_source(pinned),)), config=config)
     if "stages" not in config:
         raise ModelError(f"the config.json of {name_or_uri} describes neither a network nor a cascade")
     # Here and not at the top: diffusers and transformers cost four seconds, which a network need not pay.
     from darkroom.models.cascade import Cascade
 
-    return Cascade.of_ours(open_source(f"{store.root}@{revision}" if revision else store.root), config)
+    return Cascade.of_ours(open_source(pinned), config)
 
 
 def abilities(model: Model, scorer: bool = False) -> Abilities:
