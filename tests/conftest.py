@@ -22,7 +22,7 @@ import ray
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from toys import save_toy_cascade, save_toy_deepfloyd, save_toy_network
+from toys import save_toy_cascade, save_toy_deepfloyd, save_toy_network, save_toy_sd
 
 BUCKET = "test-bucket"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # looked at whenever a data set is run, not only when Ray starts
@@ -107,6 +107,15 @@ def toy_deepfloyd(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A folder of stage1/, stage2/, stage3/: DeepFloyd IF and the x4 upscaler at 8, 16 and 64 pixels, as they are laid
     out in the hub, with half precision files beside the full ones."""
     return str(save_toy_deepfloyd(tmp_path_factory.mktemp("toy-deepfloyd"), fp16=True))
+
+
+@pytest.fixture(scope="session")
+def toy_sd(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder of sd/, inpaint/ and sdxl/: Stable Diffusion's pipelines at 32 pixels."""
+    folder = tmp_path_factory.mktemp("toy-sd")
+    for kind in ("sd", "inpaint", "sdxl"):
+        save_toy_sd(folder / kind, kind)
+    return str(folder)
 
 
 @pytest.fixture(scope="session")

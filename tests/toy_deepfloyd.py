@@ -68,7 +68,7 @@ def _save_if(folder: Path, number: int, size: int, fp16: bool, safety: bool) -> 
     else:
         index["image_noising_scheduler"] = ["diffusers", "DDPMScheduler"]
         DDPMScheduler(beta_schedule="squaredcos_cap_v2").save_pretrained(folder / "image_noising_scheduler")
-    _write(folder / "model_index.json", index | _save_safety(folder, safety))
+    write_json(folder / "model_index.json", index | _save_safety(folder, safety))
 
 
 def _save_safety(folder: Path, wanted: bool) -> dict[str, list[str | None]]:
@@ -121,7 +121,7 @@ def _save_upscaler(folder: Path, size: int, fp16: bool) -> None:
     for path in (folder / "text_encoder").glob("*.safetensors"):
         # As in the hub's file, which is older than today's class.
         save_file({f"text_model.{name}": tensor for name, tensor in load_file(path).items()}, path, {"format": "pt"})
-    _save_clip_tokenizer(folder / "tokenizer")
+    save_clip_tokenizer(folder / "tokenizer")
     betas = {"beta_schedule": "scaled_linear", "beta_start": 0.0001, "beta_end": 0.02}
     sampling = {"prediction_type": "v_prediction", "clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}
     DDIMScheduler(**betas, **sampling).save_pretrained(folder / "scheduler")
@@ -136,7 +136,7 @@ def _save_upscaler(folder: Path, size: int, fp16: bool) -> None:
         "unet": ["diffusers", "UNet2DConditionModel"],
         "vae": ["diffusers", "AutoencoderKL"],
     }
-    _write(folder / "model_index.json", index)
+    write_json(folder / "model_index.json", index)
 
 
 def _if_unet(size: int, upscales: bool) -> UNet2DConditionModel:
@@ -192,28 +192,28 @@ def _save_t5_tokenizer(folder: Path) -> None:
     (folder / "spiece.model").write_bytes(pieces.getvalue())
     tokens = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
     sentinels = [f"<extra_id_{number}>" for number in range(EXTRA_IDS)]
-    _write(folder / "special_tokens_map.json", {"additional_special_tokens": sentinels, **tokens})
+    write_json(folder / "special_tokens_map.json", {"additional_special_tokens": sentinels, **tokens})
     config = {"additional_special_tokens": sentinels, "extra_ids": EXTRA_IDS, "model_max_length": 512}
-    _write(
+    write_json(
         folder / "tokenizer_config.json", config | tokens | {"sp_model_kwargs": {}, "tokenizer_class": "T5Tokenizer"}
     )
 
 
-def _save_clip_tokenizer(folder: Path) -> None:
-    """CLIP's byte-level tokenizer without a merge: a letter is a token."""
+def save_clip_tokenizer(folder: Path, pad: str = "!") -> None:
+    """CLIP's byte-level tokenizer without a merge: a letter is a token. pad: of Stable Diffusion's, the end's mark."""
     folder.mkdir(parents=True)
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     # As GPT-2 has it: bytes that do not print are shown as the characters from 256 on.
     letters = [chr(byte) for byte in printable] + [chr(256 + number) for number in range(256 - len(printable))]
     ends = [letter + "</w>" for letter in letters]
     tokens = [*letters, *ends, "<|startoftext|>", "<|endoftext|>"]
-    _write(folder / "vocab.json", {token: number for number, token in enumerate(tokens)})
+    write_json(folder / "vocab.json", {token: number for number, token in enumerate(tokens)})
     (folder / "merges.txt").write_text("#version: 0.2\n")
     marks = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
-    marks["pad_token"] = "!"
-    _write(folder / "special_tokens_map.json", marks)
+    marks["pad_token"] = pad
+    write_json(folder / "special_tokens_map.json", marks)
     config = {"model_max_length": 77, "do_lower_case": True, "tokenizer_class": "CLIPTokenizer", **marks}
-    _write(folder / "tokenizer_config.json", config)
+    write_json(folder / "tokenizer_config.json", config)
 
 
 def _save(model: Any, folder: Path, fp16: bool, **how: Any) -> None:
@@ -222,6 +222,6 @@ def _save(model: Any, folder: Path, fp16: bool, **how: Any) -> None:
         model.half().save_pretrained(folder, variant="fp16", **how)
 
 
-def _write(path: Path, value: dict[str, Any]) -> None:
+def write_json(path: Path, value: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value, indent=2))

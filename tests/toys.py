@@ -20,6 +20,7 @@ from darkroom.sampling.flow import Flow
 from darkroom.sampling.processes import Process
 from darkroom.storage import open_store
 from toy_deepfloyd import save_toy_deepfloyd as save_toy_deepfloyd  # DeepFloyd IF's and the upscaler's own layout
+from toy_sd import save_toy_sd as save_toy_sd  # Stable Diffusion's
 
 
 def make_row(task: str, **more: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import json
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from darkroom.batch.engine_thread import EngineThread
+from darkroom.batch.engine_thread import EngineThread, Sample
 from darkroom.batch.load_inputs import LoadOptions, load_unit
 from darkroom.batch.row_state import RowState, Unit, to_block
 from darkroom.batch.sampler_worker import SamplerWorker
@@ -427,44 +428,104 @@ def test_a_row_that_cannot_be_packed_fails_alone_though_nobody_refused_it(
     assert np.array_equal(picture(made[2]), picture(without[1]))
 
 
+class Doubling:
+    """In the place of a VAE: doubles states of no value beyond 50, two at once. broken: it does nothing at all; room:
+    states that its device has memory for."""
+
+    device, is_whole, at_once = torch.device("cpu"), True, 2
+
+    def __init__(self, broken: bool = False, room: int = 2) -> None:
+        self.broken, self.room = broken, room
+        self.shapes: list[tuple[int, ...]] = []
+
+    def decode(self, states: torch.Tensor) -> torch.Tensor:
+        if len(states) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        if self.broken or states.abs().max() > 50:
+            raise RuntimeError("a value is too large")
+        self.shapes.append(tuple(states.shape))
+        return 2 * states
+
+
+class Latent:
+    """A predictor whose states are latents."""
+
+    def __init__(self, predictor: Any, latents: Doubling) -> None:
+        self.predictor, self.latents = predictor, latents
+        self.process, self.device = predictor.process, predictor.device
+
+    def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
+        return self.predictor(*inputs)
+
+
+def plain_plans(darkroom: Darkroom, predictor: Any, count: int) -> list[Plan]:
+    conditions = {key: darkroom.encoder.encode([key])[0] for key in ("a red one", "")}
+    stage = Stage(1, 8, 3, predictor.process)
+    return [make_plan({**TEXT, "seed": seed}, stage, Inputs(conditions)) for seed in range(count)]
+
+
 def test_latents_that_cannot_be_decoded_fail_their_row_and_a_broken_decoder_ends_the_worker(
     darkroom: Darkroom,
 ) -> None:
-    class Decoder:
-        """Decodes whatever holds no value beyond 50; broken: nothing at all."""
-
-        def __init__(self, predictor: Any, broken: bool) -> None:
-            self.predictor, self.broken, self.process, self.device = (
-                predictor,
-                broken,
-                predictor.process,
-                predictor.device,
-            )
-
-        def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
-            return self.predictor(*inputs)
-
-        def decode(self, state: torch.Tensor) -> torch.Tensor:
-            if self.broken or state.abs().max() > 50:
-                raise RuntimeError("a value is too large")
-            return 2 * state
-
     predictor = open_model(darkroom.model).predictor(1, torch.device("cpu"))
-    conditions = {key: darkroom.encoder.encode([key])[0] for key in ("a red one", "")}
-    stage = Stage(1, 8, 3, predictor.process)
-    plans = [make_plan({**TEXT, "seed": seed}, stage, Inputs(conditions)) for seed in range(3)]
+    plans = plain_plans(darkroom, predictor, 3)
     plans[1] = dataclasses.replace(plans[1], moves=(), reference=torch.full((3, 8, 8), 99.0))
-    engine = EngineThread("stage 1", Decoder(predictor, broken=False), "float32", 8, decodes=True)
+    latents = Doubling()
+    engine = EngineThread("stage 1", Latent(predictor, latents), "float32", 8, decodes=True)
     first, bad, last = (future.result(60) for future in [engine.submit(plan) for plan in plans])
     plain = EngineThread("stage 1", predictor, "float32", 8)
     assert isinstance(bad, Failed) and str(bad.error) == "a value is too large"
     for sample, plan in ((first, plans[0]), (last, plans[2])):
         assert torch.equal(sample.image, 2 * plain.submit(plan).result(60).image)
-    broken = EngineThread("stage 1", Decoder(predictor, broken=True), "float32", 8, decodes=True)
+    assert {shape for shape in latents.shapes if shape[0] > 1} == {(2, 3, 8, 8)}, "always as many at once"
+    broken = EngineThread("stage 1", Latent(predictor, Doubling(broken=True)), "float32", 8, decodes=True)
     with pytest.raises(ClusterError, match="no row is to blame: RuntimeError: a value is too large"):
         broken.submit(plans[0]).result(60)
     with pytest.raises(ClusterError, match="no row is to blame"):
         broken.submit(plans[2])
+
+
+def test_decoding_for_which_memory_is_short_takes_fewer_and_then_smaller_passes(darkroom: Darkroom) -> None:
+    predictor = open_model(darkroom.model).predictor(1, torch.device("cpu"))
+    plans = plain_plans(darkroom, predictor, 3)
+    one = EngineThread("stage 1", Latent(predictor, Doubling(room=1)), "float32", 8, decodes=True)
+    found = [future.result(60) for future in [one.submit(plan) for plan in plans]]
+    assert [sample.capacity for sample in found] == [8, 8, 8]
+
+    latents = Doubling(room=0)
+    engine = EngineThread("stage 1", Latent(predictor, latents), "float32", 8, decodes=True)
+    shrink = engine._shrink
+
+    def make_room(shortage: str) -> None:
+        shrink(shortage)
+        latents.room = 1 if engine.capacity == 2 else 0
+
+    engine._shrink = make_room
+    found = [future.result(60) for future in [engine.submit(plan) for plan in plans]]
+    assert engine.capacity == 2 and all(isinstance(sample, Sample) for sample in found)
+
+    none = EngineThread("stage 1", Latent(predictor, Doubling(room=0)), "float32", 2, decodes=True)
+    with pytest.raises(ClusterError, match="does not fit its device, not even one picture of its latents"):
+        none.submit(plans[0]).result(60)
+
+
+def test_the_engine_does_not_wait_for_decoding(darkroom: Darkroom) -> None:
+    predictor, opened = open_model(darkroom.model).predictor(1, torch.device("cpu")), threading.Event()
+
+    class Slow(Doubling):
+        def decode(self, states: torch.Tensor) -> torch.Tensor:
+            assert opened.wait(60)
+            return super().decode(states)
+
+    plans = plain_plans(darkroom, predictor, 3)
+    engine = EngineThread("stage 1", Latent(predictor, Slow()), "float32", 2, decodes=True)
+    futures = [engine.submit(plan) for plan in plans]
+    deadline = time.monotonic() + 60
+    while engine.statistics.evaluations < 18 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert engine.statistics.evaluations == 18 and not any(future.done() for future in futures)
+    opened.set()
+    assert all(isinstance(future.result(60), Sample) for future in futures)
 
 
 def test_a_worker_takes_no_other_model_than_the_runs_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

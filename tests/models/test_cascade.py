@@ -121,8 +121,8 @@ def test_the_upscaler_asks_and_decodes_as_its_pipeline_does(toy, toy_deepfloyd: 
     torch.testing.assert_close(made, wanted, rtol=0, atol=1e-5)
     with torch.inference_mode():
         pictures = pipeline.vae.decode(final / pipeline.vae.config.scaling_factor).sample
-    torch.testing.assert_close(predictor.decode(final[0]), pictures[0], rtol=0, atol=1e-5)
-    assert predictor.decode(final[0]).shape == (3, 64, 64)
+    torch.testing.assert_close(predictor.latents.decode(final), pictures, rtol=0, atol=1e-5)
+    assert pictures.shape == (1, 3, 64, 64)
 
 
 def test_scaled_linear_betas_are_diffusers() -> None:

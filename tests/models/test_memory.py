@@ -60,7 +60,7 @@ def test_a_stage_needs_what_it_is_seen_to_hold(toy_deepfloyd: str, number: int) 
 
 def test_the_upscaler_decodes_one_picture_in_full_precision(toy_deepfloyd: str) -> None:
     model = open_model(toy_deepfloyd)
-    vae = model.predictor(3, torch.device("cpu")).vae
+    vae = model.predictor(3, torch.device("cpu")).latents.vae
     full, half = model.memory(3, "float32", 1), model.memory(3, "bfloat16", 1)
     held = full.weights - 2 * (full.weights - half.weights)
     assert held == sum(p.numel() * 4 for p in vae.parameters())  # what half precision does not halve

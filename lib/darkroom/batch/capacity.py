@@ -92,7 +92,7 @@ def _fits(predictor: Predictor, stage: Stage, fields: Sequence[Tensor], capacity
     try:
         predictor(*(part.to(device) for part in empty_pass(stage, fields, capacity)))
         if stage.factor > 1:
-            predictor.decode(torch.zeros(stage.shape, device=device))
+            predictor.latents.decode(torch.zeros(predictor.latents.at_once, *stage.shape, device=device))
         torch.cuda.synchronize(device)
     except torch.OutOfMemoryError:
         return False

@@ -6,16 +6,15 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from darkroom.batch.row_state import is_device_lost
+from darkroom.batch.latents_thread import LatentsThread
 from darkroom.batch.stuck import Guard
 from darkroom.models.compiled import Mode, mode_in_use
 from darkroom.models.errors import ModelError
@@ -24,6 +23,7 @@ from darkroom.sampling.engine import Engine, Failed, Finished, Predictor
 from darkroom.sampling.plans import Plan
 from darkroom.storage import StorageError
 
+ROOM_SECONDS = 120.0  # that decoding waits for a pass to end, which may be one that compiles
 GATHER_SECONDS, LOOK_SECONDS = 0.2, 0.005  # of an idle engine, for a full pass to begin with
 
 
@@ -47,9 +47,9 @@ class Sample:
 class EngineThread(threading.Thread):
     """Takes plans by `submit` and gives each its `Sample`, or `Failed` where that row alone is to blame.
 
-    name: what the stage is called in errors; decodes: its states are latents; guard: of its passes. What is no row's
-    fault ends the thread, and is raised for all that wait and all that come: ClusterError, for want of memory where not
-    even passes of one evaluation fit.
+    name: what the stage is called in errors; decodes: its states are latents, whose pictures the predictor's VAE makes
+    beside the passes; guard: of its passes. What is no row's fault ends the thread, and is raised for all that wait and
+    all that come: ClusterError, for want of memory where not even passes of one evaluation fit.
     """
 
     def __init__(
@@ -62,14 +62,17 @@ class EngineThread(threading.Thread):
         guard: Guard | None = None,
     ) -> None:
         super().__init__(name=f"engine of {name}", daemon=True)
-        self.stage, self.predictor, self.dtype, self.decodes = name, predictor, dtype, decodes
+        self.stage, self.predictor, self.dtype = name, predictor, dtype
         self.engine, self.capacity = Engine(predictor, capacity), capacity
         self.guard = guard or Guard(None)
+        own = Guard(self.guard.floor, self.guard.first)
+        self.latents = LatentsThread(name, predictor.latents, self._make_room, own) if decodes else None
         self.statistics = self.engine.statistics  # of all engines that it ever has
-        self._inbox: queue.SimpleQueue[tuple[Plan, Future[Sample | Failed]]] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[tuple[Plan, Future[Sample | Failed]] | None] = queue.SimpleQueue()
         self._under_way: dict[Future[Sample | Failed], Plan] = {}
-        self._undecoded: deque[Finished] = deque()
         self._lock, self._ended = threading.Lock(), None  # what ended it, if anything has
+        self._shortage, self._made_room = "", threading.Event()  # of memory, for decoding
+        self._broken: ClusterError | None = None  # what ended the decoding
         self._expected = 0
         self.start()
 
@@ -107,34 +110,36 @@ class EngineThread(threading.Thread):
         """Hands what has come to the engine; waits for it where there is nothing else to do. What begins then begins
         with a full pass if it can, as one that holds a single row takes as long."""
         gather_until = 0.0
-        if self.engine.idle and not self._undecoded:
-            self._hand_on(*self._inbox.get())
+        if self.engine.idle:
+            self._hand_on(self._inbox.get())
             gather_until = time.monotonic() + GATHER_SECONDS
         while True:
             gathers = self._expected and self.engine.has_room and time.monotonic() < gather_until
             try:
-                self._hand_on(*self._inbox.get(gathers, LOOK_SECONDS))
+                self._hand_on(self._inbox.get(gathers, LOOK_SECONDS))
             except queue.Empty:
                 if not gathers:
                     return
 
-    def _hand_on(self, plan: Plan, future: Future[Sample | Failed]) -> None:
+    def _hand_on(self, message: tuple[Plan, Future[Sample | Failed]] | None) -> None:
+        if message is None:
+            return self._hear_of_decoding()
+        plan, future = message
         if future.set_running_or_notify_cancel():  # from here on nobody can take it back
             self._under_way[future] = plan
             self.engine.add(plan, future)
 
     def _make_pass(self) -> None:
-        """One pass of the engine; what is finished is decoded. Nothing is lost where memory ends on the way."""
+        """One pass of the engine; what is finished is handed to the decoding. Nothing is lost where memory ends."""
         shortage = ""
         try:
             for result in self.engine.advance():
                 if isinstance(result, Failed):
                     self._give(result.tag, result)
+                elif self.latents is None:
+                    self._give(result.tag, self._sample(result, result.image))
                 else:
-                    self._undecoded.append(result)
-            while self._undecoded:
-                self._give(self._undecoded[0].tag, self._finish(self._undecoded[0]))
-                self._undecoded.popleft()
+                    self._decode(self.latents, result)
         except torch.OutOfMemoryError as error:
             shortage = str(error)
         if shortage:  # out here, where the error's frames no longer hold what they allocated
@@ -144,25 +149,44 @@ class EngineThread(threading.Thread):
         del self._under_way[future]
         future.set_result(result)
 
-    def _finish(self, finished: Finished) -> Sample | Failed:
-        try:
-            image = self.predictor.decode(finished.image).cpu() if self.decodes else finished.image
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:
-            if is_device_lost(error) or not self._decodes_nothing(finished.image):
-                raise
-            return Failed(finished.tag, error.with_traceback(None), finished.evaluations, finished.seconds)
+    def _sample(self, finished: Finished, image: Tensor) -> Sample:
         ran = (self.dtype, self.capacity, mode_in_use(self.predictor))
         return Sample(image, finished.evaluations, finished.seconds, *ran)
 
-    def _decodes_nothing(self, state: Tensor) -> bool:
-        """Whether latents of zeros can be decoded: if they cannot, no row is to blame."""
-        try:
-            self.predictor.decode(torch.zeros_like(state))
-        except (RuntimeError, ValueError):
-            return False
-        return True
+    def _decode(self, latents: LatentsThread, finished: Finished) -> None:
+        """The row is out of the engine's hands: what comes of it is given in the other thread."""
+        future, sample = finished.tag, self._sample(finished, finished.image)
+        del self._under_way[future]
+
+        def give(decoded: Future[Tensor]) -> None:
+            error = decoded.exception()
+            if error is None:
+                future.set_result(replace(sample, image=decoded.result()))
+            elif isinstance(error, ClusterError):
+                with self._lock:  # before anybody hears of it
+                    self._broken = self._ended = error
+                self._inbox.put(None)
+                future.set_exception(error)
+            else:
+                future.set_result(Failed(future, error, finished.evaluations, finished.seconds))
+
+        latents.decode(finished.image).add_done_callback(give)
+
+    def _make_room(self, shortage: str) -> bool:
+        """Called by the other thread, and waits for this one to make smaller passes; whether there were any."""
+        with self._lock:
+            if self._ended is not None or self.capacity == 1:
+                return False
+        self._shortage = shortage
+        self._made_room.clear()
+        self._inbox.put(None)
+        return self._made_room.wait(ROOM_SECONDS)
+
+    def _hear_of_decoding(self) -> None:
+        if self._broken is not None:
+            raise self._broken
+        self._shrink(self._shortage)
+        self._made_room.set()
 
     def _shrink(self, shortage: str) -> None:
         """Half the capacity. Rows under way begin anew, so that each picture is the one of a single capacity; as every
@@ -172,10 +196,8 @@ class EngineThread(threading.Thread):
         self.capacity //= 2
         smaller = Engine(self.predictor, self.capacity)
         smaller.statistics = self.statistics
-        walked = {finished.tag for finished in self._undecoded}
         for future, plan in self._under_way.items():
-            if future not in walked:
-                smaller.add(plan, future)
+            smaller.add(plan, future)
         self.engine = smaller
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -187,11 +209,14 @@ class EngineThread(threading.Thread):
         ended = error.with_traceback(None) if ours else ClusterError(said)  # its frames hold the weights
         self.guard.end(idle=True)
         del self.engine, self.predictor  # before anybody hears of it, who may want their room
+        if self.latents is not None:
+            self.latents.close()
         with self._lock:
             self._ended = ended
         waiting = list(self._under_way)
         while not self._inbox.empty():
-            waiting.append(self._inbox.get()[1])
+            message = self._inbox.get()
+            waiting += [] if message is None else [message[1]]
         for future in waiting:
             if future.running() or future.set_running_or_notify_cancel():
                 future.set_exception(ended)

@@ -30,8 +30,8 @@ CACHE_BYTES = 128 * 2**20  # of pictures at the stages' sizes, for each process 
 class LoadOptions:
     """What every task that loads is told.
 
-    base: where relative paths begin; sizes: pixels of the stages that work on pixels, ascending; default_size: of a row
-    that names none, the first of them unless given; roots: where pictures may come from, see `input_roots`.
+    base: where relative paths begin; sizes: pixels of the stages that take a row's pictures, ascending; default_size:
+    of a row that names none, the first of them unless given; roots: where pictures may come from, see `input_roots`.
     """
 
     run: str

@@ -237,7 +237,7 @@ def _wanted(order: Order, work: Work, numbers: list[int]) -> list[Wanted]:
 
 def job_of(order: Order, work: Work, setting: Setting, evaluations: dict[int, float]) -> pipeline.Job:
     options, model, root = order.options, order.model, order.store.root
-    in_pixels = tuple(stage.size for stage in model.stages if stage.factor == 1)
+    taken = tuple(stage.size for stage in model.stages if not stage.enlarges_latents)
     first = model.stages[0]
     return pipeline.Job(
         model=order.address,
@@ -255,7 +255,7 @@ def job_of(order: Order, work: Work, setting: Setting, evaluations: dict[int, fl
         ),
         units=work.units(options.unit_rows or _unit_rows(order, work, setting, evaluations)),
         load=LoadOptions(
-            root, work.plan, order.manifest.base, in_pixels, first.channels, model.default_size, order.input_roots
+            root, work.plan, order.manifest.base, taken, first.channels, model.default_size, order.input_roots
         ),
         write=WriteOptions(root, work.plan, model.name, model.revision, first.process.default_sampler, options.images),
         judge=order.judging,

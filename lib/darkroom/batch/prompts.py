@@ -113,7 +113,7 @@ def import_prompts(uri: str, model: Model, root: str, dtype: str | None) -> int:
     if not model.encoders:
         raise NoPrompts(f"the model {model.name!r} reads no text, so there is nothing to import")
     name = model.encoders[0]
-    found = _check(_load(uri), uri, (model.encoder_length(name), model.encoder_width(name)))
+    found = _check(_load(uri), uri, model.embedding_shape(name))
     chosen = [dtype] if dtype else list(DTYPES)
     for one in chosen:
         store = EmbeddingStore(root, model.encoder_key(name, one))

@@ -17,6 +17,7 @@ import pyarrow as pa
 from safetensors.numpy import load, save
 
 from darkroom.models.errors import ModelError
+from darkroom.ray_cluster import ClusterError
 from darkroom.storage import StorageError, Store
 
 Kind = Literal["input", "numeric", "model", "storage", "other"]
@@ -151,7 +152,7 @@ def guarded(state: RowState) -> Iterator[None]:
     """Whatever is wrong with a row costs that row alone. An outage and a lost device are no row's fault."""
     try:
         yield
-    except StorageError:
+    except (StorageError, ClusterError):
         raise
     except Exception as error:
         if is_device_lost(error):

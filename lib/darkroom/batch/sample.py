@@ -17,7 +17,7 @@ from darkroom.batch.capacity import ON_CPU
 from darkroom.batch.load_inputs import LoadOptions, load_row
 from darkroom.batch.options import SMALL_ENCODER, encoder_dtype, stage_dtypes
 from darkroom.batch.row_state import RowState
-from darkroom.batch.sampler_worker import stage_inputs
+from darkroom.batch.sampler_worker import pasted, stage_inputs
 from darkroom.batch.scoring import SMALLEST_MARKED, offers, open_model_safety
 from darkroom.batch.write_results import to_pixels
 from darkroom.manifest import ManifestError, open_manifest
@@ -25,12 +25,15 @@ from darkroom.manifest.inline_rows import Rows, named_by_row, write_rows
 from darkroom.models.catalog import abilities, open_model
 from darkroom.models.errors import ModelError
 from darkroom.sampling.engine import Predictor
+from darkroom.sampling.latent_inputs import to_latents
 from darkroom.sampling.plans import Plan, Stage, condition_keys, goes_through, make_plan
 from darkroom.sampling.run import walk_plans
+from darkroom.sampling.stage import Fields
 from darkroom.storage import LocalStore
 
 if TYPE_CHECKING:
     from darkroom.models.catalog import Model
+    from darkroom.models.latents import Latents
 
 Found = TypeVar("Found")
 
@@ -88,7 +91,7 @@ _KEPT: WeakKeyDictionary[Any, _Kept] = WeakKeyDictionary()
 
 def _read(model: Model, rows: Rows) -> list[RowState]:
     """The rows, checked like a manifest's, with their pictures; each is called by its number. ManifestError."""
-    sizes = tuple(stage.size for stage in model.stages if stage.factor == 1)
+    sizes = tuple(stage.size for stage in model.stages if not stage.enlarges_latents)
     with named_by_row(), TemporaryDirectory() as folder:
         manifest = open_manifest(write_rows(rows, LocalStore(folder)), abilities(model))
         options = LoadOptions("", "", manifest.base, sizes, model.stages[0].channels, model.default_size)
@@ -124,11 +127,15 @@ class _Sampler:
         for state, image in zip(states, images, strict=True):
             if not image.isfinite().all():
                 raise ModelError(f"{state.id}: stage {stage.number} gave values that are not finite numbers")
-            state.picture = image.numpy()
+            state.picture = pasted(image, state, stage).numpy()
 
-    def _plan(self, stage: Stage, state: RowState, condition: Callable[[str], Tensor]) -> Plan:
+    def _plan(self, stage: Stage, state: RowState, condition: Callable[[str], Tensor | Fields]) -> Plan:
+        inputs = stage_inputs(state, stage, condition)
         try:
-            return make_plan(state.row, stage, stage_inputs(state, stage, condition))
+            if stage.encodes:
+                latents = self._predictor(stage, self.dtypes[stage.number]).latents
+                inputs = to_latents(inputs, state.row, stage, latents.encode)
+            return make_plan(state.row, stage, inputs)
         except ValueError as error:
             raise ManifestError([f"{state.id}: {error}"]) from None
 
@@ -138,7 +145,7 @@ class _Sampler:
         shortage = None
         try:
             images = [finished.image for finished in walk_plans(predictor, plans, capacity)]
-            return [predictor.decode(image).cpu() for image in images] if stage.factor > 1 else images
+            return _decoded(predictor.latents, images) if stage.factor > 1 else images
         except torch.OutOfMemoryError as error:
             shortage = str(error)  # not the error, whose frames hold what they allocated
         if capacity == 1:
@@ -166,7 +173,7 @@ class _Sampler:
         except torch.OutOfMemoryError as error:
             raise ModelError(f"{self.model.name} does not fit {self.device}: {error}") from None
 
-    def _conditions(self, stage: Stage, states: list[RowState]) -> Callable[[str], Tensor]:
+    def _conditions(self, stage: Stage, states: list[RowState]) -> Callable[[str], Tensor | Fields]:
         """What each prompt or label is to the stage, all prompts of the rows encoded."""
         if not self.model.encoders:
             return self.model.condition
@@ -179,7 +186,21 @@ class _Sampler:
             where = torch.device("cpu") if small else self.device
             encoder = self._fitted(lambda: self.model.text_encoder(name, where, dtype))
             kept |= {(name, dtype, key): one.float() for key, one in zip(missing, encoder.encode(missing), strict=True)}
-        return lambda key: kept[name, dtype, key]
+        return lambda key: self.model.fields_of(stage.number, kept[name, dtype, key])
+
+
+def _decoded(latents: Latents, states: list[Tensor]) -> list[Tensor]:
+    """Pictures of latents, on the host, in groups of one size, as `generate` makes them."""
+    pictures: list[Tensor] = []
+    for at in range(0, len(states), latents.at_once):
+        some = torch.stack(states[at : at + latents.at_once])
+        padded = torch.cat([some, some.new_zeros(latents.at_once - len(some), *some.shape[1:])])
+        found = latents.decode(padded)[: len(some)].cpu()
+        pictures += [
+            picture if bool(picture.isfinite().all()) else latents.decode_whole(state[None])[0].cpu()
+            for picture, state in zip(found, some, strict=True)
+        ]
+    return pictures
 
 
 def _marked(model: Model, pictures: list[np.ndarray]) -> list[np.ndarray]:

@@ -26,8 +26,9 @@ from darkroom.models.embeddings import EmbeddingStore
 from darkroom.models.memory import size_text
 from darkroom.ray_cluster import ClusterError
 from darkroom.sampling.engine import Failed, Statistics
+from darkroom.sampling.latent_inputs import to_latents
 from darkroom.sampling.plans import Plan, as_asked, condition_keys, goes_through, make_plan
-from darkroom.sampling.stage import Inputs, Stage
+from darkroom.sampling.stage import Fields, Inputs, Stage
 from darkroom.storage import to_uint8
 
 ROWS_AHEAD = 2  # times the capacity: planned, so that the engine need not wait for one; the rest wait unread
@@ -81,7 +82,7 @@ class SamplerWorker:
         self.stages: tuple[Stage, ...] = self.model.stages
         self.stage = self.stages[number - 1]
         self.default_size = self.model.default_size
-        self.condition: Callable[[str], torch.Tensor] = self.model.condition if embeddings is None else embeddings.get
+        self.embeddings = embeddings
         begin(f"loading the weights, {size_text(self.model.memory(number, self.dtype, 1).weights)} in {self.dtype}")
         predictor = self.model.predictor(number, self.device, self.dtype)
         self.open()  # once more: it may have been replaced while its weights were read
@@ -213,8 +214,19 @@ class SamplerWorker:
                 row = state.row if state.chosen_seed is None else state.row | {"seed": state.chosen_seed}
                 inputs = stage_inputs(state, self.stage, self.condition)
                 drawn = seeds(row) if self.number == 1 else [row["seed"]]
-                return [make_plan(row | {"seed": seed}, self.stage, inputs) for seed in drawn]
+                return [self._plan(row | {"seed": seed}, inputs) for seed in drawn]
         return []
+
+    def _plan(self, row: dict[str, Any], inputs: Inputs) -> Plan:
+        if self.engine.latents is not None:
+            inputs = to_latents(inputs, row, self.stage, self.engine.latents.encode)
+        return make_plan(row, self.stage, inputs)
+
+    def condition(self, key: str) -> torch.Tensor | Fields:
+        """What the stage's model is told for a prompt or label."""
+        if self.embeddings is None:
+            return self.model.condition(key)
+        return self.model.fields_of(self.number, self.embeddings.get(key))
 
     def _take(self, state: RowState, plan: Plan, samples: list[Sample | Failed]) -> None:
         """What came of the row's plans, of which `plan` is the first, is written into it."""
@@ -234,7 +246,7 @@ class SamplerWorker:
                 lacks = f" in {self.dtype}, and float32 does not fit the device beside it"
                 why = lacks if self._precise.shortage else ""
                 raise FloatingPointError(f"stage {self.number} gave values that are not finite numbers{why}")
-            state.picture = self._handed_on(state.row, made)
+            state.picture = self._handed_on(state, made)
 
     def _record(self, row: dict[str, Any], plan: Plan, samples: list[Sample]) -> StageRecord:
         """What the stage was: the mode that ran, and why it is not the one that was asked for, among it."""
@@ -250,16 +262,25 @@ class SamplerWorker:
             compile_note="; ".join(notes_of(self.predictor)) or None,
         )
 
-    def _handed_on(self, row: dict[str, Any], samples: list[Sample]) -> np.ndarray:
+    def _handed_on(self, state: RowState, samples: list[Sample]) -> np.ndarray:
         """Candidates and what another stage goes on from as they are; else pixels, rounded here and not again."""
-        if len(samples) > 1:
-            return np.stack([sample.image.numpy() for sample in samples])
-        image = samples[0].image.numpy()
-        ended = not any(goes_through(row, stage, self.default_size) for stage in self.stages[self.number :])
-        return to_uint8(image) if ended else image
+        images = [pasted(sample.image, state, self.stage).numpy() for sample in samples]
+        if len(images) > 1:
+            return np.stack(images)
+        ended = not any(goes_through(state.row, stage, self.default_size) for stage in self.stages[self.number :])
+        return to_uint8(images[0]) if ended else images[0]
 
 
-def stage_inputs(state: RowState, stage: Stage, condition: Callable[[str], torch.Tensor]) -> Inputs:
+def pasted(image: torch.Tensor, state: RowState, stage: Stage) -> torch.Tensor:
+    """A picture of a stage with the original where a mask keeps it: of latents that were held, a VAE makes others."""
+    if not stage.encodes or f"mask/{stage.size}" not in state.inputs:
+        return image
+    original = _picture(state, "image", stage.size)
+    assert original is not None, "a mask comes with its picture"
+    return torch.where(torch.from_numpy(state.inputs[f"mask/{stage.size}"]) >= 128, image, original)
+
+
+def stage_inputs(state: RowState, stage: Stage, condition: Callable[[str], torch.Tensor | Fields]) -> Inputs:
     """What a row's plan at a stage is made from. condition: what a prompt or label is to the stage's model."""
     low_res = None
     if stage.number > 1 and state.picture is not None:

@@ -15,6 +15,7 @@ from darkroom.batch.planning import Work
 from darkroom.batch.progress import duration
 from darkroom.batch.scoring import seeds
 from darkroom.runs import Log
+from darkroom.sampling.latent_inputs import to_latents
 from darkroom.sampling.plans import Inputs, Stage, condition_keys, goes_through, make_plan
 
 if TYPE_CHECKING:
@@ -140,7 +141,8 @@ def _evaluations(row: dict, model: Model, stage: Stage) -> int:
     blank = torch.zeros(3 if stage.factor > 1 else stage.channels, stage.size, stage.size)
     mask = torch.ones(1, stage.size, stage.size, dtype=torch.bool)
     nothing = {key: torch.zeros(1) for key in condition_keys(row, stage)}
-    plan = make_plan(row, stage, Inputs(nothing, image=blank, mask=mask, given=blank, low_res=blank))
+    inputs = Inputs(nothing, image=blank, mask=mask, given=blank, low_res=blank)
+    plan = make_plan(row, stage, to_latents(inputs, row, stage, lambda picture, noise: noise))
     return plan.evaluations * (len(seeds(row)) if stage.number == 1 else 1)
 
 

@@ -26,6 +26,8 @@ class Abilities:
     num_classes: labels 0..num_classes - 1 may be asked for; None where the model takes none.
     upscale: whether it has upper stages that can be run alone; scorer: whether there is one to choose candidates by.
     latent: the first stage works on latents, which a VAE makes pictures of: there are no pixels until it has ended.
+    inpaints: it paints pictures in and does nothing else, as it must be told where.
+    text_layers: of CLIP, some of which may be left out; None where another encoder reads; paired: two of them read.
     prompt_tokens: how many tokens a prompt is, end mark included; max_tokens: as many as the text encoder reads.
     """
 
@@ -39,6 +41,9 @@ class Abilities:
     upscale: bool = False
     scorer: bool = False
     latent: bool = False
+    inpaints: bool = False
+    text_layers: int | None = None
+    paired: bool = False
     prompt_tokens: Callable[[str], int] | None = None
     max_tokens: int | None = None
 
@@ -67,6 +72,7 @@ def misfits(task: Task, abilities: Abilities) -> Iterator[str]:
     yield from _stage_misfits(task, abilities)
     yield from _picture_misfits(task, abilities)
     yield from _latent_misfits(task, abilities)
+    yield from _text_misfits(task, abilities)
     if getattr(task, "best_of", 1) > 1 and not abilities.scorer:
         yield f"'best_of' is {task.best_of}, and there is no scorer to choose by: give one with --scorer"
 
@@ -153,18 +159,33 @@ def _picture_misfits(task: Task, abilities: Abilities) -> Iterator[str]:
 
 
 def _latent_misfits(task: Task, abilities: Abilities) -> Iterator[str]:
-    """What speaks of pixels where there are none: a patch of latents that is moved, turned or blurred is no picture's."""
-    if not abilities.latent:
+    """What speaks of pixels where there are none: latents that are moved, turned or blurred are not a picture's."""
+    if abilities.inpaints and not isinstance(task, Inpaint):
+        yield f"the model '{abilities.name}' paints pictures in, and does so alone: the task must be inpaint"
         return
-    model = f"and '{abilities.name}' works on latents"
+    does = None
     if isinstance(task, Anagram):
-        yield f"the views of an anagram rearrange pixels, {model}: it needs a model of pixels, such as DeepFloyd IF"
+        does = "the views of an anagram rearrange pixels"
     elif isinstance(task, Hybrid):
-        yield f"the components of a hybrid are made of pixels, {model}: it needs a model of pixels, such as DeepFloyd IF"
+        does = "the components of a hybrid are made of pixels"
     elif isinstance(task, Forward):
-        yield f"'forward' shows a picture with noise on its pixels, {model}: it needs a model of pixels"
+        does = "'forward' shows a picture with noise on its pixels"
     elif isinstance(task, Denoise) and task.method == "blur":
-        yield f"the method 'blur' blurs pixels, {model}: it needs a model of pixels"
+        does = "the method 'blur' blurs pixels"
+    if abilities.latent and does:
+        yield f"{does}, and '{abilities.name}' works on latents: it needs a model of pixels, such as DeepFloyd IF"
+    if abilities.inpaints and isinstance(task, Inpaint) and task.resample is not None:
+        yield f"'resample' goes back to a picture that is held, and '{abilities.name}' is told what to keep instead"
+
+
+def _text_misfits(task: Task, abilities: Abilities) -> Iterator[str]:
+    """What is said of how a text is read, to a model that does not read so."""
+    if (skip := getattr(task, "clip_skip", 0)) and skip >= (abilities.text_layers or 1):
+        layers = abilities.text_layers
+        why = f"must be below {layers}, the layers of its text encoder" if layers else "is for models that read by CLIP"
+        yield f"'clip_skip' {why}, was {skip} for '{abilities.name}'"
+    if getattr(task, "prompt_2", None) is not None and not abilities.paired:
+        yield f"'prompt_2' is for models that read by two text encoders, such as SDXL; '{abilities.name}' has one"
 
 
 @functools.lru_cache(maxsize=4096)

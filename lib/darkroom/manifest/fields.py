@@ -101,6 +101,7 @@ ClassIds = Annotated[
     AfterValidator(not_empty),
 ]
 Verdict = Literal["fail", "flag"]
+ClipSkip = Annotated[int, Field(ge=0, le=64), _from_number]
 Candidates = Annotated[int, Field(ge=1, le=64), _from_number]
 
 

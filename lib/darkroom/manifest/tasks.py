@@ -13,6 +13,7 @@ from darkroom.manifest.fields import (
     MAX_SEED,
     Candidates,
     ClassIds,
+    ClipSkip,
     Fit,
     Fraction,
     Frozen,
@@ -107,7 +108,7 @@ class _Task(Frozen):
 
 
 # Words that came when there were rows already, which keep their keys, and what they say of these.
-_LATER = (("fit", "crop"), ("empty_mask", "fail"), ("full_mask", "flag"))
+_LATER = (("fit", "crop"), ("empty_mask", "fail"), ("full_mask", "flag"), ("clip_skip", 0))
 _NOTHING_OTHER = UpperStage()
 
 
@@ -140,11 +141,26 @@ class _Chosen(_Cascaded):
         return super()._silent() | ({"best_of"} if self.best_of == 1 else set())
 
 
-class TextToImage(_Chosen, Asks):
+class _Prompted(_Chosen, Asks):
+    """One prompt. prompt_2: what a second text encoder reads, where it is other; clip_skip: layers at the end of CLIP
+    that the prompt is read without."""
+
+    prompt_2: Prompt | None = None
+    clip_skip: ClipSkip = 0
+
+    @model_validator(mode="after")
+    def _of_a_prompt(self) -> _Prompted:
+        for name in ("prompt_2", "clip_skip"):
+            if getattr(self, name) and self.prompt is None:
+                raise ValueError(f"'{name}' is given, and no 'prompt'")
+        return self
+
+
+class TextToImage(_Prompted):
     task: Literal["text_to_image"] = "text_to_image"
 
 
-class ImageToImage(_Chosen, Asks):
+class ImageToImage(_Prompted):
     """SDEdit. start: index into the schedule; strength: 1 is the whole schedule, 0 none of it."""
 
     task: Literal["image_to_image"] = "image_to_image"
@@ -161,7 +177,7 @@ class ImageToImage(_Chosen, Asks):
         return self
 
 
-class Inpaint(_Chosen, Asks):
+class Inpaint(_Prompted):
     """White parts of the mask are painted. Without start or strength they begin as pure noise.
 
     mask_value: of a mask of class ids, those that are painted. empty_mask, full_mask: whether a row fails or is flagged

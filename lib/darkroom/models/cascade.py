@@ -21,14 +21,19 @@ import torch
 
 from darkroom.models import stages, texts
 from darkroom.models.errors import ModelError
+from darkroom.models.families import family_of, stage_kind
 from darkroom.models.memory import Memory
 from darkroom.models.node_cache import remember
+from darkroom.models.paired_texts import PairedEncoding
 from darkroom.models.sources import LocalFolder, Source, read_json
 from darkroom.models.texts import Encoding, TextEncoder
 from darkroom.models.weights import DIFFUSERS, check_dtype, config_of, load_module
-from darkroom.sampling.stage import Stage
+from darkroom.sampling.stage import Fields, Stage
 
 if TYPE_CHECKING:  # diffusers' networks cost three seconds, which whoever only plans need not pay
+    from diffusers import AutoencoderKL
+
+    from darkroom.models.latents import Latents
     from darkroom.models.predictors import UNetPredictor
 
 TEXT, CLIP = "text_encoder", "stage3"  # the names of the encoders: of stages I and II, and the upscaler's own
@@ -63,16 +68,16 @@ class Cascade:
     @classmethod
     def of_pipelines(cls, name: str, sources: tuple[Source, ...]) -> Cascade:
         """The cascade of a source per stage, each in diffusers' layout. Raises ModelError where they do not fit."""
-        kinds = [stages.stage_kind(source) for source in sources]
+        kinds = [stage_kind(source) for source in sources]
         reads = [source for source, kind in zip(sources, kinds, strict=True) if kind != "upscaler"]
         # Every repository of IF holds the same T5 once more: the first that is there is enough.
         text = next((source for source in reads if "text_encoder/config.json" in source.names()), None)
-        encodings = {} if text is None else {TEXT: Encoding(text, texts.IF_LENGTH, "lower strip")}
+        encodings = {} if text is None else {TEXT: _encoding_of(text)}
         if "upscaler" in kinds:
             encodings[CLIP] = Encoding(sources[kinds.index("upscaler")], None, "none")
         cascade = cls(name, sources, encodings)
         if reads and text is None:
-            raise ModelError(f"none of {', '.join(s.address for s in reads)} has a text_encoder folder; IF needs one")
+            raise ModelError(f"none of {', '.join(s.address for s in reads)} has a text_encoder folder; it needs one")
         assert cascade.stages  # read now, so that what is wrong is told before any work
         return cascade
 
@@ -88,7 +93,7 @@ class Cascade:
             return _revision_of_ours(self.root, self.config["stages"])
         says = [self.config.get("stages")]
         says += [source.digest(stages.FOLDERS) for source in self.sources]
-        says += [[name, encoding.source.digest(texts.FOLDERS)] for name, encoding in sorted(self.encodings.items())]
+        says += [[name, encoding.digest()] for name, encoding in sorted(self.encodings.items())]
         return hashlib.sha256(json.dumps(says, sort_keys=True).encode()).hexdigest()[:16]
 
     @cached_property
@@ -114,9 +119,14 @@ class Cascade:
         """The names of its text encoders."""
         return tuple(self.encodings)
 
+    @property
+    def text_layers(self) -> int | None:
+        """Layers of the first encoder, where it is a CLIP and a row may leave some of the last out."""
+        return self.encodings[self.encoders[0]].layers if self.stages[0].encodes else None
+
     def encoder_of(self, number: int) -> str:
         """Which encoder's embeddings stage `number` attends to."""
-        return CLIP if self.stages[number - 1].factor > 1 else TEXT
+        return CLIP if self.stages[number - 1].enlarges_latents else TEXT
 
     def encoder_key(self, name: str, dtype: str) -> str:
         """16 hex: all that an embedding by encoder `name` depends on besides its text."""
@@ -126,14 +136,17 @@ class Cascade:
         """How many tokens each prompt takes, the end mark included, before anything is cut off."""
         return self.encodings[name].tokens(prompts)
 
+    def embedding_shape(self, name: str) -> tuple[int, int]:
+        """Of one embedding by encoder `name`, as it is kept."""
+        return self.encodings[name].shape
+
+    def fields_of(self, number: int, embedding: torch.Tensor) -> torch.Tensor | Fields:
+        """What stage `number`'s model is told, of an embedding as it is kept."""
+        return self.encodings[self.encoder_of(number)].fields(embedding)
+
     def encoder_length(self, name: str) -> int:
         """How many tokens encoder `name` reads."""
         return self.encodings[name].positions
-
-    def encoder_width(self, name: str) -> int:
-        """How wide encoder `name`'s embeddings are: they are [length, width]."""
-        config = self.encodings[name].config
-        return config["hidden_size" if self.encodings[name].is_clip else "d_model"]
 
     def empty_fields(self, number: int) -> tuple[torch.Tensor, ...]:
         """What stage `number`'s model is told beside state and time: zeros of one question's shapes, in their order."""
@@ -142,7 +155,7 @@ class Cascade:
 
     def predictor(self, number: int, device: torch.device, dtype: str = "float32") -> UNetPredictor:
         """Stage `number` (1, 2, ...) with its weights on the device, ready for the engine. Raises ModelError."""
-        from diffusers import AutoencoderKL, UNet2DConditionModel
+        from diffusers import UNet2DConditionModel
 
         from darkroom.models.predictors import UNetPredictor
 
@@ -150,11 +163,27 @@ class Cascade:
         source, stage = self.sources[number - 1], self.stages[number - 1]
         config = config_of(source, "unet")
         unet = load_module(source, "unet", DIFFUSERS, lambda: UNet2DConditionModel.from_config(config), device, dtype)
-        vae = None
-        if stage.factor > 1:
-            shape = config_of(source, "vae")
-            vae = load_module(source, "vae", DIFFUSERS, lambda: AutoencoderKL.from_config(shape), device, "float32")
-        return UNetPredictor(unet, stage.process, device, vae)
+        latents = self._latents(number, device, dtype) if stage.factor > 1 else None
+        return UNetPredictor(unet, stage.process, device, latents)
+
+    def _latents(self, number: int, device: torch.device, dtype: str) -> Latents:
+        """The VAE of stage `number`, which computes in `vae_dtype` beside a UNet of this dtype."""
+        from diffusers import AutoencoderKL
+
+        from darkroom.models.latents import Latents
+
+        source, own = self.sources[number - 1], self.vae_dtype(number, dtype)
+        shape = config_of(source, "vae")
+
+        def load(name: str) -> AutoencoderKL:
+            return load_module(source, "vae", DIFFUSERS, lambda: AutoencoderKL.from_config(shape), device, name)
+
+        return Latents(load(own), None if own == "float32" else load)
+
+    def vae_dtype(self, number: int, dtype: str) -> str:
+        """What the VAE of stage `number` computes in beside a UNet of that dtype: never float16, whose range its values
+        leave, and float32 for the upscaler, whose pictures are large and few."""
+        return "float32" if dtype == "float32" or self.stages[number - 1].enlarges_latents else "bfloat16"
 
     def text_encoder(
         self, name: str | torch.device = TEXT, device: torch.device | None = None, dtype: str = "float32"
@@ -169,7 +198,7 @@ class Cascade:
         """What stage `number` needs on a device to make passes of `capacity` evaluations; nothing is loaded."""
         source, stage = self.sources[number - 1], self.stages[number - 1]
         vae = config_of(source, "vae") if stage.factor > 1 else None
-        shape = (dtype, capacity, *self._pass_shape(number), vae)
+        shape = (dtype, capacity, *self._pass_shape(number), vae, self.vae_dtype(number, dtype))
 
         def measured() -> Memory:
             from darkroom.models.predictors import pass_memory
@@ -203,6 +232,14 @@ class Cascade:
     def scheduler_config(self, number: int) -> dict[str, Any]:
         """The scheduler_config.json of stage `number`."""
         return read_json(self.sources[number - 1], "scheduler/scheduler_config.json")
+
+
+def _encoding_of(source: Source) -> Encoding:
+    """How a stage's own text encoder reads."""
+    family = family_of(source)
+    if family is None or not family.latent:
+        return Encoding(source, texts.IF_LENGTH, "lower strip")
+    return PairedEncoding.of(source) if family.paired else Encoding(source, None, "none")
 
 
 def _remembered(kind: str, says: list[Any], find: Callable[[], Any]) -> Any:

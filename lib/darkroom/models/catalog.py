@@ -89,7 +89,10 @@ def abilities(model: Model, scorer: bool = False) -> Abilities:
         num_classes=model.num_classes,
         upscale=len(model.stages) > 1,
         scorer=scorer,
-        latent=model.stages[0].factor > 1,
+        latent=model.stages[0].encodes,
+        inpaints=model.stages[0].inpaints,
+        text_layers=model.text_layers,
+        paired=model.stages[0].sized,
         prompt_tokens=(lambda prompt: model.encoder_tokens(reads, [prompt])[0]) if reads else None,
         max_tokens=model.encoder_length(reads) if reads else None,
     )

@@ -150,6 +150,7 @@ class Network:
     kind: ClassVar = "network"
     default_dtype: ClassVar = "float32"
     encoders: ClassVar = ()  # it reads no text
+    text_layers: ClassVar = None
 
     @classmethod
     def open(cls, uri: str) -> Network:

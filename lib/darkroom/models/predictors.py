@@ -10,6 +10,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 
 from darkroom.models.fused_attention import fuse_projections
+from darkroom.models.latents import DECODED_AT_ONCE, Latents
 from darkroom.models.memory import Memory, count_flops, measure
 from darkroom.models.stages import unet_fields
 from darkroom.models.weights import in_dtype
@@ -27,35 +28,36 @@ class UNetPredictor:
         unet: UNet2DConditionModel,
         process: Process,
         device: torch.device,
-        vae: AutoencoderKL | None = None,
+        latents: Latents | None = None,
         fused: bool = False,
     ) -> None:
         self.unet = unet.to(device, memory_format=torch.channels_last)
         if fused:
             fuse_projections(self.unet)
-        self.process, self.device, self.vae = process, device, vae
+        self.process, self.device, self.latents = process, device, latents
         self.dtype = unet.dtype
+        self.fields = tuple(unet_fields(unet.config, 1))
         self._takes_level = unet.config.class_embed_type is not None or unet.config.num_class_embeds is not None
 
-    def __call__(self, x: Tensor, timestep: Tensor, condition: Tensor, noise_level: Tensor) -> Tensor:
-        more = {"class_labels": noise_level} if self._takes_level else {}
+    def __call__(self, x: Tensor, timestep: Tensor, condition: Tensor, noise_level: Tensor, *sizes: Tensor) -> Tensor:
+        """sizes: pooled embedding and size ids, where the UNet takes them."""
+        more: dict[str, Any] = {"class_labels": noise_level} if self._takes_level else {}
+        if sizes:
+            pooled, ids = sizes
+            more["added_cond_kwargs"] = {"text_embeds": pooled.to(self.dtype), "time_ids": ids}
         x = x.to(self.dtype, memory_format=torch.channels_last)
         answer = self.unet(x, timestep, encoder_hidden_states=condition.to(self.dtype), **more).sample
         return answer.float().contiguous()
 
-    @torch.inference_mode()
-    def decode(self, state: Tensor) -> Tensor:
-        """Latents float32 [C, h, w] -> the picture float32 [3, H, W], about [-1, 1]; both on the host or the device.
-
-        Alone and in float32: a VAE overflows in half precision, and its memory grows with the picture.
-        """
-        assert self.vae is not None, "a stage without a VAE has no latents"
-        latents = state[None].to(self.device, torch.float32) / self.vae.config.scaling_factor
-        return self.vae.decode(latents, return_dict=False)[0][0].to(state.device)
-
 
 def pass_memory(
-    unet: Mapping[str, Any], dtype: str, capacity: int, size: int, length: int, vae: Mapping[str, Any] | None = None
+    unet: Mapping[str, Any],
+    dtype: str,
+    capacity: int,
+    size: int,
+    length: int,
+    vae: Mapping[str, Any] | None = None,
+    vae_dtype: str = "float32",
 ) -> Memory:
     """What a stage's predictor needs on a device. unet, vae: their configurations.
 
@@ -66,10 +68,11 @@ def pass_memory(
     if vae is None:
         return needed
     with torch.device("meta"):
-        predictor.vae = AutoencoderKL.from_config(dict(vae))
-    latents = (predictor.vae.config.latent_channels, size, size)
-    decoding = measure(predictor.vae, lambda: predictor.decode(torch.empty(latents, device="meta")))
-    return Memory(needed.weights + decoding.weights, max(needed.activations, decoding.activations))
+        latents = Latents(in_dtype(AutoencoderKL.from_config(dict(vae)), vae_dtype))
+    at_once = 1 if vae_dtype == "float32" else DECODED_AT_ONCE
+    states = torch.empty(at_once, latents.vae.config.latent_channels, size, size, device="meta")
+    decoding = measure(latents.vae, lambda: latents.decode(states))
+    return Memory(needed.weights + decoding.weights, needed.activations + decoding.activations)
 
 
 def evaluation_flops(unet: Mapping[str, Any], size: int, length: int) -> int:

@@ -1,35 +1,42 @@
 """What a stage of a cascade is, read from the files of its folder, in diffusers' pipeline layout.
 
 unet/ scheduler/                      every stage
-image_noising_scheduler/              a super-resolution stage in pixels (IFSuperResolutionPipeline)
-vae/ low_res_scheduler/               one in latents (StableDiffusionUpscalePipeline)
+vae/                                  one whose states are latents (StableDiffusionPipeline)
+image_noising_scheduler/              one that enlarges in pixels (IFSuperResolutionPipeline)
+vae/ low_res_scheduler/               one that enlarges in latents (StableDiffusionUpscalePipeline)
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from darkroom.models.errors import ModelError
+from darkroom.models.families import Kind, stage_kind
 from darkroom.models.sources import Source, read_json
 from darkroom.models.weights import config_of
 from darkroom.sampling.diffusion import Diffusion
 from darkroom.sampling.processes import Process
-from darkroom.sampling.stage import CONDITION, NOISE_LEVEL, Stage
+from darkroom.sampling.stage import CONDITION, NOISE_LEVEL, POOLED, SIZES, Stage
 
-Kind = Literal["base", "super_resolution", "upscaler"]
 # What diffusers' pipelines do unless they are told otherwise. A base stage follows the row.
 DEFAULTS: dict[Kind, dict[str, Any]] = {
     "base": {},
+    "latent": {},
+    "latent_inpainting": {},
     "super_resolution": {"steps": 50, "guidance": 4.0, "noise_level": 250},
     "upscaler": {"steps": 75, "guidance": 9.0, "noise_level": 20},
 }
 _NOISING = {"super_resolution": "image_noising_scheduler", "upscaler": "low_res_scheduler"}
 FOLDERS = ("unet", "scheduler", "image_noising_scheduler", "low_res_scheduler", "vae")
+SIZE_IDS = (
+    6  # numbers that SDXL is told: original height and width, crop from the top and left, wanted height and width
+)
 _PREDICTIONS = {"epsilon": "epsilon", "sample": "x0", "v_prediction": "v"}
+_CLIPPING = ("DDPMScheduler", "DDIMScheduler")  # of which a file that says nothing bounds what a picture may hold
 _VARIANCES = {"fixed_small": False, "fixed_small_log": False, "learned_range": True}
 
 
@@ -40,7 +47,7 @@ def read_stage(source: Source, number: int, below: int | None, own: Mapping[str,
     Raises ModelError.
     """
     kind, unet = stage_kind(source), config_of(source, "unet")
-    if (kind == "base") != (below is None):
+    if (kind in ("base", "latent", "latent_inpainting")) != (below is None):
         wanted, got = ("paint from noise", "enlarges") if below is None else ("enlarge a picture", "paints from noise")
         raise ModelError(f"stage {number} must {wanted}, and the one in {source.address} {got}")
     process = _process(source, "scheduler")
@@ -51,29 +58,13 @@ def read_stage(source: Source, number: int, below: int | None, own: Mapping[str,
         # Its state has the size of the picture that it enlarges, whatever size its UNet was trained at.
         how = {"factor": factor, "sampler": "ddim", **how}
         return Stage(number, factor * below, unet["out_channels"], process, noising=_noising(source, kind), **how)
+    if kind in ("latent", "latent_inpainting"):
+        factor, how = vae_factor(config_of(source, "vae")), {"inpaints": kind == "latent_inpainting", **how}
+        size = factor * unet["sample_size"]
+        return Stage(number, size, unet["out_channels"], process, factor=factor, sized=_is_sized(unet), **how)
     channels = unet["out_channels"] // (2 if process.learned_variance else 1)
     size = unet.get("sample_size") or 4 * (below or 16)
     return Stage(number, size, channels, process, noising=_noising(source, kind, process), **how)
-
-
-def stage_kind(source: Source) -> Kind:
-    """Which of the three a folder holds, by its files and its UNet's channels. Raises ModelError."""
-    unet, names = config_of(source, "unet"), source.names()
-    if "in_channels" not in unet or "out_channels" not in unet:
-        raise ModelError(f"{source.address}/unet/config.json is no UNet's: it wants 'in_channels' and 'out_channels'")
-    if "vae/config.json" in names:
-        encoder = read_json(source, "text_encoder/config.json")
-        if "CLIPTextModel" not in encoder.get("architectures", ["CLIPTextModel"]):
-            raise ModelError(f"{source.address} works on latents but is no x4 upscaler: it reads text by {encoder}")
-        if unet["in_channels"] != unet["out_channels"] + 3:
-            raise ModelError(
-                f"{source.address} works on latents but does not enlarge pictures: its UNet takes "
-                f"{unet['in_channels']} channels, and {unet['out_channels']} + 3 are wanted"
-            )
-        return "upscaler"
-    if "image_noising_scheduler/scheduler_config.json" in names or unet.get("class_embed_type") == "timestep":
-        return "super_resolution"
-    return "base"
 
 
 def unet_fields(unet: Mapping[str, Any], length: int) -> dict[str, Tensor]:
@@ -82,7 +73,16 @@ def unet_fields(unet: Mapping[str, Any], length: int) -> dict[str, Tensor]:
     unet: its configuration; length: positions of an embedding.
     """
     width = unet.get("encoder_hid_dim") or unet["cross_attention_dim"]
-    return {CONDITION: torch.zeros(length, width), NOISE_LEVEL: torch.tensor(0)}
+    fields = {CONDITION: torch.zeros(length, width), NOISE_LEVEL: torch.tensor(0)}
+    if not _is_sized(unet):
+        return fields
+    pooled = unet["projection_class_embeddings_input_dim"] - SIZE_IDS * unet["addition_time_embed_dim"]
+    return fields | {POOLED: torch.zeros(pooled), SIZES: torch.zeros(SIZE_IDS)}
+
+
+def _is_sized(unet: Mapping[str, Any]) -> bool:
+    """Whether a UNet is told a pooled embedding and sizes in pixels, as SDXL's."""
+    return unet.get("addition_embed_type") == "text_time"
 
 
 def vae_factor(config: Mapping[str, Any]) -> int:
@@ -119,7 +119,7 @@ def process_from_scheduler(config: Mapping[str, Any]) -> Diffusion:
     how: dict[str, Any] = {"prediction": prediction, "learned_variance": learned}
     if config.get("thresholding"):
         how["threshold"] = (config.get("dynamic_thresholding_ratio", 0.995), config.get("sample_max_value", 1.0))
-    elif config.get("clip_sample", True):
+    elif config.get("clip_sample", config.get("_class_name", "DDPMScheduler") in _CLIPPING):
         how["clip"] = config.get("clip_sample_range", 1.0)
     steps = config.get("num_train_timesteps", 1000)
     schedule = config.get("beta_schedule", "linear")

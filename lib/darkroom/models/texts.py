@@ -1,4 +1,4 @@
-"""Text encoders: T5 of DeepFloyd IF, CLIP of the x4 upscaler, and the small T5 of our own cascade."""
+"""Text encoders: T5 of DeepFloyd IF, CLIP of Stable Diffusion and the x4 upscaler, the small T5 of our own cascade."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from darkroom.models.errors import ModelError
 from darkroom.models.memory import Memory, measure
 from darkroom.models.sources import Source
 from darkroom.models.weights import TRANSFORMERS, config_of, in_dtype, load_module
+from darkroom.sampling.prompt_keys import PromptKey
 
 IF_LENGTH = 77  # IF was trained on T5 embeddings of 77 positions, whatever T5 itself can take
 BATCH = 16  # prompts a pass on a GPU
-FOLDERS = ("text_encoder", "tokenizer")
 _TOKENIZERS = {"tokenizer.json": PreTrainedTokenizerFast, "spiece.model": T5Tokenizer, "vocab.json": CLIPTokenizer}
 
 Cleaning = Literal["none", "lower strip"]
@@ -31,21 +31,39 @@ Cleaning = Literal["none", "lower strip"]
 class Encoding:
     """How a cascade reads text: the text_encoder/ and tokenizer/ of a source, and what is done before.
 
-    length: positions, padding included; None: the tokenizer's own. cleaning: IF's is lower case without outer spaces
+    folder, tokens_folder: of another encoder of the source. length: positions, padding included; None: the tokenizer's
+    own. cleaning: IF's is lower case without outer spaces
     (diffusers' `_text_preprocessing`, which cleans captions further only where two more packages are installed).
     """
 
     source: Source
     length: int | None
     cleaning: Cleaning
+    folder: str = "text_encoder"
+    tokens_folder: str = "tokenizer"
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        return config_of(self.source, "text_encoder")
+        return config_of(self.source, self.folder)
 
     @property
     def is_clip(self) -> bool:
-        return "CLIPTextModel" in self.config.get("architectures", ())
+        return any(name.startswith("CLIPText") for name in self.config.get("architectures") or ())
+
+    @property
+    def projects(self) -> bool:
+        """Whether it gives a pooled embedding too."""
+        return "CLIPTextModelWithProjection" in (self.config.get("architectures") or ())
+
+    @property
+    def layers(self) -> int | None:
+        """Of CLIP's layers, some of the last of which a row may leave out; None for other encoders."""
+        return self.config.get("num_hidden_layers", 12) if self.is_clip else None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of an embedding, as it is kept."""
+        return self.positions, self.config["hidden_size" if self.is_clip else "d_model"]
 
     @property
     def _kept(self) -> tuple[str, ...]:
@@ -56,12 +74,15 @@ class Encoding:
     def tokenizer(self) -> Any:
         """The tokenizer; ModelError where its files are none that we know."""
         names = self.source.names()
-        found = next((name for name in _TOKENIZERS if f"tokenizer/{name}" in names), None)
+        own = f"{self.tokens_folder}/"
+        found = next((name for name in _TOKENIZERS if own + name in names), None)
         if found is None:
             known = ", ".join(_TOKENIZERS)
-            raise ModelError(f"{self.source.address}/tokenizer holds none of {known}: no tokenizer can be made of it")
-        folder = self.source.fetch(name for name in names if name.startswith("tokenizer/"))
-        return _TOKENIZERS[found].from_pretrained(folder / "tokenizer", local_files_only=True)
+            raise ModelError(
+                f"{self.source.address}/{self.tokens_folder} holds none of {known}: no tokenizer can be made of it"
+            )
+        folder = self.source.fetch(name for name in names if name.startswith(own))
+        return _TOKENIZERS[found].from_pretrained(folder / self.tokens_folder, local_files_only=True)
 
     @property
     def positions(self) -> int:
@@ -70,27 +91,45 @@ class Encoding:
 
     def key(self, dtype: str) -> str:
         """16 hex: all that an embedding depends on besides the text."""
-        says = f"{self.source.digest(FOLDERS)} {dtype} {self.cleaning} {self.length}"
+        says = f"{self.digest()} {dtype} {self.cleaning} {self.length}"
         return hashlib.sha256(says.encode()).hexdigest()[:16]
+
+    def digest(self) -> str:
+        """Of the encoder's and the tokenizer's files."""
+        return self.source.digest((self.folder, self.tokens_folder))
 
     def clean(self, prompt: str) -> str:
         return prompt.lower().strip() if self.cleaning == "lower strip" else prompt
 
-    def tokens(self, prompts: Sequence[str]) -> list[int]:
-        """How many tokens each prompt takes, the end mark included, before anything is cut off."""
-        return [len(self.tokenizer(self.clean(prompt), verbose=False).input_ids) for prompt in prompts]
+    def fields(self, embedding: Tensor) -> Tensor:
+        """What a model is told, of an embedding as it is kept: all of it."""
+        return embedding
+
+    def tokens(self, keys: Sequence[str]) -> list[int]:
+        """How many tokens each prompt takes, the end mark included, before anything is cut off. keys: of PromptKey."""
+        prompts = [self.clean(PromptKey.read(key).prompt) for key in keys]
+        return [len(self.tokenizer(prompt, verbose=False).input_ids) for prompt in prompts]
+
+    def tokenize(self, prompts: list[str]) -> Any:
+        """input_ids and attention_mask [N, positions]."""
+        cleaned = [self.clean(prompt) for prompt in prompts]
+        options = {"padding": "max_length", "truncation": True, "max_length": self.positions}
+        return self.tokenizer(cleaned, return_tensors="pt", **options)
 
     def build(self) -> nn.Module:
         models = import_models()
         if self.is_clip:
-            return models.CLIPTextModel(models.CLIPTextConfig.from_dict(self.config))
+            own = models.CLIPTextModelWithProjection if self.projects else models.CLIPTextModel
+            return own(models.CLIPTextConfig.from_dict(self.config))
         return models.T5EncoderModel(models.T5Config.from_dict(self.config))
 
     def load(self, device: torch.device, dtype: str) -> TextEncoder:
         """The encoder with its weights on the device."""
+        return TextEncoder(self, self.load_module(device, dtype), device, dtype)
+
+    def load_module(self, device: torch.device, dtype: str) -> nn.Module:
         logging.disable_progress_bar()
-        module = load_module(self.source, "text_encoder", TRANSFORMERS, self.build, device, dtype, self._kept)
-        return TextEncoder(self, module, device, dtype)
+        return load_module(self.source, self.folder, TRANSFORMERS, self.build, device, dtype, self._kept)
 
     def memory(self, dtype: str, prompts: int) -> Memory:
         """What the encoder needs on a device to encode that many prompts at a time."""
@@ -104,7 +143,11 @@ class Encoding:
 def import_models() -> ModuleType:
     """transformers, its text models imported: two seconds, which whoever only counts tokens need not wait."""
     import transformers
-    from transformers import CLIPTextModel, T5EncoderModel  # noqa: F401 (each is imported when it is first asked for)
+    from transformers import (  # noqa: F401 (each is imported when it is first asked for)
+        CLIPTextModel,
+        CLIPTextModelWithProjection,
+        T5EncoderModel,
+    )
 
     return transformers
 
@@ -119,19 +162,24 @@ class TextEncoder:
         self._masks = not encoding.is_clip or encoding.config.get("use_attention_mask", False)
 
     @torch.inference_mode()
-    def encode(self, prompts: list[str]) -> Tensor:
-        """N sentences -> [N, length, width] in the encoder's dtype, on the host.
+    def encode(self, keys: list[str]) -> Tensor:
+        """N keys of PromptKey, of which a sentence is one -> [N, length, width] in the encoder's dtype, on the host.
 
         A pass has one shape, filled up with empty prompts, so that an embedding does not depend on which prompts it
         was batched with. On a processor each is encoded alone, which is as fast.
         """
         count = 1 if self.device.type == "cpu" else BATCH
-        passes = [prompts[first : first + count] for first in range(0, len(prompts), count)]
-        return torch.cat([self._encode(some + [""] * (count - len(some)))[: len(some)] for some in passes])
+        read = [PromptKey.read(key) for key in keys]
+        passes = [read[first : first + count] for first in range(0, len(read), count)]
+        empty = PromptKey("")
+        return torch.cat([self._encode(some + [empty] * (count - len(some)))[: len(some)] for some in passes])
 
-    def _encode(self, prompts: list[str]) -> Tensor:
-        how = {"padding": "max_length", "truncation": True, "max_length": self.encoding.positions}
-        cleaned = [self.encoding.clean(prompt) for prompt in prompts]
-        tokens = self.encoding.tokenizer(cleaned, return_tensors="pt", **how).to(self.device)
+    def _encode(self, keys: list[PromptKey]) -> Tensor:
+        tokens = self.encoding.tokenize([key.prompt for key in keys]).to(self.device)
         mask = tokens.attention_mask if self._masks else None
-        return self.encoder(tokens.input_ids, attention_mask=mask).last_hidden_state.to(self.dtype).cpu()
+        if not any(key.clip_skip for key in keys):
+            return self.encoder(tokens.input_ids, attention_mask=mask).last_hidden_state.to(self.dtype).cpu()
+        assert self.encoding.is_clip, "only CLIP's layers are left out"
+        layers = self.encoder(tokens.input_ids, attention_mask=mask, output_hidden_states=True).hidden_states
+        chosen = torch.stack([layers[-(key.clip_skip + 1)][at] for at, key in enumerate(keys)])
+        return self.encoder.final_layer_norm(chosen).to(self.dtype).cpu()

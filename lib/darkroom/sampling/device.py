@@ -43,7 +43,8 @@ def placed(plan: Plan, device: torch.device) -> Plan:
     held = plan.constraint
     if held is not None:
         mask = None if held.mask is None else to_device(held.mask, device)
-        held = replace(held, reference=to_device(held.reference, device), mask=mask)
+        drawn = None if held.noise is None else to_device(held.noise, device)
+        held = replace(held, reference=to_device(held.reference, device), mask=mask, noise=drawn)
     extra = None if plan.extra is None else to_device(plan.extra, device)
     return replace(plan, constraint=held, extra=extra)
 

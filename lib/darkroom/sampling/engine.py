@@ -343,7 +343,8 @@ def _draw(walkers: Sequence[_Walker], stream: int, amount: Column, device: torch
     """Each row's own noise for its move, [R, C, H, W]; zeros, undrawn, where the move's amount of it is zero."""
     drawn = torch.zeros(len(walkers), *walkers[0].plan.shape)
     for place, walker in enumerate(walkers):
-        if walker.lines[walker.move][amount]:
-            plan = walker.plan
+        plan = walker.plan
+        holds = stream == noise.KNOWN and plan.constraint.noise is not None  # its own, at all times
+        if walker.lines[walker.move][amount] and not holds:
             drawn[place] = torch.from_numpy(noise.normal(plan.seed, plan.stage, stream, walker.move, plan.shape))
     return to_device(drawn, device)

@@ -71,9 +71,13 @@ def constrain(x: Tensor, constraints: list[Constraint], levels: Tensor, drawn: T
     """States [R, C, H, W] with the held parts replaced by their references, noised to where the states stand.
 
     levels: float32 [R, 2], (a, b) of x_t = a x_0 + b noise at the rows' times (RePaint, arXiv 2201.09865, eq. 8); at
-    the clean end that is (1, 0), so the known pixels are the picture's own, exactly.
+    the clean end that is (1, 0), so the known pixels are the picture's own, exactly. drawn: [R, C, H, W], the noise of
+    those that have none of their own.
     """
     reference = torch.stack([constraint.reference for constraint in constraints]).to(x.device)
+    drawn = torch.stack(
+        [own if held.noise is None else held.noise for held, own in zip(constraints, drawn, strict=True)]
+    )
     signal, spread = levels[:, :, None, None, None].unbind(1)
     target = signal * reference + spread * drawn
     result = x.clone()

@@ -18,6 +18,7 @@ START = 0  # the start state
 STEP = 1  # the random part of a denoising step
 KNOWN = 2  # re-noised pixels of a given image
 LOWRES = 3  # noise added to the low-resolution image of an upscaling stage
+ENCODE = 5  # a sample of the latents of a given image
 
 
 def normal(seed: int, stage: int, stream: int, draw: int, shape: Sequence[int]) -> np.ndarray:

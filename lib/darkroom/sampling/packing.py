@@ -35,8 +35,8 @@ class Packing:
         self._buffers: dict[str, Tensor] = {}
 
     def pack(self, slots: list[Slot]) -> tuple[Tensor, ...]:
-        """x, timestep and the fields in their order, as a predictor takes them; overwritten by the next call. ValueError
-        where a slot's tensors are not of the shape that the first call's were."""
+        """x, timestep and the fields in their order, as a predictor takes them; overwritten by the next call.
+        ValueError where a slot's tensors are not of the shape that the first call's were."""
         x = self._packed("x", [slot.x for slot in slots])
         if slots[0].extra is not None:  # a stage's rows all have some, or none has
             x = torch.cat([x, self._packed("extra", [slot.extra for slot in slots])], dim=1)

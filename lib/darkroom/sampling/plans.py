@@ -15,8 +15,9 @@ from torch import Tensor
 from darkroom.sampling import noise
 from darkroom.sampling.components import Component, make_component
 from darkroom.sampling.processes import Process
+from darkroom.sampling.prompt_keys import PromptKey
 from darkroom.sampling.schedules import Move
-from darkroom.sampling.stage import CONDITION, NOISE_LEVEL, Fields, Inputs, Row, Stage
+from darkroom.sampling.stage import CONDITION, NOISE_LEVEL, SIZES, Fields, Inputs, Row, Stage
 from darkroom.sampling.trajectories import asks_nothing, enlarged, make_trajectory, sampler_of
 from darkroom.sampling.views import View, make_view
 
@@ -42,11 +43,13 @@ class Constraint:
     """Holds a part of the state to `reference` [C, H, W], noised to the time of the state.
 
     With a mask (bool [1, H, W]) the part is where it is False; else it is the component of the picture.
+    noise: the same for all times, as diffusers holds latents; None: drawn anew at each (RePaint).
     """
 
     reference: Tensor
     mask: Tensor | None = None
     component: Component | None = None
+    noise: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,8 +58,8 @@ class Plan:
 
     reference: the picture to start from, noised to `reference_time` (None: to the first move's time, and where there
         is no move not at all), or None to start from pure noise; blur: what the start state is put through
-    conditions: what the model is told for a prompt or label, the field CONDITION or several; fields: the row's own, with
-        any question
+    conditions: what the model is told for a prompt or label, the field CONDITION or several; fields: the row's own,
+        with any question
     extra: [C, H, W], channels beside the state, seen through the view too: the (noised) low-resolution picture, with
         which goes noise_level
     variance_asked: the step takes a learned variance, which is the conditional answer's
@@ -159,12 +162,13 @@ def make_plan(row: Row, stage: Stage, inputs: Inputs) -> Plan:
         eta=row.get("eta", 0.0) if stage.sampler is None else 0.0,
         alternate=row.get("reduction") == "alternate" and not stage.enlarges_latents,
         reference=trajectory.reference,
-        constraint=None if stage.enlarges_latents else _constraint(row, inputs),
-        extra=_noised_low_res(row, stage, inputs),
+        constraint=_constraint(row, stage, inputs),
+        extra=inputs.beside if stage.inpaints else _noised_low_res(row, stage, inputs),
         noise_level=stage.noise_level or 0,
         reference_time=trajectory.time,
         blur=trajectory.blur,
         variance_asked=stage.process.learned_variance and sampler != "ddim",
+        fields=_row_fields(stage),
     )
 
 
@@ -182,7 +186,7 @@ def as_asked(row: Row, stage: Stage) -> Stage:
 
 def start_state(plan: Plan, process: Process) -> Tensor:
     """The state a plan starts with, [C, H, W] on the host."""
-    drawn = torch.from_numpy(noise.normal(plan.seed, plan.stage, noise.START, 0, plan.shape))
+    drawn = start_noise(plan.seed, plan.stage, plan.shape)
     first = plan.moves[0].t if plan.moves else None
     time = first if plan.reference_time is None else plan.reference_time
     if plan.reference is None:
@@ -194,6 +198,11 @@ def start_state(plan: Plan, process: Process) -> Tensor:
     return x if plan.blur is None else plan.blur(x[None])[0]
 
 
+def start_noise(seed: int, stage: int, shape: tuple[int, int, int]) -> Tensor:
+    """The noise that a row's state begins with at a stage, [C, H, W] on the host."""
+    return torch.from_numpy(noise.normal(seed, stage, noise.START, 0, shape))
+
+
 def _branches_at(row: Row, stage: Stage) -> tuple[Branch, ...]:
     branches = _branches(row)
     return (replace(branches[0], view=IDENTITY, component=WHOLE, weight=1.0),) if stage.enlarges_latents else branches
@@ -202,7 +211,7 @@ def _branches_at(row: Row, stage: Stage) -> tuple[Branch, ...]:
 def _branches(row: Row) -> tuple[Branch, ...]:
     if asks_nothing(row):
         return ()
-    negative = row.get("negative_prompt", "")
+    negative = negative_key(row)
     if row["task"] == "anagram":
         weight = 1.0 if row.get("reduction") == "alternate" else 1.0 / len(row["views"])
         parts = row["views"]
@@ -216,11 +225,19 @@ def _branches(row: Row) -> tuple[Branch, ...]:
     )
 
 
+def negative_key(row: Row) -> str:
+    """The condition key of a row's negative prompt; of no text at all where it says null."""
+    negative = row.get("negative_prompt", "")
+    return (PromptKey("", nothing=True) if negative is None else PromptKey(negative)).write()
+
+
 def _condition_key(part: Row) -> str | None:
     """A component held to a given picture has no prompt of its own; it goes along with the first that has."""
     if part.get("label") is not None:
         return f"label {part['label']}"
-    return part.get("prompt")
+    if part.get("prompt") is None:
+        return None
+    return PromptKey(part["prompt"], part.get("prompt_2"), part.get("clip_skip", 0)).write()
 
 
 def view_of(part: Row) -> View:
@@ -246,18 +263,28 @@ def _own(part: Row) -> dict[str, Any]:
 _OTHER_KEYS = {"view", "component", "prompt", "label", "image"}
 
 
-def _constraint(row: Row, inputs: Inputs) -> Constraint | None:
+def _constraint(row: Row, stage: Stage, inputs: Inputs) -> Constraint | None:
+    if stage.enlarges_latents or stage.inpaints:
+        return None
     if row["task"] == "inpaint":
         assert inputs.image is not None and inputs.mask is not None
         if inputs.mask.shape[-2:] != inputs.image.shape[-2:]:
             sizes = " and ".join("{} x {}".format(*tensor.shape[-2:]) for tensor in (inputs.mask, inputs.image))
             raise ValueError(f"the mask and the image must have the same size; got {sizes}")
-        return Constraint(inputs.image, mask=inputs.mask)
+        held = start_noise(row["seed"], stage.number, stage.shape) if stage.factor > 1 else None
+        return Constraint(inputs.image, mask=inputs.mask, noise=held)
     held = [part for part in row.get("components", ()) if part.get("image") is not None]
     if not held:
         return None
     assert inputs.given is not None
     return Constraint(inputs.given, component=component_of(held[0]))
+
+
+def _row_fields(stage: Stage) -> Fields:
+    """What the model is told of a row with every question. SDXL: the size that the picture was trained at, what was cut
+    off it and the size that is wanted, here those of a picture that is neither scaled nor cut (arXiv 2307.01952, 2.2).
+    """
+    return {SIZES: torch.tensor([stage.size, stage.size, 0, 0, stage.size, stage.size]).float()} if stage.sized else {}
 
 
 def _noised_low_res(row: Row, stage: Stage, inputs: Inputs) -> Tensor | None:

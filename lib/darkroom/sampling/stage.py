@@ -15,6 +15,7 @@ Row = Mapping[str, Any]
 Fields = Mapping[str, Tensor]
 """What a model is told beside state and time, by name: one question's, so without an axis for the pass."""
 CONDITION, NOISE_LEVEL = "condition", "noise_level"
+POOLED, SIZES = "pooled", "time_ids"  # of SDXL: a second embedding, and sizes in pixels
 FIELDS = (CONDITION, NOISE_LEVEL)  # of a model that says nothing of its fields
 
 
@@ -25,7 +26,7 @@ class Stage:
     `steps`, `guidance` and `noise_level` are the stage's own where it does not follow the row's (stages II and III).
     `start`: it starts from the enlarged low-resolution picture, noised to the time of that index; 0: from pure noise.
     `factor`: pixels of the picture per element of the state, along a side: more than 1 where a VAE decodes the state.
-    `inpaints`: the model sees mask and masked picture beside the state.
+    `inpaints`: the model sees mask and masked picture beside the state; `sized`: it is told SIZES.
     `sampler`: the stage's own, where it does not take the row's; `noising`: what noises the low-resolution picture, if
     not `process`.
     """
@@ -42,12 +43,18 @@ class Stage:
     sampler: str | None = None
     noising: Process | None = None
     inpaints: bool = False
+    sized: bool = False
 
     @property
     def enlarges_latents(self) -> bool:
         """Whether a picture of pixels goes in beside latents. What a row says of pixels (views, components, masks) has
         had its say then, so such a stage asks with the row's first prompt alone."""
         return self.factor > 1 and self.noise_level is not None
+
+    @property
+    def encodes(self) -> bool:
+        """Whether its states are latents of whole pictures, so that a picture that a row gives is encoded."""
+        return self.factor > 1 and not self.enlarges_latents
 
     @property
     def extra_channels(self) -> int:
@@ -70,6 +77,8 @@ class Inputs:
 
     conditions: what the model takes for each prompt or label, by `condition_keys`: the field CONDITION, or several
     image, given: [C, H, W] in [-1, 1]; mask: bool [1, H, W], True = paint; low_res: [C, h, w] in [-1, 1], any size
+    beside: what an inpainting model sees beside the state, mask and latents of the picture without its masked part
+    A stage of latents takes latents of `image` and a mask of their size: see `latent_inputs`.
     """
 
     conditions: Mapping[str, Tensor | Fields]
@@ -77,3 +86,4 @@ class Inputs:
     mask: Tensor | None = None
     given: Tensor | None = None
     low_res: Tensor | None = None
+    beside: Tensor | None = None

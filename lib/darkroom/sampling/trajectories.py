@@ -43,6 +43,8 @@ def make_trajectory(row: Row, stage: Stage, inputs: Inputs) -> Trajectory:
         return Trajectory(moves[stage.start :], enlarged(stage, inputs) if stage.start else None)
     intervals = intervals_of(moves)
     start = _start(row, len(intervals))
+    if row["task"] == "inpaint" and row.get("strength") == 1 and stage.factor > 1:
+        start = None  # as diffusers has it: all of the strength is no picture at all
     moves = joined(intervals[start or 0 :])
     if (resample := row.get("resample")) is not None:
         moves = with_jumps(moves, resample["jump"], resample["times"])

@@ -1,0 +1,151 @@
+"""A VAE at work in a thread of its own, so that an engine need not wait for it: pictures to latents and back.
+
+On a GPU it has a stream of its own too, and decodes several states at once, always as many: what a picture's bits
+depend on must not be who came with it. Where the device's memory ends it decodes fewer, and then asks for room.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import nullcontext, suppress
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from darkroom.batch.row_state import is_device_lost
+from darkroom.batch.stuck import Guard
+from darkroom.ray_cluster import ClusterError
+
+if TYPE_CHECKING:
+    from darkroom.models.latents import Latents
+
+Job = tuple[Future[Tensor], Tensor, Tensor | None]  # an answer, a state to decode, or a picture and noise to encode
+
+
+class LatentsThread(threading.Thread):
+    """Takes states by `decode` and pictures by `encode`.
+
+    make_room: called for want of memory, with what the device said, where it works on one picture already; whether
+    there may be more of it now. guard: of what it does at once. What is no picture's fault ends the thread, as a ClusterError for all who wait.
+    """
+
+    def __init__(self, name: str, latents: Latents, make_room: Callable[[str], bool], guard: Guard) -> None:
+        super().__init__(name=f"latents of {name}", daemon=True)
+        self.stage, self.latents, self.make_room, self.guard = name, latents, make_room, guard
+        self.at_once = latents.at_once
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._closing = False
+        self._ended: ClusterError | None = None
+        self.start()
+
+    def encode(self, picture: Tensor, noise: Tensor) -> Tensor:
+        """See `Latents.encode`; waits for it."""
+        return self._submit(picture, noise).result()
+
+    def decode(self, state: Tensor) -> Future[Tensor]:
+        """A state float32 [C, h, w] on the host -> its picture float32 [3, H, W] on the host, some time. An error that
+        is a ClusterError is nobody's; any other that state's."""
+        return self._submit(state, None)
+
+    def _submit(self, given: Tensor, noise: Tensor | None) -> Future[Tensor]:
+        future: Future[Tensor] = Future()
+        self._jobs.put((future, given, noise))
+        return future
+
+    def run(self) -> None:
+        stream = torch.cuda.Stream() if self.latents.device.type == "cuda" else None
+        with torch.cuda.stream(stream) if stream else nullcontext():
+            while not self._closing:
+                for jobs in self._gather():
+                    self.guard.begin()
+                    self._work(jobs)
+                    self.guard.end(idle=self._jobs.empty())
+        del self.latents
+
+    def close(self) -> None:
+        """It does what was asked for, and lets the VAE go."""
+        self._jobs.put(None)
+
+    def _gather(self) -> list[list[Job]]:
+        """All that waits, in groups to be done at once; waits itself for the first."""
+        found = [self._jobs.get()]
+        with suppress(queue.Empty):
+            while True:
+                found.append(self._jobs.get_nowait())
+        self._closing = None in found
+        jobs = [job for job in found if job is not None]
+        states = [job for job in jobs if job[2] is None]
+        groups = [states[at : at + self.at_once] for at in range(0, len(states), self.at_once)]
+        return [[job] for job in jobs if job[2] is not None] + groups
+
+    def _work(self, jobs: list[Job]) -> None:
+        """Every job gets its answer or its error."""
+        if self._ended is not None:
+            return self._give_all(jobs, self._ended)
+        shortage = ""
+        try:
+            answers = self._answers(jobs)
+        except torch.OutOfMemoryError as error:
+            shortage = str(error)
+        except Exception as error:
+            return self._fail(jobs, error.with_traceback(None))
+        else:
+            for (future, _, _), answer in zip(jobs, answers, strict=True):
+                future.set_result(answer)
+            return
+        self._shrink(jobs, shortage)  # out here, where the error's frames no longer hold what they allocated
+
+    def _answers(self, jobs: list[Job]) -> Sequence[Tensor]:
+        (_, given, noise), *_ = jobs
+        if noise is not None:
+            return [self.latents.encode(given, noise)]
+        states = torch.stack([state for _, state, _ in jobs])
+        padded = torch.cat([states, states.new_zeros(self.at_once - len(jobs), *states.shape[1:])])
+        pictures = self.latents.decode(padded)[: len(jobs)].cpu()
+        if self.latents.is_whole or bool(pictures.isfinite().all()):
+            return pictures
+        return [
+            picture if bool(picture.isfinite().all()) else self.latents.decode_whole(state[None])[0].cpu()
+            for picture, state in zip(pictures, states, strict=True)
+        ]
+
+    def _shrink(self, jobs: list[Job], shortage: str) -> None:
+        """Tries again with fewer at once, or with more room."""
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if self.at_once == 1 and not self.make_room(shortage):
+            said = f"{self.stage} does not fit its device, not even one picture of its latents: {shortage}"
+            return self._end(jobs, ClusterError(said))
+        self.at_once = max(1, self.at_once // 2)
+        for at in range(0, len(jobs), self.at_once):
+            self._work(jobs[at : at + self.at_once])
+
+    def _fail(self, jobs: list[Job], error: Exception) -> None:
+        """Of several, each is tried alone; where not even zeros can be decoded no state is to blame."""
+        if is_device_lost(error) or not self._decodes_nothing(jobs[0]):
+            said = f"{self.stage} ended, and no row is to blame: {type(error).__name__}: {error}"
+            return self._end(jobs, ClusterError(said))
+        if len(jobs) == 1:
+            return self._give_all(jobs, error)
+        for job in jobs:
+            self._work([job])
+
+    def _decodes_nothing(self, job: Job) -> bool:
+        _, given, noise = job
+        try:
+            self.latents.decode(torch.zeros_like(given if noise is None else noise)[None])
+        except Exception:
+            return False
+        return True
+
+    def _end(self, jobs: list[Job], error: ClusterError) -> None:
+        self._ended = error
+        self._give_all(jobs, error)
+
+    def _give_all(self, jobs: list[Job], error: Exception) -> None:
+        for future, _, _ in jobs:
+            future.set_exception(error)

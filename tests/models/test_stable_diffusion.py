@@ -1,0 +1,248 @@
+"""Stable Diffusion in diffusers' layout answers as diffusers' own pipelines do, given the same noise."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionInpaintPipeline,
+    StableDiffusionPipeline,
+)
+from PIL import Image
+from torch import Tensor
+
+from darkroom.batch.sample import sample
+from darkroom.manifest import ManifestError
+from darkroom.models.catalog import open_model
+from darkroom.models.errors import ModelError
+from darkroom.sampling import noise
+from darkroom.sampling.latent_inputs import to_latents
+from darkroom.sampling.plans import condition_keys, make_plan
+from darkroom.sampling.run import walk_plans
+from darkroom.sampling.stage import Inputs
+from toys import make_row
+
+CPU = torch.device("cpu")
+SIDE, SEED, STEPS = 32, 11, 8
+PLAIN = {"low_cpu_mem_usage": False, "local_files_only": True, "torch_dtype": torch.float32}
+PROMPTS = {"prompt": "a red one", "negative_prompt": "a blue two", "guidance": 5.0, "steps": STEPS, "seed": SEED}
+ASKED = {"prompt": "a red one", "negative_prompt": "a blue two", "guidance_scale": 5.0, "num_inference_steps": STEPS}
+START, IMAGE, MASKED = (noise.START, 0), (noise.ENCODE, 0), (noise.ENCODE, 1)
+PIPELINES = "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion"
+DRAWING = [f"{PIPELINES}{task}" for task in ("", "_img2img", "_inpaint")] + [
+    "diffusers.models.autoencoders.vae",
+    "diffusers.schedulers.scheduling_ddim",
+    "diffusers.schedulers.scheduling_ddpm",
+]
+
+
+def inject(monkeypatch: pytest.MonkeyPatch, *draws: tuple[int, int]) -> None:
+    """diffusers draws the noise of the row, these draws of its streams first, then one a step."""
+    order = iter([*draws, *((noise.STEP, step) for step in range(STEPS))])
+
+    def draw(shape: Any, **_: Any) -> Tensor:
+        return torch.from_numpy(noise.normal(SEED, 1, *next(order), tuple(shape[1:])))[None]
+
+    for module in DRAWING:
+        monkeypatch.setattr(importlib.import_module(module), "randn_tensor", draw)
+
+
+def pipeline(kind: type, folder: str) -> Any:
+    made = kind.from_pretrained(folder, safety_checker=None, requires_safety_checker=False, **PLAIN)
+    made.set_progress_bar_config(disable=True)
+    made.scheduler = DDIMScheduler.from_pretrained(folder, subfolder="scheduler")  # the pipeline moves its times by one
+    return made
+
+
+def picture() -> Image.Image:
+    levels = np.random.default_rng(3).integers(0, 256, (SIDE // 8, SIDE // 8, 3), dtype=np.uint8)
+    return Image.fromarray(levels).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+
+
+def mask() -> Image.Image:
+    """Not on the borders of latents, of which each stands for 4 x 4 pixels."""
+    levels = np.zeros((SIDE, SIDE), dtype=np.uint8)
+    levels[6:27, 9:30] = 255
+    return Image.fromarray(levels)
+
+
+def latents_of(folder: str, row: dict[str, Any], capacity: int = 4) -> Tensor:
+    """The final latents of a row, [4, h, w]."""
+    model = open_model(folder)
+    (stage,), predictor = model.stages, model.predictor(1, CPU)
+    keys = condition_keys(row, stage)
+    embedded = dict(zip(keys, model.text_encoder(CPU).encode(keys), strict=True))
+    given: dict[str, Tensor] = {}
+    if "image" in row:
+        given["image"] = torch.from_numpy(np.array(picture())).permute(2, 0, 1).float() / 127.5 - 1
+    if "mask" in row:
+        given["mask"] = torch.from_numpy(np.array(mask()))[None] >= 128
+    inputs = Inputs({key: model.fields_of(1, one) for key, one in embedded.items()}, **given)
+    plan = make_plan(row, stage, to_latents(inputs, row, stage, predictor.latents.encode))
+    (finished,) = walk_plans(predictor, [plan], capacity)
+    return finished.image
+
+
+def assert_same(ours: Tensor, theirs: Tensor) -> None:
+    assert theirs.isfinite().all() and theirs.std() > 0.1
+    assert (ours - theirs).abs().max() <= 1e-5 * theirs.abs().max()
+
+
+def assert_same_picture(ours: Image.Image, theirs: Image.Image) -> None:
+    difference = np.abs(np.array(ours).astype(int) - np.array(theirs).astype(int))
+    assert np.array(theirs).std() > 1
+    assert difference.max() <= 1 and (difference == 0).mean() >= 0.999
+
+
+def test_a_folder_says_what_it_is(toy_sd: str) -> None:
+    plain, paints, xl = (open_model(f"{toy_sd}/{kind}") for kind in ("sd", "inpaint", "sdxl"))
+    for model in (plain, paints, xl):
+        (stage,) = model.stages
+        assert (stage.shape, stage.size, stage.factor, model.sizes) == ((4, 8, 8), 32, 4, (32,))
+        assert (stage.process.prediction, stage.process.clip) == ("epsilon", None)
+    found = [(m.stages[0].extra_channels, m.stages[0].inpaints, m.stages[0].sized) for m in (plain, paints, xl)]
+    assert found == [(0, False, False), (5, True, False), (0, False, True)]
+    assert len({model.revision for model in (plain, paints, xl)}) == 3
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+def test_text_to_image(toy_sd: str, monkeypatch: pytest.MonkeyPatch, sampler: str) -> None:
+    theirs = pipeline(StableDiffusionPipeline, f"{toy_sd}/sd")
+    if sampler == "ddpm":
+        theirs.scheduler = DDPMScheduler.from_config(theirs.scheduler.config)
+    inject(monkeypatch, START)
+    wanted = theirs(**ASKED, output_type="latent").images[0]
+    row = make_row("text_to_image", **PROMPTS, sampler=sampler)
+    assert_same(latents_of(f"{toy_sd}/sd", row), wanted)
+
+
+def test_text_to_image_to_the_picture(toy_sd: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    inject(monkeypatch, START)
+    wanted = pipeline(StableDiffusionPipeline, f"{toy_sd}/sd")(**ASKED).images[0]
+    (made,) = sample(f"{toy_sd}/sd", {"task": "text_to_image", **PROMPTS, "sampler": "ddim"})
+    assert_same_picture(made, wanted)
+
+
+@pytest.mark.parametrize("strength", [0.3, 0.6, 1.0])
+def test_image_to_image(toy_sd: str, monkeypatch: pytest.MonkeyPatch, strength: float) -> None:
+    theirs = pipeline(StableDiffusionImg2ImgPipeline, f"{toy_sd}/sd")
+    inject(monkeypatch, IMAGE, START)
+    wanted = theirs(**ASKED, image=picture(), strength=strength, output_type="latent").images[0]
+    row = make_row("image_to_image", **PROMPTS, sampler="ddim", strength=strength, image="a.png")
+    assert_same(latents_of(f"{toy_sd}/sd", row), wanted)
+
+
+@pytest.mark.parametrize("strength", [0.6, 1.0, None])
+def test_inpainting_by_a_model_of_four_channels(
+    toy_sd: str, monkeypatch: pytest.MonkeyPatch, strength: float | None
+) -> None:
+    theirs = pipeline(StableDiffusionInpaintPipeline, f"{toy_sd}/sd")
+    inject(monkeypatch, IMAGE, START, MASKED)
+    asked = {"image": picture(), "mask_image": mask(), "height": SIDE, "width": SIDE, "strength": strength or 1.0}
+    wanted = theirs(**ASKED, **asked, output_type="latent").images[0]
+    given = {} if strength is None else {"strength": strength}
+    row = make_row("inpaint", **PROMPTS, sampler="ddim", image="a.png", mask="m.png", **given)
+    assert_same(latents_of(f"{toy_sd}/sd", row), wanted)
+
+
+@pytest.mark.parametrize(("strength", "draws"), [(0.6, (IMAGE, START, MASKED)), (1.0, (START, MASKED))])
+def test_inpainting_by_a_model_of_nine_channels(
+    toy_sd: str, monkeypatch: pytest.MonkeyPatch, strength: float, draws: Any
+) -> None:
+    theirs = pipeline(StableDiffusionInpaintPipeline, f"{toy_sd}/inpaint")
+    inject(monkeypatch, *draws)
+    asked = {"image": picture(), "mask_image": mask(), "height": SIDE, "width": SIDE, "strength": strength}
+    wanted = theirs(**ASKED, **asked, output_type="latent").images[0]
+    row = make_row("inpaint", **PROMPTS, sampler="ddim", image="a.png", mask="m.png", strength=strength)
+    assert_same(latents_of(f"{toy_sd}/inpaint", row), wanted)
+
+
+@pytest.mark.parametrize("kind", ["sd", "inpaint"])
+def test_what_was_not_to_be_painted_is_the_picture_s_own(
+    toy_sd: str, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    theirs = pipeline(StableDiffusionInpaintPipeline, f"{toy_sd}/{kind}")
+    inject(monkeypatch, *((IMAGE, START, MASKED) if kind == "sd" else (START, MASKED)))
+    wanted = theirs(**ASKED, image=picture(), mask_image=mask(), height=SIDE, width=SIDE).images[0]
+    row = {"task": "inpaint", **PROMPTS, "sampler": "ddim", "image": picture(), "mask": mask()}
+    (made,) = sample(f"{toy_sd}/{kind}", row)
+    painted = np.array(mask()) > 0
+    ours, original = np.array(made), np.array(picture())
+    assert np.array_equal(ours[~painted], original[~painted])
+    assert np.abs(ours[painted].astype(int) - np.array(wanted)[painted].astype(int)).max() <= 1
+
+
+def test_a_prompt_is_read_without_the_last_layers(toy_sd: str) -> None:
+    model, theirs = open_model(f"{toy_sd}/sd"), pipeline(StableDiffusionPipeline, f"{toy_sd}/sd")
+    rows = [make_row("text_to_image", **PROMPTS, clip_skip=skip) for skip in (0, 1, 2)]
+    keys = [condition_keys(row)[0] for row in rows]
+    found = model.text_encoder(CPU).encode(keys)
+    tokens = theirs.tokenizer(PROMPTS["prompt"], padding="max_length", max_length=77, return_tensors="pt").input_ids
+    layers = theirs.text_encoder(tokens, output_hidden_states=True)
+    for skip in (1, 2):
+        wanted = theirs.text_encoder.final_layer_norm(layers.hidden_states[-(skip + 1)])
+        torch.testing.assert_close(found[skip], wanted[0], rtol=0, atol=1e-5)
+    torch.testing.assert_close(found[0], layers.last_hidden_state[0], rtol=0, atol=1e-5)
+    assert len({condition_keys(row)[1] for row in rows}) == 1, "a negative prompt is read whole"
+
+
+def test_rows_of_all_tasks_share_passes_and_keep_their_bits(toy_sd: str) -> None:
+    given = {"image": picture(), "mask": mask()}
+    rows = [
+        {"task": "text_to_image", "prompt": "a", "steps": 4},
+        {"task": "image_to_image", "prompt": "b", "steps": 5, "strength": 0.5, "image": given["image"], "seed": 1},
+        {"task": "inpaint", "prompt": "c", "steps": 3, **given, "seed": 2},
+        {"task": "text_to_image", "prompt": "a", "steps": 4, "clip_skip": 1, "sampler": "ddim"},
+    ]
+    together = sample(f"{toy_sd}/sd", rows, capacity=4)
+    for row, picture_ in zip(rows, together, strict=True):
+        (alone,) = sample(f"{toy_sd}/sd", row, capacity=4)
+        assert np.array_equal(np.array(alone), np.array(picture_)), row["task"]
+    assert not np.array_equal(np.array(together[0]), np.array(together[3]))
+
+
+def test_what_a_model_of_latents_cannot_do_is_refused_with_the_reason(toy_sd: str) -> None:
+    views = [{"view": "flip_vertical", "prompt": "a"}]
+    with pytest.raises(ManifestError, match="views of an anagram rearrange pixels, and 'sd' works on latents"):
+        sample(f"{toy_sd}/sd", {"task": "anagram", "views": views, "steps": 2})
+    with pytest.raises(
+        ManifestError, match="'inpaint' paints pictures in, and does so alone: the task must be inpaint"
+    ):
+        sample(f"{toy_sd}/inpaint", {"task": "text_to_image", "prompt": "a", "steps": 2})
+    with pytest.raises(ManifestError, match="'clip_skip' must be below 3, the layers of its text encoder, was 3"):
+        sample(f"{toy_sd}/sd", {"task": "text_to_image", "prompt": "a", "clip_skip": 3})
+    with pytest.raises(ManifestError, match="'prompt_2' is for models that read by two text encoders"):
+        sample(f"{toy_sd}/sd", {"task": "text_to_image", "prompt": "a", "prompt_2": "b"})
+
+
+def test_a_mask_of_which_no_latent_is_left_is_refused(toy_sd: str) -> None:
+    dots = np.zeros((SIDE, SIDE), dtype=np.uint8)
+    dots[1::4, 1::4] = 255
+    row = {"task": "inpaint", "prompt": "a", "steps": 2, "image": picture(), "mask": Image.fromarray(dots)}
+    with pytest.raises(ManifestError, match="none of the 8 x 8 latents, each of which stands for 4 x 4 pixels"):
+        sample(f"{toy_sd}/sd", row)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"_class_name": "KandinskyPipeline"}, "is a KandinskyPipeline, which is none of the pipelines that run here"),
+        ({"_class_name": "StableDiffusionUpscalePipeline"}, "works on latents but does not enlarge pictures"),
+    ],
+)
+def test_a_pipeline_that_is_none_of_ours_is_refused(toy_sd: str, tmp_path: Path, change: dict, why: str) -> None:
+    folder = Path(shutil.copytree(f"{toy_sd}/sd", tmp_path / "copy"))
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | change))
+    with pytest.raises(ModelError, match=why):
+        open_model(str(folder))
