@@ -13,7 +13,7 @@ from darkroom.manifest.texts import BadText, lines_of, loads
 # The only cells that are taken as they stand; a prompt "7" stays text.
 TEXT_FIELDS = frozenset(
     {"id", "task", "prompt", "negative_prompt", "timesteps", "sampler", "image", "mask", "reduction", "method"}
-    | {"fit", "empty_mask", "full_mask"}
+    | {"fit", "empty_mask", "full_mask", "prompt_2"}
 )
 NESTED_FIELDS = frozenset({"views", "components", "resample", "stage2", "stage3"})
 SEPARATORS = {";": "';'", "\t": "tabs", "|": "'|'"}

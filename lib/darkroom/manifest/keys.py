@@ -25,6 +25,7 @@ _ELSEWHERE = {
     "num_inference_steps": "steps", "guidance_scale": "guidance", "cfg_scale": "guidance", "cfg": "guidance",
     "height": "size", "width": "size", "resolution": "size", "sampler_name": "sampler", "scheduler": "sampler",
     "init_image": "image", "mask_image": "mask", "denoising_strength": "strength", "class": "label",
+    "prompt2": "prompt_2", "clipskip": "clip_skip",
 }  # fmt: skip
 
 
@@ -36,7 +37,8 @@ def did_you_mean(key: object, names: Iterable[str]) -> str:
     for meant in (plain, _ELSEWHERE.get(plain, "")):
         if meant in names and meant != key:
             return f", did you mean '{meant}'?"
-    return nearest(key, names)
+    # A prompt misspelt beside one that is not is no second prompt.
+    return nearest(key, [name for name in names if name != "prompt_2"])
 
 
 def without_nulls(value: Any, known: frozenset[str] = ROW_KEYS, depth: int = 0) -> Any:

@@ -1,0 +1,76 @@
+"""Stable Diffusion's layout, at toy size, through a real Ray: a mixed manifest, its run audited and resumed."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import darkroom
+from darkroom.batch.generate import Options, run
+from darkroom.manifest import ManifestError
+from darkroom.runs.audit import audit
+from darkroom.storage import open_store
+from runs import pictures, png, results, write_manifest
+
+TEXT = {"task": "text_to_image", "prompt": "a red one", "steps": 3, "sampler": "ddim"}
+GIVEN = {"image": "in/one.png"}
+ROWS: list[dict[str, Any]] = [
+    {**TEXT, "id": "text"},
+    {**TEXT, "id": "negative", "negative_prompt": "a blue two", "guidance": 3, "seed": 4},
+    {**TEXT, "id": "skip", "clip_skip": 1},
+    {**TEXT, "id": "edit", "task": "image_to_image", **GIVEN, "strength": 0.7},
+    {**TEXT, "id": "paint", "task": "inpaint", **GIVEN, "mask": "in/mask.png"},
+    {**TEXT, "id": "paint over", "task": "inpaint", **GIVEN, "mask": "in/mask.png", "strength": 0.7},
+    {**TEXT, "id": "gone", "task": "image_to_image", "image": "in/none.png", "strength": 0.7},
+]
+
+
+def asked(folder: Path, model: str, rows: list[dict[str, Any]]) -> Options:
+    store = open_store(str(folder))
+    store.write("in/one.png", png(32))
+    store.write("in/mask.png", png(32, mode="L"))
+    return Options(write_manifest(folder, rows), str(folder / "run"), model=model, capacity=4, unit_rows=4)
+
+
+def opened(uri: str) -> dict[str, np.ndarray]:
+    return {name: np.array(Image.open(io.BytesIO(data))) for name, data in pictures(uri).items()}
+
+
+def test_a_mixed_manifest(tmp_path: Path, toy_sd: str, shared_ray: None) -> None:
+    options = asked(tmp_path, f"{toy_sd}/sd", ROWS)
+    outcome = run(options, lambda line: None)
+    found, made = results(options.out), opened(options.out)
+    assert (outcome.rows, outcome.failed) == (7, 1), [row["error"] for row in found.values()]
+    assert "in/none.png" in found["gone"]["error"]
+    assert {name: array.shape for name, array in made.items()} == {
+        row["id"]: (32, 32, 3) for row in ROWS if row["id"] != "gone"
+    }
+    assert (found["text"]["evaluations"], found["edit"]["evaluations"]) == (6, 4)
+    assert found["skip"]["prompts"] == found["text"]["prompts"] == ["a red one"]
+    assert not np.array_equal(made["skip"], made["text"])
+    original, painted = (
+        np.array(Image.open(io.BytesIO(png(32)))),
+        np.array(Image.open(io.BytesIO(png(32, mode="L")))) > 0,
+    )
+    for name in ("paint", "paint over"):
+        assert np.array_equal(made[name][~painted], original[~painted])
+        assert not np.array_equal(made[name][painted], original[painted])
+    (problem,) = audit(options.out).problems
+    assert problem.startswith("row gone failed"), "and all else is as it should be"
+    rows = [{**row, "image": f"{tmp_path}/{row['image']}"} if "image" in row else row for row in ROWS[:4]]
+    for row, image in zip(rows, darkroom.sample(f"{toy_sd}/sd", rows, capacity=4), strict=True):
+        assert np.array_equal(np.array(image), made[row["id"]]), "sample and generate make the same bytes"
+
+
+def test_painting_in_by_a_model_of_nine_channels(tmp_path: Path, toy_sd: str, shared_ray: None) -> None:
+    options = asked(tmp_path, f"{toy_sd}/inpaint", [row for row in ROWS if row["task"] == "inpaint"])
+    assert run(options, lambda line: None).failed == 0
+    assert {json.loads(row["stages"])[0]["steps"] for row in results(options.out).values()} == {3, 2}
+    with pytest.raises(ManifestError, match="'inpaint' paints pictures in, and does so alone"):
+        run(asked(tmp_path / "other", f"{toy_sd}/inpaint", ROWS), lambda line: None)
