@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 import typer
@@ -122,3 +124,24 @@ def test_storage_that_is_down_is_a_sentence_and_code_3(tmp_path: Path, toy_model
 def test_an_audit_where_there_is_no_run(tmp_path: Path) -> None:
     ended = darkroom("audit", str(tmp_path))
     assert ended.returncode == 2 and "run.json" in ended.stderr and "Traceback" not in ended.stderr
+
+
+def test_a_job_that_is_stuck_outside_of_the_interpreter_ends_by_a_signal_all_the_same() -> None:
+    """As in a call into Ray that waits for a raylet which died: no handler of Python's ever runs."""
+    code = """
+import ctypes, threading
+from darkroom import exits
+
+exits.STUCK_SECONDS = 0.5
+mutex = ctypes.create_string_buffer(64)
+with exits.exit_codes():
+    ctypes.CDLL(None).pthread_mutex_lock(mutex)
+    threading.Timer(1.0, print, ["stuck"], {"flush": True}).start()
+    ctypes.CDLL(None).pthread_mutex_lock(mutex)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=PIPE, stderr=PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "stuck\n"
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, said
+    assert said.startswith("darkroom: interrupted, and not at its end after 0.5 s. Nothing that was committed is lost")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import atexit
+import faulthandler
 import logging
 import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +21,7 @@ import typer
 from darkroom import phases  # noqa: F401 (first: its clock begins here)
 
 DONE, FAILED, WRONG_INPUT, ENVIRONMENT = 0, 1, 2, 3
+STUCK_SECONDS = 20.0  # that an interrupted job may take to let go of what it holds
 KEPT = "Nothing that was committed is lost: run the same command again to go on."
 
 
@@ -37,18 +40,9 @@ def interruptible() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    from darkroom.storage.patience import stop_waiting, wait_again
+    from darkroom.storage.patience import wait_again
 
-    told = False
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        nonlocal told
-        if told:
-            os._exit(128 + number)
-        told = True
-        stop_waiting()
-        raise Interrupted(number)
-
+    interrupt = _Interrupt()
     before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
@@ -56,6 +50,53 @@ def interruptible() -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
         wait_again()
+
+
+class _Interrupt:
+    """The handler of these signals."""
+
+    def __init__(self) -> None:
+        self.told = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        from darkroom.storage.patience import stop_waiting
+
+        if self.told:
+            os._exit(128 + number)
+        self.told = True
+        stop_waiting()
+        raise Interrupted(number)
+
+
+@contextmanager
+def ended_when_stuck(verbose: bool) -> Iterator[None]:
+    """Ends the process some seconds after a SIGINT or SIGTERM that was to interrupt it, if it lives still: a call into
+    Ray whose raylet died may never come back to the interpreter, and then nothing is raised."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard, tell = os.pipe()
+    os.set_blocking(tell, False)
+    before = signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+    threading.Thread(target=_end_later, args=(heard, verbose), name="last resort", daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(tell)
+
+
+def _end_later(heard: int, verbose: bool) -> None:
+    while (number := os.read(heard, 1)) and not isinstance(signal.getsignal(number[0]), _Interrupt):
+        pass
+    os.close(heard)
+    if not number:
+        return
+    time.sleep(STUCK_SECONDS)
+    print(f"darkroom: interrupted, and not at its end after {STUCK_SECONDS:g} s. {KEPT}", file=sys.stderr, flush=True)
+    if verbose:
+        faulthandler.dump_traceback()
+    os._exit(128 + number[0])
 
 
 @contextmanager
@@ -69,7 +110,7 @@ def exit_codes(verbose: bool = False) -> Iterator[None]:
 
     quiet(verbose)
     try:
-        with interruptible():
+        with ended_when_stuck(verbose), interruptible():
             yield
     except Interrupted as error:
         _stop(f"interrupted: {error}", error.code, verbose)
