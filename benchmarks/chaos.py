@@ -4,8 +4,9 @@
     python benchmarks/chaos.py --strikes 5 --rows 300     a part of it
 
 Strikes: SIGKILL of the job, of an actor that holds the model, of a worker's task process, of a raylet, of a whole node;
-SIGTERM and Ctrl-C of the job. A job that ended is started again by the same command, a node that ended is replaced. At
-the end each run is held against one that nothing struck: rows lost, rows twice, pictures that are not the same bytes.
+SIGTERM and Ctrl-C of the job. A job that ended is started again by the same command, on half or twice the workers by
+chance; a node that ended is replaced. At the end each run is held against one that nothing struck: rows lost, rows
+twice, pictures that are not the same bytes.
 """
 
 from __future__ import annotations
@@ -80,8 +81,9 @@ class Chaos:
 
     def _start(self, out: Path) -> subprocess.Popen[bytes]:
         self.starts += 1
+        workers = self.chance.choice(ENGINES)
         command = [sys.executable, str(ROOT / "jobs/generate.py"), str(self.manifest), "--out", str(out)]
-        command += ["--unit-rows", str(UNIT_ROWS), "--capacity", str(CAPACITY), "--workers", "1"]
+        command += ["--unit-rows", str(UNIT_ROWS), "--capacity", str(CAPACITY), "--workers", str(workers)]
         log = (self.folder / "job.log").open("ab")
         return subprocess.Popen(command, env=os.environ | self.cluster.environment, stdout=log, stderr=log)
 
@@ -122,6 +124,7 @@ class Chaos:
 
 
 WORKERS, CPUS = 2, 2
+ENGINES = 1, 2  # actors of the stage
 
 
 def job_by(number: int) -> Callable[[Chaos, subprocess.Popen[bytes]], bool]:
