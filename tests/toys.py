@@ -97,6 +97,11 @@ def save_toy_network(uri: str, config: dict[str, Any] | None = None, seed: int =
     return uri
 
 
+def signal_and_noise(process: Process, t: Tensor) -> Tensor:
+    """Of x = signal x0 + noise eps at the times [B], whole or not: float32 [2, B, 1, 1, 1]."""
+    return torch.tensor([process.level(time)[:2] for time in t.tolist()]).T[:, :, None, None, None]
+
+
 class CountingPredictor:
     """A predictor from a function of (x, t, condition), or one that always knows the picture `truth`."""
 
@@ -113,5 +118,5 @@ class CountingPredictor:
     def _exact(self, x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
         if self.process.kind == "flow":
             return (self.truth - x) / (1 - t[:, None, None, None]).clamp(min=1e-6)
-        signal, spread = self.process._signal_and_noise(t, x.device)
+        signal, spread = signal_and_noise(self.process, t)
         return (x - signal * self.truth) / spread

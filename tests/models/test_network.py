@@ -102,7 +102,7 @@ def test_a_ddpm_network_walks_by_timesteps(tmp_path: Path) -> None:
     predictor.network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[1]))
     made = sample(predictor, model.stages[0], [row(label=2, sampler="ddim", steps=2)], capacity=2)
     assert made.shape == (1, 1, 8, 8) and made.isfinite().all()
-    assert [step.tolist() for step in seen] == [[500, 500], [0, 0]] and seen[0].dtype == torch.int64
+    assert [step.tolist() for step in seen] == [[500, 500], [0, 0]] and seen[0].dtype == torch.float32
 
 
 def test_the_predictor_takes_the_network_over() -> None:

@@ -7,9 +7,10 @@ from diffusers import DDIMScheduler, DDPMScheduler
 from darkroom.sampling.diffusion import Diffusion
 from darkroom.sampling.levels import CLEAN, NAMED, timesteps
 from darkroom.sampling.schedules import Move, diffusion_moves
-from darkroom.sampling.solvers import Column
+from darkroom.sampling.solvers import REMEMBERED, Column
 
 SHAPE = (3, 8, 8)
+NOTHING = (None,) * REMEMBERED
 DIFFUSERS_NAMES = {"epsilon": "epsilon", "x0": "sample", "v": "v_prediction"}
 # DeepFloyd IF's scheduler_config.json, stage I.
 FLOYD = {
@@ -40,7 +41,7 @@ def guessed(process: Diffusion, times: list[int]) -> tuple[torch.Tensor, torch.T
 def ours(process, times, x, prediction, variance, noise, sampler="ddpm", eta=0.0) -> torch.Tensor:
     """Every move of the schedule, in one call."""
     lines = process.coefficients(diffusion_moves(times), sampler, eta)
-    return process.step(x, torch.zeros_like(x), prediction, variance, lines, noise)[0]
+    return process.step(x, NOTHING, prediction, variance, lines, noise)[0]
 
 
 def in_double(scheduler, process: Diffusion):
@@ -146,10 +147,10 @@ def test_ddpm_and_ddim_rows_share_a_pass():
     noise = randn(6, *x.shape)
     parts = [([Move(times[0], times[1])], "ddpm"), ([Move(times[1], 7)], "ddim")]
     lines = torch.cat([process.coefficients(*part) for part in parts])
-    mixed = process.step(x, x, predicted, variance, lines, noise)[0]
+    mixed = process.step(x, NOTHING, predicted, variance, lines, noise)[0]
     for i in range(2):
         one = slice(i, i + 1)
-        alone = process.step(x[one], x[one], predicted[one], variance[one], lines[one], noise[one])[0]
+        alone = process.step(x[one], NOTHING, predicted[one], variance[one], lines[one], noise[one])[0]
         assert torch.equal(mixed[one], alone)
 
 
@@ -180,7 +181,7 @@ def test_a_perfect_model_leads_back_to_the_picture(prediction):
     for move, line in zip(moves, process.coefficients(moves, "ddim"), strict=True):
         alpha = process.alphas_cumprod[move.t].float()
         answer = {"epsilon": eps, "x0": x0, "v": alpha.sqrt() * eps - (1 - alpha).sqrt() * x0}[prediction]
-        x, _ = process.step(x, x, answer, None, line[None], torch.zeros_like(x))
+        x, _ = process.step(x, NOTHING, answer, None, line[None], torch.zeros_like(x))
         expected = process.noise(x0, torch.tensor([move.t_next]), eps)
         torch.testing.assert_close(x, expected, rtol=0, atol=2e-4)
     torch.testing.assert_close(x, x0, rtol=0, atol=1e-4)
@@ -228,7 +229,7 @@ def test_renoise_is_the_forward_process(t, t_next):
     x0 = torch.full((1, 1, 400, 400), 0.5)
     x = process.noise(x0, torch.tensor([t]), randn(1, *x0.shape))
     line = process.coefficients([Move(t, t_next, "renoise")])
-    x, _ = process.step(x, x, torch.zeros_like(x), None, line, randn(2, *x0.shape))
+    x, _ = process.step(x, NOTHING, torch.zeros_like(x), None, line, randn(2, *x0.shape))
     alpha = process.alphas_cumprod[t_next].item()
     assert abs(x.mean().item() - 0.5 * alpha**0.5) < 5 * (1 - alpha) ** 0.5 / 400
     assert abs(x.var().item() / (1 - alpha) - 1) < 5 * 2**0.5 / 400
@@ -238,7 +239,7 @@ def test_renoise_makes_exactly_these_numbers():
     process = Diffusion(torch.tensor([0.64, 0.16], dtype=torch.float64))
     line = process.coefficients([Move(0, 1, "renoise")])
     two, four = torch.full((1, 1, 1, 1), 2.0), torch.full((1, 1, 1, 1), 4.0)
-    x, _ = process.step(two, two, two, None, line, four)
+    x, _ = process.step(two, NOTHING, two, None, line, four)
     assert x.item() == pytest.approx(0.5 * 2.0 + 0.75**0.5 * 4.0)
 
 

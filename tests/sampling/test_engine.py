@@ -17,7 +17,7 @@ from darkroom.sampling.packing import Packing, Slot
 from darkroom.sampling.plans import Constraint, Plan, condition_keys, make_plan
 from darkroom.sampling.stage import Inputs, Stage
 from darkroom.sampling.views import make_view
-from toys import CountingPredictor, make_row, tiny_unet
+from toys import CountingPredictor, make_row, signal_and_noise, tiny_unet
 
 SIZE = 24
 
@@ -225,7 +225,7 @@ def test_an_anagram_whose_model_knows_both_pictures_agrees_with_itself(view):
     def predict(x, t, condition):
         which = condition[:, 0, 0]
         target = torch.stack([seen["seen"] if mark == 1.0 else seen["upright"] for mark in which.tolist()])
-        signal, spread = process._signal_and_noise(t, x.device)
+        signal, spread = signal_and_noise(process, t)
         return (x - signal * target) / spread
 
     views = [{"view": "identity", "prompt": "upright"}, {"view": view, "prompt": "seen"}]
@@ -306,7 +306,8 @@ def test_places_left_over_in_a_pass_hold_nothing_of_the_one_before():
     assert x.shape == (3, 6, 4, 4) and (x[0] == -1).all() and not x[1:].any()
     assert condition.shape == (3, 2, 5) and condition[0].all() and not condition[1:].any()
     assert sizes.shape == (3, 6) and sizes[0].all() and not sizes[1:].any()
-    assert times.tolist() == [7, 0, 0] and levels.tolist() == [9, 0, 0] and times.dtype == levels.dtype == torch.int64
+    assert times.tolist() == [7, 0, 0] and levels.tolist() == [9, 0, 0]
+    assert (times.dtype, levels.dtype) == (torch.float32, torch.int64)
     assert packing.pack([full[0]._replace(time=0.5)])[1].dtype == torch.float32
 
 

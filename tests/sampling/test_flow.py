@@ -8,7 +8,7 @@ import torch
 from darkroom.sampling.flow import Flow
 from darkroom.sampling.levels import flow_times
 from darkroom.sampling.schedules import Move, flow_moves
-from darkroom.sampling.solvers import Column
+from darkroom.sampling.solvers import REMEMBERED, Column
 
 
 def randn(seed: int, *shape: int) -> torch.Tensor:
@@ -17,9 +17,9 @@ def randn(seed: int, *shape: int) -> torch.Tensor:
 
 def solve(velocity, x: torch.Tensor, sampler: str, steps: int) -> torch.Tensor:
     flow, moves = Flow(), flow_moves(flow_times(steps), sampler)
-    anchor, none = torch.full_like(x, 77.0), torch.zeros_like(x)
+    memory, none = [torch.full_like(x, 77.0)] * REMEMBERED, torch.zeros_like(x)
     for move, line in zip(moves, flow.coefficients(moves, sampler), strict=True):
-        x, anchor = flow.step(x, anchor, velocity(x, move.model_time), None, line[None].expand(len(x), -1), none)
+        x, memory = flow.step(x, memory, velocity(x, move.model_time), None, line[None].expand(len(x), -1), none)
     return x
 
 
@@ -88,7 +88,7 @@ def test_renoise_keeps_the_marginal(t, t_next):
     x1 = torch.full((1, 1, 400, 400), 0.5)
     x = flow.noise(x1, torch.tensor([t]), randn(1, *x1.shape))
     line = flow.coefficients([Move(t, t_next, "renoise")])
-    x, _ = flow.step(x, x, torch.zeros_like(x), None, line, randn(2, *x1.shape))
+    x, _ = flow.step(x, (None,) * REMEMBERED, torch.zeros_like(x), None, line, randn(2, *x1.shape))
     std = 1 - t_next
     assert abs(x.mean().item() - 0.5 * t_next) < 5 * std / 400
     assert abs(x.var().item() / std**2 - 1) < 5 * 2**0.5 / 400

@@ -24,7 +24,7 @@ from darkroom.sampling.plans import (
 )
 from darkroom.sampling.stage import Inputs, Stage
 from darkroom.sampling.views import VIEWS, make_view
-from toys import CountingPredictor, make_row
+from toys import CountingPredictor, make_row, signal_and_noise
 
 DIFFUSION, FLOW = Diffusion.cosine(), Flow()
 SIZE = 8
@@ -86,7 +86,7 @@ def test_latents_are_walked_by_the_same_engine() -> None:
 
     def predict(x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
         seen.append(x[:1, 4:])
-        signal, spread = LATENT.process._signal_and_noise(t, x.device)
+        signal, spread = signal_and_noise(LATENT.process, t)
         return (signal * x[:, :4] - truth) / spread  # v of a picture that is known
 
     engine = Engine(CountingPredictor(LATENT.process, predict), 2)
@@ -262,7 +262,7 @@ def test_every_view_and_component_at_the_first_stage() -> None:
     """Grey is grey in every view: a model that always answers grey paints grey, if views are undone and parts sum."""
 
     def grey(x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
-        return x / DIFFUSION._signal_and_noise(t, x.device)[1]
+        return x / signal_and_noise(DIFFUSION, t)[1]
 
     assert_all(combinations() + anagrams(), FIRST, grey, lambda row: torch.zeros(3, SIZE, SIZE))
 
@@ -272,7 +272,7 @@ def test_every_view_and_component_at_the_second_stage() -> None:
     the view is put on these channels too."""
 
     def copy(x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
-        signal, spread = DIFFUSION._signal_and_noise(t, x.device)
+        signal, spread = signal_and_noise(DIFFUSION, t)
         return (x[:, :3] - signal * x[:, 3:]) / spread
 
     assert_all(combinations() + anagrams(), SECOND, copy, lambda row: planned(row, SECOND, low_res=picture(SIZE)).extra)

@@ -5,9 +5,11 @@ import json
 import pytest
 import torch
 
+from darkroom.sampling.grids import GridDefaults
 from darkroom.sampling.levels import flow_times, timesteps
-from darkroom.sampling.processes import Column, Diffusion, Flow, Process, process_from_config
+from darkroom.sampling.processes import Diffusion, Flow, Process, process_from_config
 from darkroom.sampling.schedules import Move, diffusion_moves, flow_moves
+from darkroom.sampling.solvers import REMEMBERED, WIDTH
 
 PROCESSES = {
     "floyd": Diffusion.cosine(learned_variance=True, threshold=(0.95, 1.5)),
@@ -15,6 +17,7 @@ PROCESSES = {
     "v": Diffusion.cosine(100, prediction="v"),
     "explicit": Diffusion(torch.tensor([0.9, 0.5, 0.1], dtype=torch.float64)),
     "flow": Flow(),
+    "with a grid": Diffusion.linear(grid=GridDefaults("leading", 1, ends_noisy=True)),
 }
 
 
@@ -30,7 +33,9 @@ def lines(process: Process, count: int) -> torch.Tensor:
     else:
         last = process.num_timesteps - 1
         moves = diffusion_moves(timesteps(process.num_timesteps, stride=max(last // 7, 1)))
-        parts = [process.coefficients(moves, "ddpm"), process.coefficients(moves, "ddim", 0.7)]
+        twice = diffusion_moves([move.t for move in moves], twice=True)
+        parts = [process.coefficients(twice if sampler == "pndm" else moves, sampler) for sampler in process.samplers]
+        parts.append(process.coefficients(moves, "ddim", 0.7))
         parts.append(process.coefficients([Move(0, last, "renoise"), Move(-1, last, "renoise")]))
     pool = torch.cat(parts)
     return pool[torch.randint(len(pool), (count,), generator=torch.Generator().manual_seed(count))]
@@ -40,13 +45,18 @@ def lines(process: Process, count: int) -> torch.Tensor:
 @pytest.mark.parametrize("name", ["floyd", "x0, clipped", "v", "flow"])
 def test_a_sample_has_the_same_bits_alone_and_in_any_batch(name, size):
     process, count = PROCESSES[name], 16
-    x, anchor, prediction, noise = (randn(seed, count, 3, size, size) for seed in range(4))
-    variance = randn(5, *x.shape) if process.learned_variance else None
+    x, prediction, noise, *memory = (randn(seed, count, 3, size, size) for seed in range(3 + REMEMBERED))
+    variance = randn(9, *x.shape) if process.learned_variance else None
     table = lines(process, count)
 
-    def step(rows: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    def step(rows: list[int]) -> list[torch.Tensor]:
+        """The state and what is remembered, zeros where that is nothing; 0 and -0 told apart."""
         learned = None if variance is None else variance[rows]
-        return process.step(x[rows], anchor[rows], prediction[rows], learned, table[rows], noise[rows])
+        own = [tensor[rows] for tensor in memory]
+        state, kept = process.step(x[rows], own, prediction[rows], learned, table[rows], noise[rows])
+        return [
+            part.view(torch.int32) for part in (state, *(torch.zeros_like(state) if m is None else m for m in kept))
+        ]
 
     alone = [torch.cat(part) for part in zip(*(step([row]) for row in range(count)), strict=True)]
     for rows in ([3, 11], [15, 2, 9, 0, 4, 7, 1], list(range(16)), list(reversed(range(16)))):
@@ -69,7 +79,7 @@ def test_what_both_kinds_offer(name):
     assert process.kind in ("diffusion", "flow")
     assert process.default_sampler in process.samplers
     assert process.num_timesteps >= 1
-    assert process.coefficients([]).shape == (0, len(Column))
+    assert process.coefficients([]).shape == (0, WIDTH)
     assert process.coefficients([]).dtype == torch.float32
 
 

@@ -106,6 +106,5 @@ def empty_pass(stage: Stage, fields: Sequence[Tensor], capacity: int) -> tuple[T
     fields: of one question, as the model's `empty_fields` has them; which makes no difference to time and memory.
     """
     channels, *side = stage.shape
-    times = torch.zeros(capacity, dtype=torch.float32 if stage.process.kind == "flow" else torch.int64)
     x = torch.zeros(capacity, channels + stage.extra_channels, *side)
-    return x, times, *(field.expand(capacity, *field.shape) for field in fields)
+    return x, torch.zeros(capacity), *(field.expand(capacity, *field.shape) for field in fields)

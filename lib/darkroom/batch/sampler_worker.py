@@ -233,7 +233,7 @@ class SamplerWorker:
         state.evaluations += sum(sample.evaluations for sample in samples)
         state.seconds += sum(sample.seconds for sample in samples)
         if not state.worker:  # the first stage to touch it says where the walk began
-            state.start_timestep = float(plan.moves[0].t) if plan.moves else None
+            state.start_timestep = float(plan.moves[0].model_time) if plan.moves else None
             state.steps = sum(move.asks for move in plan.moves)
         state.worker = self.worker
         with guarded(state):

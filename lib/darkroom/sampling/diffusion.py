@@ -1,22 +1,26 @@
-"""Discrete diffusion, backwards: DDPM ancestral and DDIM steps, with a time per sample.
+"""Discrete diffusion, backwards: steps of any solver, with a time per sample.
 
-Sources: DDPM arXiv 2006.11239, DDIM arXiv 2010.02502, learned variance and cosine schedule arXiv 2102.09672, dynamic
-thresholding arXiv 2205.11487, v prediction arXiv 2202.00512. Agrees with diffusers' schedulers, see the tests.
+Sources: DDPM arXiv 2006.11239, learned variance and cosine schedule arXiv 2102.09672, dynamic thresholding arXiv
+2205.11487, v prediction arXiv 2202.00512; the solvers' stand where they are. Agrees with diffusers' schedulers, see the
+tests.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from darkroom.sampling import bitwise, solvers
+from darkroom.sampling import bitwise, multistep, solvers
+from darkroom.sampling.grids import Grid, GridDefaults, find_grid
+from darkroom.sampling.levels import CLEAN, Level, Place
 from darkroom.sampling.names import unknown
-from darkroom.sampling.schedules import Move
-from darkroom.sampling.solvers import Column, per_sample, table
+from darkroom.sampling.schedules import SAMPLERS, Move
+from darkroom.sampling.solvers import Leg, Line, Memory, table, used_columns
 
 Prediction = Literal["epsilon", "x0", "v"]
 PREDICTIONS = ("epsilon", "x0", "v")
@@ -31,11 +35,12 @@ class Diffusion:
     learned_variance: the model also gives, per pixel, a value in about [-1, 1] that places the step's log variance
         between its two bounds ("learned_range"). Otherwise the lower bound is used ("fixed_small").
     threshold: (ratio, max) of dynamic thresholding; clip: a bound on |x0|. At most one of them.
+    grid: what the model says of the times of a walk.
     Raises ValueError.
     """
 
     kind = "diffusion"
-    samplers = ("ddpm", "ddim")
+    samplers = SAMPLERS["diffusion"]
     default_sampler = "ddpm"
 
     def __init__(
@@ -46,6 +51,7 @@ class Diffusion:
         learned_variance: bool = False,
         threshold: tuple[float, float] | None = None,
         clip: float | None = None,
+        grid: GridDefaults | Mapping[str, Any] | None = None,
         schedule: Mapping[str, Any] | None = None,
     ) -> None:
         self.alphas_cumprod = alphas_cumprod.to("cpu", torch.float64)
@@ -53,9 +59,12 @@ class Diffusion:
         self.learned_variance = learned_variance
         self.threshold = None if threshold is None else (float(threshold[0]), float(threshold[1]))
         self.clip = clip
+        self.grid = grid if isinstance(grid, GridDefaults) else GridDefaults(**(grid or {}))
         self.schedule = dict(schedule or {"schedule": "explicit", "alphas_cumprod": self.alphas_cumprod.tolist()})
         self._check()
-        self._alphas = [*self.alphas_cumprod.tolist(), 1.0]  # so that index CLEAN = -1 is the picture without noise
+        alphas = [*self.alphas_cumprod.tolist(), 1.0]  # so that index CLEAN = -1 is the picture without noise
+        self._clock = [Level.preserving(alpha, time) for time, alpha in enumerate(alphas)]
+        self._clock[CLEAN] = Level.preserving(1.0, CLEAN)
         self._levels: dict[torch.device, Tensor] = {}
 
     @classmethod
@@ -112,12 +121,33 @@ class Diffusion:
             "learned_variance": self.learned_variance,
             "threshold": None if self.threshold is None else list(self.threshold),
             "clip": self.clip,
+            **({} if self.grid == GridDefaults() else {"grid": asdict(self.grid)}),
         }
 
     @property
     def num_timesteps(self) -> int:
         """T, the number of noise levels."""
         return len(self.alphas_cumprod)
+
+    def level(self, place: Place) -> Level:
+        """The level of a place; between two timesteps sigma = noise / signal is interpolated, as diffusers does."""
+        if isinstance(place, Level):
+            return place
+        if place == int(place):
+            return self._clock[int(place)]
+        below, above = self._clock[math.floor(place)], self._clock[math.ceil(place)]
+        low, high = below.noise / below.signal, above.noise / above.signal
+        return Level.of_sigma(low + (high - low) * (place - math.floor(place)), place)
+
+    def find_grid(self, sampler: str, steps: int, spacing: str | None = None, karras: bool | None = None) -> Grid:
+        """Where so many steps of a sampler stand; spacing and karras None for the model's own. Raises ValueError."""
+        return find_grid(self.alphas_cumprod.numpy(), sampler, steps, self.grid, spacing, karras)
+
+    def noised(self, x0: Tensor, place: Place, eps: Tensor) -> Tensor:
+        """x0 [C, H, W] noised to where a walk stands; exactly x0 at CLEAN."""
+        level = self.level(place)
+        signal, noise = torch.tensor([level.signal, level.noise], dtype=torch.float32, device=x0.device)
+        return signal * x0 + noise * eps
 
     def noise(self, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """x0 noised to t (int64 [B], on x0's device); exactly x0 where t is CLEAN."""
@@ -149,11 +179,12 @@ class Diffusion:
         return x0 if self.clip is None else x0.clamp(-self.clip, self.clip)
 
     def coefficients(self, moves: Sequence[Move], sampler: str | None = None, eta: float = 0.0) -> Tensor:
-        """float32 [len(moves), len(Column)], on the host.
+        """float32 [len(moves), WIDTH], on the host: see `solvers.Column`.
 
         eta: of ddim, 0 (deterministic) .. 1; ddpm has none. Noise is drawn unless a move ends CLEAN. (diffusers draws
         it unless t is 0. For schedules that end at 0, all of `timesteps`, that is the same; for one that ends earlier,
-        diffusers puts noise with a meaningless learned variance on the finished picture.)
+        diffusers puts noise with a meaningless learned variance on the finished picture.) Only ddpm takes a learned
+        variance.
         Raises ValueError.
         """
         sampler = self.default_sampler if sampler is None else sampler
@@ -161,31 +192,22 @@ class Diffusion:
             raise unknown("diffusion sampler", sampler, self.samplers)
         if not 0.0 <= eta <= 1.0 or (eta and sampler != "ddim"):
             raise ValueError(f"eta must lie between 0 and 1, for ddim only; got {eta} with {sampler}")
-        return table([self._line(move, sampler, eta) for move in moves])
+        solver = self._solver(sampler, eta)
+        return table(solvers.diffusion_lines(moves, self.level, self.prediction, solver))
 
     def step(
         self,
         x: Tensor,
-        anchor: Tensor,
+        memory: Memory,
         prediction: Tensor,
         variance: Tensor | None,
         coefficients: Tensor,
-        noise: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """One move per sample -> (x_next, anchor_next); the anchor is of no use here and comes back as it is.
-
-        x, anchor, prediction, variance, noise: float32 [B, C, H, W]; variance is None unless it is learned.
-        coefficients: [B, K], each sample's line of the table. All finite, also where a sample's line ignores them.
-
-        A sample's result has the same bits in every batch on one device: see `bitwise` for what that leaves out.
-        """
-        c = per_sample(coefficients)
-        estimate = self.bounded(c[Column.ESTIMATE_STATE] * x + c[Column.ESTIMATE_PREDICTION] * prediction)
-        mean = c[Column.ESTIMATE] * estimate + c[Column.STATE] * x
-        if not self.learned_variance:
-            return mean + c[Column.NOISE] * noise, anchor
-        assert variance is not None, "this process learns its variance, and got none"
-        return mean + c[Column.NOISE] * bitwise.exp(c[Column.SPREAD] * variance) * noise, anchor
+        noise: Tensor | None,
+        used: frozenset[int] | None = None,
+    ) -> tuple[Tensor, list[Tensor | None]]:
+        """One move per sample -> (x_next, memory_next): see `solvers.step`. used: None to find it out, on the host."""
+        used = used_columns(coefficients) if used is None else used
+        return solvers.step(x, memory, prediction, variance, coefficients, noise, self.bounded, used)
 
     def _check(self) -> None:
         alphas = self.alphas_cumprod
@@ -205,20 +227,29 @@ class Diffusion:
     def _signal_and_noise(self, t: Tensor, device: torch.device) -> Tensor:
         """float32 [2, B, 1, 1, 1]; the table stays on the device, a copy per call would make the host wait."""
         if device not in self._levels:
-            alphas = torch.tensor(self._alphas, dtype=torch.float64)
+            alphas = torch.tensor([level.alpha_bar for level in self._clock], dtype=torch.float64)
             self._levels[device] = torch.stack([alphas.sqrt(), (1 - alphas).sqrt()]).float().to(device)
         return self._levels[device][:, t, None, None, None]
 
-    def _line(self, move: Move, sampler: str, eta: float) -> dict[Column, float]:
-        assert move.kind in ("denoise", "renoise"), f"not a move of a diffusion: {move}"
-        alpha_bar, alpha_bar_next = self._alphas[move.t], self._alphas[move.t_next]
-        known = {Column.SIGNAL_NEXT: math.sqrt(alpha_bar_next), Column.NOISE_NEXT: math.sqrt(1 - alpha_bar_next)}
-        if move.kind == "renoise":
-            return known | solvers.renoise(alpha_bar, alpha_bar_next)
-        line = known | solvers.estimate(self.prediction, alpha_bar)
-        if sampler == "ddim":
-            return line | solvers.ddim(alpha_bar, alpha_bar_next, eta)
-        return line | solvers.ddpm(alpha_bar, alpha_bar_next, self.learned_variance)
+    def _solver(self, sampler: str, eta: float) -> Callable[[list[Leg], int], Line]:
+        if sampler in _MULTISTEP:
+            return _MULTISTEP[sampler]
+        if sampler == "ddpm":
+            return lambda legs, left: solvers.ddpm(*_alphas(legs[-1]), self.learned_variance)
+        eta = {"ddim": eta, "euler": 0.0, "euler_ancestral": 1.0}[sampler]
+        return lambda legs, left: solvers.ddim(*_alphas(legs[-1]), eta)
+
+
+_MULTISTEP = {
+    "dpmpp_2m": multistep.dpmpp_2m,
+    "dpmpp_2m_sde": multistep.dpmpp_2m_sde,
+    "unipc": multistep.unipc,
+    "pndm": multistep.pndm,
+}
+
+
+def _alphas(leg: Leg) -> tuple[float, float]:
+    return leg.at.alpha_bar, leg.to.alpha_bar
 
 
 def _explicit(alphas_cumprod: Sequence[float], **options: Any) -> Diffusion:

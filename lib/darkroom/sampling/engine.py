@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,11 +34,13 @@ from darkroom.sampling.device import Arrival, Stopwatch, placed, places, to_devi
 from darkroom.sampling.guidance import Answers, combine, constrain
 from darkroom.sampling.packing import Packing, Slot
 from darkroom.sampling.plans import Plan, start_state
-from darkroom.sampling.processes import Column, Process
+from darkroom.sampling.processes import Process
+from darkroom.sampling.solvers import REMEMBERED, Column, reads, used_columns, writes
 from darkroom.sampling.stage import FIELDS
 from darkroom.sampling.views import View
 
 _Item = TypeVar("_Item")
+_NUMBERS = range(1, REMEMBERED + 1)  # of what a row remembers
 
 
 class ModelBroken(RuntimeError):
@@ -54,8 +57,8 @@ class Predictor(Protocol):
     def __call__(self, x: Tensor, timestep: Tensor, *fields: Tensor) -> Tensor:
         """One packed evaluation.
 
-        x float32 [B, C (+ channels beside the state), H, W]; timestep [B], int64 for discrete diffusion and float32 for
-        flow matching; fields [B, ...]: prompt embeddings or labels float32 or int64, noise levels int64, and others.
+        x float32 [B, C (+ channels beside the state), H, W]; timestep float32 [B], the process's own time;
+        fields [B, ...]: prompt embeddings or labels float32 or int64, noise levels int64, and others.
         Returns float32 [B, C, H, W], or [B, 2C, H, W] where the process has a learned variance, in memory that neither
         is an input's nor is written again by a later call.
         """
@@ -104,9 +107,9 @@ class _Walker:
 
     tag: Any
     plan: Plan
-    lines: list[list[float]]
+    lines: np.ndarray
+    used: frozenset[int]
     x: Tensor
-    anchor: Tensor
     told: dict[str, tuple[Tensor, ...]]
     since: float
     move: int = 0
@@ -115,6 +118,7 @@ class _Walker:
     evaluations: int = 0
     states: dict[int, Tensor] = field(default_factory=dict)
     failed: bool = False
+    memory: list[Tensor | None] = field(default_factory=lambda: [None] * REMEMBERED)
 
     def __post_init__(self) -> None:
         self.questions = self.questions_at(0)
@@ -132,9 +136,9 @@ class _Walker:
         """What the model is asked at a move; nothing after the last."""
         return () if move == len(self.plan.moves) else self.plan.questions(move)
 
-    def stands_at(self, x: Tensor, anchor: Tensor, questions: tuple) -> None:
+    def stands_at(self, x: Tensor, memory: list[Tensor | None], questions: tuple) -> None:
         """The move is made; the next one's questions are open."""
-        self.x, self.anchor = x, anchor
+        self.x, self.memory = x, memory
         if self.move in self.plan.keep:
             self.states[self.move] = x
         self.move += 1
@@ -218,9 +222,9 @@ class Engine:
     def _start(self, tag: Any, plan: Plan) -> _Walker:
         process, device = self.predictor.process, self.predictor.device
         x = to_device(start_state(plan, process), device)
-        lines = process.coefficients(plan.moves, plan.sampler, plan.eta).tolist()
+        lines = process.coefficients(plan.moves, plan.sampler, plan.eta)
         fields = told(plan, self._fields, device)
-        return _Walker(tag, placed(plan, device), lines, x, torch.zeros_like(x), fields, time.perf_counter())
+        return _Walker(tag, placed(plan, device), lines.numpy(), used_columns(lines), x, fields, time.perf_counter())
 
     def _each(
         self, items: Sequence[_Item], act: Callable[[Sequence[_Item]], None], fail: Callable[[_Item, Exception], None]
@@ -295,13 +299,14 @@ class Engine:
 
     def _move(self, walkers: Sequence[_Walker], prediction: Tensor | None, variance: Tensor | None) -> None:
         device = self.predictor.device
+        used = frozenset().union(*(walker.used for walker in walkers))
         x = torch.stack([walker.x for walker in walkers])
-        anchor = torch.stack([walker.anchor for walker in walkers])
-        lines = to_device(torch.tensor([walker.lines[walker.move] for walker in walkers]), device)
+        memory = [_remembered(walkers, number, x) if reads(used, number) else None for number in _NUMBERS]
+        lines = to_device(torch.from_numpy(np.stack([walker.lines[walker.move] for walker in walkers])), device)
         if prediction is None:  # the way back up asks nothing; its coefficients ignore these
             prediction = variance = torch.zeros_like(x)
-        drawn = _draw(walkers, noise.STEP, Column.NOISE, device)
-        x, anchor = self.predictor.process.step(x, anchor, prediction, variance, lines, drawn)
+        drawn = _draw(walkers, noise.STEP, Column.NOISE, device) if Column.NOISE in used else None
+        x, memory = self.predictor.process.step(x, memory, prediction, variance, lines, drawn, used)
         held = [i for i, walker in enumerate(walkers) if walker.plan.constraint is not None]
         if held:
             holders, at = [walkers[i] for i in held], places(held, device)
@@ -310,7 +315,11 @@ class Engine:
             x = x.index_copy(0, at, constrain(x[at], [w.plan.constraint for w in holders], levels, known))
         questions = [walker.questions_at(walker.move + 1) for walker in walkers]
         for i, walker in enumerate(walkers):  # nothing in here fails, as `_each` asks
-            walker.stands_at(x[i], anchor[i], questions[i])
+            own = [
+                None if whole is None or not writes(walker.used, number) else whole[i]
+                for number, whole in zip(_NUMBERS, memory, strict=True)
+            ]
+            walker.stands_at(x[i], own, questions[i])
 
     def _arrived(self, wait: bool) -> list[Finished]:
         """The rows whose pictures are on the host, in the order in which they left."""
@@ -334,6 +343,13 @@ def _slot(walker: _Walker, view: View, key: str) -> Slot:
     return Slot(walker.x, plan.extra, view, plan.moves[walker.move].model_time, walker.told[key])
 
 
+def _remembered(walkers: Sequence[_Walker], number: int, like: Tensor) -> Tensor:
+    """The rows' remembered tensors of this number, [R, C, H, W]; zeros for a row that has none."""
+    own = [walker.memory[number - 1] for walker in walkers]
+    none = torch.zeros_like(like[0])
+    return torch.stack([none if tensor is None else tensor for tensor in own])
+
+
 def _to_answers(walker: _Walker) -> Answers:
     plan = walker.plan
     return Answers(plan.active(walker.move), walker.questions, walker.answers, plan.guidance)
@@ -345,6 +361,6 @@ def _draw(walkers: Sequence[_Walker], stream: int, amount: Column, device: torch
     for place, walker in enumerate(walkers):
         plan = walker.plan
         holds = stream == noise.KNOWN and plan.constraint.noise is not None  # its own, at all times
-        if walker.lines[walker.move][amount] and not holds:
+        if walker.lines[walker.move, amount] and not holds:
             drawn[place] = torch.from_numpy(noise.normal(plan.seed, plan.stage, stream, walker.move, plan.shape))
     return to_device(drawn, device)

@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from darkroom.sampling.levels import Place
 from darkroom.sampling.names import unknown
-from darkroom.sampling.schedules import Move
-from darkroom.sampling.solvers import Column, flow_renoise, flow_step, per_sample, table
+from darkroom.sampling.schedules import SAMPLERS, Move, time_of
+from darkroom.sampling.solvers import Column, Line, Memory, flow_renoise, flow_step, step, table, used_columns
 
 KINDS = {
     "euler": ("denoise",),
@@ -28,7 +30,7 @@ class Flow:
     """
 
     kind = "flow"
-    samplers = tuple(KINDS)
+    samplers = SAMPLERS["flow"]
     default_sampler = "euler"
     prediction = "velocity"
     learned_variance = False
@@ -50,6 +52,10 @@ class Flow:
         """Plain JSON values, from which `from_config` makes the same process."""
         return {"kind": self.kind, "num_timesteps": self.num_timesteps}
 
+    def noised(self, x0: Tensor, place: Place, eps: Tensor) -> Tensor:
+        """x0 [C, H, W] noised to where a walk stands; exactly x0 at 1."""
+        return self.noise(x0[None], torch.tensor([time_of(place)], device=x0.device), eps[None])[0]
+
     def noise(self, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """The picture x0 noised to t (float32 [B], on x0's device); exactly x0 where t is 1."""
         t = t[:, None, None, None]
@@ -69,7 +75,7 @@ class Flow:
         return x0
 
     def coefficients(self, moves: Sequence[Move], sampler: str | None = None, eta: float = 0.0) -> Tensor:
-        """float32 [len(moves), len(Column)], on the host. Moves are `flow_moves` of the same sampler.
+        """float32 [len(moves), WIDTH], on the host: see `solvers.Column`. Moves are `flow_moves` of the same sampler.
 
         Raises ValueError on an unknown sampler, or an eta: these solvers draw no noise.
         """
@@ -85,25 +91,18 @@ class Flow:
     def step(
         self,
         x: Tensor,
-        anchor: Tensor,
+        memory: Memory,
         prediction: Tensor,
         variance: Tensor | None,
         coefficients: Tensor,
-        noise: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """One move per sample -> (x_next, anchor_next).
-
-        The anchor carries from the first to the second move of an interval what the second starts from; the first
-        sets it, so any finite value will do before. x, anchor, prediction, noise: float32 [B, C, H, W]; variance is
-        ignored. coefficients: [B, K]. All finite, also where a sample's line ignores them. A sample's result has the
-        same bits in every batch on one device.
-        """
-        c = per_sample(coefficients)
-        moved = c[Column.STATE] * x + c[Column.ANCHOR] * anchor + c[Column.PREDICTION] * prediction
-        kept = c[Column.ANCHOR_STATE] * x + c[Column.ANCHOR_ANCHOR] * anchor + c[Column.ANCHOR_PREDICTION] * prediction
-        return moved + c[Column.NOISE] * noise, kept
+        noise: Tensor | None,
+        used: frozenset[int] | None = None,
+    ) -> tuple[Tensor, list[Tensor | None]]:
+        """One move per sample -> (x_next, memory_next): see `solvers.step`. used: None to find it out, on the host."""
+        used = used_columns(coefficients) if used is None else used
+        return step(x, memory, prediction, variance, coefficients, noise, self.bounded, used)
 
 
-def _line(move: Move) -> dict[Column, float]:
-    known = {Column.SIGNAL_NEXT: float(move.t_next), Column.NOISE_NEXT: 1.0 - move.t_next}
+def _line(move: Move) -> Line:
+    known: Line = {Column.SIGNAL_NEXT: float(move.t_next), Column.NOISE_NEXT: 1.0 - move.t_next}
     return known | (flow_renoise(move.t, move.t_next) if move.kind == "renoise" else flow_step(move))

@@ -1,4 +1,4 @@
-"""Where a reverse process stands: lists of times, from noise to picture. Pure Python.
+"""Where a reverse process stands: levels, and lists of times from noise to picture. Pure Python.
 
 Discrete diffusion counts timesteps T-1 .. 0 downwards, and ends at `CLEAN`, the picture without noise. Flow matching
 goes upwards from 0.0 (noise) to 1.0 (picture). Rows of a manifest name a level of either by a number that descends: a
@@ -7,12 +7,41 @@ timestep, or thousandths of noise.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from darkroom.sampling.names import unknown
 
 CLEAN = -1
 DEFAULT_STRIDE = 30
+
+
+class Level(NamedTuple):
+    """x = signal x0 + noise eps. time: what the model is told there, which a grid may have rounded.
+
+    alpha_bar: signal squared where the two are variance-preserving, as the model has it: squaring the root again would
+    give another number.
+    """
+
+    signal: float
+    noise: float
+    time: float
+    alpha_bar: float
+
+    @classmethod
+    def preserving(cls, alpha_bar: float, time: float) -> Level:
+        """signal^2 + noise^2 = 1."""
+        return cls(math.sqrt(alpha_bar), math.sqrt(1 - alpha_bar), time, alpha_bar)
+
+    @classmethod
+    def of_sigma(cls, sigma: float, time: float) -> Level:
+        """sigma: noise / signal."""
+        return cls.preserving(1 / (1 + sigma * sigma), time)
+
+
+Place = float | Level
+"""Where a state stands: at a time of the process's own clock, or off it."""
 
 
 def timesteps(

@@ -20,7 +20,7 @@ class Slot(NamedTuple):
     x: Tensor
     extra: Tensor | None
     view: View
-    time: int | float
+    time: float
     fields: Sequence[Tensor]
 
 
@@ -45,7 +45,7 @@ class Packing:
                 at = places(chosen, self.device)
                 x.index_copy_(0, at, view.apply(x[at]))
         told = [self._packed(name, [slot.fields[at] for slot in slots]) for at, name in enumerate(self.fields)]
-        return x, self._numbers([slot.time for slot in slots]), *told
+        return x, self._times([slot.time for slot in slots]), *told
 
     def _packed(self, name: str, parts: list[Tensor]) -> Tensor:
         if name not in self._buffers:
@@ -58,7 +58,7 @@ class Packing:
         buffer[len(parts) :].zero_()
         return buffer
 
-    def _numbers(self, values: list[int | float]) -> Tensor:
-        """int64 or float32 [capacity]."""
-        padded = values + [type(values[0])(0)] * (self.capacity - len(values))
-        return to_device(torch.tensor(padded), self.device)
+    def _times(self, values: list[float]) -> Tensor:
+        """float32 [capacity], whole or not: the type of a pass must not hang on who is in it."""
+        padded = values + [0.0] * (self.capacity - len(values))
+        return to_device(torch.tensor(padded, dtype=torch.float32), self.device)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from darkroom.sampling import noise
 from darkroom.sampling.components import Component, make_component
+from darkroom.sampling.levels import Place
 from darkroom.sampling.processes import Process
 from darkroom.sampling.prompt_keys import PromptKey
 from darkroom.sampling.schedules import Move
@@ -56,8 +57,9 @@ class Constraint:
 class Plan:
     """All that the engine needs to take one row through one stage.
 
-    reference: the picture to start from, noised to `reference_time` (None: to the first move's time, and where there
-        is no move not at all), or None to start from pure noise; blur: what the start state is put through
+    reference: the picture to start from, noised to `reference_place` (None: to the first move's time, and where there
+        is no move not at all), or None to start from pure noise of deviation `start_scale`; blur: what the start state
+        is put through
     conditions: what the model is told for a prompt or label, the field CONDITION or several; fields: the row's own,
         with any question
     extra: [C, H, W], channels beside the state, seen through the view too: the (noised) low-resolution picture, with
@@ -81,9 +83,10 @@ class Plan:
     extra: Tensor | None = None
     noise_level: int = 0
     keep: frozenset[int] = field(default_factory=frozenset)
-    reference_time: int | float | None = None
+    reference_place: Place | None = None
     blur: Component | None = None
     variance_asked: bool = False
+    start_scale: float = 1.0
     fields: Fields = field(default_factory=dict)
 
     def told(self, key: str) -> Fields:
@@ -165,9 +168,10 @@ def make_plan(row: Row, stage: Stage, inputs: Inputs) -> Plan:
         constraint=_constraint(row, stage, inputs),
         extra=inputs.beside if stage.inpaints else _noised_low_res(row, stage, inputs),
         noise_level=stage.noise_level or 0,
-        reference_time=trajectory.time,
+        reference_place=trajectory.place,
         blur=trajectory.blur,
-        variance_asked=stage.process.learned_variance and sampler != "ddim",
+        variance_asked=stage.process.learned_variance and sampler == "ddpm",
+        start_scale=trajectory.start_scale,
         fields=_row_fields(stage),
     )
 
@@ -188,13 +192,13 @@ def start_state(plan: Plan, process: Process) -> Tensor:
     """The state a plan starts with, [C, H, W] on the host."""
     drawn = start_noise(plan.seed, plan.stage, plan.shape)
     first = plan.moves[0].t if plan.moves else None
-    time = first if plan.reference_time is None else plan.reference_time
+    place = first if plan.reference_place is None else plan.reference_place
     if plan.reference is None:
-        x = drawn
-    elif time is None:
+        x = drawn if plan.start_scale == 1.0 else drawn * plan.start_scale
+    elif place is None:
         x = plan.reference.clone()
     else:
-        x = process.noise(plan.reference[None], torch.tensor([time]), drawn[None])[0]
+        x = process.noised(plan.reference, place, drawn)
     return x if plan.blur is None else plan.blur(x[None])[0]
 
 

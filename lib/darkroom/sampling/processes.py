@@ -1,4 +1,4 @@
-"""The two kinds of reverse process, which offer the same: attributes, `noise`, `x0_and_noise`, `bounded`,
+"""The two kinds of reverse process, which offer the same: attributes, `noise`, `noised`, `x0_and_noise`, `bounded`,
 `coefficients` and `step`."""
 
 from __future__ import annotations

@@ -6,12 +6,16 @@ A schedule is a tuple of `Move`; whoever follows it needs no more.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from darkroom.sampling.levels import CLEAN
+from darkroom.sampling.levels import CLEAN, Level, Place
 from darkroom.sampling.names import unknown
 
+SAMPLERS = {
+    "diffusion": ("ddpm", "ddim", "euler", "euler_ancestral", "dpmpp_2m", "dpmpp_2m_sde", "unipc", "pndm"),
+    "flow": ("euler", "heun", "midpoint"),
+}
 TWO_MOVE_SOLVERS = ("heun", "midpoint")
 
 Kind = Literal["denoise", "renoise", "heun_predict", "heun_correct", "midpoint_half", "midpoint_full"]
@@ -19,7 +23,7 @@ Kind = Literal["denoise", "renoise", "heun_predict", "heun_correct", "midpoint_h
 
 @dataclass(frozen=True)
 class Move:
-    """One step of a schedule: from time `t` to time `t_next`, where the state stands afterwards.
+    """One step of a schedule: from place `t` to place `t_next`, where the state stands afterwards.
 
     denoise                       the model is asked at t; one evaluation brings the state to t_next
     renoise                       back up to a noisier time; the model is not asked
@@ -27,8 +31,8 @@ class Move:
     midpoint_half, midpoint_full  one interval a -> b as (a, middle) and (a, b): asked at a, then in the middle
     """
 
-    t: int | float
-    t_next: int | float
+    t: Place
+    t_next: Place
     kind: Kind = "denoise"
 
     @property
@@ -42,23 +46,36 @@ class Move:
         return self.kind not in ("heun_correct", "midpoint_full")
 
     @property
-    def model_time(self) -> int | float:
+    def model_time(self) -> float:
         """The time to ask the model at, which is where the state stands before this move."""
         if self.kind == "heun_correct":
-            return self.t_next
-        return _middle(self.t, self.t_next) if self.kind == "midpoint_full" else self.t
+            return time_of(self.t_next)
+        return _middle(self.t, self.t_next) if self.kind == "midpoint_full" else time_of(self.t)
 
 
-def diffusion_moves(times: Sequence[int], start: int = 0) -> tuple[Move, ...]:
-    """Denoising moves through descending timesteps and on to CLEAN, beginning at times[start].
+def time_of(place: Place) -> float:
+    """What the model is told there."""
+    return place.time if isinstance(place, Level) else place
 
-    start = len(times) gives no moves. Raises ValueError.
+
+def diffusion_moves(
+    places: Sequence[Place], start: int = 0, *, end: Place = CLEAN, twice: bool = False
+) -> tuple[Move, ...]:
+    """Denoising moves through descending places and on to `end`, beginning at places[start].
+
+    start = len(places) gives no moves. twice: the first interval is gone through again, asked at its end, unless that
+    is `end`, where no model is asked. Raises ValueError.
     """
+    times = [place for place in places if not isinstance(place, Level)]
     if any(after >= before or after < 0 for before, after in zip(times, times[1:], strict=False)):
-        raise ValueError(f"timesteps must descend and not be negative; got {list(times)}")
-    _check_start(start, len(times))
-    rest = [*times[start:], CLEAN]
-    return tuple(Move(before, after) for before, after in zip(rest, rest[1:], strict=False))
+        raise ValueError(f"timesteps must descend and not be negative; got {times}")
+    _check_start(start, len(places))
+    rest = [*places[start:], end]
+    moves = tuple(Move(before, after) for before, after in zip(rest, rest[1:], strict=False))
+    if not twice or len(moves) < 2:
+        return moves
+    first = moves[0]
+    return (replace(first, kind="heun_predict"), replace(first, kind="heun_correct"), *moves[1:])
 
 
 def flow_moves(times: Sequence[float], sampler: str = "euler", start: int = 0) -> tuple[Move, ...]:

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from darkroom.sampling.components import Component, make_component
-from darkroom.sampling.levels import CLEAN, descent, flow_times, start_index, timesteps
-from darkroom.sampling.schedules import Move, diffusion_moves, flow_moves, intervals_of, joined, with_jumps
+from darkroom.sampling.grids import Grid
+from darkroom.sampling.levels import CLEAN, Place, descent, flow_times, start_index, timesteps
+from darkroom.sampling.schedules import Move, diffusion_moves, flow_moves, with_jumps
 from darkroom.sampling.stage import Inputs, Row, Stage
 
 UNASKING = frozenset({"forward", "blur"})
@@ -19,13 +20,14 @@ BLUR_SIGMA = 2  # pixels at 64 px
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
-    """reference: the picture that it starts from, noised to `time` (None: to the first move's), or None for pure noise;
-    blur: what the state is put through before all."""
+    """reference: the picture that it starts from, noised to `place` (None: to the first move's), or None for pure noise
+    of deviation `start_scale`; blur: what the state is put through before all."""
 
     moves: tuple[Move, ...] = ()
     reference: Tensor | None = None
-    time: int | float | None = None
+    place: Place | None = None
     blur: Component | None = None
+    start_scale: float = 1.0
 
 
 def asks_nothing(row: Row) -> bool:
@@ -37,18 +39,17 @@ def make_trajectory(row: Row, stage: Stage, inputs: Inputs) -> Trajectory:
     """The trajectory of a row at a stage. Raises ValueError for a start beyond the schedule, or an `until` off it."""
     if row["task"] in ("forward", "denoise"):
         return _from_level(row, stage, inputs)
-    spacing = _spacing(row) if stage.steps is None else {"steps": stage.steps}
-    moves = _schedule(stage, sampler_of(row, stage), spacing)
+    grid = _grid(row, stage)
     if stage.steps is not None or stage.enlarges_latents:  # these have their own start, whatever the row's is
-        return Trajectory(moves[stage.start :], enlarged(stage, inputs) if stage.start else None)
-    intervals = intervals_of(moves)
-    start = _start(row, len(intervals))
+        reference = enlarged(stage, inputs) if stage.start else None
+        return Trajectory(_moves(grid, row, stage, stage.start), reference, start_scale=_start_scale(grid, stage))
+    start = _start(row, len(grid.places))
     if row["task"] == "inpaint" and row.get("strength") == 1 and stage.factor > 1:
         start = None  # as diffusers has it: all of the strength is no picture at all
-    moves = joined(intervals[start or 0 :])
+    moves = _moves(grid, row, stage, start or 0)
     if (resample := row.get("resample")) is not None:
         moves = with_jumps(moves, resample["jump"], resample["times"])
-    return Trajectory(moves, None if start is None else inputs.image)
+    return Trajectory(moves, None if start is None else inputs.image, start_scale=_start_scale(grid, stage))
 
 
 def sampler_of(row: Row, stage: Stage) -> str:
@@ -82,11 +83,29 @@ def _spacing(row: Row) -> dict[str, Any]:
     return {"steps": row.get("steps"), "stride": row.get("stride"), "name": row.get("timesteps")}
 
 
-def _schedule(stage: Stage, sampler: str, spacing: dict[str, Any]) -> tuple[Move, ...]:
-    """Every move from pure noise to the clean picture."""
+def _grid(row: Row, stage: Stage) -> Grid:
+    """Every place from pure noise to the clean picture. A row's or a stage's steps are spaced as the sampler has it,
+    other schedules say their times themselves."""
+    spacing = _spacing(row) if stage.steps is None else {"steps": stage.steps}
     if stage.process.kind == "flow":
-        return flow_moves(flow_times(_flow_steps(**spacing)), sampler)
-    return diffusion_moves(timesteps(stage.process.num_timesteps, **spacing))
+        *times, end = flow_times(_flow_steps(**spacing))
+        return Grid(times, end, starts_quiet=False)
+    if spacing["steps"] is None:
+        return Grid(timesteps(stage.process.num_timesteps, **spacing), CLEAN, starts_quiet=False)
+    own = {} if stage.sampler else {"spacing": row.get("spacing"), "karras": row.get("karras")}
+    return stage.process.find_grid(sampler_of(row, stage), spacing["steps"], **own)
+
+
+def _moves(grid: Grid, row: Row, stage: Stage, start: int) -> tuple[Move, ...]:
+    """The moves through a grid, from places[start] on."""
+    sampler = sampler_of(row, stage)
+    if stage.process.kind == "flow":
+        return flow_moves([*grid.places, grid.end], sampler, start)
+    return diffusion_moves(grid.places, start, end=grid.end, twice=sampler == "pndm")
+
+
+def _start_scale(grid: Grid, stage: Stage) -> float:
+    return stage.process.level(grid.places[0]).noise if grid.starts_quiet else 1.0
 
 
 def _flow_steps(steps: int | None, stride: int | None = None, name: str | None = None) -> int:
@@ -116,19 +135,20 @@ def _from_level(row: Row, stage: Stage, inputs: Inputs) -> Trajectory:
     elif method == "iterative":
         levels = descent(row_levels(row, stage.process.kind, total), level, until)
     moves = _moves_through(levels, until is None, row, stage)
-    return Trajectory(moves, inputs.image, _time(stage, level), blur)
+    return Trajectory(moves, inputs.image, _place(stage, level), blur)
 
 
 def _moves_through(levels: list[float], to_the_end: bool, row: Row, stage: Stage) -> tuple[Move, ...]:
     """Moves through the descending levels, and on to the clean picture."""
-    if stage.process.kind == "flow":
-        times = [_time(stage, level) for level in levels]
-        ending = [1.0] if to_the_end and times and times[-1] < 1 else []
-        return flow_moves([*times, *ending], sampler_of(row, stage)) if len(times) + len(ending) > 1 else ()
-    times = [int(level) for level in levels] + [CLEAN] * (to_the_end and bool(levels))
-    return tuple(Move(before, after) for before, after in zip(times, times[1:], strict=False))
+    flow = stage.process.kind == "flow"
+    places = [_place(stage, level) for level in levels]
+    if to_the_end and places and not (flow and places[-1] == 1):
+        places.append(1.0 if flow else CLEAN)
+    if len(places) < 2:
+        return ()
+    return _moves(Grid(places[:-1], places[-1], starts_quiet=False), row, stage, 0)
 
 
-def _time(stage: Stage, level: float) -> int | float:
+def _place(stage: Stage, level: float) -> float:
     """Of a flow at t, 1 - t is noise."""
     return 1 - level / 1000 if stage.process.kind == "flow" else int(level)
