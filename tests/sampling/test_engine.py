@@ -15,6 +15,7 @@ from darkroom.sampling.engine import Engine, Failed, Finished, ModelBroken
 from darkroom.sampling.flow import Flow
 from darkroom.sampling.packing import Packing, Slot
 from darkroom.sampling.plans import Constraint, Plan, condition_keys, make_plan
+from darkroom.sampling.schedules import SAMPLERS
 from darkroom.sampling.stage import Inputs, Stage
 from darkroom.sampling.views import make_view
 from toys import CountingPredictor, make_row, signal_and_noise, tiny_unet
@@ -79,6 +80,32 @@ def test_a_row_has_the_same_bits_alone_and_among_others(unet):
     for tag, plan in enumerate(plans):
         alone = develop(unet, [plan])[0]
         assert torch.equal(alone, together[tag]), f"row {tag} ({mixed_rows()[tag][0]['task']})"
+
+
+def test_rows_of_every_solver_have_the_same_bits_alone_and_among_others(unet):
+    """At whole times and between them, on Karras' levels, from a picture, and noised anew on their way."""
+    asked: list[tuple[dict, dict]] = [
+        (make_row("text_to_image", prompt="a", seed=seed, steps=4, sampler=sampler, guidance=1.0), {})
+        for seed, sampler in enumerate(SAMPLERS["diffusion"])
+    ]
+    asked += [
+        (make_row("text_to_image", prompt="b", seed=8, steps=4, sampler="unipc", karras=True), {}),
+        (make_row("image_to_image", prompt="a", seed=9, steps=5, start=2, sampler="pndm"), {"image": picture(1)}),
+        (make_row("inpaint", prompt="b", seed=10, steps=3, resample={"jump": 1, "times": 2}, sampler="dpmpp_2m"),
+         {"image": picture(2), "mask": half_mask()}),
+    ]  # fmt: skip
+    plans = [plan_of(row, unet.process, **inputs) for row, inputs in asked]
+    together = develop(unet, plans)
+    assert all(torch.isfinite(image).all() for image in together.values())
+    for tag, plan in enumerate(plans):
+        assert torch.equal(develop(unet, [plan])[0], together[tag]), asked[tag][0]
+
+
+def test_the_estimate_of_a_last_move_is_within_its_bounds_with_every_solver(unet):
+    """Dynamic thresholding ends at 1; plms mixes several moves' noises, and so may leave it a little."""
+    for sampler in set(SAMPLERS["diffusion"]) - {"pndm"}:
+        row = make_row("text_to_image", prompt="a", steps=3, sampler=sampler, guidance=7.0)
+        assert develop(unet, [plan_of(row, unet.process)])[0].abs().max() <= 1.0, sampler
 
 
 def test_the_order_of_rows_changes_no_bit(unet):

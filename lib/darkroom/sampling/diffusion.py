@@ -179,12 +179,16 @@ class Diffusion:
         return x0 if self.clip is None else x0.clamp(-self.clip, self.clip)
 
     def coefficients(self, moves: Sequence[Move], sampler: str | None = None, eta: float = 0.0) -> Tensor:
-        """float32 [len(moves), WIDTH], on the host: see `solvers.Column`.
+        """float32 [len(moves), WIDTH], on the host: the table of `lines`. Raises ValueError."""
+        return table(self.lines(moves, sampler, eta))
 
-        eta: of ddim, 0 (deterministic) .. 1; ddpm has none. Noise is drawn unless a move ends CLEAN. (diffusers draws
-        it unless t is 0. For schedules that end at 0, all of `timesteps`, that is the same; for one that ends earlier,
-        diffusers puts noise with a meaningless learned variance on the finished picture.) Only ddpm takes a learned
-        variance.
+    def lines(self, moves: Sequence[Move], sampler: str | None = None, eta: float = 0.0) -> list[Line]:
+        """A line for each move, in float64: see `solvers.Column`.
+
+        eta: of ddim, 0 (deterministic) .. 1; the others have none. Noise is drawn unless a move ends CLEAN. (diffusers
+        draws it unless t is 0. For schedules that end at 0, all of `timesteps`, that is the same; for one that ends
+        earlier, diffusers puts noise with a meaningless learned variance on the finished picture.) A learned variance
+        is ddpm's alone: the others have no use for it.
         Raises ValueError.
         """
         sampler = self.default_sampler if sampler is None else sampler
@@ -192,8 +196,7 @@ class Diffusion:
             raise unknown("diffusion sampler", sampler, self.samplers)
         if not 0.0 <= eta <= 1.0 or (eta and sampler != "ddim"):
             raise ValueError(f"eta must lie between 0 and 1, for ddim only; got {eta} with {sampler}")
-        solver = self._solver(sampler, eta)
-        return table(solvers.diffusion_lines(moves, self.level, self.prediction, solver))
+        return solvers.diffusion_lines(moves, self.level, self.prediction, self._solver(sampler, eta))
 
     def step(
         self,

@@ -59,7 +59,7 @@ def unipc(legs: Sequence[Leg], left: int) -> Line:
     past = h / _step(legs[-2].at, at) / 2 if order == 2 else 0.0
     line = _scaled(corrected, to.noise / at.noise)
     line = _plus(line, {M: gain * (1 + past), M2: -gain * past})
-    return _line(line, corrected, {M: 1.0}, {M2: 1.0})
+    return _line(line, corrected, {M: 1.0}, {M2: 1.0} if len(legs) > 1 else None)
 
 
 def _corrected(legs: Sequence[Leg]) -> Line:
@@ -100,11 +100,12 @@ def pndm(legs: Sequence[Leg], left: int) -> Line:
         return _line(_moved({M3: 1.0}, _plus(_scaled(noise, 0.5), {M1: 0.5}), at, to), {M1: 1.0})
     if kind == "heun_predict":
         return _line(_moved({X: 1.0}, noise, at, to), noise, None, {X: 1.0})
-    weights = _ADAMS[min(sum(leg.kind != "heun_correct" for leg in legs), 4) - 1]
+    past = (M1, M2, M3)[: sum(leg.kind != "heun_correct" for leg in legs) - 1]
+    weights = _ADAMS[len(past)]
     mixed = _scaled(noise, weights[0])
-    for memory, weight in zip((M1, M2, M3), weights[1:], strict=False):
+    for memory, weight in zip(past, weights[1:], strict=True):
         mixed = _plus(mixed, {memory: weight})
-    return _line(_moved({X: 1.0}, mixed, at, to), noise, {M1: 1.0}, {M2: 1.0})
+    return _line(_moved({X: 1.0}, mixed, at, to), noise, *({memory: 1.0} for memory in past[:2]))
 
 
 _ADAMS = (
