@@ -28,11 +28,12 @@ def main(
     """Make a manifest of a list of prompts."""
     with cli.exit_codes():
         from darkroom.manifest.prompt_lists import convert
+        from darkroom.phases import plural
 
         converted = convert(source, out, default or (), column or ())
-        print(f"{converted.rows:,} rows in {out}")
+        print(f"{plural(converted.rows, 'row')} in {out}")
         for name, count in converted.left_out.items():
-            print(f"  left out: {name!r}, of {count:,} rows")
+            print(f"  left out: {name!r}, of {plural(count, 'row')}")
 
 
 if __name__ == "__main__":

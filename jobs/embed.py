@@ -37,6 +37,7 @@ def main(
     """Encode a manifest's prompts ahead of time, or import their embeddings."""
     with cli.exit_codes(verbose):
         from darkroom.batch.prompts import EmbedOptions, embed
+        from darkroom.phases import plural
 
         options = EmbedOptions(
             out=out,
@@ -48,7 +49,7 @@ def main(
             address=address or os.environ.get("RAY_ADDRESS"),
             verbose=verbose,
         )
-        print(f"{embed(options):,} prompts have embeddings in {out}")
+        print(f"{plural(embed(options), 'prompt has', 'prompts have')} embeddings in {out}")
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path: Path, to
     ended = darkroom("generate", manifest, "--out", str(out), "--model", toy_model, "--dry-run")
     assert ended.returncode == 0, ended.stderr
     lines = ended.stdout.splitlines()
-    assert lines[0] == "4 rows: 0 done, 3 to make, 1 duplicates, 0 changed"
+    assert lines[0] == "4 rows: 0 done, 3 to make, 1 duplicate, 0 changed"
     assert [line.split() for line in lines[1:3]] == [
         ["image_to_image", "1", "to", "make"],
         ["text_to_image", "2", "to", "make"],

@@ -12,6 +12,11 @@ BEGAN = time.monotonic()  # the console command imports this first
 Say = Callable[[str], None]
 
 
+def plural(count: int, one: str, many: str = "") -> str:
+    """`1 row`, `2,000 rows`. many: where it is not `one` and an s."""
+    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
+
+
 def phase(say: Say, what: str, ago: float = 0.0) -> None:
     """Says that `what` began, so many seconds ago: `   3.2 s  starting Ray`."""
     say(f"{time.monotonic() - BEGAN - ago:7.1f} s  {what}")

@@ -160,7 +160,7 @@ def test_run_again_nothing_is_made_but_what_failed_and_repaired_it_is_whole(job:
         failed_rows(job.out, "numeric")
     again = job.run(rows)
     assert (again.made, again.evaluations, again.failed, again.done_before) == (0, 0, 2, 4)
-    assert "6 rows: 4 done, 1 to make, 1 duplicates, 2 changed" in job.said
+    assert "6 rows: 4 done, 1 to make, 1 duplicate, 2 changed" in job.said
     job.put("none.png", png(16, seed=3))
     mended = job.run(rows)
     assert (mended.made, mended.failed, mended.done_before) == (1, 0, 4)
@@ -315,7 +315,7 @@ def test_a_run_of_the_first_round_opens_audits_and_resumes(tmp_path: Path, share
     assert (outcome.done_before, outcome.rows, outcome.failed) == (5, 6, 1)
     assert pictures(out) == before
     summary = compact(out)
-    assert "6 rows" in summary and "lie in 1 files now" in summary
+    assert "6 rows" in summary and "in 1 file now" in summary
 
 
 def test_what_nothing_refers_to_is_said_and_then_removed(quick: Job) -> None:

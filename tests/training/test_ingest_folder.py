@@ -111,7 +111,7 @@ def test_a_long_list_of_problems_is_cut(tmp_path: Path) -> None:
     [
         ({}, "no picture"),
         ({"a.png": picture(1)}, "a.png: wanted directly in CLASS/"),
-        ({"cat/1.png": picture(1)}, "of 1 pictures none falls to the test split"),
+        ({"cat/1.png": picture(1)}, "of 1 picture none falls to the test split"),
         ({"cat/0.png": picture(1), "dog/1.png": picture(1)}, "dog: all its pictures fall to the test split"),
         ({"train/cat/a.png": picture(1)}, "test/cat: the class has no picture"),
     ],

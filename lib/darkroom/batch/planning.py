@@ -22,6 +22,7 @@ import numpy as np
 from darkroom.batch.planned_rows import Maker, PlannedRows, ReadRows
 from darkroom.batch.row_filter import RowFilter
 from darkroom.batch.row_state import Unit
+from darkroom.phases import plural
 from darkroom.runs.failures import Failures
 from darkroom.runs.log import ABSENT, FAILED, OK, OTHER, Log
 from darkroom.runs.pictures import Pictures
@@ -86,14 +87,12 @@ class Work:
 
     def summary(self) -> str:
         """E.g. `64 rows: 10 done, 52 to make, 2 duplicates, 3 changed`."""
-        counts = (
-            f"{self.done:,} done, {self.to_make:,} to make, {self.duplicates:,} duplicates, {self.changed:,} changed"
-        )
+        twice = plural(self.duplicates, "duplicate")
+        counts = f"{self.done:,} done, {self.to_make:,} to make, {twice}, {self.changed:,} changed"
         gone = f", {self.gone:,} of which the picture is gone or damaged" if self.gone else ""
         left = f", {self.left:,} not asked for" if self.left else ""
         lines = f"{self.rows + self.repeated:,} lines, {self.repeated:,} of them the same as another; "
-        rows = f"{self.rows:,} row{'' if self.rows == 1 else 's'}"
-        return f"{lines if self.repeated else ''}{rows}: {counts}{gone}{left}"
+        return f"{lines if self.repeated else ''}{plural(self.rows, 'row')}: {counts}{gone}{left}"
 
 
 def cut(

@@ -14,6 +14,7 @@ from darkroom.batch.capacity import empty_pass
 from darkroom.batch.planning import Work
 from darkroom.batch.progress import duration
 from darkroom.batch.scoring import seeds
+from darkroom.phases import plural
 from darkroom.runs import Log
 from darkroom.sampling.latent_inputs import to_latents
 from darkroom.sampling.plans import Inputs, Stage, condition_keys, goes_through, make_plan
@@ -77,10 +78,12 @@ def take_stock(log: Log, work: Work, developed: Developed, seconds: float) -> Ou
 
 def describe(outcome: Outcome, out: str) -> str:
     """What the user reads at the end."""
-    lines = [f"{outcome.rows:,} rows in {out}"]
+    lines = [f"{plural(outcome.rows, 'row')} in {out}"]
     for task, counts in outcome.counts.items():
         lines.append(f"  {task:<16}" + ", ".join(f"{count:,} {status}" for status, count in sorted(counts.items())))
-    lines.append(f"made {outcome.made:,} in {duration(outcome.seconds)}, {outcome.evaluations:,} model evaluations")
+    lines.append(
+        f"made {outcome.made:,} in {duration(outcome.seconds)}, {plural(outcome.evaluations, 'model evaluation')}"
+    )
     if outcome.slowest_stage:
         lines.append(
             f"slowest stage: {outcome.slowest_stage}, busy {duration(outcome.busy_seconds[outcome.slowest_stage])}"
@@ -96,7 +99,7 @@ def describe_work(work: Work, estimated: Estimate, needs: str = "") -> str:
         if evaluations:
             timed = estimated.seconds[number]
             about = "" if timed is None else f", about {duration(timed)} on this machine"
-            lines.append(f"stage {number}: {evaluations:,} model evaluations{about}")
+            lines.append(f"stage {number}: {plural(evaluations, 'model evaluation')}{about}")
     return "\n".join([*lines, needs] if needs else lines)
 
 

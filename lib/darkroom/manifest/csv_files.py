@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
 
 from darkroom.manifest.keys import column_problems
 from darkroom.manifest.sweeps import WrittenRow
 from darkroom.manifest.texts import BadText, lines_of, loads
+from darkroom.phases import plural
 
 # The only cells that are taken as they stand; a prompt "7" stays text.
 TEXT_FIELDS = frozenset(
@@ -16,6 +18,7 @@ TEXT_FIELDS = frozenset(
     | {"fit", "empty_mask", "full_mask", "prompt_2"}
 )
 NESTED_FIELDS = frozenset({"views", "components", "resample", "stage2", "stage3"})
+_ROUNDED = re.compile(r"[-+]?[0-9.,]+[eE][-+]?[0-9]+")
 SEPARATORS = {";": "';'", "\t": "tabs", "|": "'|'"}
 
 
@@ -29,8 +32,8 @@ class Cells(NamedTuple):
         return (_row(where, self.header, cells) for where, cells in self.found)
 
 
-def cut_csv(name: str, stream: BinaryIO, count: int) -> Iterator[Cells | WrittenRow]:
-    """So many rows at a time; and what ends the reading, as a row with a problem."""
+def cut_csv(name: str, stream: BinaryIO, count: int) -> Iterator[Cells | list[WrittenRow]]:
+    """So many rows at a time; and what ends the reading, as rows with a problem."""
     table = csv.reader(lines_of(stream), strict=True)
     lines = _numbered(name, table)
     found: list[tuple[str, list[str]]] = []
@@ -38,7 +41,7 @@ def cut_csv(name: str, stream: BinaryIO, count: int) -> Iterator[Cells | Written
     try:
         where, header = next(lines, ("", []))
         if problems := list(_header_problems(header)):
-            yield from (WrittenRow(where, problem=text) for text in problems)
+            yield [WrittenRow(where, problem=text) for text in problems]
             return
         for line in lines:
             found.append(line)
@@ -52,7 +55,7 @@ def cut_csv(name: str, stream: BinaryIO, count: int) -> Iterator[Cells | Written
     if found:
         yield Cells(header, found)
     if problem is not None:
-        yield problem
+        yield [problem]
 
 
 def _numbered(name: str, table: Any) -> Iterator[tuple[str, list[str]]]:
@@ -79,12 +82,12 @@ def _header_problems(header: list[str]) -> Iterator[str]:
 
 def _row(where: str, header: list[str], cells: list[str]) -> WrittenRow:
     if len(cells) != len(header):
-        return WrittenRow(where, problem=f"has {len(cells):,} cells, the header has {len(header)}")
+        return WrittenRow(where, problem=f"has {plural(len(cells), 'cell')}, the header has {len(header)}")
     data: dict[str, Any] = {}
     for column, cell in zip(header, cells, strict=True):
         if not cell:
             continue
-        if column == "seed" and "e" in cell.lower():
+        if column == "seed" and _ROUNDED.fullmatch(cell):
             reason = "a spreadsheet's way to show a rounded number; wanted all of its digits"
             return WrittenRow(where, problem=f"'seed' is {cell[:60]!r}: {reason}")
         try:

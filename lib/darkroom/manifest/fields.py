@@ -49,6 +49,8 @@ def _exact(value: Any) -> Any:
 
 
 def _a_picture(value: str) -> str:
+    if "\0" in value:
+        raise PydanticCustomError("control_character", "must not hold control characters")
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)(://|:[\\/]|:(?=image/))", value)
     if (scheme and (scheme[1] not in ("s3", "file") or scheme[2] != "://")) or value.startswith(("~", "\\\\")):
         raise PydanticCustomError("no_path", "must be a path, file:///path or s3://bucket/key, which workers can read")

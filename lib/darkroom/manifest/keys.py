@@ -8,6 +8,7 @@ from typing import Any
 
 from darkroom.manifest.branches import ComponentBranch, Resample, UpperStage, ViewBranch
 from darkroom.manifest.tasks import TASKS
+from darkroom.phases import plural
 from darkroom.sampling.components import COMPONENTS
 from darkroom.sampling.names import nearest
 from darkroom.sampling.views import VIEWS, parameters
@@ -61,7 +62,11 @@ def column_problems(columns: list[str]) -> Iterator[str]:
         yield "there are no columns"
     for column, count in list(Counter(columns).items())[:LISTED]:
         if not column:
-            which = "the first column has" if columns[0] == "" else f"{count:,} columns have"
+            which = (
+                "the first column has"
+                if columns[0] == ""
+                else f"{plural(count, 'column')} {'has' if count == 1 else 'have'}"
+            )
             yield f"{which} no name; an index that pandas wrote is left out by index=False"
         elif column.startswith("__index_level_"):
             yield f"the column '{column}' is an index that pandas wrote; index=False leaves it out"

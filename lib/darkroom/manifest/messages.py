@@ -95,6 +95,7 @@ _MUST = {
     "finite_number": "must be a finite number",
     "control_character": "must not hold control characters",
     "string_type": "must be text",
+    "string_unicode": "keys and texts must be valid Unicode",
     "not_unicode": "must be valid Unicode text",
     "string_too_long": "must have at most {max_length} characters",
     "too_long": "must have at most {max_length} characters",

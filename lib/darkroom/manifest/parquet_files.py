@@ -24,14 +24,14 @@ class BadParquet(ValueError):
     """What keeps a whole file from being read, in words."""
 
 
-def cut_parquet(name: str, file: BinaryIO, count: int) -> Iterator[tuple[int, pa.Buffer] | WrittenRow]:
+def cut_parquet(name: str, file: BinaryIO, count: int) -> Iterator[tuple[int, pa.Buffer] | list[WrittenRow]]:
     """The number of the first row, from 1, and a stream of Arrow of so many; and what ends the reading."""
     number = 0
     # The bytes came whole, or a StorageError did, so an OSError here is a damaged file and never a failing disk.
     try:
         opened = _open(file)
         if problems := list(column_problems(opened.schema_arrow.names)):
-            yield from (WrittenRow(name, problem=text) for text in problems)
+            yield [WrittenRow(name, problem=text) for text in problems]
             return
         for batch in opened.iter_batches(count):
             _refuse_long_texts(batch.columns)
@@ -42,10 +42,10 @@ def cut_parquet(name: str, file: BinaryIO, count: int) -> Iterator[tuple[int, pa
             yield number + 1, sink.getvalue()
             number += batch.num_rows
     except BadParquet as error:
-        yield WrittenRow(name, problem=str(error))
+        yield [WrittenRow(name, problem=str(error))]
     except (pa.ArrowException, OSError, ValueError, RecursionError, OverflowError) as error:
         text = " ".join(str(error).split())[:200]
-        yield WrittenRow(name, problem=f"not a readable Parquet file after row {number}: {text}")
+        yield [WrittenRow(name, problem=f"not a readable Parquet file after row {number}: {text}")]
 
 
 def rows_of(name: str, first: int, content: pa.Buffer) -> Iterator[WrittenRow]:

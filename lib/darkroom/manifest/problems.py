@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from darkroom.phases import plural
+
 LISTED_PROBLEMS = 50
 # One mistake in a generated manifest is in each of its rows: a text found more often than this is listed once.
 LISTED_PLACES = 3
@@ -22,7 +24,7 @@ class ProblemsError(ValueError):
 
     def __str__(self) -> str:
         count = len(self.problems)
-        lines = [f"the {self.what} has {count:,} problem{'s' if count > 1 else ''}:", *self.problems[:LISTED_PROBLEMS]]
+        lines = [f"the {self.what} has {plural(count, 'problem')}:", *self.problems[:LISTED_PROBLEMS]]
         if count > LISTED_PROBLEMS:
             lines.append(f"... and {count - LISTED_PROBLEMS:,} more")
         return "\n  ".join(lines)

@@ -14,9 +14,9 @@ from darkroom.manifest.csv_files import TEXT_FIELDS
 from darkroom.manifest.keys import ROW_KEYS, did_you_mean
 from darkroom.manifest.sources import file_name, suffix_of
 from darkroom.manifest.texts import BOM, decoded, loads
-from darkroom.storage import read_uri, write_uri
+from darkroom.storage import TooLarge, read_uri, write_uri
 
-MOST_BYTES = 256 * 2**20  # of a list, unpacked
+MOST_BYTES = 64 * 2**20  # of a list, unpacked
 SUFFIXES = (".txt", ".tsv", ".csv", ".json", ".jsonl")
 
 
@@ -75,8 +75,11 @@ def _value(key: str, value: Any) -> Any:
 
 
 def _rows(source: str) -> Iterator[dict[str, Any]]:
-    data = read_uri(source)
     name = file_name(source)
+    try:
+        data = read_uri(source, MOST_BYTES)
+    except TooLarge as error:
+        raise ValueError(f"{name}: has {error.size:,} bytes, wanted at most {MOST_BYTES:,}: cut it in parts") from None
     if data.startswith(b"\x1f\x8b"):
         data, name = _unpacked(data, name), name.removesuffix(".gz")
     suffix = suffix_of(name)

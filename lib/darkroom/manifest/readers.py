@@ -35,6 +35,7 @@ from darkroom.manifest.sources import (
 )
 from darkroom.manifest.sweeps import WrittenRow, expand
 from darkroom.manifest.texts import BOM, MOST_BYTES, UTF16, BadText, decoded, loads
+from darkroom.manifest.yaml_files import MOST_BYTES as MOST_YAML
 from darkroom.manifest.yaml_files import BadYaml, read_yaml
 from darkroom.storage import NotFound, without_secrets
 
@@ -126,10 +127,10 @@ def _cut(name: str, key: str, stream: BinaryIO, seekable: Any) -> Iterator[Chunk
         yield from _cut_jsonl(name, stream)
     elif suffix == ".csv":
         for piece in cut_csv(name, stream, CHUNK_ROWS):
-            yield Chunk(name, 0, [piece] if isinstance(piece, WrittenRow) else piece)
+            yield Chunk(name, 0, piece)
     elif suffix == ".parquet":
         for piece in cut_parquet(name, seekable(stream), CHUNK_ROWS):
-            yield Chunk(name, 0, [piece]) if isinstance(piece, WrittenRow) else Chunk(name, *piece, is_arrow=True)
+            yield Chunk(name, 0, piece) if isinstance(piece, list) else Chunk(name, *piece, is_arrow=True)
     elif suffix in ALONE_SUFFIXES:
         yield from _cut_yaml(name, stream)
     else:
@@ -143,7 +144,7 @@ def _cut_yaml(name: str, stream: BinaryIO) -> Iterator[Chunk]:
         return f"{name} line {line}" if line else name
 
     try:
-        document = read_yaml(stream.read())
+        document = read_yaml(stream.read(MOST_YAML + 1))
     except BadYaml as error:
         yield Chunk(name, 0, [WrittenRow(place(line), problem=text) for line, text in error.findings])
         return

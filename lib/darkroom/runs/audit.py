@@ -7,11 +7,13 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from darkroom.phases import plural
 from darkroom.runs.ledger import Damaged, Gone, Ledger, is_shard_name
 from darkroom.runs.log import ABSENT, FAILED, OK, OTHER, Log, LogDamaged, Shard
 from darkroom.runs.reading import read_run_record
@@ -85,12 +87,12 @@ def fix(uri: str) -> str:
         except LogDamaged as error:
             writer.rebuild()
             gone, log = writer.open(), f"{error}: made anew from metadata/\n"
-        lost = sum(shard.rows for shard in gone)
-        withdrawn = writer.withdraw(broken_rows(store, writer.log))
+        rows = sum(shard.rows for shard in gone) + writer.withdraw(broken_rows(store, writer.log))
         writer.close()
-    if not lost + withdrawn:
+    if not rows:
         return f"{log}nothing in {uri} is lost or damaged"
-    return f"{log}{lost + withdrawn:,} rows of {uri} are to be made anew: run its `darkroom generate` again"
+    lost = plural(rows, f"row of {uri} is", f"rows of {uri} are")
+    return f"{log}{lost} to be made anew: run its `darkroom generate` again"
 
 
 def _published(store: Store, log: Log, result: Audit) -> None:
@@ -133,7 +135,8 @@ def _broken(store: Store, ledger: Ledger, log: Log, result: Audit) -> np.ndarray
         advice = "readers that open what they say want `darkroom compact`"
         result.notes.append(f"{moved:,} rows name their pictures where the run lay before: {advice}")
     if orphans := int((~np.isin(hashes(store.list("images/")), hashes(referred))).sum()):
-        result.notes.append(f"{orphans:,} pictures belong to no row that counts: `darkroom clean` removes them")
+        belong = plural(orphans, "picture belongs", "pictures belong")
+        result.notes.append(f"{belong} to no row that counts: `darkroom clean` removes them")
     return np.array(broken, dtype=np.uint64)
 
 
@@ -158,11 +161,12 @@ def _against_manifest(
 
 
 def _lines(store: Store, key: str, result: Audit) -> list[dict[str, Any]]:
-    try:
-        return [json.loads(line) for line in store.read(key).splitlines()]
-    except ValueError:
-        result.report("manifest", f"{store.uri(key)} is damaged: it is not what a job has written")
-        return []
+    with suppress(ValueError):
+        lines = [json.loads(line) for line in store.read(key).splitlines()]
+        if all(isinstance(line, dict) and line.keys() >= {"id", "key"} for line in lines):
+            return lines
+    result.report("manifest", f"{store.uri(key)} is damaged: it is not what a job has written")
+    return []
 
 
 def _rows_that_do_not_count(

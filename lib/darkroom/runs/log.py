@@ -103,7 +103,7 @@ class Record:
             after = fields["after"] and tuple(fields["after"])
             return cls(position, shards, tuple(fields["voids"]), after, fields["about"])
         except (ValueError, TypeError, KeyError) as error:
-            raise LogDamaged(f"{where} is not a commit record ({error!r})") from error
+            raise LogDamaged(f"{where} is not a commit record ({repr(error)[:200]})") from error
 
 
 @dataclass

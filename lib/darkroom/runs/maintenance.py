@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from darkroom.phases import plural
 from darkroom.runs.ledger import Ledger
 from darkroom.runs.reading import read_run_record
 from darkroom.runs.writer import own
@@ -29,7 +30,7 @@ def compact(uri: str) -> str:
         writer.roll_up()
         rows, after = writer.log.rows, len(writer.log.shards)
     elsewhere = f"; {moved:,} named their pictures where the run lay before" if moved else ""
-    return f"{rows:,} rows of {uri} lie in {after:,} files now, in {before:,} before{elsewhere}"
+    return f"{plural(rows, 'row')} of {uri}, in {plural(after, 'file')} now, in {before:,} before{elsewhere}"
 
 
 def clean(uri: str, remove: bool) -> str:
@@ -50,7 +51,8 @@ def clean(uri: str, remove: bool) -> str:
     verb = "removed" if remove else "would remove"
     kinds = Counter(f"{key.partition('/')[0]}/" for key in doomed)
     parts = ", ".join(f"{count:,} of {kind}" for kind, count in sorted(kinds.items()))
-    return f"{verb} {len(doomed):,} objects of {uri}: {parts}" + ("" if remove else "; say --yes to remove them")
+    more = "" if remove else "; say --yes to remove them"
+    return f"{verb} {plural(len(doomed), 'object')} of {uri}: {parts}{more}"
 
 
 def _open(uri: str) -> Store:

@@ -10,7 +10,9 @@ LONGEST = 60  # letters that are compared, which takes their number squared
 
 def nearest(given: object, names: Iterable[str], cutoff: float = 0.6) -> str:
     """ ", did you mean 'prompt'?" where one of the names is near, else ""."""
-    near = get_close_matches(str(given)[:LONGEST], sorted(names), n=1, cutoff=cutoff)
+    short, names = str(given)[:LONGEST], sorted(names)
+    near = [name for name in names if name == short.lower() != short]
+    near = near or get_close_matches(short, names, n=1, cutoff=cutoff)
     return f", did you mean '{near[0]}'?" if near else ""
 
 

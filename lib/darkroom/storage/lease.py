@@ -150,7 +150,7 @@ def _take(store: Store, purpose: str, seconds: float) -> tuple[int, bytes]:
 def _parsed(store: Store, data: bytes) -> dict[str, Any]:
     with suppress(ValueError):
         held = json.loads(data)
-        if isinstance(held, dict):
+        if isinstance(held, dict) and "actor" in held:
             return held
     raise StorageError(f"{store.uri(LEASE)} is damaged: delete it, if you know that nothing works on {store.root}")
 

@@ -15,6 +15,7 @@ import typer
 from typer.exceptions import TyperException
 
 import darkroom.jobs
+from darkroom.phases import plural
 from darkroom.storage import StorageError
 
 RUNS = ("out", "run")  # the parameters, by name, that say where a job's run lies
@@ -198,4 +199,4 @@ def _bring(manifest: str, run: str) -> tuple[str, list[str]]:
 
     there, missing = upload(manifest, run)
     named = ", ".join(missing[:5]) + (" ..." if len(missing) > 5 else "")
-    return there, [f"{len(missing)} pictures are not here, and their rows will fail: {named}"] if missing else []
+    return there, [f"{plural(len(missing), 'picture')} not here, whose rows will fail: {named}"] if missing else []

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from darkroom.phases import plural
 from darkroom.storage import LocalStore, NotFound, Refused, Store, decode, in_a_decoder, open_store, stored_size
 
 Splits = dict[str, tuple[np.ndarray, np.ndarray]]
@@ -148,7 +149,8 @@ def _empty(pictures: list[Picture], classes: list[str], store: Store, own_splits
         if ("train", name) not in there:
             problems.append(f"{store.uri(name)}: all its pictures fall to the test split; add some")
     if not any(picture.split == "test" for picture in pictures):
-        problems.append(f"of {len(pictures)} pictures none falls to the test split; add some, or make train/ and test/")
+        there = plural(len(pictures), "picture")
+        problems.append(f"of {there} none falls to the test split; add some, or make train/ and test/")
     return problems
 
 
@@ -219,7 +221,7 @@ def _grey_if_all_are(images: np.ndarray) -> np.ndarray:
 
 def _listed(source: str, problems: list[str]) -> str:
     count = len(problems)
-    lines = [f"{source} has {count:,} problem{'s' if count > 1 else ''}:", *problems[:LISTED_PROBLEMS]]
+    lines = [f"{source} has {plural(count, 'problem')}:", *problems[:LISTED_PROBLEMS]]
     if count > LISTED_PROBLEMS:
         lines.append(f"and {count - LISTED_PROBLEMS:,} more")
     return "\n  ".join(lines)
