@@ -70,7 +70,7 @@ def test_a_run_that_was_moved_is_still_whole(run: Store, tmp_path: Path) -> None
     found = audit(elsewhere.root)
     assert found.passed and found.notes[0].startswith("3 rows name their pictures where the run lay before")
     assert compact(elsewhere.root).endswith(
-        "in 1 files now, in 2 before; 3 named their pictures where the run lay before"
+        "in 1 file now, in 2 before; 3 named their pictures where the run lay before"
     )
     assert audit(elsewhere.root).notes == [] and "named" not in compact(elsewhere.root)
     data = load_dataset("parquet", data_files=f"{elsewhere.root}/metadata/*.parquet", cache_dir=str(tmp_path / "cache"))
