@@ -30,7 +30,8 @@ class LatentsThread(threading.Thread):
     """Takes states by `decode` and pictures by `encode`.
 
     make_room: called for want of memory, with what the device said, where it works on one picture already; whether
-    there may be more of it now. guard: of what it does at once. What is no picture's fault ends the thread, as a ClusterError for all who wait.
+    there may be more of it now. guard: of what it does at once. What is no picture's fault ends the thread, as a
+    ClusterError for all who wait.
     """
 
     def __init__(self, name: str, latents: Latents, make_room: Callable[[str], bool], guard: Guard) -> None:

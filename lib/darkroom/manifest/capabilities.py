@@ -48,9 +48,11 @@ class Abilities:
     max_tokens: int | None = None
 
 
-def in_pixels(row: dict[str, Any], sizes: tuple[int, ...]) -> dict[str, Any]:
-    """The row, a size such as "stage2" replaced by the pixels of that stage. ValueError where the model has no such
-    stage."""
+def as_read(row: dict[str, Any], sizes: tuple[int, ...], paired: bool = False) -> dict[str, Any]:
+    """The row as the model reads it: a size such as "stage2" is the pixels of that stage, and to one that is not of two
+    encoders a negative prompt of null is an absence. ValueError where the model has no such stage."""
+    if not paired and row.get("negative_prompt", "") is None:
+        row = {key: value for key, value in row.items() if key != "negative_prompt"}
     word = re.fullmatch(r"stage([1-9])", size) if isinstance(size := row.get("size"), str) else None
     if word is None:
         return row

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from pydantic import ValidationError
 
-from darkroom.manifest.capabilities import Abilities, doubts, in_pixels, misfits
+from darkroom.manifest.capabilities import Abilities, as_read, doubts, misfits
 from darkroom.manifest.messages import sentences, shown
 from darkroom.manifest.problems import ManifestError, Problems
 from darkroom.manifest.processes import ordered_map
@@ -35,7 +35,8 @@ class Manifest:
 
     base: the folder its relative paths start from, absolute; by_task: rows of each task.
     digest: SHA-256 of the file; of a folder or glob that of its files' digests and names.
-    sizes: the model's, which a `size: stage2` stands for; warnings: what to know of rows that can be made.
+    sizes, paired: the model's, on which depends what a row means, see `as_read`; warnings: what to know of rows that
+    can be made.
     """
 
     uri: str
@@ -44,6 +45,7 @@ class Manifest:
     rows: int
     by_task: dict[str, int]
     sizes: tuple[int, ...] = ()
+    paired: bool = False
     warnings: tuple[str, ...] = ()
 
     def tasks(self, limit: int | None = None) -> Iterator[Task]:
@@ -55,7 +57,7 @@ class Manifest:
         for chunk in read_chunks(source, digests):
             for row in chunk.rows() if left else ():
                 try:
-                    task = None if row.problem else parse_task(in_pixels(row.data, self.sizes))
+                    task = None if row.problem else parse_task(as_read(row.data, self.sizes, self.paired))
                 except ValueError:
                     task = None
                 if task is None:
@@ -124,6 +126,7 @@ class Reading(Generic[T]):
             rows=self._by_task.total(),
             by_task=dict(self._by_task),
             sizes=self._abilities.sizes,
+            paired=self._abilities.paired,
             warnings=(*self._doubts.lines(), *self._lengths.lines(), *_of_pictures(self._by_task)),
         )
 
@@ -203,7 +206,7 @@ def _checked(row: WrittenRow, abilities: Abilities) -> tuple[Task | None, list[s
     if row.problem:
         return None, [row.problem]
     try:
-        task = parse_task(in_pixels(row.data, abilities.sizes))
+        task = parse_task(as_read(row.data, abilities.sizes, abilities.paired))
     except ValidationError as error:
         return None, sentences(error, row.data)
     except ValueError as error:

@@ -61,7 +61,7 @@ class Chunk:
     def rows(self) -> Iterator[WrittenRow]:
         """The rows, parsed."""
         for row in self._parsed():
-            yield row if row.problem else _plain(row)
+            yield row if row.problem else _plain(row, nulls=not self.is_arrow and not isinstance(self.content, Cells))
 
     def _parsed(self) -> Iterable[WrittenRow]:
         if isinstance(self.content, list):
@@ -71,9 +71,11 @@ class Chunk:
         return rows_of(self.name, self.first, self.content) if self.is_arrow else _jsonl_rows(self)
 
 
-def _plain(row: WrittenRow) -> WrittenRow:
+def _plain(row: WrittenRow, nulls: bool) -> WrittenRow:
+    """nulls: one is written by who means it, not by a table for want of a value; of a negative prompt that counts."""
+    kept = {"negative_prompt": None} if nulls and row.data.get("negative_prompt", "") is None else {}
     try:
-        return WrittenRow(row.where, without_nulls(row.data))
+        return WrittenRow(row.where, without_nulls(row.data) | kept)
     except ValueError as error:
         return WrittenRow(row.where, problem=str(error))
 

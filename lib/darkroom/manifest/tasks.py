@@ -43,7 +43,10 @@ from darkroom.sampling.trajectories import BLUR_SIGMA
 
 
 class _Task(Frozen):
-    """What all tasks share. At most one of steps, stride and timesteps; none means stride 30."""
+    """What all tasks share. At most one of steps, stride and timesteps; none means stride 30.
+
+    negative_prompt: null is no text at all, where a model knows that apart from the empty one (SDXL).
+    """
 
     id: Id | None = None
     seed: Seed = 0
@@ -51,7 +54,7 @@ class _Task(Frozen):
     stride: Stride | None = None
     timesteps: Path | None = None
     guidance: Guidance = 7.0
-    negative_prompt: Prompt = ""
+    negative_prompt: Prompt | None = ""
     size: Size | None = None
     sampler: Sampler | None = None
     eta: Fraction = 0.0
@@ -87,6 +90,8 @@ class _Task(Frozen):
         """
         silent = self._silent()
         row = self.model_dump(exclude={"id", "views", "components", *silent}, exclude_none=True)
+        if self.negative_prompt is None and "negative_prompt" not in silent:
+            row["negative_prompt"] = None
         if "stride" not in silent and not {"steps", "stride", "timesteps"} & row.keys():
             row["stride"] = DEFAULT_STRIDE
         for name in ("views", "components"):

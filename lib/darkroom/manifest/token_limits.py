@@ -20,7 +20,8 @@ class Prompts:
     def add(self, number: int, where: str, task: Task) -> None:
         prompts = task.prompts()
         if prompts:  # else nothing is asked, and a negative prompt has no say either
-            prompts.append(task.negative_prompt)
+            others = (task.negative_prompt, getattr(task, "prompt_2", None))
+            prompts += [prompt for prompt in others if prompt is not None]
         for prompt in dict.fromkeys(prompts):
             self._found.setdefault(prompt, Places()).add(Places(1, [(number, where)], where))
 
