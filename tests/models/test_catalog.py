@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from darkroom.models.catalog import address, open_model
 from darkroom.models.deepfloyd import PRESETS
 from darkroom.models.errors import ModelError
+from darkroom.models.stable_diffusion import PRESETS as STABLE_DIFFUSION
 from darkroom.storage import StorageError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -145,7 +147,7 @@ def test_addresses_that_name_nothing() -> None:
     with pytest.raises(ModelError, match="'hf://gpt2' names no repository: wanted hf://owner/name"):
         open_model("hf://gpt2")
     with pytest.raises(
-        ModelError, match=r"no model 'if-m': neither one .*\(if-xs, deepfloyd-xl, deepfloyd-l, deepfloyd-m\)"
+        ModelError, match=r"no model 'if-m': neither one .*\(if-xs, deepfloyd-xl, deepfloyd-l, deepfloyd-m, sd15, "
     ):
         open_model("if-m")
 
@@ -156,3 +158,9 @@ def test_the_presets_are_three_stages_each() -> None:
         assert first[0] == f"hf://DeepFloyd/IF-I-{size}-v1.0"
         assert second[0] == f"hf://DeepFloyd/IF-II-{'M' if size == 'M' else 'L'}-v1.0"
         assert third[0] == "hf://stabilityai/stable-diffusion-x4-upscaler" and len(third[2]) == 40
+
+
+def test_stable_diffusion_is_pinned_to_the_commit() -> None:
+    assert set(STABLE_DIFFUSION) == {"sd15", "sd15-inpaint", "sd2", "sdxl"}
+    for (source,) in STABLE_DIFFUSION.values():
+        assert re.fullmatch(r"hf://[\w.-]+/[\w.-]+@[0-9a-f]{40}", source)

@@ -7,6 +7,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
 
+from darkroom.models import stable_diffusion
 from darkroom.models.catalog import open_model
 from darkroom.models.deepfloyd import PARAMETERS, T5_XXL, UNET_SHAPES
 from darkroom.models.memory import Memory, count_flops, measure, peak_bytes
@@ -74,6 +75,13 @@ def test_the_shapes_have_the_published_number_of_parameters(name: str) -> None:
     with META:
         unet = UNet2DConditionModel.from_config(UNET_SHAPES[name])
     assert sum(p.numel() for p in unet.parameters()) == pytest.approx(PARAMETERS[name], rel=0.08)
+
+
+@pytest.mark.parametrize("name", stable_diffusion.PARAMETERS)
+def test_stable_diffusion_has_the_published_number_of_parameters(name: str) -> None:
+    with META:
+        unet = UNet2DConditionModel.from_config(stable_diffusion.UNET_SHAPES[name])
+    assert sum(p.numel() for p in unet.parameters()) == pytest.approx(stable_diffusion.PARAMETERS[name], rel=1e-3)
 
 
 def test_t5_has_as_many_bytes_as_the_hub_says() -> None:

@@ -1,5 +1,5 @@
-"""Every model by its name or address: embedded ones, DeepFloyd IF, folders, s3:// uris, repositories of the hub, and
-champions of a registry."""
+"""Every model by its name or address: embedded ones, DeepFloyd IF, Stable Diffusion, folders, s3:// uris, repositories
+of the hub, and champions of a registry."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from darkroom.manifest import Abilities
-from darkroom.models import registry
-from darkroom.models.deepfloyd import PRESETS
+from darkroom.models import deepfloyd, registry, stable_diffusion
 from darkroom.models.errors import ModelError
 from darkroom.models.network import Network, read_config
 from darkroom.models.sources import HUB, Source, check_revision, open_source, split_revision
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     Model = Cascade | Network
 
 EMBEDDED = {"if-xs": Path(__file__).parent / "if_xs"}
+PRESETS = deepfloyd.PRESETS | stable_diffusion.PRESETS
 
 
 def address(name_or_uri: str, model: Model) -> str:
@@ -31,8 +31,8 @@ def address(name_or_uri: str, model: Model) -> str:
 
 
 def open_model(name_or_uri: str) -> Model:
-    """The embedded model of that name, DeepFloyd IF, or the one in a folder, at an s3:// or registry:// uri, or one
-    made of a source per stage.
+    """The embedded model of that name, DeepFloyd IF, Stable Diffusion, or the one in a folder, at an s3:// or
+    registry:// uri, or one made of a source per stage.
 
     No weight is loaded, and none is downloaded. A folder's config.json says what it is: its "kind" is "network" or
     "pipeline", else it is a cascade; a folder without one is a pipeline of diffusers, or holds stage1/, stage2/,
