@@ -19,6 +19,10 @@ LABEL = Abilities("digits", (28,), 28, "label", "flow", 1000, num_classes=10)
 PLAIN = Abilities("plain", (28,), 28, "none", "diffusion", 200)
 
 ALL_TASKS = "text_to_image, image_to_image, inpaint, anagram, hybrid, upscale, forward, denoise"
+ALL_SAMPLERS = (
+    "'sampler' must be one of 'ddpm', 'ddim', 'euler', 'euler_ancestral', 'dpmpp_2m', 'dpmpp_2m_sde', 'unipc', 'pndm', "
+    "'heun' or 'midpoint', "
+)
 GOOD = {"task": "text_to_image", "prompt": "a red seven"}
 FORWARD = {"task": "forward", "image": "a.png", "timestep": 250}
 DENOISE = {"task": "denoise", "image": "a.png", "timestep": 750}
@@ -66,6 +70,35 @@ def test_what_speaks_of_pictures_is_made_on_latents() -> None:
         assert misfit(given, LATENT) == []
 
 
+OF_SOLVERS = [
+    (GOOD | {"sampler": "plms"}, ALL_SAMPLERS + "was 'plms', did you mean 'pndm'?"),
+    (GOOD | {"steps": 9, "karras": 1}, "'karras' must be true or false, was 1"),
+    (GOOD | {"spacing": "trailing"}, "'spacing' says where so many 'steps' stand, this row has none"),
+    (GOOD | {"karras": True, "stride": 9}, "'karras' says where so many 'steps' stand, this row has 'stride'"),
+    (
+        GOOD | {"steps": 9, "karras": True, "sampler": "pndm"},
+        "'karras' is for the samplers euler, euler_ancestral, dpmpp_2m, dpmpp_2m_sde, unipc, this row has 'pndm'",
+    ),
+    (
+        GOOD | {"steps": 9, "karras": True},
+        "'karras' is for the samplers euler, euler_ancestral, dpmpp_2m, dpmpp_2m_sde, unipc, the model's own is 'ddpm'",
+    ),
+    (
+        GOOD | {"steps": 1000, "sampler": "unipc"},
+        "steps must lie between 1 and one less than the model's 1000, that is 999 timesteps; got 1000",
+    ),
+    (
+        PAINT | {"sampler": "unipc", "resample": {"jump": 2, "times": 2}},
+        "resample: the sampler 'unipc' corrects a state by the one before it, which resampling has noised anew: "
+        "give another, such as dpmpp_2m",
+    ),
+    (GOOD | {"guidance_interval": [0.5, 0.2]}, "'guidance_interval' must not end before it begins, was [0.5, 0.2]"),
+    (GOOD | {"guidance_rescale": 2}, "'guidance_rescale' must be at most 1, was 2"),
+    (
+        DENOISE | {"method": "iterative", "prompt": "x", "steps": 9, "karras": True, "sampler": "euler"},
+        "'spacing' and 'karras' are for rows that begin with noise, 'denoise' begins at its 'timestep'",
+    ),
+]
 MISTAKES = [
     ({"task": "text_to_image", "promt": "x", "prompt": "y"}, "unknown key 'promt', which text_to_image does not take"),
     ({"task": "text_to_image", "promt": "x"}, "unknown key 'promt', did you mean 'prompt'?"),
@@ -78,7 +111,7 @@ MISTAKES = [
     (GOOD | {"id": "a\tb"}, "'id' must not hold control characters, was 'a\\tb'"),
     (
         GOOD | {"sampler": "dimm"},
-        "'sampler' must be one of 'ddpm', 'ddim', 'euler', 'heun' or 'midpoint', was 'dimm', did you mean 'ddim'?",
+        ALL_SAMPLERS + "was 'dimm', did you mean 'ddim'?",
     ),
     (GOOD | {"steps": 10, "stride": 30}, "'steps' and 'stride' are given, wanted at most one of them"),
     (GOOD | {"task": "inpant"}, "unknown task 'inpant', did you mean 'inpaint'?"),
@@ -89,7 +122,8 @@ MISTAKES = [
     ({"task": "text_to_image"}, "'prompt' is missing, the model 'if-xs' takes a prompt"),
     (
         GOOD | {"sampler": "heun"},
-        "the sampler 'heun' does not fit the diffusion model 'if-xs', which takes ddpm or ddim",
+        "the sampler 'heun' does not fit the diffusion model 'if-xs', which takes ddpm, ddim, euler, euler_ancestral, "
+        "dpmpp_2m, dpmpp_2m_sde, unipc or pndm",
     ),
     ({"task": "image_to_image", "prompt": "x", "start": 1}, "'image' is missing"),
     (
@@ -147,7 +181,9 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("row", "sentence"), MISTAKES, ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("row", "sentence"), MISTAKES + OF_SOLVERS, ids=lambda value: value if isinstance(value, str) else ""
+)
 def test_one_mistake_one_sentence(tmp_path: Path, row: dict[str, object], sentence: str) -> None:
     assert problems(tmp_path, [row]) == [f"line 1: {sentence}"]
 

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from darkroom.manifest.csv_files import NESTED_FIELDS, TEXT_FIELDS
+from darkroom.manifest.csv_files import NESTED_FIELDS, SWITCHES, TEXT_FIELDS
 from darkroom.manifest.tasks import TASKS, Hybrid, TextToImage, parse_task, row_key
+from darkroom.sampling.schedules import SAMPLERS
 
 ANAGRAM = {
     "task": "anagram",
@@ -156,6 +157,14 @@ def test_key_does_not_tell_7_from_7_0_nor_an_id_from_another() -> None:
     assert key(HYBRID) == key(HYBRID | {"components": two})
 
 
+def test_words_that_say_what_was_meant_anyway_leave_the_key() -> None:
+    for word in ({"guidance_interval": [0, 1]}, {"guidance_rescale": 0.0}, {"spacing": None}, {"karras": None}):
+        assert key(BARE | word) == key(BARE)
+    given = {"steps": 9, "sampler": "unipc", "spacing": "trailing", "karras": True, "guidance_interval": [0.1, 0.8]}
+    canonical = parse_task(BARE | given).canonical()
+    assert {name: canonical[name] for name in given} == given and parse_task(canonical).canonical() == canonical
+
+
 def test_key_depends_on_model_and_sampler() -> None:
     task = TextToImage(prompt="a red seven")
     assert len({row_key(task, "a", "1"), row_key(task, "b", "1"), row_key(task, "a", "2")}) == 3
@@ -181,7 +190,9 @@ CHANGES = {
     "guidance": st.floats(0, 100).filter(lambda value: value != 7),
     "negative_prompt": st.text(st.characters(codec="utf-8"), min_size=1),
     "size": st.integers(1, 1024),
-    "sampler": st.sampled_from(["ddpm", "ddim", "euler", "heun", "midpoint"]),
+    "sampler": st.sampled_from(sorted({name for names in SAMPLERS.values() for name in names})),
+    "guidance_interval": st.tuples(st.just(0.0), st.floats(0, 0.9)),
+    "guidance_rescale": st.floats(0.01, 1),
     "prompt": st.text(st.characters(codec="utf-8")).filter(lambda text: text != "a red seven"),
 }
 
@@ -219,6 +230,14 @@ def test_key_does_not_depend_on_key_order(items: list[tuple[str, object]]) -> No
         {"id": "x" * 201},
         {"prompt": "\ud800"},
         {"sampler": "plms"},
+        {"spacing": "trailing"},
+        {"spacing": "leading", "stride": 30},
+        {"karras": True},
+        {"karras": "true", "steps": 9},
+        {"guidance_interval": [0.5]},
+        {"guidance_interval": [0.5, 0.2]},
+        {"guidance_interval": [0, 1.5]},
+        {"guidance_rescale": 1.5},
         {"eta": 0.1},
         {"image": "a.png"},
     ],
@@ -329,7 +348,7 @@ def holds(annotation: object, *wanted: type) -> bool:
 def test_text_fields_of_a_csv_are_those_of_the_tasks() -> None:
     fields = {name: field.annotation for task in TASKS.values() for name, field in task.model_fields.items()}
     numbers = {name for name, annotation in fields.items() if holds(annotation, int, float)}
-    assert set(fields) - numbers - NESTED_FIELDS == TEXT_FIELDS
+    assert set(fields) - numbers - NESTED_FIELDS - SWITCHES == TEXT_FIELDS
 
 
 @pytest.mark.parametrize("row", [ROWS[0], ANAGRAM, HYBRID], ids=lambda row: row["task"])

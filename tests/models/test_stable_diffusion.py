@@ -14,9 +14,13 @@ import torch
 from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    PNDMScheduler,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
+    UniPCMultistepScheduler,
 )
 from PIL import Image
 from torch import Tensor
@@ -25,7 +29,10 @@ from darkroom.batch.sample import sample
 from darkroom.manifest import ManifestError
 from darkroom.models.catalog import open_model
 from darkroom.models.errors import ModelError
+from darkroom.models.stages import process_from_scheduler
 from darkroom.sampling import noise
+from darkroom.sampling.diffusion import Diffusion
+from darkroom.sampling.grids import GridDefaults
 from darkroom.sampling.latent_inputs import to_latents
 from darkroom.sampling.plans import condition_keys, make_plan
 from darkroom.sampling.run import walk_plans
@@ -246,3 +253,51 @@ def test_a_pipeline_that_is_none_of_ours_is_refused(toy_sd: str, tmp_path: Path,
     (folder / "model_index.json").write_text(json.dumps(index | change))
     with pytest.raises(ModelError, match=why):
         open_model(str(folder))
+
+
+# Stable Diffusion 1.5's, as it is there: what it does not say is each solver's own.
+SPARSE = {
+    "_class_name": "PNDMScheduler", "beta_end": 0.012, "beta_schedule": "scaled_linear", "beta_start": 0.00085,
+    "clip_sample": False, "num_train_timesteps": 1000, "set_alpha_to_one": False, "skip_prk_steps": True,
+    "steps_offset": 1, "trained_betas": None,
+}  # fmt: skip
+SOLVERS = {
+    "pndm": PNDMScheduler, "ddim": DDIMScheduler, "euler": EulerDiscreteScheduler,
+    "dpmpp_2m": DPMSolverMultistepScheduler, "unipc": UniPCMultistepScheduler,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def sparse_sd(toy_sd: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("sparse") / "sd"
+    shutil.copytree(f"{toy_sd}/sd", folder)
+    (folder / "scheduler/scheduler_config.json").write_text(json.dumps(SPARSE))
+    index = json.loads((folder / "model_index.json").read_text()) | {"scheduler": ["diffusers", "PNDMScheduler"]}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return str(folder)
+
+
+@pytest.mark.parametrize("sampler", [None, *SOLVERS])
+def test_solvers_of_a_file_that_says_little(
+    sparse_sd: str, monkeypatch: pytest.MonkeyPatch, sampler: str | None
+) -> None:
+    theirs = StableDiffusionPipeline.from_pretrained(
+        sparse_sd, safety_checker=None, requires_safety_checker=False, **PLAIN
+    )
+    theirs.set_progress_bar_config(disable=True)
+    if sampler is not None:
+        theirs.scheduler = SOLVERS[sampler].from_config(theirs.scheduler.config)
+    inject(monkeypatch, START)
+    wanted = theirs(**ASKED, output_type="latent").images[0]
+    row = make_row("text_to_image", **PROMPTS, **({} if sampler is None else {"sampler": sampler}))
+    assert_same(latents_of(sparse_sd, row), wanted)
+
+
+def test_a_scheduler_file_says_the_sampler_and_its_grid(sparse_sd: str, toy_sd: str) -> None:
+    sparse, full = (open_model(folder).stages[0].process for folder in (sparse_sd, f"{toy_sd}/sd"))
+    assert (sparse.default_sampler, sparse.grid) == ("pndm", GridDefaults(None, 1, ends_noisy=True))
+    assert (full.default_sampler, full.grid) == ("ddim", GridDefaults("leading", 0, ends_noisy=False))
+    karras = SPARSE | {"_class_name": "DPMSolverMultistepScheduler", "use_karras_sigmas": True}
+    process = process_from_scheduler(karras | {"algorithm_type": "sde-dpmsolver++"})
+    assert process.default_sampler == "dpmpp_2m_sde" and process.grid.karras
+    assert Diffusion.from_config(process.to_config()).to_config() == process.to_config()

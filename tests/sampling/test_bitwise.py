@@ -49,3 +49,11 @@ def test_threshold_equals_diffusers(ratio, size):
         5, 1, 1, 1
     )
     torch.testing.assert_close(bitwise.threshold(x0, ratio, 2.5), scheduler._threshold_sample(x0), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 7, 24])
+def test_deviation(size):
+    x = torch.randn(5, 3, size, size, generator=torch.Generator().manual_seed(size)) * 3 + 1
+    found = bitwise.deviation(x)
+    torch.testing.assert_close(found, x.std(dim=(1, 2, 3), keepdim=True), rtol=1e-6, atol=0)
+    assert all(torch.equal(bitwise.deviation(x[i : i + 1]), found[i : i + 1]) for i in range(5))

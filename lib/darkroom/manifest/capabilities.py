@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 from darkroom.manifest.tasks import Anagram, Denoise, Forward, Hybrid, Inpaint, Task, Upscale
 from darkroom.sampling.components import Component, make_component
+from darkroom.sampling.grids import KARRAS, GridDefaults, grid_times
 from darkroom.sampling.levels import descent, start_index, timesteps
+from darkroom.sampling.schedules import SAMPLERS
 from darkroom.sampling.trajectories import row_levels
 from darkroom.sampling.views import Params, View, make_view
-
-SAMPLERS = {"diffusion": ("ddpm", "ddim"), "flow": ("euler", "heun", "midpoint")}
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Abilities:
     num_classes: labels 0..num_classes - 1 may be asked for; None where the model takes none.
     upscale: whether it has upper stages that can be run alone; scorer: whether there is one to choose candidates by.
     latent: the first stage works on latents, which a VAE makes pictures of: there are no pixels until it has ended.
+    sampler: of a row that names none, None for the process's own; grid: what the model says of the times of a walk.
     inpaints: it paints pictures in and does nothing else, as it must be told where.
     text_layers: of CLIP, some of which may be left out; None where another encoder reads; paired: two of them read.
     prompt_tokens: how many tokens a prompt is, end mark included; max_tokens: as many as the text encoder reads.
@@ -40,6 +41,8 @@ class Abilities:
     num_classes: int | None = None
     upscale: bool = False
     scorer: bool = False
+    sampler: str | None = None
+    grid: GridDefaults = GridDefaults()
     latent: bool = False
     inpaints: bool = False
     text_layers: int | None = None
@@ -66,10 +69,7 @@ def misfits(task: Task, abilities: Abilities) -> Iterator[str]:
     """Why this model cannot do this task, in sentences."""
     yield from _size_misfits(task, abilities)
     yield from _question_misfits(task, abilities)
-    offered = SAMPLERS[abilities.process]
-    if task.sampler is not None and task.sampler not in offered:
-        model = f"the {abilities.process} model '{abilities.name}'"
-        yield f"the sampler '{task.sampler}' does not fit {model}, which takes {' or '.join(offered)}"
+    yield from _sampler_misfits(task, abilities)
     yield from _schedule_misfits(task, abilities)
     yield from _stage_misfits(task, abilities)
     yield from _picture_misfits(task, abilities)
@@ -121,6 +121,33 @@ def _question_misfits(task: Task, abilities: Abilities) -> Iterator[str]:
             yield f"{place}'label' must be below {classes}, the classes of '{abilities.name}', was {branch.label}"
     if task.negative_prompt and takes != "prompt":
         yield f"'negative_prompt' is given, {model}"
+
+
+def _sampler_misfits(task: Task, abilities: Abilities) -> Iterator[str]:
+    *others, last = SAMPLERS[abilities.process]
+    model = f"the {abilities.process} model '{abilities.name}'"
+    sampler = task.sampler or abilities.sampler or SAMPLERS[abilities.process][0]
+    if sampler not in (*others, last):
+        yield f"the sampler '{sampler}' does not fit {model}, which takes {', '.join(others)} or {last}"
+        return
+    if abilities.process == "flow":
+        for name in ("spacing", "karras"):
+            if getattr(task, name):
+                yield f"'{name}' is of the timesteps of a diffusion, and {model} has none"
+        return
+    if task.karras and sampler not in KARRAS:
+        whose = "this row has" if task.sampler else "the model's own is"
+        yield f"'karras' is for the samplers {', '.join(KARRAS)}, {whose} '{sampler}'"
+    if sampler == "unipc" and getattr(task, "resample", None) is not None:
+        yield (
+            "resample: the sampler 'unipc' corrects a state by the one before it, which resampling has noised anew: "
+            "give another, such as dpmpp_2m"
+        )
+    if task.steps is not None:
+        try:
+            grid_times(sampler, task.steps, abilities.num_timesteps, task.spacing, abilities.grid)
+        except ValueError as error:
+            yield str(error)
 
 
 def _asked(task: Task) -> Iterator[tuple[str, Any]]:
@@ -215,7 +242,8 @@ def _schedule_misfits(task: Task, abilities: Abilities) -> Iterator[str]:
     try:
         count = _schedule_length(_total(abilities), task.steps, task.stride, task.timesteps)
     except ValueError as error:
-        yield str(error)
+        if task.steps is None or abilities.process == "flow":  # else it has been said of the sampler's steps
+            yield str(error)
         return
     if isinstance(task, Forward | Denoise):
         yield from _level_misfits(task, abilities)

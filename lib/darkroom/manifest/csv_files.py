@@ -15,9 +15,10 @@ from darkroom.phases import plural
 # The only cells that are taken as they stand; a prompt "7" stays text.
 TEXT_FIELDS = frozenset(
     {"id", "task", "prompt", "negative_prompt", "timesteps", "sampler", "image", "mask", "reduction", "method"}
-    | {"fit", "empty_mask", "full_mask", "prompt_2"}
+    | {"spacing", "fit", "empty_mask", "full_mask", "prompt_2"}
 )
-NESTED_FIELDS = frozenset({"views", "components", "resample", "stage2", "stage3"})
+NESTED_FIELDS = frozenset({"views", "components", "resample", "stage2", "stage3", "guidance_interval"})
+SWITCHES = frozenset({"karras"})  # a spreadsheet writes TRUE
 _ROUNDED = re.compile(r"[-+]?[0-9.,]+[eE][-+]?[0-9]+")
 SEPARATORS = {";": "';'", "\t": "tabs", "|": "'|'"}
 
@@ -91,7 +92,7 @@ def _row(where: str, header: list[str], cells: list[str]) -> WrittenRow:
             reason = "a spreadsheet's way to show a rounded number; wanted all of its digits"
             return WrittenRow(where, problem=f"'seed' is {cell[:60]!r}: {reason}")
         try:
-            data[column] = cell if column in TEXT_FIELDS else loads(cell)
+            data[column] = cell if column in TEXT_FIELDS else loads(cell.lower() if column in SWITCHES else cell)
         except ValueError as error:
             if column in NESTED_FIELDS:
                 return WrittenRow(where, problem=f"the cell of '{column}' is not JSON: {error}")

@@ -75,6 +75,12 @@ def not_empty(value: tuple[Any, ...]) -> tuple[Any, ...]:
     return value
 
 
+def _in_order(value: tuple[float, float]) -> tuple[float, float]:
+    if value[0] > value[1]:
+        raise PydanticCustomError("out_of_order", "must not end before it begins")
+    return value
+
+
 _from_number = BeforeValidator(_number)
 Text = Annotated[str, AfterValidator(_unicode)]
 Id = Annotated[Text, Field(min_length=1, max_length=200), AfterValidator(_printable)]
@@ -90,7 +96,12 @@ Start = Annotated[int, Field(ge=0), _from_number]
 Count = Annotated[int, Field(ge=1, le=1000), _from_number]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), _from_number]
 Guidance = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False), _from_number]
-Sampler = Literal["ddpm", "ddim", "euler", "heun", "midpoint"]
+Sampler = Literal[
+    "ddpm", "ddim", "euler", "euler_ancestral", "dpmpp_2m", "dpmpp_2m_sde", "unipc", "pndm", "heun", "midpoint"
+]
+Spacing = Literal["leading", "linspace", "trailing"]
+Switch = Annotated[bool, Field(strict=True)]
+Interval = Annotated[tuple[Fraction, Fraction], AfterValidator(_in_order)]
 Timestep = Annotated[int, Field(ge=0, le=999), _from_number]
 Level = Annotated[float, Field(ge=0, lt=1000, allow_inf_nan=False), _from_number]
 Sigma = Annotated[float, Field(ge=0.1, le=64, allow_inf_nan=False), _from_number]

@@ -30,6 +30,22 @@ _ELSEWHERE = {
 }  # fmt: skip
 
 
+# And a sampler.
+_SAMPLERS_ELSEWHERE = {
+    "plms": "pndm", "euler a": "euler_ancestral", "euler_a": "euler_ancestral", "k_euler": "euler",
+    "k_euler_a": "euler_ancestral", "k_euler_ancestral": "euler_ancestral", "dpm++ 2m": "dpmpp_2m",
+    "k_dpmpp_2m": "dpmpp_2m", "dpmsolver++": "dpmpp_2m", "dpm++": "dpmpp_2m", "dpm++ 2m sde": "dpmpp_2m_sde",
+    "k_dpmpp_2m_sde": "dpmpp_2m_sde", "uni_pc": "unipc", "ancestral": "euler_ancestral",
+    "dpm++ 2m karras": "dpmpp_2m' with 'karras: true",
+}  # fmt: skip
+
+
+def sampler_meant(given: object) -> str:
+    """ ", did you mean 'pndm'?" for what other tools call a sampler, else ""."""
+    meant = _SAMPLERS_ELSEWHERE.get(str(given).strip().lower())
+    return f", did you mean '{meant}'?" if meant else ""
+
+
 def did_you_mean(key: object, names: Iterable[str]) -> str:
     """ ", did you mean 'prompt'?" where one of the names is meant: by other letters, by another tool's word, or nearly;
     else ""."""

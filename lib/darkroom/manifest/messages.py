@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from darkroom.manifest.branches import Resample, UpperStage
-from darkroom.manifest.keys import did_you_mean
+from darkroom.manifest.keys import did_you_mean, sampler_meant
 from darkroom.manifest.tasks import TASKS
 from darkroom.sampling.names import nearest
 from darkroom.storage import without_secrets
@@ -47,7 +47,10 @@ def _sentence(finding: Any, row: dict[str, Any]) -> str:
     bounds = {name: _written(bound) for name, bound in context.items()}
     must = _MUST[kind].format_map(bounds) if kind in _MUST else _otherwise(finding)
     subject = f"{prefix}'{field}' " if field else prefix
-    hint = nearest(given, re.findall(r"'(.*?)'", context["expected"])) if kind == "literal_error" else ""
+    hint = ""
+    if kind == "literal_error":
+        hint = nearest(given, re.findall(r"'(.*?)'", context["expected"]))
+        hint = (sampler_meant(given) or hint) if field == "sampler" else hint
     return f"{subject}{must}, was {shown(without_secrets(given) if kind == 'no_path' else given)}{hint}"
 
 
@@ -104,6 +107,7 @@ _MUST = {
     "less_than": "must be less than {lt}",
     "view_type": "must be a view's name, or a view and its parameters",
     "tuple_type": "must be a list",
+    "bool_type": "must be true or false",
     "no_items": "must not be empty",
     "model_type": "must be a mapping",
     "model_attributes_type": "must be a mapping",

@@ -16,7 +16,7 @@ MOST_ROWS = 10_000_000  # of a file's matrices: who writes more zeros than meant
 MOST_TEMPLATE, MOST_ID = 1000, 200  # characters
 # What a number's or a text's format may ask for; a width of ten digits is a memory's worth of blanks.
 _SPEC = re.compile(r"(.?[<>=^])?[-+ ]?#?0?[0-9]{0,3}[,_]?(\.[0-9]{1,2})?[a-zA-Z%]?")
-LIST_FIELDS = frozenset({"views", "components"})
+LIST_FIELDS = frozenset({"views", "components", "guidance_interval"})
 TOP_LEVEL = ("defaults", "rows", "matrix")
 # A row that names one of these means it instead of a default's other one, not together with it.
 ALTERNATIVES = (

@@ -19,6 +19,7 @@ from darkroom.manifest.fields import (
     Frozen,
     Guidance,
     Id,
+    Interval,
     Level,
     Path,
     Picture,
@@ -27,9 +28,11 @@ from darkroom.manifest.fields import (
     Seed,
     Sigma,
     Size,
+    Spacing,
     Start,
     Steps,
     Stride,
+    Switch,
     Timestep,
     Verdict,
     not_empty,
@@ -46,6 +49,8 @@ class _Task(Frozen):
     """What all tasks share. At most one of steps, stride and timesteps; none means stride 30.
 
     negative_prompt: null is no text at all, where a model knows that apart from the empty one (SDXL).
+    spacing, karras: where so many `steps` stand; None is the model's own. guidance_interval: the shares of the schedule
+    between which guidance is asked; guidance_rescale: phi of arXiv 2305.08891, section 3.4.
     """
 
     id: Id | None = None
@@ -58,6 +63,10 @@ class _Task(Frozen):
     size: Size | None = None
     sampler: Sampler | None = None
     eta: Fraction = 0.0
+    spacing: Spacing | None = None
+    karras: Switch | None = None
+    guidance_interval: Interval = (0.0, 1.0)
+    guidance_rescale: Fraction = 0.0
 
     @model_validator(mode="after")
     def _one_schedule(self) -> _Task:
@@ -67,6 +76,9 @@ class _Task(Frozen):
         if self.eta and self.sampler != "ddim":
             has = f"has '{self.sampler}'" if self.sampler else "names no sampler"
             raise ValueError(f"'eta' is for the sampler 'ddim', this row {has}")
+        if (self.spacing or self.karras) and self.steps is None:
+            name = "spacing" if self.spacing else "karras"
+            raise ValueError(f"'{name}' says where so many 'steps' stand, this row has {given[0] if given else 'none'}")
         return self
 
     def branches(self) -> tuple[Asks, ...]:
@@ -113,7 +125,10 @@ class _Task(Frozen):
 
 
 # Words that came when there were rows already, which keep their keys, and what they say of these.
-_LATER = (("fit", "crop"), ("empty_mask", "fail"), ("full_mask", "flag"), ("clip_skip", 0))
+_LATER = (
+    ("fit", "crop"), ("empty_mask", "fail"), ("full_mask", "flag"), ("clip_skip", 0),
+    ("guidance_interval", (0.0, 1.0)), ("guidance_rescale", 0.0),
+)  # fmt: skip
 _NOTHING_OTHER = UpperStage()
 
 
@@ -290,6 +305,10 @@ class Denoise(_Task, Asks):
         for name, method in (("sigma", "blur"), ("until", "iterative")):
             if getattr(self, name) is not None and self.method != method:
                 raise ValueError(f"'{name}' is for the method '{method}', this row has '{self.method}'")
+        if self.method == "iterative" and (self.spacing or self.karras):
+            raise ValueError(
+                "'spacing' and 'karras' are for rows that begin with noise, 'denoise' begins at its 'timestep'"
+            )
         return self
 
     def branches(self) -> tuple[Asks, ...]:
@@ -307,8 +326,8 @@ class Denoise(_Task, Asks):
         return super()._silent() | _SCHEDULE | asked
 
 
-_SCHEDULE = {"steps", "stride", "timesteps", "eta"}
-_GUIDANCE = {"guidance", "negative_prompt"}
+_SCHEDULE = {"steps", "stride", "timesteps", "eta", "spacing", "karras"}
+_GUIDANCE = {"guidance", "negative_prompt", "guidance_interval", "guidance_rescale"}
 
 Task = TextToImage | ImageToImage | Inpaint | Anagram | Hybrid | Upscale | Forward | Denoise
 TASKS: dict[str, type[_Task]] = {

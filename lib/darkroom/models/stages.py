@@ -19,6 +19,7 @@ from darkroom.models.families import Kind, stage_kind
 from darkroom.models.sources import Source, read_json
 from darkroom.models.weights import config_of
 from darkroom.sampling.diffusion import Diffusion
+from darkroom.sampling.grids import GridDefaults
 from darkroom.sampling.processes import Process
 from darkroom.sampling.stage import CONDITION, NOISE_LEVEL, POOLED, SIZES, Stage
 
@@ -37,7 +38,24 @@ SIZE_IDS = (
 )
 _PREDICTIONS = {"epsilon": "epsilon", "sample": "x0", "v_prediction": "v"}
 _CLIPPING = ("DDPMScheduler", "DDIMScheduler")  # of which a file that says nothing bounds what a picture may hold
+_SAMPLERS = {
+    "DDPMScheduler": "ddpm",
+    "DDIMScheduler": "ddim",
+    "PNDMScheduler": "pndm",
+    "EulerDiscreteScheduler": "euler",
+    "EulerAncestralDiscreteScheduler": "euler_ancestral",
+    "DPMSolverMultistepScheduler": "dpmpp_2m",
+    "UniPCMultistepScheduler": "unipc",
+}
 _VARIANCES = {"fixed_small": False, "fixed_small_log": False, "learned_range": True}
+
+
+# What was made before the files' samplers and grids were read stays as it was.
+_AS_EVER: dict[Kind, dict[str, Any]] = {
+    "base": {"sampler": "ddpm"},
+    "super_resolution": {"sampler": "ddpm"},
+    "upscaler": {"sampler": "ddpm", "grid": GridDefaults()},
+}
 
 
 def read_stage(source: Source, number: int, below: int | None, own: Mapping[str, Any] | None = None) -> Stage:
@@ -50,7 +68,7 @@ def read_stage(source: Source, number: int, below: int | None, own: Mapping[str,
     if (kind in ("base", "latent", "latent_inpainting")) != (below is None):
         wanted, got = ("paint from noise", "enlarges") if below is None else ("enlarge a picture", "paints from noise")
         raise ModelError(f"stage {number} must {wanted}, and the one in {source.address} {got}")
-    process = _process(source, "scheduler")
+    process = _process(source, "scheduler", **_AS_EVER.get(kind, {}))
     how = DEFAULTS[kind] if own is None else dict(own)
     if kind == "upscaler":
         assert below is not None
@@ -99,24 +117,25 @@ def _noising(source: Source, kind: Kind, process: Process | None = None) -> Proc
     return None if process is not None and noising.schedule == process.schedule else noising
 
 
-def _process(source: Source, folder: str) -> Process:
+def _process(source: Source, folder: str, **own: Any) -> Process:
     name = f"{folder}/scheduler_config.json"
     try:
-        return process_from_scheduler(read_json(source, name))
+        return process_from_scheduler(read_json(source, name), **own)
     except ModelError:
         raise
     except ValueError as error:
         raise ModelError(f"{source.address}/{name}: {error}") from None
 
 
-def process_from_scheduler(config: Mapping[str, Any]) -> Diffusion:
+def process_from_scheduler(config: Mapping[str, Any], **own: Any) -> Diffusion:
     """The process of a `scheduler_config.json` as DDPMScheduler understands it; DDIM's reads alike.
 
-    Raises ValueError for one we lack.
+    own: what the process has whatever the file says. Raises ValueError for one we lack.
     """
     prediction = _known(_PREDICTIONS, config.get("prediction_type", "epsilon"), "prediction_type")
     learned = _known(_VARIANCES, config.get("variance_type", "fixed_small"), "variance_type")
-    how: dict[str, Any] = {"prediction": prediction, "learned_variance": learned}
+    how: dict[str, Any] = {"prediction": prediction, "learned_variance": learned, "grid": grid_of(config)}
+    how = how | {"sampler": sampler_of(config)} | own
     if config.get("thresholding"):
         how["threshold"] = (config.get("dynamic_thresholding_ratio", 0.995), config.get("sample_max_value", 1.0))
     elif config.get("clip_sample", config.get("_class_name", "DDPMScheduler") in _CLIPPING):
@@ -129,6 +148,26 @@ def process_from_scheduler(config: Mapping[str, Any]) -> Diffusion:
     if schedule in makers:
         return makers[schedule](steps, config.get("beta_start", 1e-4), config.get("beta_end", 0.02), **how)
     raise ValueError(f"beta_schedule {schedule!r} is not one we know (squaredcos_cap_v2, {', '.join(makers)})")
+
+
+def grid_of(config: Mapping[str, Any]) -> GridDefaults:
+    """What a scheduler_config.json says of the times of a walk, which holds with every sampler: as diffusers' own
+    `from_config` has it, what a file does not say is each sampler's own."""
+    to_one = config.get("set_alpha_to_one")
+    return GridDefaults(
+        spacing=config.get("timestep_spacing"),
+        offset=config.get("steps_offset", 0),
+        ends_noisy=None if to_one is None else not to_one,
+        karras=bool(config.get("use_karras_sigmas", False)),
+    )
+
+
+def sampler_of(config: Mapping[str, Any]) -> str:
+    """The sampler that a scheduler_config.json is of; euler for one that we lack."""
+    name = config.get("_class_name", "DDPMScheduler")
+    if name == "DPMSolverMultistepScheduler" and str(config.get("algorithm_type", "")).startswith("sde"):
+        return "dpmpp_2m_sde"
+    return _SAMPLERS.get(name, "euler")
 
 
 def _known(table: Mapping[str, Any], given: str, what: str) -> Any:

@@ -42,3 +42,20 @@ def exp(z: Tensor) -> Tensor:
     for factor in (1 / 720, 1 / 120, 1 / 24, 1 / 6, 0.5, 1.0, 1.0):
         series = series * r + factor
     return series * ((k.to(torch.int32) + 127) << 23).view(torch.float32)
+
+
+def deviation(x: Tensor) -> Tensor:
+    """Standard deviation of each sample of x [B, C, H, W], of n - 1 values: [B, 1, 1, 1]."""
+    count = x[0].numel()
+    spread = x - _total(x) / count
+    return (_total(spread * spread) / (count - 1)).sqrt()
+
+
+def _total(x: Tensor) -> Tensor:
+    """Sum of each sample, [B, 1, 1, 1], by halves: additions alone, in an order that only the sample's size decides."""
+    total = x.flatten(1)
+    while total.shape[1] > 1:
+        half = total.shape[1] // 2
+        rest = total[:, 2 * half :]
+        total = torch.cat([total[:, :half] + total[:, half : 2 * half], rest], dim=1)
+    return total[:, :, None, None]

@@ -35,13 +35,12 @@ class Diffusion:
     learned_variance: the model also gives, per pixel, a value in about [-1, 1] that places the step's log variance
         between its two bounds ("learned_range"). Otherwise the lower bound is used ("fixed_small").
     threshold: (ratio, max) of dynamic thresholding; clip: a bound on |x0|. At most one of them.
-    grid: what the model says of the times of a walk.
+    grid: what the model says of the times of a walk; sampler: its own, of a row that names none.
     Raises ValueError.
     """
 
     kind = "diffusion"
     samplers = SAMPLERS["diffusion"]
-    default_sampler = "ddpm"
 
     def __init__(
         self,
@@ -52,6 +51,7 @@ class Diffusion:
         threshold: tuple[float, float] | None = None,
         clip: float | None = None,
         grid: GridDefaults | Mapping[str, Any] | None = None,
+        sampler: str = "ddpm",
         schedule: Mapping[str, Any] | None = None,
     ) -> None:
         self.alphas_cumprod = alphas_cumprod.to("cpu", torch.float64)
@@ -60,6 +60,7 @@ class Diffusion:
         self.threshold = None if threshold is None else (float(threshold[0]), float(threshold[1]))
         self.clip = clip
         self.grid = grid if isinstance(grid, GridDefaults) else GridDefaults(**(grid or {}))
+        self.default_sampler = sampler
         self.schedule = dict(schedule or {"schedule": "explicit", "alphas_cumprod": self.alphas_cumprod.tolist()})
         self._check()
         alphas = [*self.alphas_cumprod.tolist(), 1.0]  # so that index CLEAN = -1 is the picture without noise
@@ -122,6 +123,7 @@ class Diffusion:
             "threshold": None if self.threshold is None else list(self.threshold),
             "clip": self.clip,
             **({} if self.grid == GridDefaults() else {"grid": asdict(self.grid)}),
+            **({} if self.default_sampler == "ddpm" else {"sampler": self.default_sampler}),
         }
 
     @property
@@ -220,6 +222,8 @@ class Diffusion:
             raise ValueError("alphas_cumprod must fall from one timestep to the next")
         if self.prediction not in PREDICTIONS:
             raise unknown("prediction", self.prediction, PREDICTIONS)
+        if self.default_sampler not in self.samplers:
+            raise unknown("diffusion sampler", self.default_sampler, self.samplers)
         if self.threshold is not None and self.clip is not None:
             raise ValueError("x0 is bounded by threshold or by clip, not by both")
         if self.threshold is not None and not (0.0 < self.threshold[0] <= 1.0 <= self.threshold[1]):

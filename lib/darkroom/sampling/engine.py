@@ -352,7 +352,8 @@ def _remembered(walkers: Sequence[_Walker], number: int, like: Tensor) -> Tensor
 
 def _to_answers(walker: _Walker) -> Answers:
     plan = walker.plan
-    return Answers(plan.active(walker.move), walker.questions, walker.answers, plan.guidance)
+    guidance = plan.guidance_at(walker.move)
+    return Answers(plan.active(walker.move), walker.questions, walker.answers, guidance, plan.guidance_rescale)
 
 
 def _draw(walkers: Sequence[_Walker], stream: int, amount: Column, device: torch.device) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from darkroom.sampling.grids import GridDefaults
 from darkroom.sampling.levels import Place
 from darkroom.sampling.names import unknown
 from darkroom.sampling.schedules import SAMPLERS, Move, time_of
@@ -34,6 +35,7 @@ class Flow:
     default_sampler = "euler"
     prediction = "velocity"
     learned_variance = False
+    grid = GridDefaults()
 
     def __init__(self, num_timesteps: int = 1000) -> None:
         if num_timesteps < 1:

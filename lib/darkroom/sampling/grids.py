@@ -6,6 +6,7 @@ found by formula, never looked up by a time, as rounded times repeat.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -58,16 +59,21 @@ def find_grid(
 
     Raises ValueError where the model has too few timesteps for it.
     """
-    spacing = spacing or defaults.spacing or ("linspace" if sampler in KARRAS else "leading")
+    times, spacing = grid_times(sampler, steps, len(alphas_cumprod), spacing, defaults)
     karras = (defaults.karras and sampler in KARRAS) if karras is None else karras
-    total = len(alphas_cumprod)
-    times = _times(sampler, steps, total, spacing, defaults.offset)
     places: Sequence[Place] = _karras(alphas_cumprod, sampler, times) if karras else times
     return Grid(places, _end(sampler, defaults, times), sampler in EULERS and spacing != "leading")
 
 
-def _times(sampler: str, steps: int, total: int, spacing: str, offset: int) -> list[float]:
-    """Descending; whole numbers but for Euler's linspace. Multistep solvers have a point more, and drop the last."""
+@functools.lru_cache(maxsize=1024)
+def grid_times(
+    sampler: str, steps: int, total: int, spacing: str | None, defaults: GridDefaults
+) -> tuple[tuple[float, ...], str]:
+    """The times of so many steps through `total` timesteps, descending, and the spacing that holds.
+
+    Whole numbers but for Euler's linspace. Multistep solvers have a point more, and drop the last. Raises ValueError.
+    """
+    spacing = spacing or defaults.spacing or ("linspace" if sampler in KARRAS else "leading")
     more = steps + (sampler in MULTISTEP and spacing != "trailing")
     if not 1 <= steps <= total + steps - more:
         what = "the model's" if more == steps else f"one less than the model's {total}, that is"
@@ -76,12 +82,12 @@ def _times(sampler: str, steps: int, total: int, spacing: str, offset: int) -> l
         times = np.linspace(0, total - 1, more) if more > 1 else np.array([total - 1])
         times = (times if sampler in EULERS else times.round())[::-1][:steps]
     elif spacing == "leading":
-        times = (np.arange(more) * (total // more))[::-1][:steps] + offset
+        times = (np.arange(more) * (total // more))[::-1][:steps] + defaults.offset
     else:
         times = np.arange(total, 0, -total / steps).round()[:steps] - 1
     if times[0] >= total:
-        raise ValueError(f"{steps} steps from {offset} on go beyond the model's {total} timesteps")
-    return [int(time) if time == int(time) else float(time) for time in times]
+        raise ValueError(f"{steps} steps from {defaults.offset} on go beyond the model's {total} timesteps")
+    return tuple(int(time) if time == int(time) else float(time) for time in times), spacing
 
 
 def _karras(alphas_cumprod: np.ndarray, sampler: str, times: Sequence[float]) -> list[Level]:

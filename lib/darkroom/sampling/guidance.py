@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from darkroom.sampling import bitwise
 from darkroom.sampling.device import numbers, places
 from darkroom.sampling.plans import Branch, Constraint
 from darkroom.sampling.processes import Process
@@ -28,6 +29,7 @@ class Answers:
     questions: tuple[tuple[View, str], ...]
     outputs: list[Tensor]
     guidance: float
+    rescale: float = 0.0
 
 
 def combine(rows: list[Answers], process: Process) -> tuple[Tensor, Tensor | None]:
@@ -48,6 +50,11 @@ def combine(rows: list[Answers], process: Process) -> tuple[Tensor, Tensor | Non
     device = conditional.device
     gamma = numbers([row.guidance for row, _, _ in flat], device)
     guided = unconditional + gamma * (conditional - unconditional)
+    # Where guidance has no say nothing is to be brought back, to the bit.
+    calmed = [i for i, (row, _, _) in enumerate(flat) if row.rescale and row.guidance != 1.0]
+    if calmed:
+        at, phi = places(calmed, device), numbers([flat[i][0].rescale for i in calmed], device)
+        guided.index_copy_(0, at, rescale(guided[at], conditional[at], phi))
     for view, chosen in group(branch.view for _, branch, _ in flat).items():
         if view.name != "identity":
             at = places(chosen, device)
@@ -65,6 +72,13 @@ def combine(rows: list[Answers], process: Process) -> tuple[Tensor, Tensor | Non
         share = numbers([1.0 / len(row.branches) for row, _, _ in flat], device)
         variance = _sum_by_owner(variance * share, owner, order, len(rows))
     return prediction, variance
+
+
+def rescale(guided: Tensor, conditional: Tensor, phi: Tensor) -> Tensor:
+    """Guided predictions [N, C, H, W] brought back by a share phi [N, 1, 1, 1] to the deviation of the prompt's own,
+    which strong guidance exceeds (arXiv 2305.08891, section 3.4)."""
+    factor = bitwise.deviation(conditional) / bitwise.deviation(guided)
+    return phi * (guided * factor) + (1 - phi) * guided
 
 
 def constrain(x: Tensor, constraints: list[Constraint], levels: Tensor, drawn: Tensor) -> Tensor:

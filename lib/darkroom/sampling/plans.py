@@ -17,7 +17,7 @@ from darkroom.sampling.components import Component, make_component
 from darkroom.sampling.levels import Place
 from darkroom.sampling.processes import Process
 from darkroom.sampling.prompt_keys import PromptKey
-from darkroom.sampling.schedules import Move
+from darkroom.sampling.schedules import Move, outside
 from darkroom.sampling.stage import CONDITION, NOISE_LEVEL, SIZES, Fields, Inputs, Row, Stage
 from darkroom.sampling.trajectories import asks_nothing, enlarged, make_trajectory, sampler_of
 from darkroom.sampling.views import View, make_view
@@ -65,6 +65,8 @@ class Plan:
     extra: [C, H, W], channels beside the state, seen through the view too: the (noised) low-resolution picture, with
         which goes noise_level
     variance_asked: the step takes a learned variance, which is the conditional answer's
+    unguided: indices of the moves outside the interval in which guidance is asked; guidance_rescale: share of a guided
+        prediction that is brought back to the deviation of the prompt's own
     keep: indices of the moves after which the state is kept for drawing the trajectory
     """
 
@@ -87,6 +89,8 @@ class Plan:
     blur: Component | None = None
     variance_asked: bool = False
     start_scale: float = 1.0
+    unguided: frozenset[int] = frozenset()
+    guidance_rescale: float = 0.0
     fields: Fields = field(default_factory=dict)
 
     def told(self, key: str) -> Fields:
@@ -113,13 +117,17 @@ class Plan:
         """
         if not self.moves[move].asks:
             return ()
-        asked: dict[tuple[View, str], None] = {}
+        guidance, asked = self.guidance_at(move), dict[tuple[View, str], None]()
         for branch in self.active(move):
-            if self.guidance != 0.0 or self.variance_asked:
+            if guidance != 0.0 or self.variance_asked:
                 asked[branch.view, branch.prompt] = None
-            if self.guidance != 1.0:
+            if guidance != 1.0:
                 asked[branch.view, branch.negative] = None
         return tuple(asked)
+
+    def guidance_at(self, move: int) -> float:
+        """1, the prompt alone, outside the interval in which guidance is asked."""
+        return 1.0 if move in self.unguided else self.guidance
 
     @property
     def evaluations(self) -> int:
@@ -152,7 +160,7 @@ def make_plan(row: Row, stage: Stage, inputs: Inputs) -> Plan:
     """
     stage = as_asked(row, stage)
     trajectory = make_trajectory(row, stage, inputs)
-    sampler = sampler_of(row, stage)
+    sampler, follows = sampler_of(row, stage), stage.guidance is None
     return Plan(
         seed=row["seed"],
         stage=stage.number,
@@ -160,7 +168,7 @@ def make_plan(row: Row, stage: Stage, inputs: Inputs) -> Plan:
         moves=trajectory.moves,
         branches=_branches_at(row, stage),
         conditions=inputs.conditions,
-        guidance=row.get("guidance", 1.0) if stage.guidance is None else stage.guidance,
+        guidance=row.get("guidance", 1.0) if follows else stage.guidance,
         sampler=sampler,
         eta=row.get("eta", 0.0) if stage.sampler is None else 0.0,
         alternate=row.get("reduction") == "alternate" and not stage.enlarges_latents,
@@ -172,6 +180,8 @@ def make_plan(row: Row, stage: Stage, inputs: Inputs) -> Plan:
         blur=trajectory.blur,
         variance_asked=stage.process.learned_variance and sampler == "ddpm",
         start_scale=trajectory.start_scale,
+        unguided=outside(trajectory.moves, *row.get("guidance_interval", (0.0, 1.0))) if follows else frozenset(),
+        guidance_rescale=row.get("guidance_rescale", 0.0) if follows else 0.0,
         fields=_row_fields(stage),
     )
 

@@ -118,6 +118,25 @@ def with_jumps(moves: Sequence[Move], jump: int, times: int) -> tuple[Move, ...]
     return result + joined(intervals[-1:])
 
 
+def outside(moves: Sequence[Move], begin: float, end: float) -> frozenset[int]:
+    """Indices of the moves outside the shares `begin` .. `end` of the schedule, 0 its noisy and 1 its clean end.
+
+    Counted in intervals as diffusers' guiders count steps, from int(begin n) to before int(end n); one that is gone
+    through again, or in two moves, has one place.
+    """
+    if (begin, end) == (0.0, 1.0):
+        return frozenset()
+    places: dict[Place, int] = {}
+    at: list[int] = []
+    for move in moves:
+        if move.kind == "renoise" or not move.opens_interval:
+            at.append(at[-1])
+        else:
+            at.append(places.setdefault(move.t, len(places)))
+    first, last = int(begin * len(places)), int(end * len(places))
+    return frozenset(index for index, place in enumerate(at) if not first <= place < last)
+
+
 def intervals_of(moves: Sequence[Move]) -> list[tuple[Move, ...]]:
     """Moves grouped so that a solver's two halves stay together."""
     intervals: list[tuple[Move, ...]] = []
