@@ -58,6 +58,9 @@ def main(
         list[str] | None,
         typer.Option(help="a folder or s3:// uri that pictures may come from, beside the manifest's; may be repeated"),
     ] = None,
+    adapter: Annotated[
+        list[str] | None, typer.Option(help="name=URI of a LoRA file that rows may ask for; may be repeated")
+    ] = None,
     replace: Annotated[
         bool,
         typer.Option("--replace", help="make good rows anew with another model, or give them up for this manifest"),
@@ -107,6 +110,7 @@ def main(
             ids=ids,
             max_failed_rows=max_failed_rows,
             inputs_root=tuple(inputs_root or ()),
+            adapter=tuple(adapter or ()),
             address=address or os.environ.get("RAY_ADDRESS"),
             verbose=verbose,
         )

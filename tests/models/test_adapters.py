@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from darkroom.models.adapter_files import Adapter, LowRank, Scales, parse_adapter, read_adapter
-from darkroom.models.adapters import Adapters, adaptable_layers, chosen
+from darkroom.models.adapters import NUMBERS, SCALES, Adapters, adaptable_layers, adapter_fields
 from darkroom.models.errors import ModelError
 from toy_sd import unet as toy_unet
 
@@ -74,7 +74,8 @@ def test_rows_with_other_adapters_share_a_pass(unet: Any) -> None:
     rows: list[dict[str, float]] = [{}, {"a": 1.0}, {"b": 0.6, "a": -0.4}, {"b": 1.2}, {"a": 0.0}]
     base, inputs = copy.deepcopy(unet), asked(unet, len(rows))
     hung = Adapters(unet, adapters)
-    numbers, scales = map(torch.stack, zip(*(chosen(row, ("a", "b"), 2) for row in rows), strict=True))
+    fields = [adapter_fields(row, ("a", "b")) for row in rows]
+    numbers, scales = (torch.stack([one[name] for one in fields]) for name in (NUMBERS, SCALES))
     hung.choose(numbers, scales)
     answer, plain = unet(**inputs).sample, base(**inputs).sample
     assert torch.equal(answer[[0, 4]], plain[[0, 4]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -40,6 +41,7 @@ class Options:
     rerun: which failed rows are tried again: "failed" (all), "none", or classes of errors joined by commas.
     ids: a file that names the rows that may be made, see `RowFilter.read`; None: all.
     max_failed_rows: "25" or "1%" of the rows to be made: where more fail, the job ends.
+    adapter: "name=URI" of adapters that rows may ask for.
     inputs_root: more folders and buckets that pictures may come from, beside the manifest's own.
     replace: good rows of a run that was made with another model, or by another manifest, may go.
     wait_seconds: for a cluster that has too little yet; None: not on this machine, ten minutes on one that is joined.
@@ -70,6 +72,7 @@ class Options:
     ids: str | None = None
     max_failed_rows: str | None = None
     inputs_root: tuple[str, ...] = ()
+    adapter: tuple[str, ...] = ()
 
     @property
     def patience(self) -> float:
@@ -99,6 +102,19 @@ def parse_rerun(text: str) -> frozenset[str] | None:
         names = ", ".join(map(repr, unknown))
         raise ValueError(f"--rerun names {names}, wanted failed, none, or of {', '.join(KINDS)}, joined by commas")
     return classes
+
+
+def parse_adapters(texts: Iterable[str]) -> dict[str, str]:
+    """Where each adapter lies, by its name. ValueError."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, place = text.partition("=")
+        if not (name and equals and place):
+            raise ValueError(f"--adapter is {text!r}, wanted name=URI")
+        if name in found:
+            raise ValueError(f"--adapter gives the name {name!r} twice, to {found[name]} and to {place}")
+        found[name] = place
+    return found
 
 
 def parse_max_failed(text: str | None, rows: int) -> float:

@@ -57,7 +57,7 @@ class Order:
     @classmethod
     def open(cls, options: Options) -> Order:
         """Raises ManifestError, ModelError or another ValueError for whatever can be known before Ray starts."""
-        model = open_model(options.model)
+        model = open_model(options.model, option.parse_adapters(options.adapter))
         option.stage_dtypes(model, options.dtype, on_gpu=False)
         option.parse_rerun(options.rerun)
         option.parse_max_failed(options.max_failed_rows, 0)
@@ -178,6 +178,7 @@ def run_record(order: Order, work: Work) -> dict[str, Any]:
         "manifest": {"uri": manifest.uri, "sha256": manifest.digest, "rows": work.rows},
         "checked": order.rows.mark if options.limit is None else None,
         "model": {"name": model.name, "revision": model.revision, "address": order.address},
+        "adapters": [asdict(adapter) for adapter in model.adapters],
         "sampler_version": SAMPLER_VERSION,
         "scorer": scorer,
         "safety": options.safety,
@@ -250,6 +251,7 @@ def job_of(order: Order, work: Work, setting: Setting, evaluations: dict[int, fl
                 options.compile,
                 model.revision,
                 options.stall_seconds,
+                model.adapters,
             )
             for n in setting.numbers
         ),

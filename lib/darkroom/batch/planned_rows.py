@@ -70,7 +70,8 @@ class Maker:
     """The model and what belongs to it, as far as the rows' keys and their way depend on it.
 
     encoders: of each stage, the text encoder whose embeddings it attends to, "" where it takes no text.
-    finish: what else has a say in every picture (a watermark); judge: in that of a row with candidates (a scorer).
+    finish: what else has a say in every picture (a watermark); judge: in that of a row with candidates (a scorer);
+    adapters: name and digest of those that rows may ask for.
     too_long: whether a text encoder, by its name, would cut a prompt.
     """
 
@@ -80,16 +81,21 @@ class Maker:
     encoders: tuple[str, ...]
     finish: str = ""
     judge: str = ""
+    adapters: tuple[tuple[str, str], ...] = ()
     too_long: Callable[[str, str], bool] = _never
 
     @classmethod
     def of(cls, model: Model, **more: Any) -> Maker:
         encoders = tuple(model.encoder_of(stage.number) if model.encoders else "" for stage in model.stages)
-        return cls(model.revision, model.stages, model.default_size, encoders, **more)
+        adapters = tuple((adapter.name, adapter.digest) for adapter in model.adapters)
+        return cls(model.revision, model.stages, model.default_size, encoders, adapters=adapters, **more)
 
     def key(self, task: Task, row: dict[str, Any]) -> str:
         """The row's key: what its picture depends on. row: the task's canonical form."""
         judge = self.judge if _candidates(row) > 1 else ""
+        if own := row.get("adapters"):  # what they are and not what the job calls them
+            digests = dict(self.adapters)
+            row = row | {"adapters": sorted([digests.get(use["adapter"], ""), use["scale"]] for use in own)}
         return row_key(task, "+".join(filter(None, (self.revision, self.finish, judge))), SAMPLER_VERSION, row)
 
     def way(self, row: dict[str, Any]) -> list[Stage]:

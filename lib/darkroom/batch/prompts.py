@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
@@ -217,7 +217,7 @@ def embed(options: EmbedOptions, say: Say = to_stderr) -> int:
 def _asked(manifest: str, model: Model, say: Say) -> dict[str, dict[str, bool]]:
     """What the rows ask, by the text encoder that reads it. ManifestError."""
     maker = Maker.of(model)
-    rows = ReadRows(manifest, abilities(model, scorer=True), maker)
+    rows = ReadRows(manifest, replace(abilities(model, scorer=True), adapters=None), maker)
     for warning in rows.manifest.warnings:
         say(warning)
     return cut(rows, Log(), maker, None, None).prompts

@@ -130,7 +130,7 @@ class _Sampler:
             state.picture = pasted(image, state, stage).numpy()
 
     def _plan(self, stage: Stage, state: RowState, condition: Callable[[str], Tensor | Fields]) -> Plan:
-        inputs = stage_inputs(state, stage, condition)
+        inputs = stage_inputs(state, self.model, stage, condition)
         try:
             if stage.encodes:
                 latents = self._predictor(stage, self.dtypes[stage.number]).latents

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from darkroom.batch.options import default_dtype
 from darkroom.batch.row_state import RowState, StageRecord, guarded
 from darkroom.batch.scoring import seeds
 from darkroom.batch.stuck import Guard
+from darkroom.models.adapter_files import StoredAdapter
 from darkroom.models.catalog import open_revision
 from darkroom.models.compiled import Mode, compiled, notes_of, warm_up
 from darkroom.models.embeddings import EmbeddingStore
@@ -30,6 +31,9 @@ from darkroom.sampling.latent_inputs import to_latents
 from darkroom.sampling.plans import Plan, as_asked, condition_keys, goes_through, make_plan
 from darkroom.sampling.stage import Fields, Inputs, Stage
 from darkroom.storage import to_uint8
+
+if TYPE_CHECKING:
+    from darkroom.models.catalog import Model
 
 ROWS_AHEAD = 2  # times the capacity: planned, so that the engine need not wait for one; the rest wait unread
 ORDER_SECONDS = 0.5  # that a row waits for those before it, whose embeddings may take long to read
@@ -53,7 +57,7 @@ class SamplerWorker:
     capacity: "auto" for the largest that fits the device; dtype: None for the model's own, float32 on a processor.
     share: of the device's memory that this actor may take; compile: see `compiled`. run: whose workers agree on a
     capacity; begin: told what loading is at. revision: what the model must be, now and whenever more of it is loaded.
-    guard: of the engine's passes.
+    guard: of the engine's passes; adapters: that rows may ask for.
     """
 
     def __init__(
@@ -70,13 +74,14 @@ class SamplerWorker:
         begin: Callable[[str], None] = lambda what: None,
         revision: str | None = None,
         guard: Guard | None = None,
+        adapters: Sequence[StoredAdapter] = (),
     ) -> None:
         torch.set_num_threads(threads)
         # Asked here and nowhere else: the machine that submits a job need not be like those that do it.
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if self.device.type == "cuda" and share < 1:
             torch.cuda.set_per_process_memory_fraction(share)  # else one stage would starve those it shares a GPU with
-        self.open = partial(open_revision, model, revision)
+        self.open = partial(open_revision, model, revision, adapters)
         self.model = self.open()
         self.number, self.dtype = number, dtype or default_dtype(self.model, on_gpu=self.device.type == "cuda")
         self.stages: tuple[Stage, ...] = self.model.stages
@@ -212,7 +217,7 @@ class SamplerWorker:
         with guarded(state):
             if state.failure is None and goes_through(state.row, self.stage, self.default_size):
                 row = state.row if state.chosen_seed is None else state.row | {"seed": state.chosen_seed}
-                inputs = stage_inputs(state, self.stage, self.condition)
+                inputs = stage_inputs(state, self.model, self.stage, self.condition)
                 drawn = seeds(row) if self.number == 1 else [row["seed"]]
                 return [self._plan(row | {"seed": seed}, inputs) for seed in drawn]
         return []
@@ -280,7 +285,9 @@ def pasted(image: torch.Tensor, state: RowState, stage: Stage) -> torch.Tensor:
     return torch.where(torch.from_numpy(state.inputs[f"mask/{stage.size}"]) >= 128, image, original)
 
 
-def stage_inputs(state: RowState, stage: Stage, condition: Callable[[str], torch.Tensor | Fields]) -> Inputs:
+def stage_inputs(
+    state: RowState, model: Model, stage: Stage, condition: Callable[[str], torch.Tensor | Fields]
+) -> Inputs:
     """What a row's plan at a stage is made from. condition: what a prompt or label is to the stage's model."""
     low_res = None
     if stage.number > 1 and state.picture is not None:
@@ -294,6 +301,7 @@ def stage_inputs(state: RowState, stage: Stage, condition: Callable[[str], torch
         mask=None if mask is None else torch.from_numpy(mask) >= 128,
         given=_picture(state, "given", stage.size),
         low_res=low_res,
+        fields=model.row_fields(stage.number, state.row),
     )
 
 

@@ -21,6 +21,7 @@ from darkroom.batch.progress import PROMPTS, counted
 from darkroom.batch.row_state import from_block, to_block
 from darkroom.batch.stuck import Guard
 from darkroom.metrics import StageMetrics, embedded
+from darkroom.models.adapter_files import StoredAdapter
 from darkroom.models.embeddings import EmbeddingStore
 from darkroom.ray_cluster import ClusterError
 from darkroom.storage import StorageError
@@ -44,7 +45,7 @@ def stage_name(number: int) -> str:
 class StageJob:
     """One stage of a model, as a job runs it. embeddings: of a text model's prompts; None for one that takes none.
     revision: of the model, which its workers must find; None for any. stall_seconds: without a sign of life, until the
-    job gives up; a worker that hangs is replaced before."""
+    job gives up; a worker that hangs is replaced before. adapters: that rows may ask for."""
 
     number: int
     dtype: str
@@ -53,6 +54,7 @@ class StageJob:
     compile: Mode = "off"
     revision: str | None = None
     stall_seconds: float | None = None
+    adapters: tuple[StoredAdapter, ...] = ()
 
     @property
     def name(self) -> str:
@@ -82,6 +84,7 @@ class StageActor:
 
             options = (stage.capacity, pool.threads, stage.embeddings, stage.dtype, pool.gpus or 1.0, stage.compile)
             more = {"run": run, "begin": begin, "revision": stage.revision, "guard": stage.guard()}
+            more["adapters"] = stage.adapters
             return SamplerWorker(model, stage.number, *options, **more)
 
         if ray.get_runtime_context().was_current_actor_reconstructed:

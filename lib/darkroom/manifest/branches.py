@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, ConfigDict, model_validator
 from pydantic_core import PydanticCustomError
 
-from darkroom.manifest.fields import Count, Frozen, Guidance, Label, Picture, Prompt, Steps, Timestep
+from darkroom.manifest.fields import AdapterScale, Count, Frozen, Guidance, Id, Label, Picture, Prompt, Steps, Timestep
 from darkroom.sampling.components import make_component
 from darkroom.sampling.names import nearest
 from darkroom.sampling.views import make_view
@@ -108,6 +108,13 @@ class Resample(Frozen):
 
     jump: Count
     times: Count
+
+
+class AdapterUse(Frozen):
+    """An adapter by the name that the job gave it, and how much of it."""
+
+    adapter: Id
+    scale: AdapterScale = 1.0
 
 
 class UpperStage(Frozen):

@@ -12,6 +12,7 @@ from darkroom.manifest.tasks import Anagram, Denoise, Forward, Hybrid, Inpaint, 
 from darkroom.sampling.components import Component, make_component
 from darkroom.sampling.grids import KARRAS, GridDefaults, grid_times
 from darkroom.sampling.levels import descent, start_index, timesteps
+from darkroom.sampling.names import nearest
 from darkroom.sampling.schedules import SAMPLERS
 from darkroom.sampling.trajectories import row_levels
 from darkroom.sampling.views import Params, View, make_view
@@ -28,6 +29,7 @@ class Abilities:
     latent: the first stage works on latents, which a VAE makes pictures of: there are no pixels until it has ended.
     sampler: of a row that names none, None for the process's own; grid: what the model says of the times of a walk.
     inpaints: it paints pictures in and does nothing else, as it must be told where.
+    adapters: names of those that rows may ask for; None where it does not matter.
     text_layers: of CLIP, some of which may be left out; None where another encoder reads; paired: two of them read.
     prompt_tokens: how many tokens a prompt is, end mark included; max_tokens: as many as the text encoder reads.
     """
@@ -47,6 +49,7 @@ class Abilities:
     inpaints: bool = False
     text_layers: int | None = None
     paired: bool = False
+    adapters: tuple[str, ...] | None = ()
     prompt_tokens: Callable[[str], int] | None = None
     max_tokens: int | None = None
 
@@ -75,6 +78,7 @@ def misfits(task: Task, abilities: Abilities) -> Iterator[str]:
     yield from _picture_misfits(task, abilities)
     yield from _latent_misfits(task, abilities)
     yield from _text_misfits(task, abilities)
+    yield from _adapter_misfits(task, abilities)
     if getattr(task, "best_of", 1) > 1 and not abilities.scorer:
         yield f"'best_of' is {task.best_of}, and there is no scorer to choose by: give one with --scorer"
 
@@ -215,6 +219,15 @@ def _text_misfits(task: Task, abilities: Abilities) -> Iterator[str]:
         yield f"'clip_skip' {why}, was {skip} for '{abilities.name}'"
     if getattr(task, "prompt_2", None) is not None and not abilities.paired:
         yield f"'prompt_2' is for models that read by two text encoders, such as SDXL; '{abilities.name}' has one"
+
+
+def _adapter_misfits(task: Task, abilities: Abilities) -> Iterator[str]:
+    if task.adapters and isinstance(task, Upscale):
+        yield "'adapters' are of the first stage, which an upscale does not ask"
+    for use in task.adapters if abilities.adapters is not None else ():
+        if use.adapter not in abilities.adapters:
+            hint = nearest(use.adapter, abilities.adapters) or f": give it with --adapter {use.adapter}=URI"
+            yield f"the adapter '{use.adapter}' is none that was given{hint}"
 
 
 @functools.lru_cache(maxsize=4096)

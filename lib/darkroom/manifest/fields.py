@@ -114,6 +114,7 @@ ClassIds = Annotated[
     AfterValidator(not_empty),
 ]
 Verdict = Literal["fail", "flag"]
+AdapterScale = Annotated[float, Field(ge=-16, le=16, allow_inf_nan=False), _from_number]
 ClipSkip = Annotated[int, Field(ge=0, le=64), _from_number]
 Candidates = Annotated[int, Field(ge=1, le=64), _from_number]
 

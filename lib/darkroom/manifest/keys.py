@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from darkroom.manifest.branches import ComponentBranch, Resample, UpperStage, ViewBranch
+from darkroom.manifest.branches import AdapterUse, ComponentBranch, Resample, UpperStage, ViewBranch
 from darkroom.manifest.tasks import TASKS
 from darkroom.phases import plural
 from darkroom.sampling.components import COMPONENTS
@@ -15,7 +15,7 @@ from darkroom.sampling.views import VIEWS, parameters
 
 ROW_KEYS = frozenset(key for task in TASKS.values() for key in task.model_fields)
 PART_KEYS = frozenset(
-    [key for part in (ViewBranch, ComponentBranch, Resample, UpperStage) for key in part.model_fields]
+    [key for part in (ViewBranch, ComponentBranch, Resample, UpperStage, AdapterUse) for key in part.model_fields]
     + [key for makers in (VIEWS, COMPONENTS) for maker in makers.values() for key in parameters(maker)]
 )
 DEEPEST = 16  # levels of a row: a component's view has four
@@ -26,7 +26,7 @@ _ELSEWHERE = {
     "num_inference_steps": "steps", "guidance_scale": "guidance", "cfg_scale": "guidance", "cfg": "guidance",
     "height": "size", "width": "size", "resolution": "size", "sampler_name": "sampler", "scheduler": "sampler",
     "init_image": "image", "mask_image": "mask", "denoising_strength": "strength", "class": "label",
-    "prompt2": "prompt_2", "clipskip": "clip_skip",
+    "prompt2": "prompt_2", "clipskip": "clip_skip", "lora": "adapters", "loras": "adapters", "lora_scale": "scale",
 }  # fmt: skip
 
 

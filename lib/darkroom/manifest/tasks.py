@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, model_validator
 
-from darkroom.manifest.branches import Asks, ComponentBranch, Resample, UpperStage, ViewBranch
+from darkroom.manifest.branches import AdapterUse, Asks, ComponentBranch, Resample, UpperStage, ViewBranch
 from darkroom.manifest.fields import (
     MAX_SEED,
     Candidates,
@@ -45,6 +45,9 @@ from darkroom.sampling.schedules import TWO_MOVE_SOLVERS
 from darkroom.sampling.trajectories import BLUR_SIGMA
 
 
+MOST_ADAPTERS = 4  # of a row
+
+
 class _Task(Frozen):
     """What all tasks share. At most one of steps, stride and timesteps; none means stride 30.
 
@@ -67,6 +70,7 @@ class _Task(Frozen):
     karras: Switch | None = None
     guidance_interval: Interval = (0.0, 1.0)
     guidance_rescale: Fraction = 0.0
+    adapters: tuple[AdapterUse, ...] = ()
 
     @model_validator(mode="after")
     def _one_schedule(self) -> _Task:
@@ -79,6 +83,17 @@ class _Task(Frozen):
         if (self.spacing or self.karras) and self.steps is None:
             name = "spacing" if self.spacing else "karras"
             raise ValueError(f"'{name}' says where so many 'steps' stand, this row has {given[0] if given else 'none'}")
+        return self
+
+    @model_validator(mode="after")
+    def _each_adapter_once(self) -> _Task:
+        names = [use.adapter for use in self.adapters]
+        if len(names) > MOST_ADAPTERS:
+            raise ValueError(f"'adapters' must be at most {MOST_ADAPTERS}, was {len(names)}")
+        if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+            raise ValueError(
+                f"the adapter '{twice[0]}' is given {names.count(twice[0])} times, wanted once, with a scale"
+            )
         return self
 
     def branches(self) -> tuple[Asks, ...]:
@@ -106,6 +121,8 @@ class _Task(Frozen):
             row["negative_prompt"] = None
         if "stride" not in silent and not {"steps", "stride", "timesteps"} & row.keys():
             row["stride"] = DEFAULT_STRIDE
+        if "adapters" in row:
+            row["adapters"] = sorted(row["adapters"], key=lambda use: use["adapter"])
         for name in ("views", "components"):
             if hasattr(self, name):
                 row[name] = [branch.canonical() for branch in getattr(self, name)]
@@ -127,7 +144,7 @@ class _Task(Frozen):
 # Words that came when there were rows already, which keep their keys, and what they say of these.
 _LATER = (
     ("fit", "crop"), ("empty_mask", "fail"), ("full_mask", "flag"), ("clip_skip", 0),
-    ("guidance_interval", (0.0, 1.0)), ("guidance_rescale", 0.0),
+    ("guidance_interval", (0.0, 1.0)), ("guidance_rescale", 0.0), ("adapters", ()),
 )  # fmt: skip
 _NOTHING_OTHER = UpperStage()
 
@@ -282,7 +299,7 @@ class Forward(_Task):
         return ()
 
     def _silent(self) -> set[str]:
-        return super()._silent() | _SCHEDULE | _GUIDANCE | {"sampler"}
+        return super()._silent() | _SCHEDULE | _GUIDANCE | _ADAPTERS | {"sampler"}
 
 
 class Denoise(_Task, Asks):
@@ -322,12 +339,13 @@ class Denoise(_Task, Asks):
         """A prompt beside a blur too, so that one sweep can go through all methods."""
         if self.method == "iterative":
             return super()._silent()
-        asked = _GUIDANCE | {"sampler", "prompt", "label"} if self.method == "blur" else set()
+        asked = _GUIDANCE | _ADAPTERS | {"sampler", "prompt", "label"} if self.method == "blur" else set()
         return super()._silent() | _SCHEDULE | asked
 
 
 _SCHEDULE = {"steps", "stride", "timesteps", "eta", "spacing", "karras"}
 _GUIDANCE = {"guidance", "negative_prompt", "guidance_interval", "guidance_rescale"}
+_ADAPTERS = {"adapters"}
 
 Task = TextToImage | ImageToImage | Inpaint | Anagram | Hybrid | Upscale | Forward | Denoise
 TASKS: dict[str, type[_Task]] = {

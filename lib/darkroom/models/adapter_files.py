@@ -64,6 +64,29 @@ class Adapter:
         return max(len(layer.down) for layer in self.layers.values())
 
 
+@dataclass(frozen=True)
+class StoredAdapter:
+    """An adapter as it lies. name: what rows call it; address: that any process opens it by; digest: of its file."""
+
+    name: str
+    address: str
+    digest: str
+
+    @classmethod
+    def at(cls, name: str, address: str) -> StoredAdapter:
+        """What lies at that address now. ModelError, StorageError."""
+        source, file = adapter_file(address)
+        return cls(name, f"{source.address}/{file}", _digest(source, file))
+
+    def load(self, targets: Mapping[str, tuple[int, int]]) -> Adapter:
+        """See `read_adapter`; ModelError too where the file is another by now."""
+        adapter = read_adapter(self.name, self.address, targets)
+        if adapter.digest != self.digest:
+            found = f"{adapter.digest[:16]} lies at {self.address} now"
+            raise ModelError(f"the adapter {self.name!r} was {self.digest[:16]} when the run began, and {found}")
+        return adapter
+
+
 def adapter_file(address: str) -> tuple[Source, str]:
     """The folder and the name of the file of weights at an address: of the file itself, or of a folder with one.
     ModelError."""
@@ -76,12 +99,6 @@ def adapter_file(address: str) -> tuple[Source, str]:
         found = f"{len(files)}: {', '.join(files[:SHOWN])}" if files else "none"
         raise ModelError(f"{address} holds no adapter: wanted one file of .safetensors, found {found}")
     return source, files[0]
-
-
-def adapter_digest(address: str) -> str:
-    """SHA-256 of the file, hex. ModelError."""
-    source, name = adapter_file(address)
-    return _digest(source, name)
 
 
 def read_adapter(name: str, address: str, targets: Mapping[str, tuple[int, int]]) -> Adapter:

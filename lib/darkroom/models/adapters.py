@@ -14,9 +14,12 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from darkroom.manifest.tasks import MOST_ADAPTERS
 from darkroom.models.adapter_files import Adapter
 
 NONE = 0  # the number of no adapter
+
+NUMBERS, SCALES = "adapters", "adapter_scales"  # fields of a question
 
 
 def adaptable_layers(unet: nn.Module) -> dict[str, tuple[int, int]]:
@@ -92,10 +95,14 @@ def _stacked(name: str, adapters: Sequence[Adapter]) -> tuple[Tensor, Tensor]:
     return downs, ups
 
 
-def chosen(own: Mapping[str, float], names: Sequence[str], slots: int) -> tuple[Tensor, Tensor]:
-    """A row's adapters, its scales by name, as numbers int64 [slots] and scales float32 [slots], in the order of
-    `names`, which is that of the numbers."""
+def adapter_fields(own: Mapping[str, float], names: Sequence[str]) -> dict[str, Tensor]:
+    """A row's adapters, its scales by name, as fields of its questions: NUMBERS int64 [S] and SCALES float32 [S].
+
+    names: of all adapters, in the order of their numbers, which the row's come in too. Nothing where there are none.
+    """
     pairs = [(number, own[name]) for number, name in enumerate(names, 1) if name in own]
-    pairs += [(NONE, 0.0)] * (slots - len(pairs))
+    pairs += [(NONE, 0.0)] * (min(len(names), MOST_ADAPTERS) - len(pairs))
+    if not pairs:
+        return {}
     numbers, scales = zip(*pairs, strict=True)
-    return torch.tensor(numbers), torch.tensor(scales, dtype=torch.float32)
+    return {NUMBERS: torch.tensor(numbers), SCALES: torch.tensor(scales, dtype=torch.float32)}

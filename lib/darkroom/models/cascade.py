@@ -12,14 +12,15 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
 from darkroom.models import stages, texts
+from darkroom.models.adapter_files import StoredAdapter
 from darkroom.models.errors import ModelError
 from darkroom.models.families import family_of, stage_kind
 from darkroom.models.memory import Memory
@@ -28,11 +29,12 @@ from darkroom.models.paired_texts import PairedEncoding
 from darkroom.models.sources import LocalFolder, Source, read_json
 from darkroom.models.texts import Encoding, TextEncoder
 from darkroom.models.weights import DIFFUSERS, check_dtype, config_of, load_module
-from darkroom.sampling.stage import Fields, Stage
+from darkroom.sampling.stage import Fields, Row, Stage
 
 if TYPE_CHECKING:  # diffusers' networks cost three seconds, which whoever only plans need not pay
-    from diffusers import AutoencoderKL
+    from diffusers import AutoencoderKL, UNet2DConditionModel
 
+    from darkroom.models.adapter_files import Adapter
     from darkroom.models.latents import Latents
     from darkroom.models.predictors import UNetPredictor
 
@@ -45,6 +47,7 @@ class Cascade:
 
     name: what people call it. sources: the files of each stage, in order. encodings: by name, see `encoder_of`.
     settings: the stages' own of a config.json of ours, None for diffusers' defaults. root: where that config.json lies.
+    adapters: to the first stage's UNet, that rows may ask for.
     """
 
     name: str
@@ -53,6 +56,7 @@ class Cascade:
     default_dtype: str = "bfloat16"
     config: dict[str, Any] = field(default_factory=dict)
     root: Source | None = None
+    adapters: tuple[StoredAdapter, ...] = ()
     kind: ClassVar = "cascade"
     conditioning: ClassVar = "text"
     num_classes: ClassVar = None
@@ -151,7 +155,29 @@ class Cascade:
     def empty_fields(self, number: int) -> tuple[torch.Tensor, ...]:
         """What stage `number`'s model is told beside state and time: zeros of one question's shapes, in their order."""
         unet = config_of(self.sources[number - 1], "unet")
-        return tuple(stages.unet_fields(unet, self.encoder_length(self.encoder_of(number))).values())
+        fields = stages.unet_fields(unet, self.encoder_length(self.encoder_of(number)))
+        return (*fields.values(), *self.row_fields(number, {}).values())
+
+    def row_fields(self, number: int, row: Row) -> Fields:
+        """What stage `number`'s model is told of a row whatever it is asked: its adapters."""
+        if number > 1 or not self.adapters:
+            return {}
+        from darkroom.models.adapters import adapter_fields
+
+        own = {adapter["adapter"]: adapter["scale"] for adapter in row.get("adapters", ())}
+        return adapter_fields(own, [adapter.name for adapter in self.adapters])
+
+    def adapted(self, adapters: Sequence[StoredAdapter]) -> Cascade:
+        """The same with adapters, in the order of their names. ModelError for those of other models."""
+        from diffusers import UNet2DConditionModel
+
+        from darkroom.models.adapters import adaptable_layers
+
+        with torch.device("meta"):
+            targets = adaptable_layers(UNet2DConditionModel.from_config(config_of(self.sources[0], "unet")))
+        for adapter in adapters:
+            adapter.load(targets)
+        return replace(self, adapters=tuple(sorted(adapters, key=lambda adapter: adapter.name)))
 
     def predictor(self, number: int, device: torch.device, dtype: str = "float32") -> UNetPredictor:
         """Stage `number` (1, 2, ...) with its weights on the device, ready for the engine. Raises ModelError."""
@@ -164,7 +190,15 @@ class Cascade:
         config = config_of(source, "unet")
         unet = load_module(source, "unet", DIFFUSERS, lambda: UNet2DConditionModel.from_config(config), device, dtype)
         latents = self._latents(number, device, dtype) if stage.factor > 1 else None
-        return UNetPredictor(unet, stage.process, device, latents)
+        return UNetPredictor(unet, stage.process, device, latents, adapters=self._adapters(number, unet))
+
+    def _adapters(self, number: int, unet: UNet2DConditionModel) -> list[Adapter]:
+        if number > 1 or not self.adapters:
+            return []
+        from darkroom.models.adapters import adaptable_layers
+
+        targets = adaptable_layers(unet)
+        return [adapter.load(targets) for adapter in self.adapters]
 
     def _latents(self, number: int, device: torch.device, dtype: str) -> Latents:
         """The VAE of stage `number`, which computes in `vae_dtype` beside a UNet of this dtype."""

@@ -3,12 +3,14 @@ of the hub, and champions of a registry."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from darkroom.manifest import Abilities
 from darkroom.models import deepfloyd, registry, stable_diffusion
+from darkroom.models.adapter_files import StoredAdapter
 from darkroom.models.errors import ModelError
 from darkroom.models.network import Network, read_config
 from darkroom.models.sources import HUB, Source, check_revision, open_source, split_revision
@@ -30,13 +32,13 @@ def address(name_or_uri: str, model: Model) -> str:
     return name_or_uri if name_or_uri in EMBEDDED else model.address
 
 
-def open_model(name_or_uri: str) -> Model:
+def open_model(name_or_uri: str, adapters: Mapping[str, str] | None = None) -> Model:
     """The embedded model of that name, DeepFloyd IF, Stable Diffusion, or the one in a folder, at an s3:// or
     registry:// uri, or one made of a source per stage.
 
     No weight is loaded, and none is downloaded. A folder's config.json says what it is: its "kind" is "network" or
     "pipeline", else it is a cascade; a folder without one is a pipeline of diffusers, or holds stage1/, stage2/,
-    stage3/ that are.
+    stage3/ that are. adapters: names that rows may ask for, and where each lies.
     Raises ModelError, or StorageError when storage fails.
 
     Of a model one may ask its `name`, `sizes` and `default_size` in pixels, `conditioning` ("text", "label" or "none"),
@@ -48,8 +50,13 @@ def open_model(name_or_uri: str) -> Model:
     >>> model.sizes, model.conditioning
     ((24, 48), 'text')
     """
+    model = _open(name_or_uri)
+    return model.adapted([StoredAdapter.at(name, place) for name, place in adapters.items()]) if adapters else model
+
+
+def _open(name_or_uri: str) -> Model:
     if name_or_uri.startswith(registry.SCHEME):
-        return open_model(registry.resolve(name_or_uri))
+        return _open(registry.resolve(name_or_uri))
     if (parts := _parts(name_or_uri)) is not None:
         sources = tuple(open_source(part) for part in parts)
         return _pipelines(name_or_uri if name_or_uri in PRESETS else "+".join(map(_short, sources)), sources)
@@ -95,21 +102,22 @@ def abilities(model: Model, scorer: bool = False) -> Abilities:
         inpaints=model.stages[0].inpaints,
         text_layers=model.text_layers,
         paired=model.stages[0].sized,
+        adapters=tuple(adapter.name for adapter in model.adapters),
         prompt_tokens=(lambda prompt: model.encoder_tokens(reads, [prompt])[0]) if reads else None,
         max_tokens=model.encoder_length(reads) if reads else None,
     )
 
 
-def open_revision(name_or_uri: str, revision: str | None) -> Model:
-    """The model there, which must be of that revision, all of it; None for whatever lies there. ModelError where it is
-    not: what is replaced while a run goes on must not make some of its pictures."""
+def open_revision(name_or_uri: str, revision: str | None, adapters: Sequence[StoredAdapter] = ()) -> Model:
+    """The model there, with adapters, which must be of that revision, all of it; None for whatever lies there.
+    ModelError where it is not: what is replaced while a run goes on must not make some of its pictures."""
     model = open_model(name_or_uri)
     if revision is not None and model.revision != revision:
         raise ModelError(
             f"the run was begun with the revision {revision} of the model {model.name!r}, and at {name_or_uri} lies "
             f"{model.revision} now: bring the model back, or begin another run with this one"
         )
-    return model
+    return model.adapted(adapters) if adapters else model
 
 
 def _parts(name_or_uri: str) -> tuple[str, ...] | None:

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from darkroom.models.adapter_files import StoredAdapter
 from darkroom.models.course_unet import CourseUNet
 from darkroom.models.ddpm_unet import DDPMUNet
 from darkroom.models.errors import ModelError
@@ -27,7 +28,7 @@ from darkroom.sampling.names import unknown
 from darkroom.sampling.plans import condition_keys, make_plan
 from darkroom.sampling.processes import Process, process_from_config
 from darkroom.sampling.run import walk_plans
-from darkroom.sampling.stage import Inputs, Row, Stage
+from darkroom.sampling.stage import Fields, Inputs, Row, Stage
 from darkroom.storage import NotFound, Store, open_store
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -151,6 +152,7 @@ class Network:
     default_dtype: ClassVar = "float32"
     encoders: ClassVar = ()  # it reads no text
     text_layers: ClassVar = None
+    adapters: ClassVar = ()
 
     @classmethod
     def open(cls, uri: str) -> Network:
@@ -228,6 +230,15 @@ class Network:
     def empty_fields(self, number: int) -> tuple[Tensor, ...]:
         """What its network is told beside state and time, of one question: a label, and a noise level of no meaning."""
         return self.condition(""), torch.tensor(0)
+
+    def row_fields(self, number: int, row: Row) -> Fields:
+        """What its network is told of a row whatever it is asked: nothing."""
+        return {}
+
+    def adapted(self, adapters: Sequence[StoredAdapter]) -> Network:
+        """ModelError: adapters are for UNets of diffusers."""
+        names = ", ".join(repr(adapter.name) for adapter in adapters)
+        raise ModelError(f"{self.name} is a network of our own, which takes no adapter; {names} given")
 
     def _meta_pass(self, dtype: str, capacity: int) -> tuple[nn.Module, Callable[[], None]]:
         """The network on the meta device, and a pass of it."""

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 
+from darkroom.models.adapter_files import Adapter
+from darkroom.models.adapters import NUMBERS, SCALES, Adapters
 from darkroom.models.fused_attention import fuse_projections
 from darkroom.models.latents import DECODED_AT_ONCE, Latents
 from darkroom.models.memory import Memory, count_flops, measure
 from darkroom.models.stages import unet_fields
 from darkroom.models.weights import in_dtype
 from darkroom.sampling.processes import Process
+from darkroom.sampling.stage import POOLED, SIZES
 
 
 class UNetPredictor:
     """See `darkroom.sampling.engine.Predictor`: float32 in and out, whatever the dtype of the weights.
 
     fused: see `fuse_projections`. Off, as it changes bits and what it gains on a GPU was not measured yet.
+    adapters: that questions may have; with any, each says which by the fields NUMBERS and SCALES.
     """
 
     def __init__(
@@ -30,21 +34,25 @@ class UNetPredictor:
         device: torch.device,
         latents: Latents | None = None,
         fused: bool = False,
+        adapters: Sequence[Adapter] = (),
     ) -> None:
         self.unet = unet.to(device, memory_format=torch.channels_last)
         if fused:
             fuse_projections(self.unet)
         self.process, self.device, self.latents = process, device, latents
         self.dtype = unet.dtype
-        self.fields = tuple(unet_fields(unet.config, 1))
+        self.fields = (*unet_fields(unet.config, 1), *((NUMBERS, SCALES) if adapters else ()))
+        self.adapters = Adapters(self.unet, adapters) if adapters else None
         self._takes_level = unet.config.class_embed_type is not None or unet.config.num_class_embeds is not None
 
-    def __call__(self, x: Tensor, timestep: Tensor, condition: Tensor, noise_level: Tensor, *sizes: Tensor) -> Tensor:
-        """sizes: pooled embedding and size ids, where the UNet takes them."""
+    def __call__(self, x: Tensor, timestep: Tensor, condition: Tensor, noise_level: Tensor, *others: Tensor) -> Tensor:
+        """others: what `fields` names after the first two."""
+        told = dict(zip(self.fields[2:], others, strict=True))
         more: dict[str, Any] = {"class_labels": noise_level} if self._takes_level else {}
-        if sizes:
-            pooled, ids = sizes
-            more["added_cond_kwargs"] = {"text_embeds": pooled.to(self.dtype), "time_ids": ids}
+        if POOLED in told:
+            more["added_cond_kwargs"] = {"text_embeds": told[POOLED].to(self.dtype), "time_ids": told[SIZES]}
+        if self.adapters is not None:
+            self.adapters.choose(told[NUMBERS], told[SCALES])
         x = x.to(self.dtype, memory_format=torch.channels_last)
         answer = self.unet(x, timestep, encoder_hidden_states=condition.to(self.dtype), **more).sample
         return answer.float().contiguous()

@@ -182,7 +182,7 @@ def make_plan(row: Row, stage: Stage, inputs: Inputs) -> Plan:
         start_scale=trajectory.start_scale,
         unguided=outside(trajectory.moves, *row.get("guidance_interval", (0.0, 1.0))) if follows else frozenset(),
         guidance_rescale=row.get("guidance_rescale", 0.0) if follows else 0.0,
-        fields=_row_fields(stage),
+        fields={**_row_fields(stage), **inputs.fields},
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -78,6 +78,7 @@ class Inputs:
     conditions: what the model takes for each prompt or label, by `condition_keys`: the field CONDITION, or several
     image, given: [C, H, W] in [-1, 1]; mask: bool [1, H, W], True = paint; low_res: [C, h, w] in [-1, 1], any size
     beside: what an inpainting model sees beside the state, mask and latents of the picture without its masked part
+    fields: what the model is told of the row whatever it is asked, beside what its stage says of it
     A stage of latents takes latents of `image` and a mask of their size: see `latent_inputs`.
     """
 
@@ -87,3 +88,4 @@ class Inputs:
     given: Tensor | None = None
     low_res: Tensor | None = None
     beside: Tensor | None = None
+    fields: Fields = field(default_factory=dict)
