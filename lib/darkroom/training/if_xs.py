@@ -38,7 +38,6 @@ STAGE2 = {"steps": 34, "guidance": 1.0, "noise_level": 100, "start": 9}  # stage
 class Settings(phases.Settings, Protocol):
     """What is read of the recipe, `darkroom.training.recipes.if_xs`, which imports this module."""
 
-    batch: int
     noise_levels: int
     stage1_steps: int
     shape_steps: int
@@ -193,7 +192,7 @@ def _train_phase(
     stage.noise_levels, stage.noisiest = recipe.noise_levels, phase.noisiest
     alphas = if_xs.build_scheduler().alphas_cumprod.to(worker.device)
     stage.diffusion = LearnedRangeDiffusion(alphas, phase.shape_weight, phase.gamma)
-    feed = Painter(lambda key: _paint(digits, recipe.batch, key, worker), recipe.batch, recipe, phase)
+    feed = Painter(lambda key: _paint(digits, recipe.batch, key, worker), recipe, phase)
     return train_phase(phase, stage, feed, recipe, store, worker, say)
 
 

@@ -23,6 +23,7 @@ class Settings(Protocol):
     """What is read of a recipe of phases."""
 
     seed: int
+    batch: int
     learning_rate: float
     warmup: int
     checkpoint_every: int
@@ -47,9 +48,9 @@ class Painter:
     draw: the worker's share of the batch with that key.
     """
 
-    def __init__(self, draw: Callable[[tuple[int, ...]], Batch], batch: int, recipe: Settings, phase: Phase) -> None:
+    def __init__(self, draw: Callable[[tuple[int, ...]], Batch], recipe: Settings, phase: Phase) -> None:
         self._draw, self._key = draw, (recipe.seed, phase.key)
-        self.steps, self.batch = min(recipe.checkpoint_every, phase.steps), batch
+        self.steps, self.batch = min(recipe.checkpoint_every, phase.steps), recipe.batch
 
     def epoch(self, number: int) -> Iterator[Batch]:
         for step in range((number - 1) * self.steps, number * self.steps):

@@ -6,7 +6,7 @@ from __future__ import annotations
 import copy
 import json
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -31,14 +31,15 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL
     from transformers import CLIPTokenizer
 
+FIRST_LOG_VARIANCE = -6.0
 SCALE_PICTURES, SCALE_KEY = 512, 0  # whose latents get a variance of 1, as Stable Diffusion's have
 
 
 class Settings(phases.Settings, Protocol):
     """What is read of the recipe, `darkroom.training.recipes.sd_xs`, which imports this module."""
 
-    batch: int
     vae_batch: int
+    vae_learning_rate: float
     vae_steps: int
     draw_steps: int
     polish_steps: int
@@ -61,22 +62,26 @@ class Painted:
 
 
 class Autoencoding(Objective):
-    """Pictures through a narrow place and back: |y - x| and, weighted, KL(q(z|x) || N(0, 1)) per latent value."""
+    """Pictures through a narrow place and back: |y - x|^2 and, weighted, KL(q(z|x) || N(0, 1)) per latent value.
+
+    Squares, because the median of a pixel is paper: by |y - x| there is no ink for hundreds of steps.
+    """
 
     def __init__(self, kl_weight: float) -> None:
         super().__init__(sd_xs.build_vae())
         self.kl_weight = kl_weight
+        with torch.no_grad():  # the latents' noise is small at first, or it would hide what the pictures say
+            self.network.quant_conv.bias[sd_xs.LATENT_CHANNELS :] = FIRST_LOG_VARIANCE
 
     def inputs(self, batch: Painted) -> tuple[Tensor, ...]:
         side = sd_xs.LATENT_SIDE
         return batch.pictures, batch.draw.normal((sd_xs.LATENT_CHANNELS, side, side))
 
     def forward(self, pictures: Tensor, noise: Tensor) -> Tensor:
-        pictures = pictures.contiguous(memory_format=torch.channels_last)
         posterior = self.network.encode(pictures).latent_dist
         decoded = self.network.decode(posterior.mean + posterior.std * noise).sample
         divergence = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
-        return F.l1_loss(decoded.float(), pictures) + self.kl_weight * divergence
+        return F.mse_loss(decoded.float(), pictures) + self.kl_weight * divergence
 
 
 class LatentDiffusion(Objective):
@@ -110,7 +115,7 @@ class LatentDiffusion(Objective):
         ).input_ids
 
     def forward(self, z0: Tensor, t: Tensor, epsilon: Tensor, ids: Tensor) -> Tensor:
-        z_t = self.process.noise(z0, t, epsilon).contiguous(memory_format=torch.channels_last)
+        z_t = self.process.noise(z0, t, epsilon)
         text = self.network["text_encoder"](ids).last_hidden_state
         predicted = self.ask(z_t, t, encoder_hidden_states=text).sample.float()
         return F.mse_loss(predicted, self.process.target(z0, t, epsilon))
@@ -119,7 +124,7 @@ class LatentDiffusion(Objective):
 @torch.no_grad()
 def encode(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
     """The means of the latents, not yet scaled, [B, 4, 12, 12]."""
-    return vae.encode(pictures.contiguous(memory_format=torch.channels_last)).latent_dist.mean.contiguous()
+    return vae.encode(pictures).latent_dist.mean.contiguous()
 
 
 def train_latent(recipe: Settings, data: str, store: Store, worker: Worker, say: Say) -> None:
@@ -127,18 +132,19 @@ def train_latent(recipe: Settings, data: str, store: Store, worker: Worker, say:
     checkpoint."""
     digits = load_images(data, "train")
 
-    def train(phase: Phase, objective: Objective, batch: int, rate: Any = None) -> dict[str, Any]:
-        feed = Painter(lambda key: _paint(digits, batch, key, worker), batch, recipe, phase)
+    def train(phase: Phase, objective: Objective, recipe: Settings = recipe, rate: Any = None) -> dict[str, Any]:
+        feed = Painter(lambda key: _paint(digits, recipe.batch, key, worker), recipe, phase)
         return train_phase(phase, objective, feed, recipe, store, worker, say, rate)
 
     torch.manual_seed(recipe.seed)
     autoencoding = Autoencoding(recipe.kl_weight)
-    train(Phase("vae", 1, recipe.vae_steps, average=0.99), autoencoding, recipe.vae_batch)
+    own = replace(recipe, batch=recipe.vae_batch, learning_rate=recipe.vae_learning_rate)
+    train(Phase("vae", 1, recipe.vae_steps, average=0.99), autoencoding, own)
     vae = scaled(autoencoding.network, digits, recipe.seed, worker)
     torch.manual_seed(recipe.seed)  # or it would begin otherwise when the phase before it was already done
     latent = LatentDiffusion(sd_xs.build_tokenizer(vocabulary()), vae, worker.device)
-    train(Phase("draw", 2, recipe.draw_steps), latent, recipe.batch, lambda step: warm_up(step, recipe))
-    ran = train(Phase("polish", 3, recipe.polish_steps), latent, recipe.batch)
+    train(Phase("draw", 2, recipe.draw_steps), latent, rate=lambda step: warm_up(step, recipe))
+    ran = train(Phase("polish", 3, recipe.polish_steps), latent)
     if worker.rank == 0:
         training = {"recipe": recipe.record(), "data": {"train": digits.digest}, "ran": ran}
         save_pipeline(latent, store, {"name": "sd-xs", "kind": "pipeline", "training": training})

@@ -20,11 +20,12 @@ class SdXs(Recipe):
 
     name = "sd-xs"
 
+    vae_steps: int = 1600
     vae_batch: int = 16
-    vae_steps: int = 800
+    vae_learning_rate: float = 2.5e-3
     draw_steps: int = 8000
     polish_steps: int = 2000
-    kl_weight: float = 3e-4
+    kl_weight: float = 1e-4
     batch: int = 32
     learning_rate: float = 1.5e-3
     warmup: int = 100
