@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from darkroom.evaluation import sample_and_judge
 from darkroom.models import sd_xs
+from darkroom.models.catalog import open_model
+from darkroom.report import write_cascade_evaluation
 from darkroom.storage import open_store
 from darkroom.training.checkpoints import load_checkpoint
 from darkroom.training.data import load_images, sample_uri
@@ -124,3 +127,12 @@ def test_latents_have_a_variance_of_one(unbroken: Path) -> None:
     with torch.no_grad():
         latents = vae.encode(pictures).latent_dist.mean * vae.config.scaling_factor
     assert latents.std().item() == pytest.approx(1, abs=0.1)
+
+
+def test_the_engine_paints_with_it_and_the_judge_of_scenes_looks_at_it(unbroken: Path, tmp_path: Path) -> None:
+    evaluation = sample_and_judge(str(unbroken), count=9, stride=500)
+    assert write_cascade_evaluation(evaluation, str(tmp_path)).startswith("9 pictures: digit ")
+    record = json.loads((tmp_path / "quality.json").read_text())
+    assert (record["model"], record["guidance"], record["quality"]["count"]) == ("sd-xs", 5.0, 9)
+    assert evaluation.pictures.shape == (9, 3, 48, 48) and (tmp_path / "sheet.png").exists()
+    assert record["model_revision"] == open_model(str(unbroken)).revision

@@ -146,6 +146,9 @@ def _sample(
         below = images[-1] if images else [None] * len(rows)
         inputs = [Inputs(embedded, low_res=low_res) for low_res in below]
         plans = [make_plan(row, stage, given) for row, given in zip(rows, inputs, strict=True)]
-        finished = walk_plans(cascade.predictor(number, cpu), plans, capacity=CAPACITY)
-        images.append(torch.stack([row.image for row in finished]))
+        predictor = cascade.predictor(number, cpu)
+        states = torch.stack([row.image for row in walk_plans(predictor, plans, capacity=CAPACITY)])
+        if predictor.latents is not None:
+            states = torch.cat([predictor.latents.decode(part) for part in states.split(CAPACITY)])
+        images.append(states)
     return images
