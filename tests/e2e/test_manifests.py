@@ -17,10 +17,12 @@ import torch
 from darkroom.batch.generate import Options, run
 from darkroom.batch.load_inputs import LoadOptions, load_unit
 from darkroom.batch.row_state import Unit
+from darkroom.batch.sample import sample
 from darkroom.batch.sampler_worker import SamplerWorker
 from darkroom.manifest import Manifest, Task, open_manifest
 from darkroom.models.cascade import Cascade
 from darkroom.models.catalog import EMBEDDED, abilities, open_model
+from darkroom.models.digit_scorer import DigitScorer
 from darkroom.models.embeddings import EmbeddingStore
 from darkroom.report.page import write_report
 from darkroom.runs.audit import audit
@@ -75,6 +77,19 @@ def test_its_first_rows_are_made(path: Path, tmp_path: Path, model_for: Callable
         assert one.failure is None
         assert one.picture.shape == (channels, size, size)
         assert one.picture.dtype == np.uint8 and one.picture.std() > 6, "a picture, not one colour"
+
+
+def test_every_solver_draws_the_digit() -> None:
+    """As the judge of painted digits reads it."""
+    tasks = open_manifest(str(FOLDER / "solvers.yaml"), abilities(open_model("if-xs"))).tasks()
+    rows = [row for row in (task.canonical() for task in tasks) if row["steps"] in (10, 20)]
+    assert len(rows) == 8 * 2
+    pictures = sample("if-xs", rows)
+    images = torch.stack(
+        [torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 127.5 - 1 for picture in pictures]
+    )
+    scores = DigitScorer(torch.device("cpu"))(images, [rows[0]["prompt"]])[:, 0].exp()
+    assert scores.min() > 0.8, dict(zip([(row["sampler"], row["steps"]) for row in rows], scores.tolist(), strict=True))
 
 
 def _of_every_task(manifest: Manifest) -> Iterator[Task]:

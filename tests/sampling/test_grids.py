@@ -106,3 +106,11 @@ def test_plms_goes_twice_through_the_first_interval_wherever_it_starts():
 def test_more_steps_than_there_is_room_for(process, asked, message):
     with pytest.raises(ValueError, match=message):
         process.find_grid(*asked)
+
+
+def test_karras_levels_begin_at_edms_sigma_at_most():
+    """The cosine schedule's last timestep has 20,000, Stable Diffusion's 14.6."""
+    for process, most in ((Diffusion.cosine(), 80.0), (LATENT, 14.6146)):
+        for sampler in ("euler", "unipc"):
+            first = process.find_grid(sampler, 10, "linspace", karras=True).places[0]
+            assert first.noise / first.signal == pytest.approx(most, rel=1e-4)

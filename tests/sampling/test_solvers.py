@@ -246,3 +246,24 @@ def test_a_table_has_all_that_lines_say():
     assert table.shape == (len(TIMES), WIDTH)
     for row, line in zip(table, process.lines(moves, "unipc"), strict=True):
         assert all(row[column].item() == pytest.approx(line.get(column, 0.0), rel=1e-6) for column in range(WIDTH))
+
+
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "dpmpp_2m_sde", "unipc"])
+def test_nothing_is_extrapolated_over_a_step_many_times_smaller(sampler):
+    """800, 799, 600: the change over one timestep, two hundred times over, would be its error."""
+    uneven = [largest(line) for line in latent().lines(diffusion_moves((900, 800, 799, 600, 500, 400)), sampler)]
+    assert max(uneven) == pytest.approx(1.0)
+
+
+def test_plms_is_of_first_order_where_there_is_hardly_any_picture():
+    """The cosine schedule's last timestep has 5e-5 of it: with the next one's noise it would become a thousandfold."""
+    process = Diffusion.cosine()
+    moves = diffusion_moves((999, 950, 900, 850), twice=True)
+    lines = process.lines(moves, "pndm")
+    assert max(map(largest, lines[:-1])) < 1.1 and largest(lines[-1]) < 11
+    again = {term: value for term, value in lines[1].items() if Column.STATE <= term <= Column.NOISE}
+    assert again == {Column.STATE: 1.0}
+
+
+def largest(line: Line) -> float:
+    return max(abs(value) for term, value in line.items() if term >= Column.STATE)

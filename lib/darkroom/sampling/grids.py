@@ -19,7 +19,7 @@ SPACINGS = ("leading", "linspace", "trailing")
 EULERS = ("euler", "euler_ancestral")
 MULTISTEP = ("dpmpp_2m", "dpmpp_2m_sde", "unipc")
 KARRAS = (*EULERS, *MULTISTEP)
-RHO = 7.0  # EDM, arXiv 2206.00364, equation 5
+RHO, MOST_SIGMA = 7.0, 80.0  # EDM, arXiv 2206.00364, equation 5 and table 1
 
 
 @dataclass(frozen=True)
@@ -93,11 +93,12 @@ def grid_times(
 def _karras(alphas_cumprod: np.ndarray, sampler: str, times: Sequence[float]) -> list[Level]:
     """Euler's go from the first to the last of its times, the others from the model's noisiest to its cleanest.
 
-    Their times are found from log sigma, and rounded where the solver tells the model whole ones.
+    Their times are found from log sigma, and rounded where the solver tells the model whole ones. Not from more than
+    EDM's sigma: the cosine schedule's last has 20,000, and most of a walk would pass where there is no picture yet.
     """
     sigmas = np.sqrt((1 - alphas_cumprod) / alphas_cumprod)
     ends = np.interp([times[-1], times[0]], np.arange(len(sigmas)), sigmas) if sampler in EULERS else sigmas[[0, -1]]
-    low, high = ends ** (1 / RHO)
+    low, high = ends.clip(max=MOST_SIGMA) ** (1 / RHO)
     found = (high + np.linspace(0, 1, len(times)) * (low - high)) ** RHO
     told = np.interp(np.log(found), np.log(sigmas), np.arange(len(sigmas)))
     told = told if sampler in EULERS else told.round()

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from darkroom.sampling.levels import Level
 from darkroom.sampling.solvers import Column, Leg, Line, kept
 
+UNEVEN = 16  # steps of the one before; diffusers' grids have 5 at most
 STEEP = 8  # times as much of the picture; Stable Diffusion's ten steps have 2.2 at most
 X, M1, M2, M3, M, Z = (
     Column.STATE, Column.MEMORY_1, Column.MEMORY_2, Column.MEMORY_3, Column.ESTIMATE, Column.NOISE,
@@ -39,10 +40,7 @@ def dpmpp_2m_sde(legs: Sequence[Leg], left: int) -> Line:
 
 def _two_estimates(legs: Sequence[Leg], decay: float, gain: float) -> Line:
     """decay x + gain [m + (m - m1) / 2r], r being the step before as a share of this one."""
-    at, to, _ = legs[-1]
-    past = 0.0
-    if len(legs) > 1 and to.noise > 0:
-        past = _step(at, to) / _step(legs[-2].at, at) / 2
+    past = _past(legs) if legs[-1].to.noise > 0 else 0.0
     return _line({X: decay, M: gain * (1 + past), M1: -gain * past}, {M: 1.0})
 
 
@@ -56,8 +54,7 @@ def unipc(legs: Sequence[Leg], left: int) -> Line:
     corrected = _corrected(legs)
     h = _step(at, to)
     gain = -to.signal * math.expm1(-h)
-    order = min(2, len(legs), left + 1)
-    past = h / _step(legs[-2].at, at) / 2 if order == 2 else 0.0
+    past = _past(legs) if left else 0.0
     line = _scaled(corrected, to.noise / at.noise)
     line = _plus(line, {M: gain * (1 + past), M2: -gain * past})
     return _line(line, corrected, {M: 1.0}, {M2: 1.0} if len(legs) > 1 else None)
@@ -71,7 +68,7 @@ def _corrected(legs: Sequence[Leg]) -> Line:
     h = _step(before, at)
     gain = -at.signal * math.expm1(-h)
     first = math.expm1(-h) / -h - 1
-    if len(legs) == 2:
+    if not _past(legs[:-1]):
         last, older = 0.5, 0.0
     else:
         q = -_step(legs[-3].at, before) / h
@@ -126,6 +123,18 @@ def _moved(state: Line, noise: Line, at: Level, to: Level) -> Line:
     """The state with this noise in it, at another level: DDIM's step."""
     scale = to.signal / at.signal
     return _plus(_scaled(state, scale), _scaled(noise, to.noise - scale * at.noise))
+
+
+def _past(legs: Sequence[Leg]) -> float:
+    """Half the present step by the one before, what the change since then counts; 0 where there is nothing to go by.
+
+    Nor is there where a step is many times the one before, as in the schedules that go down by one timestep and then by
+    two hundred: the change over the little step, so many times over, would be mostly its error.
+    """
+    if len(legs) < 2:
+        return 0.0
+    ratio = _step(*legs[-1][:2]) / _step(legs[-2].at, legs[-1].at)
+    return ratio / 2 if ratio < UNEVEN else 0.0
 
 
 def _step(at: Level, to: Level) -> float:
