@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from darkroom.batch.row_state import Failure, RowState
+from darkroom.batch.row_state import Failure, RowState, StageRecord
 from darkroom.batch.write_results import Receipt, WriteOptions, to_pixels, write_unit
 from darkroom.runs import Ledger, Shard
 from darkroom.storage import image_key, open_store
@@ -42,6 +42,14 @@ def written(rows: list[RowState], options: WriteOptions) -> Receipt:
     assert writer.log.rows == Ledger(writer.store).read().rows, "staged, it does not count yet"
     writer.commit([Shard.from_json(receipt.shard)])
     return receipt
+
+
+def test_guidance_is_what_was_used(store_uri: str) -> None:
+    """Of an upscaled row that of the upper stage, which the row need not name."""
+    upper = StageRecord(2, 10, 1.0, 250, "float32", 8)
+    states = [dataclasses.replace(made(name), row=ROW | {"task": name}, stages=[upper]) for name in ("upscale", "edit")]
+    written(states, options_for(store_uri))
+    assert {name: row["guidance"] for name, row in results(store_uri).items()} == {"upscale": 1, "edit": 7}
 
 
 def test_a_unit_is_pictures_rows_and_one_shard(store_uri: str) -> None:

@@ -48,7 +48,7 @@ BAD: list[dict[str, Any]] = [
     {**EDIT, "id": "corrupt", "image": "in/torn.png"},
     {**PAINT, "id": "mask-size", "mask": "in/small.png"},
     {**EDIT, "id": "twin-of-missing", "image": "in/none.png"},
-    {**EDIT, "id": "outside", "image": "/etc/passwd"},
+    {**EDIT, "id": "outside", "image": "in/outside.png"},
     {**EDIT, "id": "device", "image": "in/device.png"},
     {**PAINT, "id": "blank", "mask": "in/blank.png"},
 ]
@@ -77,6 +77,7 @@ def job_in(folder: Path, out: str, model: str) -> Job:
         job.put(f"{name}.png", data)
     Image.new("L", (16, 16)).save(folder / "in/blank.png")
     (folder / "in/device.png").symlink_to("/dev/zero")
+    (folder / "in/outside.png").symlink_to("/etc/passwd")
     return job
 
 
@@ -107,6 +108,8 @@ def test_a_mixed_manifest(tmp_path: Path, store_uri: str, toy_model: str, shared
     assert "lies outside" in found["device"]["error"] and "selects nothing" in found["blank"]["error"]
     assert found["twin"]["sha256"] == found["large"]["sha256"] and found["twin"]["evaluations"] == 0
     assert (found["large"]["width"], found["upscale"]["width"], found["text"]["width"]) == (16, 16, 8)
+    used = [stage["guidance"] for stage in json.loads(found["upscale"]["stages"])]
+    assert used == [found["upscale"]["guidance"]] and found["large"]["guidance"] == 7
     assert (found["large"]["evaluations"], found["upscale"]["evaluations"], found["hybrid"]["evaluations"]) == (
         12,
         8,

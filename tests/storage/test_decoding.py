@@ -138,6 +138,57 @@ def test_gamma_is_followed() -> None:
     assert {max(colour) for colour in found} == wanted
 
 
+P3 = (31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000)
+# Linear Display P3 to linear sRGB (CSS Color 4, sample code).
+P3_TO_SRGB = [[1.22494018, -0.22494018, 0], [-0.04205695, 1.04205695, 0], [-0.01963755, -0.07863605, 1.0982736]]
+
+
+def curve(level: float) -> float:
+    return level / 12.92 if level <= 0.04045 else ((level + 0.055) / 1.055) ** 2.4
+
+
+def beside(data: bytes, *chunks: bytes) -> bytes:
+    return b"".join([data[:33], *chunks, data[33:]])
+
+
+@pytest.mark.parametrize("kind", ["cICP", "cHRM", "both"])
+def test_primaries_are_followed(kind: str) -> None:
+    """Of Display P3, by either chunk; cICP has the last word."""
+    array = np.array([[(200, 120, 90), (255, 255, 255), (90, 90, 90), (0, 0, 0), (60, 200, 100)]], np.uint8)
+    cicp, chrm = chunk(b"cICP", bytes([12, 13, 0, 1])), chunk(b"cHRM", struct.pack(">8I", *P3))
+    chunks = {"cICP": [cicp], "cHRM": [chrm], "both": [cicp, chunk(b"gAMA", struct.pack(">I", 100_000))]}[kind]
+    light = np.vectorize(curve)(array / 255) @ np.array(P3_TO_SRGB).T
+    wanted = np.array([1.055 * max(level, 0) ** (1 / 2.4) - 0.055 for level in light.ravel()]).clip(0, 1) * 255
+    found = decode(beside(encode_png(array), *chunks), "x").astype(float)
+    assert np.abs(found.ravel() - wanted).max() < 1
+    assert found[0, 1:4, 0].tolist() == [255, 90, 0], "what is grey stays so"
+
+
+def test_primaries_of_srgb_change_nothing() -> None:
+    array = RANDOM.integers(0, 256, (16, 16, 3), np.uint8)
+    usual = struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
+    for chunks in ([chunk(b"cHRM", usual)], [chunk(b"cICP", bytes([1, 13, 0, 1]))], [chunk(b"cHRM", bytes(32))]):
+        assert np.array_equal(decode(beside(encode_png(array), *chunks), "x"), array)
+    grey = beside(saved(Image.fromarray(array[:, :, 0]), "PNG"), chunk(b"cHRM", struct.pack(">8I", *P3)))
+    assert np.array_equal(decode(grey, "x", "L")[:, :, 0], array[:, :, 0])
+
+
+@pytest.mark.parametrize(
+    ("numbers", "says"),
+    [
+        ((9, 16, 0, 1), "x.png: it has the brightness of PQ (cICP); save it with the colours of sRGB"),
+        ((9, 18, 0, 1), "x.png: it has the brightness of HLG (cICP); save it with the colours of sRGB"),
+        ((2, 13, 0, 1), "x.png: its colours are of a kind that is not known (cICP 2, 13, 0, 1); save it with"),
+        ((1, 13, 0, 0), "x.png: its colours are of a kind that is not known (cICP 1, 13, 0, 0); save it with"),
+    ],
+)
+def test_colours_that_no_eight_bits_hold_are_said(numbers: tuple[int, ...], says: str) -> None:
+    data = beside(encode_png(np.zeros((4, 4, 3), np.uint8)), chunk(b"cICP", bytes(numbers)))
+    with pytest.raises(PictureError) as caught:
+        decode(data, "x.png")
+    assert str(caught.value).startswith(says)
+
+
 def test_what_is_srgb_stays_as_it_is_to_the_bit() -> None:
     array = RANDOM.integers(0, 256, (32, 32, 3), np.uint8)
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
-from darkroom.storage import NotAFile, NotFound, Refused, TooLarge, join, read_uri, spelt_otherwise
+from darkroom.phases import plural
+from darkroom.storage import NotAFile, NotFound, Refused, TooLarge, join, open_store, read_uri, spelt_otherwise
 from darkroom.storage.paths import local_path
 
 ANYWHERE = ("/", "s3://")  # for rows of whoever may read all that this process may
 SMALL_BYTES = 16 * 2**20  # of a file that is read beside others
+LISTED = 5  # folders
 LARGEST_BYTES = 256 * 2**20  # of any; those that are not small are read one by one
 
 _LARGE = threading.Lock()  # of this process
@@ -31,12 +35,38 @@ def check_place(uri: str, path: str, roots: tuple[str, ...]) -> None:
     """
     if uri.startswith("s3://") and {".", ".."} & set(uri.split("/")):  # which some servers follow
         raise ValueError(f"{path} names no object: a key has no parts '.' and '..'")
-    place = uri if uri.startswith("s3://") else os.path.realpath(local_path(uri))
+    place = _place(uri)
     if not any(_is_within(place, root) for root in roots):
         raise ValueError(
             f"{path} lies outside of the manifest's folder and bucket; to take pictures from there too, say "
             f"--inputs-root {place.rpartition('/')[0] or '/'}"
         )
+
+
+def far_folders(line: bytes, row: dict[str, Any]) -> Iterator[str]:
+    """The folders, as they are written, of a row's pictures whose paths may lead out of the manifest's own: those that
+    are absolute, name a bucket, or climb. line: the row as JSON, which says of most rows that they name none."""
+    if b': "/' in line or b"://" in line or b".." in line:
+        yield from (_folder(path) for path in _pictures(row) if path.startswith("/") or "://" in path or ".." in path)
+
+
+def refuse_far(folders: Mapping[str, int], base: str, roots: tuple[str, ...]) -> None:
+    """ValueError, in one sentence, where pictures lie in folders that they may not be taken from. folders: with how
+    many pictures each has. A link within an allowed folder is followed only once its picture is read."""
+    outside = Counter[str]()
+    for folder, count in folders.items():
+        place = _place(join(base, f"{folder}/x")).rpartition("/")[0]
+        if not any(_is_within(f"{place}/x", root) for root in roots):
+            outside[place or "/"] += count
+    if not outside:
+        return
+    shown = [f"{count:,} in {place}" for place, count in outside.most_common(LISTED)]
+    more = f" and {plural(len(outside) - LISTED, 'more place')}" if len(outside) > LISTED else ""
+    advice = " ".join(f"--inputs-root {place}" for place, _ in outside.most_common(LISTED))
+    raise ValueError(
+        f"{plural(outside.total(), 'picture lies', 'pictures lie')} outside of the manifest's folder and bucket: "
+        f"{', '.join(shown)}{more}; to take pictures from there too, say {advice}"
+    )
 
 
 @contextmanager
@@ -68,8 +98,27 @@ def _read(uri: str, path: str, limit: int) -> bytes:
         raise ValueError(f"there is no file {uri}{spelt_otherwise(uri)}") from None
 
 
+def _place(uri: str) -> str:
+    """Where a uri leads, links followed."""
+    return uri if uri.startswith("s3://") else os.path.realpath(local_path(uri))
+
+
+def _folder(path: str) -> str:
+    return path.rpartition("/")[0] or ("/" if path.startswith("/") else ".")
+
+
+def _pictures(value: dict[str, Any]) -> Iterator[str]:
+    """Of a row and of its parts."""
+    for key, item in value.items():
+        if key in ("image", "mask") and isinstance(item, str):
+            yield item
+        for part in item if isinstance(item, list) else [item]:
+            if isinstance(part, dict):
+                yield from _pictures(part)
+
+
 def _absolute(root: str) -> str:
-    return root if root.startswith("s3://") else local_path(root)
+    return root if root in ANYWHERE else open_store(root).root
 
 
 def _is_within(place: str, root: str) -> bool:

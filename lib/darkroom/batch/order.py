@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from darkroom import __version__
 from darkroom.batch import options as option
 from darkroom.batch import pipeline, placement, prompts, stages
-from darkroom.batch.input_files import input_roots
+from darkroom.batch.input_files import input_roots, refuse_far
 from darkroom.batch.load_inputs import LoadOptions
 from darkroom.batch.options import Options, unit_size
 from darkroom.batch.pipeline import Listener
@@ -62,7 +62,7 @@ class Order:
         option.parse_rerun(options.rerun)
         option.parse_max_failed(options.max_failed_rows, 0)
         order = cls(options, model, open_store(options.out))
-        assert order.rows.manifest.rows and order.input_roots
+        refuse_far(order.rows.far, order.manifest.base, order.input_roots)
         assert order.asked is None or order.asked.ids
         return order
 

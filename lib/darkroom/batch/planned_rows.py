@@ -13,7 +13,7 @@ import json
 import pickle
 import tempfile
 import zlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import numpy as np
 
 import darkroom
+from darkroom.batch.input_files import far_folders
 from darkroom.manifest import Abilities, Manifest, Task, row_key
 from darkroom.manifest.checks import Reading
 from darkroom.manifest.sources import find_parts
@@ -204,17 +205,19 @@ class PlannedRows:
 
 @dataclass(frozen=True)
 class PlanRows:
-    """From the tasks of a chunk to its planned rows, packed; it can be sent to another process."""
+    """From the tasks of a chunk to its planned rows, packed, and how many pictures they name in which folder elsewhere;
+    it can be sent to another process."""
 
     maker: Maker
 
-    def __call__(self, tasks: list[Task]) -> bytes:
+    def __call__(self, tasks: list[Task]) -> tuple[bytes, Counter[str]]:
         rows = [task.canonical() for task in tasks]
         keys = [self.maker.key(task, row) for task, row in zip(tasks, rows, strict=True)]
         ids = [task.id or key for task, key in zip(tasks, keys, strict=True)]
         parts = zip(ids, keys, rows, strict=True)
         lines = [_to_json({"id": row_id, "key": key, "row": row}).encode() for row_id, key, row in parts]
-        return PlannedRows(hashes(ids), hashes(keys), lines, Ways.of(rows, self.maker)).pack()
+        far = Counter(folder for line, row in zip(lines, rows, strict=True) for folder in far_folders(line, row))
+        return PlannedRows(hashes(ids), hashes(keys), lines, Ways.of(rows, self.maker)).pack(), far
 
 
 class _Numbers(Generic[T]):
@@ -273,13 +276,16 @@ def read_lines(store: Store, folder: str) -> Iterator[dict[str, Any]]:
 
 class ReadRows:
     """Iterating gives planned rows, in chunks, as often as it is asked for. They wait packed: in memory, or in a
-    temporary file where they are many, about 80 bytes each; or in the run, where it was planned from them before."""
+    temporary file where they are many, about 80 bytes each; or in the run, where it was planned from them before.
+
+    far: how many pictures they name by paths that may lead elsewhere, by folder, see `far_folders`."""
 
     manifest: Manifest
 
     def __init__(self, uri: str, abilities: Abilities, maker: Maker, store: Store | None = None) -> None:
         """ManifestError with all problems of all rows, StorageError. store: of a run that may have them already."""
         self._store, self._abilities, self._maker = store, abilities, maker
+        self.far: Counter[str] = Counter()
         self._plan = self._planned_before(uri)
         if self._plan is None:
             self._read(uri)
@@ -288,7 +294,7 @@ class ReadRows:
     def mark(self) -> dict[str, Any]:
         """What a run that is planned from these rows, all of them, has to remember: see `_planned_before`."""
         manifest = self.manifest
-        about = {"rows": manifest.rows, "by_task": manifest.by_task}
+        about = {"rows": manifest.rows, "by_task": manifest.by_task, "far": dict(self.far)}
         return about | {"from": _fingerprint(manifest.digest, self._abilities, self._maker)}
 
     def __iter__(self) -> Iterator[PlannedRows]:
@@ -306,7 +312,8 @@ class ReadRows:
         # It lives as long as this object.
         self._file = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115
         self._lengths: list[int] = []
-        for packed in reading:
+        for packed, far in reading:
+            self.far += far
             self._file.write(packed)
             self._lengths.append(len(packed))
         self.manifest = reading.manifest
@@ -325,7 +332,7 @@ class ReadRows:
             return None
         if mark["from"] != _fingerprint(digest, self._abilities, self._maker):
             return None
-        able = self._abilities
+        able, self.far = self._abilities, Counter(mark.get("far"))
         self.manifest = Manifest(uri, source.base, digest, mark["rows"], mark["by_task"], able.sizes)
         return run["plan"]
 

@@ -104,7 +104,7 @@ def result_row(state: RowState, options: WriteOptions) -> dict[str, Any]:
         "negative_prompt": row.get("negative_prompt", ""),
         "seed": row["seed"],
         "steps": state.steps,
-        "guidance": float(row.get("guidance", 1)),
+        "guidance": _guidance(state),
         "sampler": row.get("sampler") or options.default_sampler,
         "start_timestep": state.start_timestep,
         "parameters": json.dumps(row, sort_keys=True, ensure_ascii=False),
@@ -122,6 +122,13 @@ def result_row(state: RowState, options: WriteOptions) -> dict[str, Any]:
         "concealment": state.scores.get("concealment"),
         "created_at": datetime.now(UTC),
     }
+
+
+def _guidance(state: RowState) -> float:
+    """That of the first stage it went through: upper stages have one of their own."""
+    if state.row["task"] == "upscale" and state.stages:
+        return state.stages[0].guidance
+    return float(state.row.get("guidance", 1))
 
 
 def to_pixels(picture: np.ndarray) -> np.ndarray:

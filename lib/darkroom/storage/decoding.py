@@ -89,7 +89,7 @@ def in_a_decoder(function: Callable[..., T], *given: Any) -> T:
 @dataclass(eq=False)
 class Unpacked:
     """A picture as its file has it, upright. shape: (height, width) of the file, also where less was unpacked;
-    profile, gamma: what its colours mean; id_step: between neighbouring class ids, where they are grey levels."""
+    profile, gamma, primaries: what its colours mean; id_step: between neighbouring class ids, where they are grey levels."""
 
     where: str
     image: Image.Image
@@ -97,6 +97,7 @@ class Unpacked:
     profile: bytes | None
     gamma: float | None
     id_step: int = 1
+    primaries: png_files.Primaries | None = None
 
     def converted(self, mode: Mode, box: tuple[int, int, int, int] | None = None) -> Image.Image:
         """A part (left, top, right, bottom) of it, or all, in sRGB; alpha is laid on white. Of 16-bit grey the upper
@@ -106,7 +107,7 @@ class Unpacked:
                 f"{self.where}: the image has 32-bit pixels, which have no agreed white; save it with 8 or 16 bits"
             )
         left, top, right, bottom = box or (0, 0, *self.image.size)
-        correct = correction(self.image.mode, self.profile, self.gamma)
+        correct = correction(self.image.mode, self.profile, self.gamma, self.primaries)
         shift = _unused_bits(self.image)
         result = Image.new(mode, (right - left, bottom - top))
         rows = max(1, BAND_PIXELS // (right - left))
@@ -184,6 +185,8 @@ def _in_our_words(data: bytes, where: str) -> Iterator[None]:
         raise
     except png_files.Damaged as error:
         raise PictureError(f"{where}: the image is cut short or damaged: {error}") from error
+    except png_files.Unmeant as error:
+        raise PictureError(f"{where}: {error}") from error
     except _DAMAGED as error:
         raise PictureError(f"{where}: the image is cut short or damaged") from error
 
@@ -246,6 +249,7 @@ def _upright(where: str, image: Image.Image, size: tuple[int, int], png: png_fil
     """size: (width, height) of the file as it lies."""
     width, height = size
     shape = (width, height) if image.getexif().get(ORIENTATION) in TURNED else (height, width)
-    profile = png.profile if png else image.info.get("icc_profile")
     ImageOps.exif_transpose(image, in_place=True)
-    return Unpacked(where, image, shape, profile, png.gamma if png else None, png.id_step if png else 1)
+    if png is None:
+        return Unpacked(where, image, shape, image.info.get("icc_profile"), None)
+    return Unpacked(where, image, shape, png.profile, png.gamma, png.id_step, png.primaries)

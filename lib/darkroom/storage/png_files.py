@@ -17,20 +17,39 @@ _MOST_TEXT, _MOST_PROFILE, _PIECE = 2**16, 16 * 2**20, 2**20  # bytes
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 
 
+_COLOURS = (b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM")
+Primaries = tuple[float, ...]
+SRGB: Primaries = (0.3127, 0.3290, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
+# By their numbers in ITU-T H.273: BT.709, which is sRGB's, BT.2020 and Display P3. Curves of video are shown by 2.4.
+_PRIMARIES: dict[int, Primaries] = {
+    1: SRGB,
+    9: (0.3127, 0.3290, 0.708, 0.292, 0.170, 0.797, 0.131, 0.046),
+    12: (0.3127, 0.3290, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060),
+}
+_CURVES = {13: None, 4: 1 / 2.2, 5: 1 / 2.8, 8: 1.0, **dict.fromkeys((1, 6, 14, 15), 1 / 2.4)}
+_BRIGHTER = {16: "PQ", 18: "HLG"}
+
+
 class Damaged(ValueError):
     """The file is no whole PNG."""
 
 
+class Unmeant(ValueError):
+    """The file is whole, and its colours are none that are read."""
+
+
 @dataclass(frozen=True)
 class PngFile:
-    """size: (width, height); depth: bits a sample; profile: ICC; gamma: of gAMA, None where sRGB or a profile stands.
-    drawn: the file without whatever has no say in the picture."""
+    """size: (width, height); depth: bits a sample; profile: ICC; gamma: that made the samples of light, None for sRGB's
+    curve; primaries: chromaticities x, y of white, red, green and blue, None for sRGB's. Where several chunks speak of
+    colours, cICP comes before iCCP, that before sRGB, and last gAMA and cHRM (PNG, third edition, 4.3). drawn: the file without whatever has no say in the picture."""
 
     size: tuple[int, int]
     depth: int
     profile: bytes | None
     gamma: float | None
     drawn: bytes
+    primaries: Primaries | None = None
 
     @property
     def id_step(self) -> int:
@@ -53,9 +72,9 @@ def read_png(data: bytes) -> PngFile:
     found = {kind: body for kind, body, _ in reversed(chunks)}
     _check_pixels([body for kind, body, _ in chunks if kind == b"IDAT"], _length(size, depth, colours, interlaced))
     kept = [whole for kind, body, whole in chunks if kind in _DRAWN or _says_what_is_up(kind, body)]
-    profile = _profile(bytes(found[b"iCCP"])) if b"iCCP" in found else None
-    gamma = None if profile or b"sRGB" in found else _gamma(bytes(found.get(b"gAMA", b"")))
-    return PngFile(size, depth, profile, gamma, data if len(kept) == len(chunks) else b"".join([SIGNATURE, *kept]))
+    profile, gamma, primaries = _colours({kind: bytes(found[kind]) for kind in _COLOURS if kind in found})
+    drawn = data if len(kept) == len(chunks) else b"".join([SIGNATURE, *kept])
+    return PngFile(size, depth, profile, gamma, drawn, primaries)
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, memoryview]]:
@@ -126,6 +145,32 @@ def _inflated(packed: bytes, most: int) -> bytes:
         return zlib.decompressobj().decompress(packed, most)
     except zlib.error:
         return b""
+
+
+def _colours(found: dict[bytes, bytes]) -> tuple[bytes | None, float | None, Primaries | None]:
+    """profile, gamma, primaries. Unmeant where no eight bits of sRGB can be made of them."""
+    if cicp := found.get(b"cICP"):
+        return None, *_code_points(cicp)
+    if profile := _profile(found.get(b"iCCP", b"")):
+        return profile, None, None
+    if b"sRGB" in found:
+        return None, None, None
+    corners = found.get(b"cHRM", b"")
+    primaries = tuple(value / 100_000 for value in struct.unpack(">8I", corners)) if len(corners) == 32 else None
+    return None, _gamma(found.get(b"gAMA", b"")), primaries
+
+
+def _code_points(body: bytes) -> tuple[float | None, Primaries]:
+    """Of colour primaries, transfer function, matrix and range (ITU-T H.273, tables 2 and 3)."""
+    if len(body) != 4:
+        raise Damaged("its cICP is cut off")
+    primaries, transfer, matrix, full = body
+    if transfer in _BRIGHTER:
+        raise Unmeant(f"it has the brightness of {_BRIGHTER[transfer]} (cICP); save it with the colours of sRGB")
+    if primaries not in _PRIMARIES or transfer not in _CURVES or matrix or not full:
+        numbers = ", ".join(map(str, body))
+        raise Unmeant(f"its colours are of a kind that is not known (cICP {numbers}); save it with those of sRGB")
+    return _CURVES[transfer], _PRIMARIES[primaries]
 
 
 def _gamma(body: bytes) -> float | None:
