@@ -18,7 +18,7 @@ from types import FrameType
 
 import typer
 
-from darkroom import phases  # noqa: F401 (first: its clock begins here)
+from darkroom import phases  # first: its clock begins here
 
 DONE, FAILED, WRONG_INPUT, ENVIRONMENT = 0, 1, 2, 3
 STUCK_SECONDS = 20.0  # that an interrupted job may take to let go of what it holds
@@ -156,10 +156,10 @@ def quiet(verbose: bool) -> None:
 
 
 def _stop(message: str, code: int, verbose: bool) -> None:
+    message = phases.redacted(message)
     if verbose:
-        logging.exception(message)
-    else:
-        print(f"darkroom: {message}", file=sys.stderr)
+        print(phases.redacted(traceback.format_exc()), file=sys.stderr)
+    print(f"darkroom: {message}", file=sys.stderr)
     atexit.register(_keep, code)
     raise typer.Exit(code)
 

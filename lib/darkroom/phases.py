@@ -3,6 +3,8 @@ is what it took."""
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -10,6 +12,23 @@ from collections.abc import Callable
 BEGAN = time.monotonic()  # the console command imports this first
 
 Say = Callable[[str], None]
+
+_SECRETS = (
+    "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "RAY_AUTH_TOKEN",
+)  # fmt: skip
+_SHORTEST = 8  # letters of one: "secret" may stand in any sentence
+# A password may have any sign in it, but a name and a port are no password. registry://NAME@VERSION has none.
+_KEYS = re.compile(r"\b(?!registry:)([a-z][a-z0-9+.-]*://)(?:[^/\s\"']*@|[^/\s\"':@]*:(?!\d+(?:/|\b))[^\s\"']*@)")
+_SIGNED = re.compile(r"([?&](?:x-amz-\w[\w-]*|signature|sig|token|access_token|api_?key)=)[^&\s\"']+", re.IGNORECASE)
+
+
+def redacted(text: str) -> str:
+    """A text for people, without what nobody should read in it: keys before the host of its urls (http://key:secret@host
+    is http://host), signatures, and the secrets of this process' environment."""
+    for name in _SECRETS:
+        if len(value := os.environ.get(name, "")) >= _SHORTEST:
+            text = text.replace(value, "***")
+    return _SIGNED.sub(r"\1...", _KEYS.sub(r"\1", text))
 
 
 def plural(count: int, one: str, many: str = "") -> str:
@@ -29,5 +48,5 @@ def phase_of_ray(say: Say, address: str | None) -> None:
 
 def to_stderr(line: str) -> None:
     """A line for the user, whole even where two threads have something to say."""
-    sys.stderr.write(f"{line}\n")
+    sys.stderr.write(f"{redacted(line)}\n")
     sys.stderr.flush()

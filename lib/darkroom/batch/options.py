@@ -12,6 +12,7 @@ from pydantic import Field
 from darkroom.batch.row_state import KINDS
 from darkroom.batch.write_results import Images
 from darkroom.models import DTYPES, Mode
+from darkroom.phases import redacted
 
 if TYPE_CHECKING:
     from darkroom.models.catalog import Model
@@ -82,6 +83,19 @@ class Options:
     def workers_of(self, number: int) -> int | None:
         own = self.stage_workers[number - 1] if number <= len(self.stage_workers) else None
         return own or self.workers
+
+
+def refuse_secrets(options: Options) -> None:
+    """ValueError for an address with a key in it: run.json keeps what was asked for, and anybody may read that."""
+    named = {name: getattr(options, name) for name in ("manifest", "out", "model", "embeddings", "scorer", "address")}
+    named |= {"inputs_root": " ".join(options.inputs_root), "ids": options.ids}
+    for name, value in named.items():
+        if value and (shown := redacted(value)) != value:
+            option = name if name == "manifest" else f"--{name.replace('_', '-')}"
+            raise ValueError(
+                f"{option} {shown} had a key, a password or a signature in it: S3's keys are taken from "
+                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, the hub's from HF_TOKEN, a cluster's from its token file"
+            )
 
 
 def parse_capacity(text: str) -> Capacity:

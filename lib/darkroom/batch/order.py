@@ -57,6 +57,7 @@ class Order:
     @classmethod
     def open(cls, options: Options) -> Order:
         """Raises ManifestError, ModelError or another ValueError for whatever can be known before Ray starts."""
+        option.refuse_secrets(options)
         model = open_model(options.model, option.parse_adapters(options.adapter))
         option.stage_dtypes(model, options.dtype, on_gpu=False)
         option.parse_rerun(options.rerun)

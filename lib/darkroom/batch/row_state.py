@@ -17,6 +17,7 @@ import pyarrow as pa
 from safetensors.numpy import load, save
 
 from darkroom.models.errors import ModelError
+from darkroom.phases import redacted
 from darkroom.ray_cluster import ClusterError
 from darkroom.storage import StorageError, Store
 
@@ -69,7 +70,7 @@ class Failure:
         """In the error's own words where they are for people."""
         kind = next((kind for family, kind in _KINDS if isinstance(error, family)), "other")
         for_people = isinstance(error, (ValueError, ArithmeticError))
-        return cls(kind, str(error) if for_people else f"{type(error).__name__}: {error}")
+        return cls(kind, redacted(str(error) if for_people else f"{type(error).__name__}: {error}"))
 
 
 @dataclass(frozen=True)

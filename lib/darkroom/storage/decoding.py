@@ -89,7 +89,8 @@ def in_a_decoder(function: Callable[..., T], *given: Any) -> T:
 @dataclass(eq=False)
 class Unpacked:
     """A picture as its file has it, upright. shape: (height, width) of the file, also where less was unpacked;
-    profile, gamma, primaries: what its colours mean; id_step: between neighbouring class ids, where they are grey levels."""
+    profile, gamma, primaries: what its colours mean; id_step: between neighbouring class ids, where they are
+    grey levels."""
 
     where: str
     image: Image.Image

@@ -42,7 +42,8 @@ class Unmeant(ValueError):
 class PngFile:
     """size: (width, height); depth: bits a sample; profile: ICC; gamma: that made the samples of light, None for sRGB's
     curve; primaries: chromaticities x, y of white, red, green and blue, None for sRGB's. Where several chunks speak of
-    colours, cICP comes before iCCP, that before sRGB, and last gAMA and cHRM (PNG, third edition, 4.3). drawn: the file without whatever has no say in the picture."""
+    colours, cICP comes before iCCP, that before sRGB, and last gAMA and cHRM (PNG, third edition, 4.3).
+    drawn: the file without whatever has no say in the picture."""
 
     size: tuple[int, int]
     depth: int

@@ -12,9 +12,9 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
+from darkroom.phases import redacted
 from darkroom.storage.errors import StorageError
 from darkroom.storage.patience import Patience
-from darkroom.storage.s3_errors import without_keys
 
 PATIENCE, TIMEOUT, ADDRESSING = "DARKROOM_S3_PATIENCE", "DARKROOM_S3_TIMEOUT", "DARKROOM_S3_ADDRESSING"
 _ADDRESSING = "path", "virtual"
@@ -80,10 +80,10 @@ def _build(process: int, settings: tuple[tuple[str, str], ...]) -> Server:
     try:
         client = session.client("s3", config=config, endpoint_url=endpoint)
     except ValueError as error:  # an AWS_ENDPOINT_URL that is no URL
-        sentence = f"could not set up S3: {without_keys(str(error))}; check AWS_ENDPOINT_URL_S3 and AWS_REGION"
+        sentence = f"could not set up S3: {redacted(str(error))}; check AWS_ENDPOINT_URL_S3 and AWS_REGION"
         raise StorageError(sentence) from None  # whose urls are as they were given
     client.meta.events.register("before-call.s3.DeleteObjects", _add_md5)
-    where = without_keys(client.meta.endpoint_url)
+    where = redacted(client.meta.endpoint_url)
     return Server(client, _keys(session), Patience(f"the S3 server {where}", patience, PATIENCE), where)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,6 +20,7 @@ from botocore.exceptions import (
 )
 from botocore.parsers import ResponseParserError
 
+from darkroom.phases import redacted
 from darkroom.storage.errors import NotFound, Refused, StorageError
 from darkroom.storage.patience import Away
 
@@ -85,16 +85,11 @@ def reporting(action: str, uri: str) -> Iterator[None]:
         if isinstance(error, ClientError) and code(error) in ABSENT:
             raise NotFound(f"could not {action} {uri}: nothing is there") from error
         text = "; ".join([str(error), *getattr(error, "__notes__", ())])
-        shown = without_keys(text).replace(" (reached max retries: 0)", "")  # the SDK's, of which there are none
+        shown = redacted(text).replace(" (reached max retries: 0)", "")  # the SDK's, of which there are none
         kind = Refused if _is_refused(error) else StorageError
         sentence = kind(f"could not {action} {uri}: {_advice(error)} ({shown})")
         # A traceback, where one is asked for, shows the cause, too.
-        raise sentence from (error if without_keys(text) == text else None)
-
-
-def without_keys(text: str) -> str:
-    """A text without what stands before the host in its urls: http://key:secret@host is http://host."""
-    return re.sub(r"(?<=://)[^/\s\"']*@", "", text)
+        raise sentence from (error if redacted(text) == text else None)
 
 
 def code(error: ClientError) -> str:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import darkroom
 import darkroom.jobs
+from darkroom.phases import redacted
 from darkroom.ray_cluster.connection import ClusterError
 from darkroom.submit.request import Request
 from darkroom.submit.secret_values import why_secret
@@ -67,6 +68,10 @@ class Cluster:
         address = address or os.environ.get("RAY_ADDRESS")
         if not address:
             raise ValueError("no cluster was named: give --address, or set RAY_ADDRESS")
+        if (shown := redacted(address)) != address:
+            raise ValueError(
+                f"--address {shown} had a password in it: a cluster's token comes from RAY_AUTH_TOKEN_PATH"
+            )
         self.address = address
         with _reporting(address):
             self._client = _client(address, token)
