@@ -73,7 +73,7 @@ ROWS: dict[str, tuple[dict[str, Any], str]] = {
     "sampler, unknown": ({"sampler": "dpm"}, "'sampler' must be one of 'ddpm', 'ddim'"),
     "sampler, capitals": ({"sampler": "DDIM"}, "was 'DDIM', did you mean 'ddim'?"),
     "sampler, a number": ({"sampler": 3}, "'sampler' must be one of"),
-    "sampler of flows": ({"sampler": "euler"}, "the sampler 'euler' does not fit the diffusion model 'if-xs'"),
+    "sampler of flows": ({"sampler": "midpoint"}, "the sampler 'midpoint' does not fit the diffusion model 'if-xs'"),
     "eta without ddim": ({"eta": 0.5}, "'eta' is for the sampler 'ddim', this row names no sampler"),
     "eta, above 1": ({"eta": 2, "sampler": "ddim"}, "'eta' must be at most 1, was 2"),
     "id, empty": ({"id": ""}, "'id' must not be empty"),

@@ -88,7 +88,7 @@ class Options:
 def refuse_secrets(options: Options) -> None:
     """ValueError for an address with a key in it: run.json keeps what was asked for, and anybody may read that."""
     named = {name: getattr(options, name) for name in ("manifest", "out", "model", "embeddings", "scorer", "address")}
-    named |= {"inputs_root": " ".join(options.inputs_root), "ids": options.ids}
+    named |= {"inputs_root": " ".join(options.inputs_root), "adapter": " ".join(options.adapter), "ids": options.ids}
     for name, value in named.items():
         if value and (shown := redacted(value)) != value:
             option = name if name == "manifest" else f"--{name.replace('_', '-')}"
