@@ -22,5 +22,7 @@ def untrained_cascade(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     first = StageTraining(1, tokenizer, None)
     save_cascade(first, StageTraining(2, tokenizer, first.network["text_encoder"]), open_store(str(folder)))
-    (folder / "config.json").write_text(json.dumps({"name": "untrained", "stages": [{}, {**STAGE2, "steps": 2, "start": 1}]}))
+    (folder / "config.json").write_text(
+        json.dumps({"name": "untrained", "stages": [{}, {**STAGE2, "steps": 2, "start": 1}]})
+    )
     return folder

@@ -92,9 +92,9 @@ def test_what_half_precision_cannot_hold_is_sampled_in_float32(toy_model: str, m
     """As `generate` does: at half the capacity."""
     walk, walked = module.walk_plans, []
 
-    def overflowing(predictor: Any, plans: list, capacity: int) -> list:
+    def overflowing(predictor: Any, plans: list, capacity: int, shape: Any) -> list:
         walked.append((str(predictor.dtype), len(plans), capacity))
-        found = walk(predictor, plans, capacity)
+        found = walk(predictor, plans, capacity, shape)
         if predictor.dtype != torch.float32:
             with torch.inference_mode():
                 found[1].image.fill_(torch.inf)
@@ -125,11 +125,11 @@ def test_values_that_are_no_numbers_are_an_error_that_names_the_row(
 def test_where_memory_ends_passes_are_halved(toy_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     walk, tried = module.walk_plans, []
 
-    def short(predictor: Any, plans: list, capacity: int) -> list:
+    def short(predictor: Any, plans: list, capacity: int, shape: Any) -> list:
         tried.append(capacity)
         if capacity > 2:
             raise torch.OutOfMemoryError("no room")
-        return walk(predictor, plans, capacity)
+        return walk(predictor, plans, capacity, shape)
 
     expected = sample(toy_model, RED, capacity=2)
     monkeypatch.setattr(module, "walk_plans", short)

@@ -14,6 +14,7 @@ from PIL import Image
 import darkroom
 from darkroom.batch.generate import Options, run
 from darkroom.manifest import ManifestError
+from darkroom.report.page import write_report
 from darkroom.runs.audit import audit
 from darkroom.storage import open_store
 from runs import pictures, png, results, write_manifest
@@ -24,6 +25,8 @@ ROWS: list[dict[str, Any]] = [
     {**TEXT, "id": "text"},
     {**TEXT, "id": "negative", "negative_prompt": "a blue two", "guidance": 3, "seed": 4},
     {**TEXT, "id": "skip", "clip_skip": 1},
+    {**TEXT, "id": "wide", "width": 64, "height": 32},
+    {**TEXT, "id": "edit wide", "task": "image_to_image", **GIVEN, "strength": 0.7, "width": 40, "height": 24},
     {**TEXT, "id": "edit", "task": "image_to_image", **GIVEN, "strength": 0.7},
     {**TEXT, "id": "paint", "task": "inpaint", **GIVEN, "mask": "in/mask.png"},
     {**TEXT, "id": "paint over", "task": "inpaint", **GIVEN, "mask": "in/mask.png", "strength": 0.7},
@@ -46,11 +49,13 @@ def test_a_mixed_manifest(tmp_path: Path, toy_sd: str, shared_ray: None) -> None
     options = asked(tmp_path, f"{toy_sd}/sd", ROWS)
     outcome = run(options, lambda line: None)
     found, made = results(options.out), opened(options.out)
-    assert (outcome.rows, outcome.failed) == (7, 1), [row["error"] for row in found.values()]
+    assert (outcome.rows, outcome.failed) == (9, 1), [row["error"] for row in found.values()]
     assert "in/none.png" in found["gone"]["error"]
+    shapes = {"wide": (32, 64, 3), "edit wide": (24, 40, 3)}
     assert {name: array.shape for name, array in made.items()} == {
-        row["id"]: (32, 32, 3) for row in ROWS if row["id"] != "gone"
+        row["id"]: shapes.get(row["id"], (32, 32, 3)) for row in ROWS if row["id"] != "gone"
     }
+    assert (found["wide"]["width"], found["wide"]["height"]) == (64, 32)
     assert (found["text"]["evaluations"], found["edit"]["evaluations"]) == (6, 4)
     assert found["skip"]["prompts"] == found["text"]["prompts"] == ["a red one"]
     assert not np.array_equal(made["skip"], made["text"])
@@ -61,9 +66,10 @@ def test_a_mixed_manifest(tmp_path: Path, toy_sd: str, shared_ray: None) -> None
     for name in ("paint", "paint over"):
         assert np.array_equal(made[name][~painted], original[~painted])
         assert not np.array_equal(made[name][painted], original[painted])
+    assert "edit wide" in open_store(options.out).read(write_report(options.out).rpartition("run/")[2]).decode()
     (problem,) = audit(options.out).problems
     assert problem.startswith("row gone failed"), "and all else is as it should be"
-    rows = [{**row, "image": f"{tmp_path}/{row['image']}"} if "image" in row else row for row in ROWS[:4]]
+    rows = [{**row, "image": f"{tmp_path}/{row['image']}"} if "image" in row else row for row in ROWS[:6]]
     for row, image in zip(rows, darkroom.sample(f"{toy_sd}/sd", rows, capacity=4), strict=True):
         assert np.array_equal(np.array(image), made[row["id"]]), "sample and generate make the same bytes"
 

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from darkroom.batch.sample import sample
 from darkroom.manifest import ManifestError
+from darkroom.manifest.tasks import parse_task
 from darkroom.models.catalog import open_model
 from darkroom.models.errors import ModelError
 from darkroom.models.stages import process_from_scheduler
@@ -301,3 +302,53 @@ def test_a_scheduler_file_says_the_sampler_and_its_grid(sparse_sd: str, toy_sd: 
     process = process_from_scheduler(karras | {"algorithm_type": "sde-dpmsolver++"})
     assert process.default_sampler == "dpmpp_2m_sde" and process.grid.karras
     assert Diffusion.from_config(process.to_config()).to_config() == process.to_config()
+
+
+@pytest.mark.parametrize(("width", "height"), [(48, 24), (16, 16), (40, 40)])
+def test_other_sizes(toy_sd: str, monkeypatch: pytest.MonkeyPatch, width: int, height: int) -> None:
+    inject(monkeypatch, START)
+    asked = {"width": width, "height": height}
+    wanted = pipeline(StableDiffusionPipeline, f"{toy_sd}/sd")(**ASKED, **asked).images[0]
+    (made,) = sample(f"{toy_sd}/sd", {"task": "text_to_image", **PROMPTS, "sampler": "ddim", **asked})
+    assert made.size == (width, height)
+    assert_same_picture(made, wanted)
+
+
+def test_a_picture_is_cut_to_the_size_that_is_asked_for(toy_sd: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    inject(monkeypatch, IMAGE, START)
+    wide = picture().resize((96, 32), Image.Resampling.BICUBIC)
+    cut = wide.crop((16, 0, 80, 32))
+    theirs = pipeline(StableDiffusionImg2ImgPipeline, f"{toy_sd}/sd")
+    wanted = theirs(**ASKED, image=cut, strength=0.6).images[0]
+    row = {"task": "image_to_image", **PROMPTS, "sampler": "ddim", "strength": 0.6, "image": wide}
+    (made,) = sample(f"{toy_sd}/sd", row | {"width": 64, "height": 32})
+    assert_same_picture(made, wanted)
+
+
+def test_rows_of_several_sizes_keep_their_bits(toy_sd: str) -> None:
+    plain = {"task": "text_to_image", "prompt": "a", "steps": 3}
+    sizes = [{}, {"size": 32}, {"width": 32, "height": 32}, {"width": 64, "height": 32}, {"size": 64}, {"size": 16}]
+    rows = [plain | size | {"seed": seed} for size in sizes for seed in (0, 1)]
+    together = sample(f"{toy_sd}/sd", rows, capacity=4)
+    for row, image in zip(rows, together, strict=True):
+        assert np.array_equal(np.array(sample(f"{toy_sd}/sd", row, capacity=4)[0]), np.array(image)), row
+    assert np.array_equal(np.array(together[0]), np.array(together[2])), "the model's own size, said or not"
+    assert len({json.dumps(parse_task(row).canonical(), sort_keys=True) for row in (rows[2], rows[4])}) == 1
+
+
+@pytest.mark.parametrize(
+    ("size", "why"),
+    [
+        ({"size": 30}, "'size' must be a multiple of 4 for 'sd', was 30: 28 or 32 would do"),
+        ({"width": 32, "height": 3}, "'height' must be a multiple of 4 for 'sd', was 3: 4 would do"),
+        ({"size": 68}, "'size' must be at most 64, twice what 'sd' was trained at, was 68"),
+        ({"width": 32}, "'width' is given, and no 'height'"),
+        ({"width": 32, "height": 16, "size": 32}, "'size' is given beside 'width' and 'height'"),
+    ],
+)
+def test_sizes_that_cannot_be_are_refused_with_the_nearest_that_can(toy_sd: str, size: dict, why: str) -> None:
+    with pytest.raises(ManifestError, match=why):
+        sample(f"{toy_sd}/sd", {"task": "text_to_image", "prompt": "a", **size})
+    if len(size) == 2:
+        with pytest.raises(ManifestError, match="'if-xs' makes squares, and 32 x 3 is none: give 'size'"):
+            sample("if-xs", {"task": "text_to_image", "prompt": "a", **size})

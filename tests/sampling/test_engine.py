@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from darkroom.sampling import noise
+from darkroom.sampling.buckets import Buckets
 from darkroom.sampling.device import Arrival
 from darkroom.sampling.diffusion import Diffusion
 from darkroom.sampling.engine import Engine, Failed, Finished, ModelBroken
@@ -364,6 +365,30 @@ def test_each_slot_is_told_the_fields_of_its_prompt_and_of_its_row():
     for tag, row in ((0, 100), (1, 200)):
         torch.testing.assert_close(start - images[tag], torch.full_like(start, 3.0 + 40.0 + row), rtol=0, atol=1e-3)
     assert torch.equal(develop(predictor, [plans[1]], capacity=3)[0], images[1])
+
+
+def test_rows_of_other_shapes_go_to_engines_of_their_own_and_none_waits_for_ever():
+    process = Diffusion.cosine(clip=1.0)
+    predictor = CountingPredictor(process, lambda x, t, c: torch.zeros_like(x))
+    rows = [make_row("text_to_image", prompt="a", seed=seed, steps=3) for seed in range(9)]
+    sizes = (24, 12, 48) * 3
+    plans = [plan_of(row, process, size=size) for row, size in zip(rows, sizes, strict=True)]
+    buckets = Buckets(predictor, 8, (3, 24, 24))
+    for number, plan in enumerate(plans):
+        buckets.add(plan, number)
+    found = {}
+    while not buckets.idle:
+        found |= {finished.tag: finished.image for finished in buckets.advance()}
+    assert set(predictor.shapes) == {(8, 3, 24, 24), (8, 3, 12, 12), (2, 3, 48, 48)}, (
+        "as many as their size has room for"
+    )
+    assert list(found)[:3] == [0, 3, 6], "the row that came first is first"
+    for number, plan in enumerate(plans):
+        alone = Engine(predictor, buckets.capacity_of(plan.shape))
+        alone.add(plan)
+        assert torch.equal(alone.run()[0].image, found[number])
+    assert buckets.statistics.evaluations == 9 * 3 * 2
+    assert Buckets(predictor, 1, (3, 24, 24)).capacity_of((3, 96, 96)) == 1
 
 
 def test_a_row_that_lacks_a_field_fails_alone():

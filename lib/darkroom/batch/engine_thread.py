@@ -19,7 +19,8 @@ from darkroom.batch.stuck import Guard
 from darkroom.models.compiled import Mode, mode_in_use
 from darkroom.models.errors import ModelError
 from darkroom.ray_cluster import ClusterError
-from darkroom.sampling.engine import Engine, Failed, Finished, Predictor
+from darkroom.sampling.buckets import Buckets, Shape
+from darkroom.sampling.engine import Failed, Finished, Predictor
 from darkroom.sampling.plans import Plan
 from darkroom.storage import StorageError
 
@@ -48,8 +49,9 @@ class EngineThread(threading.Thread):
     """Takes plans by `submit` and gives each its `Sample`, or `Failed` where that row alone is to blame.
 
     name: what the stage is called in errors; decodes: its states are latents, whose pictures the predictor's VAE makes
-    beside the passes; guard: of its passes. What is no row's fault ends the thread, and is raised for all that wait and
-    all that come: ClusterError, for want of memory where not even passes of one evaluation fit.
+    beside the passes; guard: of its passes; shape: of the states of which `capacity` make a pass, see `Buckets`. What
+    is no row's fault ends the thread, and is raised for all that wait and all that come: ClusterError, for want of
+    memory where not even passes of one evaluation fit.
     """
 
     def __init__(
@@ -60,13 +62,14 @@ class EngineThread(threading.Thread):
         capacity: int,
         decodes: bool = False,
         guard: Guard | None = None,
+        shape: Shape | None = None,
     ) -> None:
         super().__init__(name=f"engine of {name}", daemon=True)
         self.stage, self.predictor, self.dtype = name, predictor, dtype
-        self.engine, self.capacity = Engine(predictor, capacity), capacity
+        self.engine, self.capacity = Buckets(predictor, capacity, shape), capacity
         self.guard = guard or Guard(None)
         own = Guard(self.guard.floor, self.guard.first)
-        self.latents = LatentsThread(name, predictor.latents, self._make_room, own) if decodes else None
+        self.latents = LatentsThread(name, predictor.latents, shape, self._make_room, own) if decodes else None
         self.statistics = self.engine.statistics  # of all engines that it ever has
         self._inbox: queue.SimpleQueue[tuple[Plan, Future[Sample | Failed]] | None] = queue.SimpleQueue()
         self._under_way: dict[Future[Sample | Failed], Plan] = {}
@@ -150,7 +153,8 @@ class EngineThread(threading.Thread):
         future.set_result(result)
 
     def _sample(self, finished: Finished, image: Tensor) -> Sample:
-        ran = (self.dtype, self.capacity, mode_in_use(self.predictor))
+        capacity = self.engine.capacity_of(tuple(finished.image.shape))
+        ran = (self.dtype, capacity, mode_in_use(self.predictor))
         return Sample(image, finished.evaluations, finished.seconds, *ran)
 
     def _decode(self, latents: LatentsThread, finished: Finished) -> None:
@@ -194,7 +198,7 @@ class EngineThread(threading.Thread):
         if self.capacity == 1:
             raise ClusterError(f"{self.stage} does not fit its device, not even with one evaluation a pass: {shortage}")
         self.capacity //= 2
-        smaller = Engine(self.predictor, self.capacity)
+        smaller = Buckets(self.predictor, self.capacity, self.engine.shape)
         smaller.statistics = self.statistics
         for future, plan in self._under_way.items():
             smaller.add(plan, future)

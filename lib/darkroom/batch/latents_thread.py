@@ -6,6 +6,7 @@ depend on must not be who came with it. Where the device's memory ends it decode
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -19,6 +20,8 @@ from torch import Tensor
 from darkroom.batch.row_state import is_device_lost
 from darkroom.batch.stuck import Guard
 from darkroom.ray_cluster import ClusterError
+from darkroom.sampling.buckets import Shape
+from darkroom.sampling.guidance import group
 
 if TYPE_CHECKING:
     from darkroom.models.latents import Latents
@@ -29,14 +32,17 @@ Job = tuple[Future[Tensor], Tensor, Tensor | None]  # an answer, a state to deco
 class LatentsThread(threading.Thread):
     """Takes states by `decode` and pictures by `encode`.
 
+    shape: of the states of which so many are decoded at once as the VAE says; of larger ones fewer.
     make_room: called for want of memory, with what the device said, where it works on one picture already; whether
     there may be more of it now. guard: of what it does at once. What is no picture's fault ends the thread, as a
     ClusterError for all who wait.
     """
 
-    def __init__(self, name: str, latents: Latents, make_room: Callable[[str], bool], guard: Guard) -> None:
+    def __init__(
+        self, name: str, latents: Latents, shape: Shape | None, make_room: Callable[[str], bool], guard: Guard
+    ) -> None:
         super().__init__(name=f"latents of {name}", daemon=True)
-        self.stage, self.latents, self.make_room, self.guard = name, latents, make_room, guard
+        self.stage, self.latents, self.shape, self.make_room, self.guard = name, latents, shape, make_room, guard
         self.at_once = latents.at_once
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._closing = False
@@ -79,8 +85,14 @@ class LatentsThread(threading.Thread):
                 found.append(self._jobs.get_nowait())
         self._closing = None in found
         jobs = [job for job in found if job is not None]
-        states = [job for job in jobs if job[2] is None]
-        groups = [states[at : at + self.at_once] for at in range(0, len(states), self.at_once)]
+        states = group(tuple(given.shape) for _, given, noise in jobs if noise is None)
+        decoding = [job for job in jobs if job[2] is None]
+        groups = [
+            [decoding[place] for place in places[at : at + many]]
+            for shape, places in states.items()
+            for many in [count_at_once(self.at_once, shape, self.shape)]
+            for at in range(0, len(places), many)
+        ]
         return [[job] for job in jobs if job[2] is not None] + groups
 
     def _work(self, jobs: list[Job]) -> None:
@@ -105,14 +117,7 @@ class LatentsThread(threading.Thread):
         if noise is not None:
             return [self.latents.encode(given, noise)]
         states = torch.stack([state for _, state, _ in jobs])
-        padded = torch.cat([states, states.new_zeros(self.at_once - len(jobs), *states.shape[1:])])
-        pictures = self.latents.decode(padded)[: len(jobs)].cpu()
-        if self.latents.is_whole or bool(pictures.isfinite().all()):
-            return pictures
-        return [
-            picture if bool(picture.isfinite().all()) else self.latents.decode_whole(state[None])[0].cpu()
-            for picture, state in zip(pictures, states, strict=True)
-        ]
+        return _decoded(self.latents, states, count_at_once(self.at_once, tuple(states.shape[1:]), self.shape))
 
     def _shrink(self, jobs: list[Job], shortage: str) -> None:
         """Tries again with fewer at once, or with more room."""
@@ -150,3 +155,33 @@ class LatentsThread(threading.Thread):
     def _give_all(self, jobs: list[Job], error: Exception) -> None:
         for future, _, _ in jobs:
             future.set_exception(error)
+
+
+def decoded(latents: Latents, states: Sequence[Tensor], shape: Shape) -> list[Tensor]:
+    """Pictures of states on the host, as a `LatentsThread` makes them, in this thread."""
+    pictures: list[Tensor] = [torch.empty(0)] * len(states)
+    for own, places in group(tuple(state.shape) for state in states).items():
+        many = count_at_once(latents.at_once, own, shape)
+        for at in range(0, len(places), many):
+            some = places[at : at + many]
+            found = _decoded(latents, torch.stack([states[place] for place in some]), many)
+            for place, picture in zip(some, found, strict=True):
+                pictures[place] = picture
+    return pictures
+
+
+def count_at_once(at_once: int, shape: Shape, usual: Shape | None) -> int:
+    """How many states of a shape are decoded at once, where it is `at_once` of the usual one."""
+    return max(1, min(at_once, at_once * math.prod(usual or shape) // math.prod(shape)))
+
+
+def _decoded(latents: Latents, states: Tensor, many: int) -> Sequence[Tensor]:
+    """Pictures of [N, C, h, w] on the host, by a pass of so many; in full precision where half does not hold one."""
+    padded = torch.cat([states, states.new_zeros(many - len(states), *states.shape[1:])])
+    pictures = latents.decode(padded)[: len(states)].cpu()
+    if latents.is_whole or bool(pictures.isfinite().all()):
+        return pictures
+    return [
+        picture if bool(picture.isfinite().all()) else latents.decode_whole(state[None])[0].cpu()
+        for picture, state in zip(pictures, states, strict=True)
+    ]

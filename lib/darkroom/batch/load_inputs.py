@@ -19,7 +19,7 @@ import pyarrow as pa
 from darkroom.batch.input_files import ANYWHERE, check_place, opened_input
 from darkroom.batch.progress import counted
 from darkroom.batch.row_state import RowState, Source, Unit, guarded, read_unit, to_block
-from darkroom.storage import Mode, in_a_decoder, join, open_store, read_mask, read_squares
+from darkroom.storage import Mode, Size, in_a_decoder, join, open_store, read_mask, read_squares, size_name
 
 FETCHES = 16  # at once in one task; a fetch waits on the network, not on the processor
 VALUES = 8  # of a mask, in a message
@@ -31,7 +31,8 @@ class LoadOptions:
     """What every task that loads is told.
 
     base: where relative paths begin; sizes: pixels of the stages that take a row's pictures, ascending; default_size:
-    of a row that names none, the first of them unless given; roots: where pictures may come from, see `input_roots`.
+    of a row that names none, the first of them unless given; roots: where pictures may come from, see `input_roots`;
+    any_size: the model makes pictures of any, as the row says.
     """
 
     run: str
@@ -41,10 +42,13 @@ class LoadOptions:
     channels: int
     default_size: int | None = None
     roots: tuple[str, ...] = ANYWHERE
+    any_size: bool = False
 
-    def wanted(self, row: dict[str, Any]) -> tuple[int, ...]:
+    def wanted(self, row: dict[str, Any]) -> tuple[Size, ...]:
         """The sizes that the stages take a row's pictures in: for `upscale` the smallest, else up to the row's own."""
         largest = row.get("size", self.default_size or self.sizes[0])
+        if self.any_size:
+            return ((row["width"], row["height"]) if "width" in row else largest,)
         if row["task"] in ("upscale", "forward", "denoise"):
             return self.sizes[:1]
         return tuple(size for size in self.sizes if size <= largest)
@@ -83,12 +87,12 @@ def _paths(row: dict[str, Any]) -> dict[str, str]:
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """An input as the stages take it. shape: (height, width) as it was stored; sizes: uint8 [C, S, S] by S; painted:
+    """An input as the stages take it. shape: (height, width) as it was stored; sizes: uint8 [C, H, W] by size; painted:
     pixels that a mask selects, of those that were stored, and values: what some of them are."""
 
     sha256: str
     shape: tuple[int, int]
-    sizes: dict[int, np.ndarray]
+    sizes: dict[Size, np.ndarray]
     painted: int = 0
     values: tuple[float, ...] = ()
 
@@ -146,7 +150,11 @@ def _load(
     if "mask" in pictures:
         _check_shapes(pictures, paths)
         flags = _check_selects(pictures["mask"], paths["mask"], row)
-    inputs = {f"{name}/{size}": array for name, picture in pictures.items() for size, array in picture.sizes.items()}
+    inputs = {
+        f"{name}/{size_name(size)}": array
+        for name, picture in pictures.items()
+        for size, array in picture.sizes.items()
+    }
     first = next(iter(paths))
     return Source(join(options.base, paths[first]), pictures[first].sha256), inputs, flags
 
@@ -207,5 +215,5 @@ def _picture(name: str, path: str, options: LoadOptions, row: dict[str, Any]) ->
     return CACHE.get((uri, ids, fit, sizes) if name == "mask" else (uri, mode, fit, sizes), load)
 
 
-def _channels_first(arrays: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
+def _channels_first(arrays: dict[Size, np.ndarray]) -> dict[Size, np.ndarray]:
     return {size: array.transpose(2, 0, 1) for size, array in arrays.items()}

@@ -258,7 +258,14 @@ def job_of(order: Order, work: Work, setting: Setting, evaluations: dict[int, fl
         ),
         units=work.units(options.unit_rows or _unit_rows(order, work, setting, evaluations)),
         load=LoadOptions(
-            root, work.plan, order.manifest.base, taken, first.channels, model.default_size, order.input_roots
+            root,
+            work.plan,
+            order.manifest.base,
+            taken,
+            first.channels,
+            model.default_size,
+            order.input_roots,
+            any_size=first.step > 0,
         ),
         write=WriteOptions(root, work.plan, model.name, model.revision, first.process.default_sampler, options.images),
         judge=order.judging,

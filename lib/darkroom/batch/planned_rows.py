@@ -32,6 +32,7 @@ from darkroom.manifest.sources import find_parts
 from darkroom.runs.reading import read_run_record
 from darkroom.sampling.plans import SAMPLER_VERSION, Stage, condition_keys, goes_through, negative_key
 from darkroom.sampling.prompt_keys import PromptKey
+from darkroom.sampling.stage import at_size
 from darkroom.sampling.trajectories import takes_no_step
 from darkroom.storage import NotFound, Store
 from darkroom.storage.hashing import hashes
@@ -142,7 +143,7 @@ class Ways:
             tails.append(b'"prompts": ' + _to_json(prompts_of(row)).encode())
             flags.append(NO_STEPS if takes_no_step(row, first.kind, first.num_timesteps) else b"")
             asked.add(_questions(row, way, maker))
-            size = max(stage.size for stage in way)
+            size = max(max(at_size(row, stage).pixels) for stage in way)
             kinds.add(Kind(row["task"], tuple(stage.number for stage in way), size, _candidates(row) > 1))
         return cls(tails, flags, asked.array(), kinds.array(), asked.known(), kinds.known())
 

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from darkroom.batch.capacity import ON_CPU
+from darkroom.batch.latents_thread import decoded
 from darkroom.batch.load_inputs import LoadOptions, load_row
 from darkroom.batch.options import SMALL_ENCODER, encoder_dtype, stage_dtypes
 from darkroom.batch.row_state import RowState
@@ -28,12 +29,11 @@ from darkroom.sampling.engine import Predictor
 from darkroom.sampling.latent_inputs import to_latents
 from darkroom.sampling.plans import Plan, Stage, condition_keys, goes_through, make_plan
 from darkroom.sampling.run import walk_plans
-from darkroom.sampling.stage import Fields
+from darkroom.sampling.stage import Fields, at_size
 from darkroom.storage import LocalStore
 
 if TYPE_CHECKING:
     from darkroom.models.catalog import Model
-    from darkroom.models.latents import Latents
 
 Found = TypeVar("Found")
 
@@ -94,7 +94,8 @@ def _read(model: Model, rows: Rows) -> list[RowState]:
     sizes = tuple(stage.size for stage in model.stages if not stage.enlarges_latents)
     with named_by_row(), TemporaryDirectory() as folder:
         manifest = open_manifest(write_rows(rows, LocalStore(folder)), abilities(model))
-        options = LoadOptions("", "", manifest.base, sizes, model.stages[0].channels, model.default_size)
+        first = model.stages[0]
+        options = LoadOptions("", "", manifest.base, sizes, first.channels, model.default_size, any_size=first.step > 0)
         lines = [{"id": f"row {n}", "key": "", "row": task.canonical()} for n, task in enumerate(manifest.tasks(), 1)]
         states = [load_row(RowState.of_line(0, line), options) for line in lines]
     if problems := [f"{state.id}: {state.failure.text}" for state in states if state.failure]:
@@ -134,7 +135,7 @@ class _Sampler:
         try:
             if stage.encodes:
                 latents = self._predictor(stage, self.dtypes[stage.number]).latents
-                inputs = to_latents(inputs, state.row, stage, latents.encode)
+                inputs = to_latents(inputs, state.row, at_size(state.row, stage), latents.encode)
             return make_plan(state.row, stage, inputs)
         except ValueError as error:
             raise ManifestError([f"{state.id}: {error}"]) from None
@@ -144,8 +145,8 @@ class _Sampler:
         predictor = self._predictor(stage, dtype)
         shortage = None
         try:
-            images = [finished.image for finished in walk_plans(predictor, plans, capacity)]
-            return _decoded(predictor.latents, images) if stage.factor > 1 else images
+            images = [finished.image for finished in walk_plans(predictor, plans, capacity, stage.shape)]
+            return decoded(predictor.latents, images, stage.shape) if stage.factor > 1 else images
         except torch.OutOfMemoryError as error:
             shortage = str(error)  # not the error, whose frames hold what they allocated
         if capacity == 1:
@@ -187,20 +188,6 @@ class _Sampler:
             encoder = self._fitted(lambda: self.model.text_encoder(name, where, dtype))
             kept |= {(name, dtype, key): one.float() for key, one in zip(missing, encoder.encode(missing), strict=True)}
         return lambda key: self.model.fields_of(stage.number, kept[name, dtype, key])
-
-
-def _decoded(latents: Latents, states: list[Tensor]) -> list[Tensor]:
-    """Pictures of latents, on the host, in groups of one size, as `generate` makes them."""
-    pictures: list[Tensor] = []
-    for at in range(0, len(states), latents.at_once):
-        some = torch.stack(states[at : at + latents.at_once])
-        padded = torch.cat([some, some.new_zeros(latents.at_once - len(some), *some.shape[1:])])
-        found = latents.decode(padded)[: len(some)].cpu()
-        pictures += [
-            picture if bool(picture.isfinite().all()) else latents.decode_whole(state[None])[0].cpu()
-            for picture, state in zip(found, some, strict=True)
-        ]
-    return pictures
 
 
 def _marked(model: Model, pictures: list[np.ndarray]) -> list[np.ndarray]:

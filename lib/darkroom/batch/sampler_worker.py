@@ -29,8 +29,8 @@ from darkroom.ray_cluster import ClusterError
 from darkroom.sampling.engine import Failed, Statistics
 from darkroom.sampling.latent_inputs import to_latents
 from darkroom.sampling.plans import Plan, as_asked, condition_keys, goes_through, make_plan
-from darkroom.sampling.stage import Fields, Inputs, Stage
-from darkroom.storage import to_uint8
+from darkroom.sampling.stage import Fields, Inputs, Stage, at_size
+from darkroom.storage import size_name, to_uint8
 
 if TYPE_CHECKING:
     from darkroom.models.catalog import Model
@@ -122,7 +122,8 @@ class SamplerWorker:
             begin(note)
 
     def _start_engine(self, predictor: Any, dtype: str, capacity: int, guard: Guard | None = None) -> EngineThread:
-        return EngineThread(f"stage {self.number}", predictor, dtype, capacity, self.stage.factor > 1, guard)
+        name, stage = f"stage {self.number}", self.stage
+        return EngineThread(name, predictor, dtype, capacity, stage.factor > 1, guard, stage.shape)
 
     @property
     def statistics(self) -> Statistics:
@@ -224,7 +225,7 @@ class SamplerWorker:
 
     def _plan(self, row: dict[str, Any], inputs: Inputs) -> Plan:
         if self.engine.latents is not None:
-            inputs = to_latents(inputs, row, self.stage, self.engine.latents.encode)
+            inputs = to_latents(inputs, row, at_size(row, self.stage), self.engine.latents.encode)
         return make_plan(row, self.stage, inputs)
 
     def condition(self, key: str) -> torch.Tensor | Fields:
@@ -278,11 +279,12 @@ class SamplerWorker:
 
 def pasted(image: torch.Tensor, state: RowState, stage: Stage) -> torch.Tensor:
     """A picture of a stage with the original where a mask keeps it: of latents that were held, a VAE makes others."""
-    if not stage.encodes or f"mask/{stage.size}" not in state.inputs:
+    size = size_name(at_size(state.row, stage).pixels)
+    if not stage.encodes or f"mask/{size}" not in state.inputs:
         return image
-    original = _picture(state, "image", stage.size)
+    original = _picture(state, "image", size)
     assert original is not None, "a mask comes with its picture"
-    return torch.where(torch.from_numpy(state.inputs[f"mask/{stage.size}"]) >= 128, image, original)
+    return torch.where(torch.from_numpy(state.inputs[f"mask/{size}"]) >= 128, image, original)
 
 
 def stage_inputs(
@@ -293,19 +295,20 @@ def stage_inputs(
     if stage.number > 1 and state.picture is not None:
         low_res = torch.from_numpy(state.picture)
     elif stage.number > 1:
-        low_res = _picture(state, "image", min(int(name.rpartition("/")[2]) for name in state.inputs))
-    mask = state.inputs.get(f"mask/{stage.size}")
+        low_res = _picture(state, "image", str(min(int(name.rpartition("/")[2]) for name in state.inputs)))
+    size = size_name(at_size(state.row, stage).pixels)
+    mask = state.inputs.get(f"mask/{size}")
     return Inputs(
         conditions={key: condition(key) for key in condition_keys(state.row, stage)},
-        image=_picture(state, "image", stage.size),
+        image=_picture(state, "image", size),
         mask=None if mask is None else torch.from_numpy(mask) >= 128,
-        given=_picture(state, "given", stage.size),
+        given=_picture(state, "given", size),
         low_res=low_res,
         fields=model.row_fields(stage.number, state.row),
     )
 
 
-def _picture(state: RowState, name: str, size: int) -> torch.Tensor | None:
-    """uint8 [C, H, W] as float32 in [-1, 1]."""
+def _picture(state: RowState, name: str, size: str) -> torch.Tensor | None:
+    """uint8 [C, H, W] as float32 in [-1, 1]. size: see `size_name`."""
     array = state.inputs.get(f"{name}/{size}")
     return None if array is None else torch.from_numpy(array).float() / 127.5 - 1

@@ -18,6 +18,7 @@ from darkroom.phases import plural
 from darkroom.runs import Log
 from darkroom.sampling.latent_inputs import to_latents
 from darkroom.sampling.plans import Inputs, Stage, condition_keys, goes_through, make_plan
+from darkroom.sampling.stage import at_size
 
 if TYPE_CHECKING:
     from darkroom.models.catalog import Model
@@ -141,8 +142,10 @@ def estimate(work: Work, model: Model, capacity: int) -> Estimate:
 def _evaluations(row: dict, model: Model, stage: Stage) -> int:
     if not goes_through(row, stage, model.default_size):
         return 0
-    blank = torch.zeros(3 if stage.factor > 1 else stage.channels, stage.size, stage.size)
-    mask = torch.ones(1, stage.size, stage.size, dtype=torch.bool)
+    stage = at_size(row, stage)
+    width, height = stage.pixels
+    blank = torch.zeros(3 if stage.factor > 1 else stage.channels, height, width)
+    mask = torch.ones(1, height, width, dtype=torch.bool)
     nothing = {key: torch.zeros(1) for key in condition_keys(row, stage)}
     inputs = Inputs(nothing, image=blank, mask=mask, given=blank, low_res=blank)
     plan = make_plan(row, stage, to_latents(inputs, row, stage, lambda picture, noise: noise))

@@ -17,12 +17,15 @@ from darkroom.sampling.schedules import SAMPLERS
 from darkroom.sampling.trajectories import row_levels
 from darkroom.sampling.views import Params, View, make_view
 
+MOST_SIDE = 2  # times a model's own: what is larger fits no device that it was tried on, and is no picture either
+
 
 @dataclass(frozen=True)
 class Abilities:
     """What a model can do.
 
-    sizes: ascending output sizes in pixels; default_size: the one a row gets that names none.
+    sizes: ascending output sizes in pixels; step: pixels of which width and height may be any multiple, 0 where it
+    makes squares of `sizes` alone; default_size: the one a row gets that names none.
     num_timesteps: noise levels of the process, what `stride` and `steps` divide.
     num_classes: labels 0..num_classes - 1 may be asked for; None where the model takes none.
     upscale: whether it has upper stages that can be run alone; scorer: whether there is one to choose candidates by.
@@ -46,6 +49,7 @@ class Abilities:
     sampler: str | None = None
     grid: GridDefaults = GridDefaults()
     latent: bool = False
+    step: int = 0
     inpaints: bool = False
     text_layers: int | None = None
     paired: bool = False
@@ -103,11 +107,30 @@ def _size_misfits(task: Task, abilities: Abilities) -> Iterator[str]:
         if task.size not in (None, sizes[0]):
             yield f"the size {task.size} is not one that {task.task} is made at: it is the first stage's, {sizes[0]}"
         return
+    if abilities.step:
+        yield from _step_misfits(task, abilities)
+        return
+    if task.width is not None:
+        yield f"'{abilities.name}' makes squares, and {task.width} x {task.height} is none: give 'size'"
+        return
     size = abilities.default_size if task.size is None else task.size
     if size not in sizes:
         given = "no size is given and the model's own" if task.size is None else "the size"
         does = "upscales to" if isinstance(task, Upscale) else "makes"
         yield f"{given} {size} is not one the model '{abilities.name}' {does}: {', '.join(map(str, sizes))}"
+
+
+def _step_misfits(task: Task, abilities: Abilities) -> Iterator[str]:
+    """Sides that are no multiple of the model's step, with the nearest that are, and pictures beyond what it is for."""
+    most = MOST_SIDE * abilities.default_size
+    for name in ("size", "width", "height"):
+        pixels, step = getattr(task, name), abilities.step
+        if pixels is not None and pixels > most:
+            yield f"'{name}' must be at most {most}, twice what '{abilities.name}' was trained at, was {pixels}"
+        elif pixels is not None and pixels % step:
+            below, above = pixels // step * step, -(-pixels // step) * step
+            nearest = f"{below} or {above}" if below else f"{above}"
+            yield f"'{name}' must be a multiple of {step} for '{abilities.name}', was {pixels}: {nearest} would do"
 
 
 def _question_misfits(task: Task, abilities: Abilities) -> Iterator[str]:

@@ -24,7 +24,7 @@ LISTED = 20  # columns
 _ELSEWHERE = {
     "text": "prompt", "caption": "prompt", "prompts": "prompt", "negative": "negative_prompt",
     "num_inference_steps": "steps", "guidance_scale": "guidance", "cfg_scale": "guidance", "cfg": "guidance",
-    "height": "size", "width": "size", "resolution": "size", "sampler_name": "sampler", "scheduler": "sampler",
+    "resolution": "size", "sampler_name": "sampler", "scheduler": "sampler",
     "init_image": "image", "mask_image": "mask", "denoising_strength": "strength", "class": "label",
     "prompt2": "prompt_2", "clipskip": "clip_skip", "lora": "adapters", "loras": "adapters", "lora_scale": "scale",
 }  # fmt: skip

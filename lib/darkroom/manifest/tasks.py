@@ -64,6 +64,8 @@ class _Task(Frozen):
     guidance: Guidance = 7.0
     negative_prompt: Prompt | None = ""
     size: Size | None = None
+    width: Size | None = None
+    height: Size | None = None
     sampler: Sampler | None = None
     eta: Fraction = 0.0
     spacing: Spacing | None = None
@@ -71,6 +73,23 @@ class _Task(Frozen):
     guidance_interval: Interval = (0.0, 1.0)
     guidance_rescale: Fraction = 0.0
     adapters: tuple[AdapterUse, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_square_has_one_size(cls, row: Any) -> Any:
+        """One way to ask for a square, so that it has one key."""
+        if not isinstance(row, dict) or "size" in row or row.get("width") is None or row["width"] != row.get("height"):
+            return row
+        return {key: value for key, value in row.items() if key not in ("width", "height")} | {"size": row["width"]}
+
+    @model_validator(mode="after")
+    def _one_size(self) -> _Task:
+        if (self.width is None) != (self.height is None):
+            there, missing = ("width", "height") if self.height is None else ("height", "width")
+            raise ValueError(f"'{there}' is given, and no '{missing}'")
+        if self.width is not None and self.size is not None:
+            raise ValueError("'size' is given beside 'width' and 'height', wanted one or the other")
+        return self
 
     @model_validator(mode="after")
     def _one_schedule(self) -> _Task:

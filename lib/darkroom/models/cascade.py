@@ -106,6 +106,8 @@ class Cascade:
         for number, source in enumerate(self.sources, start=1):
             own = self.config["stages"][number - 1] if self.root else None
             made.append(stages.read_stage(source, number, made[-1].size if made else None, own))
+        if len(made) == 1 and made[0].encodes:  # what follows enlarges pictures of one size
+            made = [replace(made[0], step=made[0].factor)]
         return tuple(made)
 
     @property

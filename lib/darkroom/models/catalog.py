@@ -99,6 +99,7 @@ def abilities(model: Model, scorer: bool = False) -> Abilities:
         upscale=len(model.stages) > 1,
         scorer=scorer,
         latent=model.stages[0].encodes,
+        step=model.stages[0].step,
         inpaints=model.stages[0].inpaints,
         text_layers=model.text_layers,
         paired=model.stages[0].sized,

@@ -82,7 +82,7 @@ class CompiledPredictor:
         # fullgraph: dynamo would else run what it cannot trace uncompiled, or all of it after a few shapes, unsaid.
         self._compiled = torch.compile(predictor.__call__, dynamic=False, fullgraph=True, backend=backend)
         self._modes: dict[_Shapes, Mode] = {}
-        self._graph: _Graph | None = None
+        self._graphs: dict[torch.Size, _Graph] = {}
         self.mode_in_use: Mode = mode
         if mode == "graphs" and self.device.type != "cuda":
             self.mode_in_use = "default"
@@ -120,10 +120,14 @@ class CompiledPredictor:
         return answer
 
     def _captured(self, inputs: tuple[Tensor, ...]) -> _Graph:
-        if self._graph is None or not self._graph.fits(inputs):
-            self._graph = None  # what it holds goes first: a smaller shape is asked for where memory is short
-            self._graph = _Graph(self._compiled, inputs)
-        return self._graph
+        state = inputs[0].shape[1:]
+        graph = self._graphs.get(state)
+        if graph is None or not graph.fits(inputs):
+            if graph is not None:  # what all of them hold goes first: smaller passes are asked for for want of memory
+                del graph
+                self._graphs.clear()
+            graph = self._graphs[state] = _Graph(self._compiled, inputs)
+        return graph
 
     def _note(self, sentence: str) -> None:
         if sentence not in self.notes:

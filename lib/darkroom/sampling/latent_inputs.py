@@ -28,10 +28,10 @@ def to_latents(inputs: Inputs, row: Row, stage: Stage, encode: Encode) -> Inputs
         return replace(inputs, image=encode(inputs.image, _drawn(row, stage, 0)))
     mask = inputs.mask[:, :: stage.factor, :: stage.factor]
     if not mask.any() and row.get("empty_mask", "fail") == "fail":
-        side, cell = stage.size // stage.factor, stage.factor
+        (_, height, width), cell = stage.shape, stage.factor
         raise ValueError(
-            f"the mask selects none of the {side} x {side} latents, each of which stands for {cell} x {cell} pixels: "
-            "paint a larger part"
+            f"the mask selects none of the {width} x {height} latents, each of which stands for {cell} x {cell} "
+            "pixels: paint a larger part"
         )
     image = encode(inputs.image, _drawn(row, stage, 0))
     if not stage.inpaints:

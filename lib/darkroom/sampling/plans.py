@@ -18,7 +18,7 @@ from darkroom.sampling.levels import Place
 from darkroom.sampling.processes import Process
 from darkroom.sampling.prompt_keys import PromptKey
 from darkroom.sampling.schedules import Move, outside
-from darkroom.sampling.stage import CONDITION, NOISE_LEVEL, SIZES, Fields, Inputs, Row, Stage
+from darkroom.sampling.stage import CONDITION, NOISE_LEVEL, SIZES, Fields, Inputs, Row, Stage, at_size
 from darkroom.sampling.trajectories import asks_nothing, enlarged, make_trajectory, sampler_of
 from darkroom.sampling.views import View, make_view
 
@@ -149,6 +149,8 @@ def goes_through(row: Row, stage: Stage, default_size: int) -> bool:
     own size; `upscale` by all but the first."""
     if row["task"] in ("forward", "denoise"):
         return stage.number == 1
+    if stage.step:
+        return row["task"] != "upscale"
     return stage.size <= row.get("size", default_size) and (row["task"] != "upscale" or stage.number > 1)
 
 
@@ -187,7 +189,9 @@ def make_plan(row: Row, stage: Stage, inputs: Inputs) -> Plan:
 
 
 def as_asked(row: Row, stage: Stage) -> Stage:
-    """The stage with what the row's `stage2` or `stage3` says of its steps, guidance and noise level. ValueError."""
+    """The stage at the row's size, with what its `stage2` or `stage3` says of steps, guidance and noise level.
+    ValueError."""
+    stage = at_size(row, stage)
     settings = row.get(f"stage{stage.number}") or {}
     if (level := settings.get("noise_level")) is not None:
         if stage.noise_level is None:
@@ -298,7 +302,8 @@ def _row_fields(stage: Stage) -> Fields:
     """What the model is told of a row with every question. SDXL: the size that the picture was trained at, what was cut
     off it and the size that is wanted, here those of a picture that is neither scaled nor cut (arXiv 2307.01952, 2.2).
     """
-    return {SIZES: torch.tensor([stage.size, stage.size, 0, 0, stage.size, stage.size]).float()} if stage.sized else {}
+    width, height = stage.pixels
+    return {SIZES: torch.tensor([height, width, 0, 0, height, width]).float()} if stage.sized else {}
 
 
 def _noised_low_res(row: Row, stage: Stage, inputs: Inputs) -> Tensor | None:

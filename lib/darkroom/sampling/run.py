@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from darkroom.sampling.engine import Engine, Finished, Predictor
+from darkroom.sampling.buckets import Buckets, Shape
+from darkroom.sampling.engine import Failed, Finished, Predictor
 from darkroom.sampling.plans import Plan
 
 
-def walk_plans(predictor: Predictor, plans: Iterable[Plan], capacity: int) -> list[Finished]:
+def walk_plans(
+    predictor: Predictor, plans: Iterable[Plan], capacity: int, shape: Shape | None = None
+) -> list[Finished]:
     """Every plan walked to its end, in the order of the plans; all of them share the passes.
 
     capacity: evaluations a pass, filled up with empty places; a picture's bits depend on it, and on nothing beside it.
+    shape: of the states of which so many make a pass, see `Buckets`. Raises what a row failed by.
     Images are float32 [C, H, W] on the host, about [-1, 1] and not clamped; latents where a VAE decodes the state.
     """
-    engine = Engine(predictor, capacity)
+    buckets, finished = Buckets(predictor, capacity, shape), []
     for number, plan in enumerate(plans):
-        engine.add(plan, number)
-    return sorted(engine.run(), key=lambda finished: finished.tag)
+        buckets.add(plan, number)
+    while not buckets.idle:
+        for result in buckets.advance():
+            if isinstance(result, Failed):
+                raise result.error
+            finished.append(result)
+    return sorted(finished, key=lambda result: result.tag)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -27,6 +27,8 @@ class Stage:
     `start`: it starts from the enlarged low-resolution picture, noised to the time of that index; 0: from pure noise.
     `factor`: pixels of the picture per element of the state, along a side: more than 1 where a VAE decodes the state.
     `inpaints`: the model sees mask and masked picture beside the state; `sized`: it is told SIZES.
+    `step`: pixels of which a picture's width and height may be any multiple, 0 where it makes squares of `size` alone;
+    `rectangle`: width and height that a row asks for.
     `sampler`: the stage's own, where it does not take the row's; `noising`: what noises the low-resolution picture, if
     not `process`.
     """
@@ -44,6 +46,8 @@ class Stage:
     noising: Process | None = None
     inpaints: bool = False
     sized: bool = False
+    step: int = 0
+    rectangle: tuple[int, int] | None = None
 
     @property
     def enlarges_latents(self) -> bool:
@@ -68,7 +72,22 @@ class Stage:
     @property
     def shape(self) -> tuple[int, int, int]:
         """[C, H, W] of the state."""
-        return (self.channels, self.size // self.factor, self.size // self.factor)
+        width, height = self.pixels
+        return (self.channels, height // self.factor, width // self.factor)
+
+    @property
+    def pixels(self) -> tuple[int, int]:
+        """Width and height of the picture."""
+        return self.rectangle or (self.size, self.size)
+
+
+def at_size(row: Row, stage: Stage) -> Stage:
+    """The stage as it makes a row's picture: of the size that the row asks for, where it makes any."""
+    if not stage.step:
+        return stage
+    if "width" in row:
+        return replace(stage, rectangle=(row["width"], row["height"]))
+    return replace(stage, rectangle=(row["size"], row["size"])) if "size" in row else stage
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from darkroom.storage.images import encode_png, image_key, image_key_of, to_uint
 from darkroom.storage.local import LocalStore
 from darkroom.storage.masks import read_mask
 from darkroom.storage.paths import join, spelt_otherwise, without_secrets
-from darkroom.storage.squares import read_squares
+from darkroom.storage.squares import Size, read_squares, size_name
 from darkroom.storage.stored_file import StoredFile
 from darkroom.storage.stores import Store, open_store, read_uri, write_uri
 
@@ -16,6 +16,7 @@ __all__ = [
     "NotAFile",
     "NotFound",
     "Refused",
+    "Size",
     "StorageError",
     "Store",
     "StoredFile",
@@ -30,6 +31,7 @@ __all__ = [
     "read_mask",
     "read_squares",
     "read_uri",
+    "size_name",
     "spelt_otherwise",
     "stored_size",
     "to_uint8",

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from darkroom.storage.decoding import PictureError, Unpacked, unpack
-from darkroom.storage.squares import Fit, Squares, fitted, to_array
+from darkroom.storage.squares import Fit, Size, Squares, fitted, to_array
 
 FULL_SCALES = (1, 255, 1023, 4095)  # of a mask that uses less than the 16 bits of its file
 LOOKED_AT = 2**20  # pixels, for a message
@@ -24,7 +24,7 @@ class Mask(Squares):
 
 
 def read_mask(
-    data: bytes, where: str, sizes: Iterable[int], fit: Fit = "crop", ids: tuple[int, ...] | None = None
+    data: bytes, where: str, sizes: Iterable[Size], fit: Fit = "crop", ids: tuple[int, ...] | None = None
 ) -> Mask:
     """A mask file at these sizes: white on black, any one colour on black, or strokes on a transparent ground, of any
     depth; of class ids (grey levels, or places in a palette) those in `ids`. Values are never mixed; what `fit` pads is

@@ -1,0 +1,63 @@
+"""Rows whose states have other shapes do not share a pass: an engine for each shape, all of one model on one device."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from darkroom.sampling.engine import Engine, Failed, Finished, Predictor, Statistics
+from darkroom.sampling.plans import Plan
+
+Shape = tuple[int, int, int]
+
+
+class Buckets:
+    """As an `Engine`, of plans of any shapes; tags are hashable, and other for each row.
+
+    capacity: evaluations a pass of states of `shape`, and of smaller ones; None: of the first plan's. Passes of larger
+    states have as many fewer as these are larger, at least one: what fits a device is about so many numbers.
+    """
+
+    def __init__(self, predictor: Predictor, capacity: int, shape: Shape | None = None) -> None:
+        self.predictor, self.capacity, self.shape = predictor, capacity, shape
+        self.statistics = Statistics()
+        self._engines: dict[Shape, Engine] = {}
+        self._under_way: dict[Any, Shape] = {}  # in the order in which they came
+
+    def capacity_of(self, shape: Shape) -> int:
+        """Evaluations a pass of states of a shape."""
+        usual = shape if self.shape is None else self.shape
+        return max(1, min(self.capacity, self.capacity * math.prod(usual) // math.prod(shape)))
+
+    def add(self, plan: Plan, tag: Any = None) -> None:
+        """Queues a row; `tag` comes back with its picture."""
+        if self.shape is None:
+            self.shape = plan.shape
+        if plan.shape not in self._engines:
+            engine = self._engines[plan.shape] = Engine(self.predictor, self.capacity_of(plan.shape))
+            engine.statistics = self.statistics
+        self._under_way[tag] = plan.shape
+        self._engines[plan.shape].add(plan, tag)
+
+    @property
+    def idle(self) -> bool:
+        return not self._under_way
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the next pass would not be full."""
+        return self.idle or self._oldest.has_room
+
+    @property
+    def _oldest(self) -> Engine:
+        """Of the row that came first: none waits for ever."""
+        return self._engines[next(iter(self._under_way.values()))]
+
+    def advance(self) -> list[Finished | Failed]:
+        """A pass of the engine whose row has waited longest. See `Engine.advance`."""
+        if self.idle:
+            return []
+        results = self._oldest.advance()
+        for result in results:
+            del self._under_way[result.tag]
+        return results
