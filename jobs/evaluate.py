@@ -34,7 +34,7 @@ def main(
         int | None, typer.Option(min=1, help="of a network for each of 3 seeds 1000; of a cascade 500")
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="of a network")] = 50,
-    sampler: Annotated[str | None, typer.Option(help="of a network: euler, heun, midpoint, or ddpm, ddim")] = None,
+    sampler: Annotated[str | None, typer.Option(help="of a network, as in a manifest: dpmpp_2m, heun, ...")] = None,
     stride: Annotated[int, typer.Option(min=1, help="of a cascade's timesteps; 30 makes 34 steps")] = 30,
     guidance: Annotated[float | None, typer.Option(help="of a network or pipeline 5, of a cascade's stage I 7")] = None,
     seed: Annotated[int, typer.Option(help="of the first picture; the others follow")] = 0,

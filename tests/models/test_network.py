@@ -105,6 +105,19 @@ def test_a_ddpm_network_walks_by_timesteps(tmp_path: Path) -> None:
     assert [step.tolist() for step in seen] == [[500, 500], [0, 0]] and seen[0].dtype == torch.float32
 
 
+def test_times_between_timesteps_reach_a_network_as_they_are(tmp_path: Path) -> None:
+    """In sixteen bits too, which can count no further than 256."""
+    model = open_model(save_toy_network(str(tmp_path), ddpm_config()))
+    seen: list[torch.Tensor] = []
+    network = model.load().to(torch.bfloat16)
+    network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[1]))
+    predictor = NetworkPredictor(network, model.stages[0].process, CPU)
+    rows = [row(label=2, sampler="euler", steps=4, guidance=1.0), row(label=2, sampler="unipc", steps=4, guidance=1.0)]
+    made = sample(predictor, model.stages[0], rows, capacity=2)
+    assert made.isfinite().all()
+    assert torch.cat(seen).tolist() == pytest.approx([999, 999, 666, 749, 333, 500, 0, 250])
+
+
 def test_the_predictor_takes_the_network_over() -> None:
     network = build_network(network_config()["network"]).train()
     NetworkPredictor(network, Diffusion.linear(), CPU)

@@ -14,8 +14,11 @@ from torch import Tensor
 from darkroom.sampling.diffusion import Diffusion
 from darkroom.sampling.grids import KARRAS, SPACINGS, GridDefaults
 from darkroom.sampling.levels import CLEAN, Level
+from darkroom.sampling.plans import make_plan
 from darkroom.sampling.schedules import SAMPLERS, Move, diffusion_moves, with_jumps
 from darkroom.sampling.solvers import REMEMBERED, TERMS, WIDTH, Column, Line, kept
+from darkroom.sampling.stage import Inputs, Stage
+from toys import make_row
 
 SHAPE = (1, 3, 8, 8)
 LATENT = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}  # Stable Diffusion's
@@ -267,3 +270,12 @@ def test_plms_is_of_first_order_where_there_is_hardly_any_picture():
 
 def largest(line: Line) -> float:
     return max(abs(value) for term, value in line.items() if term >= Column.STATE)
+
+
+@pytest.mark.parametrize("sampler", SOLVERS)
+def test_a_learned_variance_is_ddpms_alone(sampler):
+    lines = Diffusion.cosine(learned_variance=True).lines(diffusion_moves(TIMES), sampler)
+    assert any(line.get(Column.SPREAD) for line in lines) == (sampler == "ddpm")
+    row = make_row("text_to_image", prompt="a", steps=4, guidance=0.0, sampler=sampler)
+    plan = make_plan(row, Stage(1, 8, 3, Diffusion.cosine(learned_variance=True)), Inputs({}))
+    assert {len(plan.questions(move)) for move in range(4)} == {2 if sampler == "ddpm" else 1}
