@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, model_validator
 
-from darkroom.manifest.branches import AdapterUse, Asks, ComponentBranch, Resample, UpperStage, ViewBranch
+from darkroom.manifest.base_task import BaseTask
+from darkroom.manifest.branches import Asks, ComponentBranch, Resample, UpperStage, ViewBranch
 from darkroom.manifest.fields import (
     MAX_SEED,
     Candidates,
@@ -16,159 +17,24 @@ from darkroom.manifest.fields import (
     ClipSkip,
     Fit,
     Fraction,
-    Frozen,
-    Guidance,
-    Id,
-    Interval,
     Level,
-    Path,
     Picture,
     Prompt,
-    Sampler,
-    Seed,
     Sigma,
-    Size,
-    Spacing,
     Start,
-    Steps,
-    Stride,
-    Switch,
     Timestep,
     Verdict,
     not_empty,
     not_too_many,
-    plain,
 )
 from darkroom.sampling.components import check_sum, make_component
-from darkroom.sampling.levels import DEFAULT_STRIDE
 from darkroom.sampling.schedules import TWO_MOVE_SOLVERS
 from darkroom.sampling.trajectories import BLUR_SIGMA
 
-
-MOST_ADAPTERS = 4  # of a row
-
-
-class _Task(Frozen):
-    """What all tasks share. At most one of steps, stride and timesteps; none means stride 30.
-
-    negative_prompt: null is no text at all, where a model knows that apart from the empty one (SDXL).
-    spacing, karras: where so many `steps` stand; None is the model's own. guidance_interval: the shares of the schedule
-    between which guidance is asked; guidance_rescale: phi of arXiv 2305.08891, section 3.4.
-    """
-
-    id: Id | None = None
-    seed: Seed = 0
-    steps: Steps | None = None
-    stride: Stride | None = None
-    timesteps: Path | None = None
-    guidance: Guidance = 7.0
-    negative_prompt: Prompt | None = ""
-    size: Size | None = None
-    width: Size | None = None
-    height: Size | None = None
-    sampler: Sampler | None = None
-    eta: Fraction = 0.0
-    spacing: Spacing | None = None
-    karras: Switch | None = None
-    guidance_interval: Interval = (0.0, 1.0)
-    guidance_rescale: Fraction = 0.0
-    adapters: tuple[AdapterUse, ...] = ()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _a_square_has_one_size(cls, row: Any) -> Any:
-        """One way to ask for a square, so that it has one key."""
-        if not isinstance(row, dict) or "size" in row or row.get("width") is None or row["width"] != row.get("height"):
-            return row
-        return {key: value for key, value in row.items() if key not in ("width", "height")} | {"size": row["width"]}
-
-    @model_validator(mode="after")
-    def _one_size(self) -> _Task:
-        if (self.width is None) != (self.height is None):
-            there, missing = ("width", "height") if self.height is None else ("height", "width")
-            raise ValueError(f"'{there}' is given, and no '{missing}'")
-        if self.width is not None and self.size is not None:
-            raise ValueError("'size' is given beside 'width' and 'height', wanted one or the other")
-        return self
-
-    @model_validator(mode="after")
-    def _one_schedule(self) -> _Task:
-        given = [f"'{name}'" for name in ("steps", "stride", "timesteps") if getattr(self, name) is not None]
-        if len(given) > 1:
-            raise ValueError(f"{' and '.join(given)} are given, wanted at most one of them")
-        if self.eta and self.sampler != "ddim":
-            has = f"has '{self.sampler}'" if self.sampler else "names no sampler"
-            raise ValueError(f"'eta' is for the sampler 'ddim', this row {has}")
-        if (self.spacing or self.karras) and self.steps is None:
-            name = "spacing" if self.spacing else "karras"
-            raise ValueError(f"'{name}' says where so many 'steps' stand, this row has {given[0] if given else 'none'}")
-        return self
-
-    @model_validator(mode="after")
-    def _each_adapter_once(self) -> _Task:
-        names = [use.adapter for use in self.adapters]
-        if len(names) > MOST_ADAPTERS:
-            raise ValueError(f"'adapters' must be at most {MOST_ADAPTERS}, was {len(names)}")
-        if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
-            raise ValueError(
-                f"the adapter '{twice[0]}' is given {names.count(twice[0])} times, wanted once, with a scale"
-            )
-        return self
-
-    def branches(self) -> tuple[Asks, ...]:
-        """What the model is asked, in order. A component held to an image asks nothing and is left out."""
-        assert isinstance(self, Asks), f"{type(self).__name__} says itself what its branches are"
-        return (self,)
-
-    def prompts(self) -> list[str]:
-        """Prompts in branch order; [] where labels stand instead."""
-        return [branch.prompt for branch in self.branches() if branch.prompt is not None]
-
-    def sources(self) -> list[str]:
-        """Image and mask paths as written in the manifest."""
-        return [path for path in (getattr(self, name, None) for name in ("image", "mask")) if path is not None]
-
-    def canonical(self) -> dict[str, Any]:
-        """Every parameter that has a say, defaults filled in; itself a manifest row that asks for the same picture.
-
-        Without the id, which names a picture and does not change it. Paths stay as written, so that a moved folder
-        keeps its keys. Whole numbers are ints, so that 7 and 7.0 are the same text.
-        """
-        silent = self._silent()
-        row = self.model_dump(exclude={"id", "views", "components", *silent}, exclude_none=True)
-        if self.negative_prompt is None and "negative_prompt" not in silent:
-            row["negative_prompt"] = None
-        if "stride" not in silent and not {"steps", "stride", "timesteps"} & row.keys():
-            row["stride"] = DEFAULT_STRIDE
-        if "adapters" in row:
-            row["adapters"] = sorted(row["adapters"], key=lambda use: use["adapter"])
-        for name in ("views", "components"):
-            if hasattr(self, name):
-                row[name] = [branch.canonical() for branch in getattr(self, name)]
-        return plain(row)
-
-    def mended(self) -> list[str]:
-        """What was mended of the sampler for rows of this kind alone, since its version last rose.
-
-        Part of the key: such rows are made anew, and the rows whose pictures stay as they are keep theirs.
-        """
-        return []
-
-    def _silent(self) -> set[str]:
-        """Parameters that have no say in this row's picture, or as much as if they were not given."""
-        usual = {name for name, value in _LATER if getattr(self, name, value) == value}
-        return usual if self.sampler == "ddim" else usual | {"eta"}
-
-
-# Words that came when there were rows already, which keep their keys, and what they say of these.
-_LATER = (
-    ("fit", "crop"), ("empty_mask", "fail"), ("full_mask", "flag"), ("clip_skip", 0),
-    ("guidance_interval", (0.0, 1.0)), ("guidance_rescale", 0.0), ("adapters", ()),
-)  # fmt: skip
 _NOTHING_OTHER = UpperStage()
 
 
-class _Cascaded(_Task):
+class _Cascaded(BaseTask):
     """What goes on to the upper stages, where the size asks for them. stage2, stage3: what is other than their own."""
 
     stage2: UpperStage | None = None
@@ -306,7 +172,7 @@ class Upscale(_Cascaded, Asks):
     fit: Fit = "crop"
 
 
-class Forward(_Task):
+class Forward(BaseTask):
     """The image noised to `timestep`, q(x_t | x_0), by no model; thousandths of noise where the process is a flow."""
 
     task: Literal["forward"] = "forward"
@@ -321,7 +187,7 @@ class Forward(_Task):
         return super()._silent() | _SCHEDULE | _GUIDANCE | _ADAPTERS | {"sampler"}
 
 
-class Denoise(_Task, Asks):
+class Denoise(BaseTask, Asks):
     """The image noised to `timestep`, and what can be had of it again.
 
     blur: by a Gaussian of `sigma` pixels at 64 px, which is no model's work; one_step: by one move to the clean
@@ -367,7 +233,7 @@ _GUIDANCE = {"guidance", "negative_prompt", "guidance_interval", "guidance_resca
 _ADAPTERS = {"adapters"}
 
 Task = TextToImage | ImageToImage | Inpaint | Anagram | Hybrid | Upscale | Forward | Denoise
-TASKS: dict[str, type[_Task]] = {
+TASKS: dict[str, type[BaseTask]] = {
     "text_to_image": TextToImage,
     "image_to_image": ImageToImage,
     "inpaint": Inpaint,

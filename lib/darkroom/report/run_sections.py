@@ -22,7 +22,7 @@ from darkroom.storage import Store
 LARGEST_TILE = 256  # pixels; larger pictures are shrunk, the page shows at most 128
 DRAWN_AT_ONCE = 16
 NARROWEST = 150  # pixels of the page, so that a caption below one picture has room
-TELLING = ("start", "strength", "guidance")  # parameters that a contact sheet has room for
+TELLING = ("sampler", "start", "strength", "guidance")  # parameters that a contact sheet has room for
 
 
 @dataclass(frozen=True)
