@@ -166,7 +166,7 @@ def _stop(message: str, code: int, verbose: bool) -> None:
 
 def _keep(code: int) -> None:
     """A thread that still waits in Ray, of a job that gave up, can end the process by a code of its own."""
-    if any(thread.daemon and thread.name == "consumer" for thread in threading.enumerate()):
+    if any(thread.daemon and thread.name in ("consumer", "asker") for thread in threading.enumerate()):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

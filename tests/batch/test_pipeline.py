@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyarrow as pa
+import psutil
 import pytest
 import ray
 
@@ -56,6 +58,18 @@ def test_one_that_does_nothing_is_stalled_and_says_where_it_stands(counter: Any)
     said = r"no unit was committed and no worker gave a sign of life .*\n  stage 1: took 1 units, gave back 0, 0 eval"
     with pytest.raises(Stalled, match=said):
         list(watched(Slow(60.0), Watchdog(floor=2.0, first=2.0), "unit was committed", Listener(counter)))
+
+
+def test_a_ray_that_does_not_answer_keeps_nobody_waiting(counter: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call into it may never come back: the job still sees that its time is up, and hears signals."""
+    monkeypatch.setattr("darkroom.batch.pipeline.ANSWER_SECONDS", 1.0)
+    process = psutil.Process(ray.get(counter.__ray_call__.remote(lambda self: os.getpid())))
+    process.suspend()
+    try:
+        with pytest.raises(Stalled, match=r"for 2 s, the limit is 2 s\n  Ray does not answer for 1 s"):
+            list(watched(Slow(60.0), Watchdog(floor=2.0, first=2.0), "unit was committed", Listener(counter)))
+    finally:
+        process.resume()
 
 
 def test_what_goes_on_beside_it_can_end_it(counter: Any) -> None:

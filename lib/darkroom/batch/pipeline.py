@@ -12,6 +12,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,7 @@ PROMPTS_PER_TASK = 256
 # A block has one row, which is a unit, or a chunk of prompts. Ray Data refuses whole blocks (`batch_size=None`) to
 # those that ask for a GPU, and what it makes of blocks of several rows is its own affair.
 _ONE_ROW = {"batch_size": 1, "batch_format": "pyarrow"}
-LISTEN_SECONDS, SAID_SECONDS = 1.0, 60.0
+LISTEN_SECONDS, SAID_SECONDS, ANSWER_SECONDS = 1.0, 60.0, 10.0
 _PLACE = re.compile(r'File ".*?(darkroom/[\w/]+\.py)", line (\d+), in (\w+)')
 
 
@@ -186,11 +187,30 @@ class _Consumer(threading.Thread):
         return failure
 
 
-class Listener:
-    """Hears what a counter has to say, without waiting for it.
+class _Asker(threading.Thread):
+    """Asks a counter for its news once a second. A thread of its own, as a daemon: where a raylet died, a call into Ray
+    may never come back, and whoever made it hears neither a signal nor that time is up."""
 
-    heard: told each time; say: told once where nobody shows for a while that he lives; check: called as often, to raise
-    what ended something that goes on beside the dataset.
+    def __init__(self, counter: Any) -> None:
+        super().__init__(name="asker", daemon=True)
+        self.counter, self.news, self.ended = counter, queue.SimpleQueue[News](), threading.Event()
+
+    def run(self) -> None:
+        lines = 0
+        while not self.ended.wait(LISTEN_SECONDS):
+            try:
+                news: News = ray.get(self.counter.news.remote(lines))
+            except ray.exceptions.RayError:
+                return  # it is gone: commits alone are seen from here on
+            lines += len(news.lines)
+            self.news.put(news)
+
+
+class Listener:
+    """Hears what a counter has to say, without waiting for it, between `with` and its end.
+
+    heard: told each time; say: told once where nobody shows for a while that he lives; check: called once a second, to
+    raise what ended something that goes on beside the dataset.
     """
 
     def __init__(
@@ -202,38 +222,39 @@ class Listener:
     ) -> None:
         self.counter, self.heard, self.check, self.say = counter, heard, check, say
         self._silent = False
-        self._asked: Any = None
-        self._lines = self._work = self._signs = 0
+        self._asker = _Asker(counter)
+        self._work = self._signs = 0
         self._next = 0.0
 
+    def __enter__(self) -> Listener:
+        self._asker = _Asker(self.counter)
+        self._asker.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._asker.ended.set()
+        self._asker.join(LISTEN_SECONDS)
+
     def listen(self, watchdog: Watchdog) -> None:
-        """Asks once a second, and tells the watchdog and `heard` what has come."""
+        """Once a second: tells the watchdog and `heard` what has come."""
         if time.monotonic() < self._next:
             return
+        self._next = time.monotonic() + LISTEN_SECONDS
         self.check()
         if watchdog.silence > SAID_SECONDS and not self._silent:
             at = "one is loading" if watchdog.loading else "none is loading"
             waits = f"waiting up to {watchdog.limit:.0f} s; {free()}"
             self.say(f"no worker gave a sign of life for {watchdog.silence:.0f} s, and {at}: {waits}")
         self._silent = watchdog.silence > SAID_SECONDS
-        if self._asked is None:
-            self._asked = self.counter.news.remote(self._lines)
-        if ray.wait([self._asked], timeout=0)[0]:
-            self._next = time.monotonic() + LISTEN_SECONDS
-            asked, self._asked = self._asked, None
-            self._take(asked, watchdog)
+        while not self._asker.news.empty():
+            self._take(self._asker.news.get(), watchdog)
 
-    def _take(self, asked: Any, watchdog: Watchdog) -> None:
-        try:
-            news: News = ray.get(asked)
-        except ray.exceptions.RayError:
-            return  # it is gone: commits alone are seen from here on
+    def _take(self, news: News, watchdog: Watchdog) -> None:
         watchdog.loading = news.loading
         if news.work > self._work:
             watchdog.beat()
         elif news.signs > self._signs:
             watchdog.wait()
-        self._lines += len(news.lines)
         self._work, self._signs = news.work, news.signs
         self.heard(news)
 
@@ -245,16 +266,8 @@ def watched(dataset: Dataset, watchdog: Watchdog, what: str, listener: Listener)
     del dataset  # else what is raised here would refer to it, see `take_failure`
     consumer.start()
     try:
-        while consumer.is_alive() or not consumer.rows.empty():
-            listener.listen(watchdog)
-            try:
-                row = consumer.rows.get(timeout=0.5)
-            except queue.Empty:
-                if watchdog.expired:
-                    raise Stalled(_silence(watchdog, what, listener.counter)) from None
-                continue
-            watchdog.beat()
-            yield row
+        with listener:
+            yield from _rows(consumer, watchdog, what, listener)
     finally:
         consumer.abandoned = True
     if failure := consumer.take_failure():
@@ -262,6 +275,20 @@ def watched(dataset: Dataset, watchdog: Watchdog, what: str, listener: Listener)
         raise failure
     if not consumer.complete:
         raise ClusterError("Ray Data ended before its time; its error is above")
+
+
+def _rows(consumer: _Consumer, watchdog: Watchdog, what: str, listener: Listener) -> Iterator[dict[str, Any]]:
+    """No call into Ray in here, see `_Asker`."""
+    while consumer.is_alive() or not consumer.rows.empty():
+        listener.listen(watchdog)
+        try:
+            row = consumer.rows.get(timeout=0.5)
+        except queue.Empty:
+            if watchdog.expired:
+                raise Stalled(_silence(watchdog, what, listener.counter)) from None
+            continue
+        watchdog.beat()
+        yield row
 
 
 def _plain(error: ray.exceptions.RayError) -> Exception:
@@ -289,11 +316,23 @@ def _last_place(error: ray.exceptions.RayTaskError) -> str:
 
 
 def _silence(watchdog: Watchdog, what: str, counter: Any) -> str:
-    lines = [
-        f"no {what} and no worker gave a sign of life for {watchdog.silence:.0f} s, the limit is {watchdog.limit:.0f} s"
-    ]
-    try:
-        lines += ray.get(counter.lines.remote(), timeout=10)
-    except (ray.exceptions.RayError, TimeoutError) as error:
-        lines.append(f"the stages' counter does not answer ({type(error).__name__})")
-    return "\n  ".join([*lines, free()])
+    """What is known of a job that is given up."""
+    limit = f"the limit is {watchdog.limit:.0f} s"
+    lines = [f"no {what} and no worker gave a sign of life for {watchdog.silence:.0f} s, {limit}"]
+    if watchdog.silence <= watchdog.limit:
+        lines = [f"no {what} and no evaluation was made for {watchdog.standstill:.0f} s, whatever began anew; {limit}"]
+    known = queue.SimpleQueue[list[str]]()
+
+    def ask() -> None:
+        with suppress(ray.exceptions.RayError):
+            known.put(ray.get(counter.lines.remote()))
+            known.put([free()])
+
+    threading.Thread(target=ask, daemon=True).start()
+    for _ in range(2):
+        try:
+            lines += known.get(timeout=ANSWER_SECONDS)
+        except queue.Empty:
+            lines.append(f"Ray does not answer for {ANSWER_SECONDS:.0f} s")
+            break
+    return "\n  ".join(lines)

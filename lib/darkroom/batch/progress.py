@@ -173,6 +173,10 @@ class Watchdog:
         return time.monotonic() - self.since
 
     @property
+    def standstill(self) -> float:
+        return time.monotonic() - self.worked
+
+    @property
     def limit(self) -> float:
         at_work = self.beats and not self.waited
         usual = max(self.floor, self.patience * self.longest, 0.0 if at_work else self.first)
@@ -180,7 +184,7 @@ class Watchdog:
 
     @property
     def expired(self) -> bool:
-        return self.silence > self.limit or time.monotonic() - self.worked > STANDSTILL * self.limit
+        return self.silence > self.limit or self.standstill > STANDSTILL * self.limit
 
 
 class Progress:
