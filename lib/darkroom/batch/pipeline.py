@@ -200,7 +200,7 @@ class _Asker(threading.Thread):
         while not self.ended.wait(LISTEN_SECONDS):
             try:
                 news: News = ray.get(self.counter.news.remote(lines))
-            except ray.exceptions.RayError:
+            except Exception:  # of Ray, or of what is left of it where the job has ended
                 return  # it is gone: commits alone are seen from here on
             lines += len(news.lines)
             self.news.put(news)
@@ -324,7 +324,7 @@ def _silence(watchdog: Watchdog, what: str, counter: Any) -> str:
     known = queue.SimpleQueue[list[str]]()
 
     def ask() -> None:
-        with suppress(ray.exceptions.RayError):
+        with suppress(Exception):  # as in `_Asker`
             known.put(ray.get(counter.lines.remote()))
             known.put([free()])
 
