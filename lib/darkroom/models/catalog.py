@@ -109,6 +109,14 @@ def abilities(model: Model, scorer: bool = False) -> Abilities:
     )
 
 
+def open_pipeline(name_or_uri: str) -> Source:
+    """The files of a single pipeline of diffusers: by name, in a folder, at an s3:// or hf:// uri. ModelError."""
+    parts = _parts(name_or_uri) or (name_or_uri,)
+    if len(parts) != 1:
+        raise ModelError(f"{name_or_uri} is {len(parts)} pipelines, wanted one")
+    return open_source(parts[0])
+
+
 def open_revision(name_or_uri: str, revision: str | None, adapters: Sequence[StoredAdapter] = ()) -> Model:
     """The model there, with adapters, which must be of that revision, all of it; None for whatever lies there.
     ModelError where it is not: what is replaced while a run goes on must not make some of its pictures."""
