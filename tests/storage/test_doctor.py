@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import typer
+from moto.server import ThreadedMotoServer
 from darkroom.jobs import doctor as job
 
 from darkroom.runs import Ledger, stage, to_table
@@ -86,7 +87,7 @@ def test_a_real_server_is_fit(s3_env: str) -> None:
 
 
 def test_a_server_of_another_make_is_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0, verbose=False)
+    server = ThreadedMotoServer(port=0, verbose=False)
     server.start()
     try:
         host, port = server.get_host_and_port()
