@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import pyarrow as pa
 import psutil
+import pyarrow as pa
 import pytest
 import ray
 

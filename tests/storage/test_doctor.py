@@ -11,8 +11,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import typer
-from moto.server import ThreadedMotoServer
 from darkroom.jobs import doctor as job
+from moto.server import ThreadedMotoServer
 
 from darkroom.runs import Ledger, stage, to_table
 from darkroom.storage import StorageError, open_store, s3

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from darkroom.storage import Store, StorageError, image_key_of
+from darkroom.storage import StorageError, Store, image_key_of
 
 SCHEMA_VERSION = 3
 ROW_GROUP = 100  # rows; where image bytes are inline, a data set viewer reads a whole group to show one row
