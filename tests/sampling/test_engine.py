@@ -92,7 +92,8 @@ def test_rows_of_every_solver_have_the_same_bits_alone_and_among_others(unet):
     asked += [
         (make_row("text_to_image", prompt="b", seed=8, steps=4, sampler="unipc", karras=True), {}),
         (make_row("image_to_image", prompt="a", seed=9, steps=5, start=2, sampler="pndm"), {"image": picture(1)}),
-        (make_row("inpaint", prompt="b", seed=10, steps=3, resample={"jump": 1, "times": 2}, sampler="dpmpp_2m"),
+        (make_row("inpaint", prompt="b", seed=10, steps=3, resample={"jump": 1, "times": 2}, sampler="dpmpp_2m",
+                  karras=True),
          {"image": picture(2), "mask": half_mask()}),
     ]  # fmt: skip
     plans = [plan_of(row, unet.process, **inputs) for row, inputs in asked]

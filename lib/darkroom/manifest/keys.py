@@ -25,6 +25,7 @@ _ELSEWHERE = {
     "text": "prompt", "caption": "prompt", "prompts": "prompt", "negative": "negative_prompt",
     "num_inference_steps": "steps", "guidance_scale": "guidance", "cfg_scale": "guidance", "cfg": "guidance",
     "resolution": "size", "sampler_name": "sampler", "scheduler": "sampler",
+    "timestep_spacing": "spacing", "use_karras_sigmas": "karras", "rescale_cfg": "guidance_rescale",
     "init_image": "image", "mask_image": "mask", "denoising_strength": "strength", "class": "label",
     "prompt2": "prompt_2", "clipskip": "clip_skip", "lora": "adapters", "loras": "adapters", "lora_scale": "scale",
 }  # fmt: skip
