@@ -137,12 +137,18 @@ class BaseTask(Frozen):
 
     def _silent(self) -> set[str]:
         """Parameters that have no say in this row's picture, or as much as if they were not given."""
-        usual = {name for name, value in _LATER if getattr(self, name, value) == value}
+        given = _LATER.keys() & self.model_fields_set
+        usual = _LATER.keys() - given | {name for name in given if getattr(self, name) == _LATER[name]}
         return usual if self.sampler == "ddim" else usual | {"eta"}
 
 
 # Words that came when there were rows already, which keep their keys, and what they say of these.
-_LATER = (
-    ("fit", "crop"), ("empty_mask", "fail"), ("full_mask", "flag"), ("clip_skip", 0),
-    ("guidance_interval", (0.0, 1.0)), ("guidance_rescale", 0.0), ("adapters", ()),
-)  # fmt: skip
+_LATER: dict[str, Any] = {
+    "fit": "crop",
+    "empty_mask": "fail",
+    "full_mask": "flag",
+    "clip_skip": 0,
+    "guidance_interval": (0.0, 1.0),
+    "guidance_rescale": 0.0,
+    "adapters": (),
+}
