@@ -32,7 +32,7 @@ def build_unet() -> UNet2DConditionModel:
         block_out_channels=(32, 64, 80),
         down_block_types=("DownBlock2D", down, down),
         up_block_types=(up, up, "UpBlock2D"),
-        norm_num_groups=8,
+        norm_num_groups=4,
         attention_head_dim=4,  # diffusers reads it as the number of heads
         cross_attention_dim=TEXT_WIDTH,
     )
@@ -48,7 +48,7 @@ def build_vae() -> AutoencoderKL:
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
         layers_per_block=1,
-        norm_num_groups=8,
+        norm_num_groups=1,  # norms of few channels keep a colour's sign alone: a picture of one ink comes back grey
         scaling_factor=1.0,
         force_upcast=False,
     )

@@ -20,9 +20,9 @@ class SdXs(Recipe):
 
     name = "sd-xs"
 
-    vae_steps: int = 1600
+    vae_steps: int = 1000
     vae_batch: int = 16
-    vae_learning_rate: float = 2.5e-3
+    vae_learning_rate: float = 2e-3
     draw_steps: int = 8000
     polish_steps: int = 2000
     kl_weight: float = 1e-4
