@@ -20,7 +20,7 @@ class SdXs(Recipe):
 
     name = "sd-xs"
 
-    vae_steps: int = 1000
+    vae_steps: int = 2000
     vae_batch: int = 16
     vae_learning_rate: float = 2e-3
     draw_steps: int = 8000
