@@ -82,8 +82,8 @@ def test_its_first_rows_are_made(path: Path, tmp_path: Path, model_for: Callable
 def test_every_solver_draws_the_digit() -> None:
     """As the judge of painted digits reads it."""
     tasks = open_manifest(str(FOLDER / "solvers.yaml"), abilities(open_model("if-xs"))).tasks()
-    rows = [row for row in (task.canonical() for task in tasks) if row["steps"] in (10, 20)]
-    assert len(rows) == 8 * 2
+    rows = [row for row in (task.canonical() for task in tasks) if row["steps"] == 10]
+    assert len(rows) == 8
     pictures = sample("if-xs", rows)
     images = torch.stack(
         [torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 127.5 - 1 for picture in pictures]
