@@ -74,6 +74,23 @@ def test_a_mixed_manifest(tmp_path: Path, toy_sd: str, shared_ray: None) -> None
         assert np.array_equal(np.array(image), made[row["id"]]), "sample and generate make the same bytes"
 
 
+def test_two_text_encoders(tmp_path: Path, toy_sd: str, shared_ray: None) -> None:
+    rows = [
+        {**TEXT, "id": "plain", "size": 16},
+        {**TEXT, "id": "no text", "negative_prompt": None, "prompt_2": "a blue two"},
+        {**TEXT, "id": "edit", "task": "image_to_image", **GIVEN, "strength": 0.7},
+    ]
+    options = asked(tmp_path, f"{toy_sd}/sdxl", rows)
+    assert run(options, lambda line: None).failed == 0
+    found, made = results(options.out), opened(options.out)
+    assert [json.loads(found[row["id"]]["parameters"])["negative_prompt"] for row in rows] == ["", None, ""]
+    assert json.loads(found["no text"]["parameters"])["prompt_2"] == "a blue two"
+    assert audit(options.out).problems == []
+    rows[2] = {**rows[2], "image": f"{tmp_path}/in/one.png"}
+    for row, image in zip(rows, darkroom.sample(f"{toy_sd}/sdxl", rows, capacity=4), strict=True):
+        assert np.array_equal(np.array(image), made[row["id"]])
+
+
 def test_painting_in_by_a_model_of_nine_channels(tmp_path: Path, toy_sd: str, shared_ray: None) -> None:
     options = asked(tmp_path, f"{toy_sd}/inpaint", [row for row in ROWS if row["task"] == "inpaint"])
     assert run(options, lambda line: None).failed == 0

@@ -25,6 +25,7 @@ from diffusers import (
 from PIL import Image
 from torch import Tensor
 
+from darkroom.batch.latents_thread import decoded
 from darkroom.batch.sample import sample
 from darkroom.manifest import ManifestError
 from darkroom.manifest.tasks import parse_task
@@ -211,6 +212,7 @@ def test_rows_of_all_tasks_share_passes_and_keep_their_bits(toy_sd: str) -> None
         {"task": "image_to_image", "prompt": "b", "steps": 5, "strength": 0.5, "image": given["image"], "seed": 1},
         {"task": "inpaint", "prompt": "c", "steps": 3, **given, "seed": 2},
         {"task": "text_to_image", "prompt": "a", "steps": 4, "clip_skip": 1, "sampler": "ddim"},
+        {"task": "denoise", "prompt": "b", "image": given["image"], "timestep": 500, "method": "iterative", "steps": 5},
     ]
     together = sample(f"{toy_sd}/sd", rows, capacity=4)
     for row, picture_ in zip(rows, together, strict=True):
@@ -352,3 +354,33 @@ def test_sizes_that_cannot_be_are_refused_with_the_nearest_that_can(toy_sd: str,
     if len(size) == 2:
         with pytest.raises(ManifestError, match="'if-xs' makes squares, and 32 x 3 is none: give 'size'"):
             sample("if-xs", {"task": "text_to_image", "prompt": "a", **size})
+
+
+def test_the_upscaler_goes_on_from_what_it_drew(toy_sd: str, toy_deepfloyd: str) -> None:
+    both = f"{toy_sd}/sd,{toy_deepfloyd}/stage3"
+    model = open_model(both)
+    assert (model.sizes, [stage.step for stage in model.stages]) == ((32, 128), [0, 0])
+    plain = {"prompt": "a", "steps": 2, "stage2": {"steps": 2}, "size": 128}
+    given = {"image": picture(), "mask": mask()}
+    rows = [plain | {"task": "text_to_image"}, plain | {"task": "inpaint", **given}]
+    rows += [{**plain, "task": "upscale", "image": picture()}]
+    assert [image.size for image in sample(both, rows, capacity=4)] == [(128, 128)] * 3
+    with pytest.raises(ManifestError, match="the size 64 is not one the model 'sd.stage3' makes: 32, 128"):
+        sample(both, {"task": "text_to_image", "prompt": "a", "size": 64})
+
+
+def test_what_half_precision_does_not_hold_is_decoded_and_encoded_in_full(toy_sd: str) -> None:
+    model = open_model(f"{toy_sd}/sd")
+    whole, half = (model.predictor(1, CPU, dtype).latents for dtype in ("float32", "bfloat16"))
+    assert (whole.at_once, half.at_once, half.vae.dtype) == (1, 4, torch.bfloat16)
+    states = [torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in range(5)]
+    wanted = torch.stack([whole.decode(state[None])[0] for state in states])
+    alike = torch.stack(decoded(half, states, (4, 8, 8)))
+    assert 0 < (alike - wanted).abs().max() < 0.1 * wanted.abs().max()
+    for module in (half.vae.decoder, half.vae.encoder):
+        module.conv_out.weight.data.fill_(torch.nan)
+    assert torch.equal(torch.stack(decoded(half, states, (4, 8, 8))), wanted)
+    given = torch.rand(3, 32, 32) * 2 - 1
+    assert torch.equal(half.encode(given, states[0]), whole.encode(given, states[0]))
+    lost = torch.full((4, 8, 8), torch.nan)
+    assert not torch.stack(decoded(half, [lost], (4, 8, 8))).isfinite().any(), "nobody's fault but the state's"

@@ -85,19 +85,27 @@ def largest(fits: Callable[[int], bool]) -> int:
 
 @torch.inference_mode()
 def _fits(predictor: Predictor, stage: Stage, fields: Sequence[Tensor], capacity: int, share: float) -> bool:
-    """Tries one pass of zeros, and one picture's decoding where the states are latents."""
+    """Tries one pass of zeros, and pictures' decoding where the states are latents: the two go on side by side."""
     device = predictor.device
     torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats(device)
+    held = torch.cuda.memory_allocated(device)
     try:
-        predictor(*(part.to(device) for part in empty_pass(stage, fields, capacity)))
+        peak = _peak(device, lambda: predictor(*(part.to(device) for part in empty_pass(stage, fields, capacity))))
         if stage.factor > 1:
-            predictor.latents.decode(torch.zeros(predictor.latents.at_once, *stage.shape, device=device))
-        torch.cuda.synchronize(device)
+            states = torch.zeros(predictor.latents.at_once, *stage.shape)
+            peak += _peak(device, lambda: predictor.latents.decode(states)) - held
     except torch.OutOfMemoryError:
         return False
     total = torch.cuda.get_device_properties(device).total_memory
-    return torch.cuda.max_memory_allocated(device) <= MARGIN * share * total
+    return peak <= MARGIN * share * total
+
+
+def _peak(device: torch.device, work: Callable[[], object]) -> int:
+    """Bytes that are held at most while it is done, by all that is there."""
+    torch.cuda.reset_peak_memory_stats(device)
+    work()
+    torch.cuda.synchronize(device)
+    return torch.cuda.max_memory_allocated(device)
 
 
 def empty_pass(stage: Stage, fields: Sequence[Tensor], capacity: int) -> tuple[Tensor, ...]:

@@ -176,12 +176,14 @@ def count_at_once(at_once: int, shape: Shape, usual: Shape | None) -> int:
 
 
 def _decoded(latents: Latents, states: Tensor, many: int) -> Sequence[Tensor]:
-    """Pictures of [N, C, h, w] on the host, by a pass of so many; in full precision where half does not hold one."""
+    """Pictures of [N, C, h, w] on the host, by a pass of so many; in full precision where half does not hold one, if
+    its state holds numbers."""
     padded = torch.cat([states, states.new_zeros(many - len(states), *states.shape[1:])])
     pictures = latents.decode(padded)[: len(states)].cpu()
     if latents.is_whole or bool(pictures.isfinite().all()):
         return pictures
     return [
-        picture if bool(picture.isfinite().all()) else latents.decode_whole(state[None])[0].cpu()
+        latents.decode_whole(state[None])[0].cpu() if overflows else picture
         for picture, state in zip(pictures, states, strict=True)
+        for overflows in [not picture.isfinite().all() and bool(state.isfinite().all())]
     ]

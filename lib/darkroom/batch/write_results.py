@@ -101,7 +101,7 @@ def result_row(state: RowState, options: WriteOptions) -> dict[str, Any]:
         "width": None,
         "height": None,
         "prompts": state.prompts,
-        "negative_prompt": row.get("negative_prompt", ""),
+        "negative_prompt": row.get("negative_prompt") or "",
         "seed": row["seed"],
         "steps": state.steps,
         "guidance": _guidance(state),
