@@ -14,6 +14,7 @@ import torch
 from conftest import S3Server
 from darkroom.models.catalog import address, open_model
 from darkroom.models.errors import ModelError
+from darkroom.sampling.prompt_keys import PromptKey, prompt_key
 from darkroom.models.node_cache import S3Listing, fetch_from_s3
 from darkroom.storage import LocalStore, StorageError, open_store
 from darkroom.storage.s3 import S3Store
@@ -153,3 +154,13 @@ def test_objects_that_change_meanwhile_are_noticed(s3_env: str, cache: Path) -> 
         fetch_from_s3(listing, ["weights"])
     with pytest.raises(ModelError, match="no model 's3://.*': neither one that is known by name"):
         open_model(s3_env)
+
+
+def test_stable_diffusion_xl_in_a_bucket_is_that_of_the_folder(toy_sd: str, s3_env: str, cache: Path) -> None:
+    upload(f"{toy_sd}/sdxl", s3_env)
+    local, model = open_model(f"{toy_sd}/sdxl"), open_model(s3_env)
+    assert (model.sizes, model.encoders, model.stages[0].step) == (local.sizes, local.encoders, 4)
+    keys = ["a red one", prompt_key("a red one", "a blue two", 1), PromptKey("", nothing=True).write()]
+    assert torch.equal(*(one.text_encoder("text_encoder", CPU).encode(keys) for one in (local, model)))
+    states = torch.randn(1, 4, 8, 8)
+    assert torch.equal(*(one.predictor(1, CPU).latents.decode(states) for one in (local, model)))

@@ -31,7 +31,7 @@ from darkroom.manifest.checks import Reading
 from darkroom.manifest.sources import find_parts
 from darkroom.runs.reading import read_run_record
 from darkroom.sampling.plans import SAMPLER_VERSION, Stage, condition_keys, goes_through, negative_key
-from darkroom.sampling.prompt_keys import PromptKey
+from darkroom.sampling.prompt_keys import prompt_of
 from darkroom.sampling.stage import at_size
 from darkroom.sampling.trajectories import takes_no_step
 from darkroom.storage import NotFound, Store
@@ -246,7 +246,7 @@ def _questions(row: dict[str, Any], way: list[Stage], maker: Maker) -> Questions
 def prompts_of(row: dict[str, Any]) -> list[str]:
     """What a row asks for, as its result row states it: every prompt or "label N", but not the negative one."""
     negative = negative_key(row)
-    return [PromptKey.read(key).prompt for key in condition_keys(row) if key != negative]
+    return [prompt_of(key) for key in condition_keys(row) if key != negative]
 
 
 def _candidates(row: dict[str, Any]) -> int:

@@ -16,7 +16,7 @@ from darkroom.sampling import noise
 from darkroom.sampling.components import Component, make_component
 from darkroom.sampling.levels import Place
 from darkroom.sampling.processes import Process
-from darkroom.sampling.prompt_keys import PromptKey
+from darkroom.sampling.prompt_keys import PromptKey, prompt_key
 from darkroom.sampling.schedules import Move, outside
 from darkroom.sampling.stage import CONDITION, NOISE_LEVEL, SIZES, Fields, Inputs, Row, Stage, at_size
 from darkroom.sampling.trajectories import asks_nothing, enlarged, make_trajectory, sampler_of
@@ -246,16 +246,15 @@ def _branches(row: Row) -> tuple[Branch, ...]:
 def negative_key(row: Row) -> str:
     """The condition key of a row's negative prompt; of no text at all where it says null."""
     negative = row.get("negative_prompt", "")
-    return (PromptKey("", nothing=True) if negative is None else PromptKey(negative)).write()
+    return PromptKey("", nothing=True).write() if negative is None else prompt_key(negative)
 
 
 def _condition_key(part: Row) -> str | None:
     """A component held to a given picture has no prompt of its own; it goes along with the first that has."""
     if part.get("label") is not None:
         return f"label {part['label']}"
-    if part.get("prompt") is None:
-        return None
-    return PromptKey(part["prompt"], part.get("prompt_2"), part.get("clip_skip", 0)).write()
+    prompt = part.get("prompt")
+    return None if prompt is None else prompt_key(prompt, part.get("prompt_2"), part.get("clip_skip", 0))
 
 
 def view_of(part: Row) -> View:

@@ -33,3 +33,15 @@ class PromptKey(NamedTuple):
     def read(cls, key: str) -> PromptKey:
         """What `write` wrote, or a plain prompt."""
         return cls(**json.loads(key.removeprefix(MARK))) if key.startswith(MARK) else cls(key)
+
+
+def prompt_key(prompt: str, second: str | None = None, clip_skip: int = 0) -> str:
+    """The key of a prompt. Rows by the million are plain, and need no more than this."""
+    if second is None and not clip_skip and not prompt.startswith(MARK):
+        return prompt
+    return PromptKey(prompt, second, clip_skip).write()
+
+
+def prompt_of(key: str) -> str:
+    """The prompt of a key."""
+    return PromptKey.read(key).prompt if key.startswith(MARK) else key
