@@ -38,7 +38,7 @@ from darkroom.submit import nodes
 ROOT = Path(__file__).parents[1]
 STRIDE = 200  # five steps a row
 UNIT_ROWS, CAPACITY = 16, 32
-LONGEST_WAIT = 45.0  # seconds between two strikes
+LONGEST_WAIT = 30.0  # seconds between two strikes
 GIVE_UP = 600.0  # seconds for a job that nothing strikes any more
 
 
