@@ -210,6 +210,8 @@ class Cascade:
 
         source, own = self.sources[number - 1], self.vae_dtype(number, dtype)
         shape = config_of(source, "vae")
+        if own == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+            own = "float32"
 
         def load(name: str) -> AutoencoderKL:
             return load_module(source, "vae", DIFFUSERS, lambda: AutoencoderKL.from_config(shape), device, name)

@@ -58,6 +58,10 @@ _AS_EVER: dict[Kind, dict[str, Any]] = {
 }
 
 
+# What pipelines of Stable Diffusion 1 and 2 make of any file, the first of which said neither.
+_SETTLED = {"steps_offset": 1, "clip_sample": False}
+
+
 def read_stage(source: Source, number: int, below: int | None, own: Mapping[str, Any] | None = None) -> Stage:
     """The stage whose files these are. below: the picture size of the stage before it, None for the first.
 
@@ -68,7 +72,8 @@ def read_stage(source: Source, number: int, below: int | None, own: Mapping[str,
     if (kind in ("base", "latent", "latent_inpainting")) != (below is None):
         wanted, got = ("paint from noise", "enlarges") if below is None else ("enlarge a picture", "paints from noise")
         raise ModelError(f"stage {number} must {wanted}, and the one in {source.address} {got}")
-    process = _process(source, "scheduler", **_AS_EVER.get(kind, {}))
+    settled = _SETTLED if kind in ("latent", "latent_inpainting") and not _is_sized(unet) else {}
+    process = _process(source, "scheduler", settled, **_AS_EVER.get(kind, {}))
     how = DEFAULTS[kind] if own is None else dict(own)
     if kind == "upscaler":
         assert below is not None
@@ -117,10 +122,11 @@ def _noising(source: Source, kind: Kind, process: Process | None = None) -> Proc
     return None if process is not None and noising.schedule == process.schedule else noising
 
 
-def _process(source: Source, folder: str, **own: Any) -> Process:
+def _process(source: Source, folder: str, settled: Mapping[str, Any] | None = None, **own: Any) -> Process:
+    """settled: what counts whatever the file says."""
     name = f"{folder}/scheduler_config.json"
     try:
-        return process_from_scheduler(read_json(source, name), **own)
+        return process_from_scheduler(read_json(source, name) | dict(settled or {}), **own)
     except ModelError:
         raise
     except ValueError as error:
