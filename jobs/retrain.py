@@ -47,10 +47,15 @@ def main(
             print(f"{asked.name}: nothing is due")
         try:
             where = address or os.environ.get("RAY_ADDRESS")
-            done = [run_tick(asked, moment, lambda line: print(line, file=sys.stderr), where) for moment in due]
+            done = []
+            for moment in due:
+                done.append(run_tick(asked, moment, lambda line: print(line, file=sys.stderr), where))
         except FloatingPointError as error:
             print(f"darkroom: {error}", file=sys.stderr)
             raise typer.Exit(cli.FAILED) from None
+        except KeyboardInterrupt as error:
+            error.args = (f"what is done of the tick is kept; it goes on by --tick {tick_id(moment)}",)
+            raise
         for record in done:
             print(f"{record.id}  {record.outcome}  {record.data['reason']}")
         if done:

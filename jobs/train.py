@@ -41,7 +41,7 @@ def main(
 ) -> None:
     """Train a network from an ingested data set."""
     with cli.exit_codes(verbose):
-        from darkroom.training.job import TrainOptions, train
+        from darkroom.training.job import TrainOptions, kept, train
 
         options = TrainOptions(
             recipe=recipe,
@@ -58,6 +58,9 @@ def main(
         except FloatingPointError as error:
             print(f"darkroom: {error}", file=sys.stderr)
             raise typer.Exit(cli.FAILED) from None
+        except KeyboardInterrupt as error:
+            error.args = (kept(out),)
+            raise
         print(f"the model lies in {out}")
         if report:
             from darkroom.report.training import write_training_report

@@ -41,6 +41,7 @@ GOOD: list[dict[str, Any]] = [
     {"id": "anagram", "task": "anagram", "views": VIEWS, "steps": 2},
     {"id": "hybrid", "task": "hybrid", "components": BANDS, "steps": 2},
     {"id": "held", "task": "hybrid", "components": HELD, "steps": 2},
+    {**{name: EDIT[name] for name in EDIT if name != "start"}, "id": "no-step", "strength": 0.1},
     {"id": "upscale", "task": "upscale", "prompt": "a one", "image": "in/one.png", "size": 16},
 ]
 BAD: list[dict[str, Any]] = [
@@ -95,7 +96,7 @@ def quick(tmp_path: Path, toy_network: str, shared_ray: None) -> Job:
 def test_a_mixed_manifest(tmp_path: Path, store_uri: str, toy_model: str, shared_ray: None) -> None:
     job = job_in(tmp_path / "manifest", store_uri, toy_model)
     outcome = job.run(GOOD + BAD)
-    assert (outcome.rows, outcome.failed, outcome.done_before) == (16, 7, 0)
+    assert (outcome.rows, outcome.failed, outcome.done_before) == (17, 7, 0)
     assert outcome.counts["text_to_image"] == {"ok": 3} and outcome.counts["inpaint"] == {"ok": 1, "failed": 2}
     found = results(store_uri)
     assert found.keys() == {row["id"] for row in GOOD + BAD}
@@ -115,6 +116,8 @@ def test_a_mixed_manifest(tmp_path: Path, store_uri: str, toy_model: str, shared
         8,
         6,
     )
+    assert (found["no-step"]["flags"], found["no-step"]["evaluations"]) == (["no_steps"], 0)
+    assert [name for name, row in found.items() if "no_steps" in row["flags"]] == ["no-step"]
     assert outcome.evaluations == sum(row["evaluations"] for row in found.values())
     check_audit(store_uri)
     check_files(store_uri)
@@ -123,7 +126,7 @@ def test_a_mixed_manifest(tmp_path: Path, store_uri: str, toy_model: str, shared
 def check_audit(uri: str) -> None:
     """The audit says exactly which rows failed, and nothing else."""
     found = audit(uri)
-    assert (found.rows, found.good, dict(found.counts)) == (16, 9, {"failed": 7})
+    assert (found.rows, found.good, dict(found.counts)) == (17, 10, {"failed": 7})
     assert {sentence.split()[1] for sentence in found.problems} == {row["id"] for row in BAD}
 
 
@@ -142,7 +145,7 @@ def check_files(uri: str) -> None:
         "embeddings",
     }
     record = json.loads(store.read("run.json"))
-    assert record["model"]["name"] == "toy" and record["manifest"]["rows"] == 16
+    assert record["model"]["name"] == "toy" and record["manifest"]["rows"] == 17
     assert json.loads(store.read("summary.json"))["failed"] == 7
 
 

@@ -16,7 +16,7 @@ from moto.server import ThreadedMotoServer
 
 from darkroom.runs import Ledger, stage, to_table
 from darkroom.storage import StorageError, open_store, s3
-from darkroom.storage.doctor import examine
+from darkroom.storage.doctor import at_start, examine
 from darkroom.storage.findings import BAD, NOTE, OK
 from darkroom.storage.lease import hold
 from fake_s3 import FakeS3
@@ -72,6 +72,24 @@ def test_what_a_server_lacks_is_found(
     assert [line[:2] for line in odd] == ([[level, of]] if of else [])
     assert all(re.search(says, line[2]) for line in odd)
     assert server.objects == {} and server.parts == {}, "it leaves nothing behind"
+
+
+def test_a_job_says_at_its_start_what_is_odd_once(served: Callable[..., FakeS3]) -> None:
+    server = served("no multi-delete", skew=-600)
+    with hold(open_store("s3://bucket/run"), "a job", 30):
+        server.requests.clear()
+        clock, deletes = at_start("s3://bucket/run")
+        assert at_start("s3://bucket/other") == []
+    assert "behind this machine's" in clock.says and "one by one" in deletes.says
+    assert [request for request in server.requests if "lease.json" not in request] == ["HEAD /bucket"]
+
+
+def test_of_a_place_that_is_as_it_should_be_nothing_is_said(served: Callable[..., FakeS3], tmp_path: Path) -> None:
+    served()
+    with hold(open_store("s3://bucket/run"), "a job", 30):
+        assert at_start("s3://bucket/run") == []
+    assert [finding for finding in at_start(str(tmp_path / "run")) if finding.of != "free space"] == []
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_clock_that_differs_is_told(served: Callable[..., FakeS3]) -> None:

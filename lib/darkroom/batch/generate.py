@@ -53,6 +53,7 @@ from darkroom.runs.maintenance import TEMPORARY
 from darkroom.runs.pictures import Pictures
 from darkroom.runs.reading import read_run_record
 from darkroom.storage import StorageError, Store
+from darkroom.storage.doctor import at_start
 from darkroom.storage.hashing import hashed, hashes
 from darkroom.storage.lease import holder
 
@@ -94,6 +95,8 @@ def run(options: Options, say: Say = to_stderr) -> Outcome:
 
 
 def _run_as_owner(order: Order, writer: Writer, began: float, say: Say) -> Outcome:
+    for finding in at_start(order.store.root):
+        say(str(finding))
     for shard in writer.open():
         say(f"{shard.name} is gone from metadata/: its {shard.rows:,} rows are to be made anew")
     for key in writer.foreign:

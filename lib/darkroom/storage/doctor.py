@@ -32,8 +32,25 @@ def examine(uri: str) -> Iterator[Finding]:
         yield from examine_bucket(uri)
 
 
+def at_start(uri: str) -> list[Finding]:
+    """What of a place is to be said before a job begins there, which holds its lease: the notes of what costs no more
+    than a request, and of a bucket only once."""
+    store = open_store(uri)
+    if isinstance(store, LocalStore):
+        found = [tried("free space", lambda: _space(_there(Path(store.root))))]
+    else:
+        from darkroom.storage.s3_doctor import at_start_in  # here, as in `open_store`
+
+        found = at_start_in(uri)
+    return [finding for finding in found if finding.level == NOTE]
+
+
+def _there(root: Path) -> Path:
+    return next(folder for folder in (root, *root.parents) if folder.exists())
+
+
 def _examine_folder(root: Path) -> Iterator[Finding]:
-    there = next(folder for folder in (root, *root.parents) if folder.exists())
+    there = _there(root)
     made = "" if there == root else f", in {there}, as it is made by the first write"
     kind = _file_system(there)
     shared = "; leases hold among machines where it has locks" if kind.startswith(_NETWORK) else ""

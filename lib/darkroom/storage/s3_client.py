@@ -24,7 +24,7 @@ _ADDRESSING = "path", "virtual"
 class Server:
     """client: thread-safe, pooled. keys: which it signs with, None without any. endpoint: its url, without keys.
     deletes_singly: it does not take the request that names many keys. trusted: buckets where it was seen to keep the
-    conditions of puts."""
+    conditions of puts; said: those of which a job has said what is odd."""
 
     client: Any
     keys: Any
@@ -32,6 +32,7 @@ class Server:
     endpoint: str
     deletes_singly: bool = False
     trusted: set[str] = field(default_factory=set)
+    said: set[str] = field(default_factory=set)
 
 
 def server() -> Server:

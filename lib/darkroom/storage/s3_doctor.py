@@ -13,13 +13,14 @@ from email.utils import parsedate_to_datetime
 from botocore.exceptions import ClientError
 
 from darkroom.storage.errors import StorageError
-from darkroom.storage.findings import BAD, NOTE, OK, PROBES, Finding, clock_finding, examined, milliseconds
+from darkroom.storage.findings import BAD, NOTE, OK, PROBES, Finding, clock_finding, examined, milliseconds, tried
 from darkroom.storage.s3 import S3Store
 from darkroom.storage.s3_client import ADDRESSING, PATIENCE, server
 from darkroom.storage.s3_conditions import broken_condition
 from darkroom.storage.s3_errors import code, reporting
 
 _NAME = "a b+c%é'.txt"  # signs that servers and proxies are known to spoil
+_SINGLY = "not taken: objects are deleted one by one"
 _WAITED = 10.0  # seconds
 _SLOW = 200.0  # milliseconds
 _PART = 5 * 2**20  # the least that a part but the last may have
@@ -42,6 +43,16 @@ def examine_bucket(uri: str) -> Iterator[Finding]:
     finally:
         with suppress(StorageError):
             store.delete(*store.list())
+
+
+def at_start_in(uri: str) -> list[Finding]:
+    """What its lease has shown of a bucket, whose conditions were tried then, and its clock; the first time alone."""
+    store, answering = S3Store(uri), server()
+    if store.bucket in answering.said:
+        return []
+    answering.said.add(store.bucket)
+    singly = [Finding("multi-object delete", NOTE, _SINGLY)] if answering.deletes_singly else []
+    return [tried("clock", lambda: _clock(store)), *singly]
 
 
 def _latency(store: S3Store) -> Finding | str:
@@ -107,7 +118,7 @@ def _deletes(store: S3Store) -> Finding | str:
     if left := [key for key in keys if store.exists(key)]:
         return Finding("multi-object delete", BAD, f"{len(left)} of {len(keys)} are still there")
     if server().deletes_singly:
-        return Finding("multi-object delete", NOTE, "not taken: objects are deleted one by one")
+        return Finding("multi-object delete", NOTE, _SINGLY)
     return "taken, with Content-MD5"
 
 

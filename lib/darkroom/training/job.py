@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib.metadata
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from darkroom import __version__
 from darkroom.phases import phase, phase_of_ray
-from darkroom.storage import NotFound, Store, open_store
+from darkroom.storage import NotFound, StorageError, Store, open_store
 from darkroom.training.checkpoints import epochs_kept
 from darkroom.training.data import read_record
 from darkroom.training.recipes import find_recipe
@@ -56,6 +57,15 @@ def train(options: TrainOptions, say: Callable[[str], None]) -> None:
     connect(options.address, options.verbose)
     phase(say, "starting the workers")
     train_distributed(recipe, options.data, options.out, workers, say)
+
+
+def kept(out: str) -> str:
+    """What an interrupted training left behind, and how it goes on."""
+    with suppress(StorageError):
+        if epochs := epochs_kept(open_store(out)):
+            return f"the checkpoint of epoch {epochs[-1]} is kept; the same command with --resume goes on from there"
+        return "no epoch was finished; the same command begins anew"
+    return "checkpoints are kept; the same command with --resume goes on from the last"
 
 
 def _finished(recipe: Recipe, record: dict[str, Any], options: TrainOptions, store: Store) -> bool:
