@@ -49,6 +49,10 @@ ROWS = {
     "mask-all-black": "the mask m_black.png selects nothing",
     "mask-outside-crop": "the mask m_wide_edge.png selects nothing",
 }
+PIPELINES = {
+    "pipeline-octal/octal.yaml": "line 6: the number '012' begins with 0: YAML reads base 8",
+    "cron-for-kubernetes/pipeline.yaml": "schedule.cron: day-of-week '7' is not within 0 to 6 (Sunday is 0)",
+}
 GOOD = {  # and what is said of them
     "csv-of-a-spreadsheet/blankrows.csv": "1 row",
     "duplicate-rows/dups.jsonl": "4 lines, 3 of them the same as another",
@@ -65,7 +69,7 @@ def cases() -> dict[str, Case]:
     for name, says in ROWS.items():
         files = {path.name: path.read_bytes() for path in sorted((FOLDER / name).iterdir())}
         found[f"kept: {name}"] = Case(says, files, "row", ROW, given="row.jsonl")
-    pipeline = {"octal.yaml": (FOLDER / "pipeline-octal/octal.yaml").read_bytes()}
-    says = "line 6: the number '012' begins with 0: YAML reads base 8"
-    found["kept: pipeline-octal"] = Case(says, pipeline, "retrain", options={"check": True})
+    for name, says in PIPELINES.items():
+        files = {Path(name).name: (FOLDER / name).read_bytes()}
+        found[f"kept: {name}"] = Case(says, files, "retrain", options={"check": True})
     return found

@@ -12,6 +12,7 @@ from darkroom.manifest import Abilities, open_manifest
 from darkroom.manifest.prompt_lists import Converted, convert
 
 TEXT = Abilities("if-xs", (24, 48), 48, "text", "diffusion", 1000, upscale=True)
+CASES = Path(__file__).parents[1] / "cases/prompt-lists"
 TASK = ["task=text_to_image"]
 
 
@@ -46,6 +47,29 @@ def test_values_and_what_is_left_out(tmp_path: Path) -> None:
     found, (task,) = converted(tmp_path, "a.jsonl", json.dumps(row), columns, [*TASK, "seed=5", "guidance=3"])
     assert (task.prompt, task.steps, task.guidance, task.seed) == ("7", 20, 7.5, 5)
     assert found.left_out == {"num_images_per_prompt": 1}
+
+
+KEPT = {
+    "PartiPrompts.tsv": (["Prompt=prompt"], ["bond"]),
+    "a1111.jsonl": (["cfg_scale=guidance"], ["a red seven"]),
+    "array.json": ([], ["a"]),
+    "array.jsonl": ([], ["a", "b"]),
+    "diffusers.jsonl": (["num_inference_steps=steps", "guidance_scale=guidance"], ["a red seven"]),
+    "drawbench.csv": (
+        ["Prompts=prompt"],
+        ["A red colored car.", "A triangular purple flower pot, with (word:1.3)"],
+    ),
+    "prompts.txt": ([], ["a red seven", "a blue nine"]),
+}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_lists_as_they_are_shared(name: str, tmp_path: Path) -> None:
+    columns, prompts = KEPT[name]
+    convert(str(CASES / name), str(tmp_path / "jobs.jsonl"), TASK, columns)
+    rows = [json.loads(line) for line in (tmp_path / "jobs.jsonl").read_text().splitlines()]
+    assert [row["prompt"][:44] for row in rows] == [prompt[:44] for prompt in prompts]
+    assert all(row["task"] == "text_to_image" for row in rows)
 
 
 WRONG = [
