@@ -51,7 +51,7 @@ ROWS = {
 }
 PIPELINES = {
     "pipeline-octal/octal.yaml": "line 6: the number '012' begins with 0: YAML reads base 8",
-    "cron-for-kubernetes/pipeline.yaml": "schedule.cron: day-of-week '7' is not within 0 to 6 (Sunday is 0)",
+    "cron-for-kubernetes/pipeline.yaml": "no cron line: day-of-week '7' is not within 0 to 6 (Sunday is 0)",
 }
 GOOD = {  # and what is said of them
     "csv-of-a-spreadsheet/blankrows.csv": "1 row",
