@@ -3,8 +3,8 @@
     python benchmarks/scale.py                         10,000, 100,000 and 1,000,000 rows: a table, about 10 minutes
     python benchmarks/scale.py --rows 10000 --out DIR  one size; what it makes stays in DIR
 
-plan: the manifest read, checked and planned from nothing. resume: the same against a finished run's log. summary,
-audit: of that run, without pictures. rest: rows/s of loading, row state, PNG, upload, result rows and commit, with a
+plan: the manifest read, checked and planned from nothing. resume: the same against a finished run's log and a listing
+of its pictures, which are empty files. summary, audit: of that run, without pictures. rest: rows/s of loading, row state, PNG, upload, result rows and commit, with a
 picture of 8 px that costs nothing, by two processes. Each in a process of its own; peak is its memory at most, and
 +N that of its helpers, which share most of it.
 """
@@ -41,7 +41,8 @@ from darkroom.runs import Ledger, own
 from darkroom.runs.audit import audit
 from darkroom.runs.ledger import staged_key
 from darkroom.runs.log import Shard
-from darkroom.storage import open_store
+from darkroom.runs.pictures import Pictures
+from darkroom.storage import image_key, open_store
 from darkroom.storage.hashing import hashes
 
 PROMPTS, TIMED_ROWS, PROCESSES = 10_000, 10_000, 2
@@ -72,8 +73,10 @@ def plan(folder: Path) -> Work:
     maker = Maker.of(model)
     store = open_store(str(folder / "run"))
     read = ReadRows(str(folder / "jobs.jsonl"), abilities(model), maker, store)
-    work = cut(read, Ledger(store).read(), maker, None, store)
-    record = {"plan": work.plan, "options": {"limit": None}, "manifest": {"rows": work.rows}, "checked": read.mark}
+    log = Ledger(store).read()
+    work = cut(read, log, maker, None, store, pictures=Pictures(store, log.rows) if log.rows else None)
+    record = {"plan": work.plan, "options": {"limit": None}, "manifest": {"rows": work.rows}, "model": {}}
+    record["checked"] = read.mark
     store.write("run.json", json.dumps(record).encode())
     return work
 
@@ -128,13 +131,16 @@ def child_rest(folder: Path, plan: str, count: int) -> dict[str, Any]:
 
 
 def finish(folder: Path, plan: str) -> None:
-    """The log of a run whose rows are all good, as its owner writes it; its shards are empty files."""
+    """The log of a run whose rows are all good, as its owner writes it; its shards and pictures are empty files."""
     store = open_store(str(folder / "run"))
     with own(store, "benchmark") as writer:
         writer.open()
         batch: list[dict[str, Any]] = []
         number = 0
         for line in read_lines(store, f"manifest/{plan}"):
+            picture = folder / "run" / image_key(line["id"], line["key"])
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            picture.touch()
             batch.append(line)
             if len(batch) == RECORD_ROWS:
                 number = _commit(writer, store, batch, number)
