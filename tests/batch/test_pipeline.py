@@ -55,7 +55,7 @@ def test_an_engine_slower_than_the_limit_is_not_stalled_as_long_as_it_evaluates(
 
 def test_one_that_does_nothing_is_stalled_and_says_where_it_stands(counter: Any) -> None:
     counter.enter.remote("stage 1")
-    said = r"no unit was committed and no worker gave a sign of life .*\n  stage 1: took 1 units, gave back 0, 0 eval"
+    said = r"no unit was committed and no worker gave a sign of life .*\n  stage 1: took 1 unit, gave back 0, 0 eval"
     with pytest.raises(Stalled, match=said):
         list(watched(Slow(60.0), Watchdog(floor=2.0, first=2.0), "unit was committed", Listener(counter)))
 

@@ -255,7 +255,7 @@ def test_a_folder_with_another_manifests_rows_is_refused(quick: Job) -> None:
     quick.run([{**SEVEN, "id": "a"}])
     before = run_files(quick.out)
     for limit in (None, 1):
-        with pytest.raises(WrongRun, match="holds 1 rows, none of them of this manifest"):
+        with pytest.raises(WrongRun, match="holds 1 row, none of them of this manifest"):
             quick.run([{**SEVEN, "id": "b"}], limit=limit)
     assert run_files(quick.out) == before and audit(quick.out).passed
     assert quick.run([{**SEVEN, "id": "b"}], replace=True).rows == 1 and audit(quick.out).passed

@@ -139,7 +139,7 @@ def test_shards_that_are_strange_unpublished_or_lost(run: Store) -> None:
     run.write("metadata/notes.txt", b"")
     found = audit(run.root)
     assert found.counts == {"unpublished": 1, "lost": 1, "stray": 1, "foreign file": 1} and found.good == 2
-    assert f"{shards[1]}, committed with 1 rows, is gone" in found.problems
+    assert f"{shards[1]}, committed with 1 row, is gone" in found.problems
     assert "metadata/strange.0123456789ab.parquet belongs to no commit: its rows do not count" in found.problems
     assert "metadata/notes.txt is no file of the run" in found.notes
 

@@ -44,7 +44,7 @@ from darkroom.batch.summary import (
 )
 from darkroom.batch.write_results import Receipt
 from darkroom.metrics import RunMetrics
-from darkroom.phases import Say, phase, phase_of_ray, to_stderr
+from darkroom.phases import Say, phase, phase_of_ray, plural, to_stderr
 from darkroom.ray_cluster import ClusterError, connect
 from darkroom.runs import LEASE_SECONDS, Ledger, Log, Shard, Writer, own, stage, to_table
 from darkroom.runs.audit import broken_rows
@@ -98,7 +98,7 @@ def _run_as_owner(order: Order, writer: Writer, began: float, say: Say) -> Outco
     for finding in at_start(order.store.root):
         say(str(finding))
     for shard in writer.open():
-        say(f"{shard.name} is gone from metadata/: its {shard.rows:,} rows are to be made anew")
+        say(f"{shard.name} is gone from metadata/: {plural(shard.rows, 'row is', 'rows are')} to be made anew")
     for key in writer.foreign:
         say(f"{order.store.uri(key)} is no file of the run, and is left alone")
     with _what_is_kept(order, writer):
@@ -215,7 +215,7 @@ def _develop(order: Order, work: Work, writer: Writer, say: Say) -> Developed:
     else:
         encoding.encode(listener)
     encoding.check()
-    phase(say, f"starting the workers, for {len(job.units):,} units of work")
+    phase(say, f"starting the workers, for {plural(len(job.units), 'unit')} of work")
     with progress, commits:
         for receipt in pipeline.run(job, setting.pools, prompts.watchdog(options.stall_seconds), listener):
             commits.add(receipt)

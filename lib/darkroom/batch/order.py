@@ -30,7 +30,7 @@ from darkroom.models.catalog import abilities, address, open_model
 from darkroom.models.embeddings import EmbeddingStore
 from darkroom.models.errors import ModelError
 from darkroom.models.scorers import open_scorer
-from darkroom.phases import Say, phase
+from darkroom.phases import Say, phase, plural
 from darkroom.ray_cluster import ClusterError, resources
 from darkroom.ray_cluster.resources import ENCODERS, Wanted, find_room
 from darkroom.runs import Ledger
@@ -143,7 +143,7 @@ def refuse_to_empty(order: Order, work: Work) -> None:
     good, lost = f"of its {work.good_before:,} good rows", work.superseded + len(work.leavers)
     advice = "choose another --out, or say --replace"
     if work.done + work.changed + work.gone == 0:
-        raise WrongRun(f"{out} holds {work.before:,} rows, none of them of this manifest; {advice}")
+        raise WrongRun(f"{out} holds {plural(work.before, 'row')}, none of them of this manifest; {advice}")
     differing = [name for name in OF_ALL_ROWS if _differs(before.get(name), now[name])]
     if differing and work.superseded:
         others = "; ".join(f"{name} {_short(before.get(name))}, not {_short(now[name])}" for name in differing)
@@ -215,7 +215,7 @@ def set_up(order: Order, work: Work, say: Say) -> Setting:
     missing = prompts.find_missing(model, work.prompts, dtypes, stores)
     for name, asked in work.prompts.items():
         left = sum(len(one.prompts) for one in missing if one.encoder == name)
-        say(f"{len(asked):,} prompts for {name}, {left:,} of them to encode")
+        say(f"{plural(len(asked), 'prompt')} for {name}, {left:,} of them to encode")
     large = [one for one in missing if not prompts.is_small(model, one)]
     needs = placement.needs(model, numbers, dtypes, options.capacity, on_gpu, [one.encoder for one in large])
     hardware = resources.read_hardware(say)
@@ -224,7 +224,7 @@ def set_up(order: Order, work: Work, say: Say) -> Setting:
     beside = placement.beside_the_stages(needs, room, hardware) if large else None
     pools = size_pools(wanted if beside is None else [*wanted, beside], room)
     placement.check(needs, pools, hardware)
-    say("\n".join([f"{work.to_make:,} rows to make by", placement.table(needs, pools)]))
+    say("\n".join([f"{plural(work.to_make, 'row')} to make by", placement.table(needs, pools)]))
     together = bool(large) and (beside is not None or all_apart(room, pools))
     return Setting(numbers, dtypes, stores, missing, pools, hardware, together)
 
@@ -296,7 +296,7 @@ class Encoding(threading.Thread):
         """All of it, in the thread that calls."""
         order, setting = self.order, self.setting
         for one in setting.missing:
-            phase(self.say, f"encoding {len(one.prompts):,} prompts by {one.encoder}")
+            phase(self.say, f"encoding {plural(len(one.prompts), 'prompt')} by {one.encoder}")
         dog, pool = prompts.watchdog(order.options.stall_seconds), setting.pools.get(ENCODERS)
         try:
             prompts.encode(order.model, order.address, setting.missing, pool, dog, listener)

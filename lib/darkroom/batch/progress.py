@@ -19,6 +19,8 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Column
 
+from darkroom.phases import plural
+
 PROMPTS = "prompts"  # what encoding them is called among the stages
 LOADING = 6  # times as long: weights are downloaded, read, compiled
 STANDSTILL = 3  # times the limit: workers show that they live, or are replaced, and nothing is made
@@ -119,7 +121,7 @@ class JobCounter:
         """A sentence per stage, for a stalled job's message."""
         now = time.monotonic()
         return [
-            f"{name}: took {count.entered} units, gave back {count.left}, {count.evaluations:,} evaluations, "
+            f"{name}: took {plural(count.entered, 'unit')}, gave back {count.left}, {count.evaluations:,} evaluations, "
             f"last heard of {now - count.last:.0f} s ago"
             for name, count in self.stages.items()
         ]

@@ -22,7 +22,7 @@ from darkroom.batch.stages import Unencoded
 from darkroom.models.catalog import abilities, address, open_model
 from darkroom.models.embeddings import EmbeddingStore
 from darkroom.models.errors import ModelError
-from darkroom.phases import Say, phase, phase_of_ray, to_stderr
+from darkroom.phases import Say, phase, phase_of_ray, plural, to_stderr
 from darkroom.ray_cluster import connect, resources
 from darkroom.ray_cluster.resources import ENCODERS, Wanted, find_room
 from darkroom.runs import Log
@@ -175,7 +175,8 @@ def _unencoded(missing: list[Unencoded]) -> Iterator[str]:
         left = one.store.missing(one.prompts)
         if left:
             shown = ", ".join(map(repr, left[:LISTED])) + (f" and {len(left) - LISTED:,} more" if left[LISTED:] else "")
-            yield f"{len(left):,} prompts have no embedding by {one.encoder} in {one.store.uri}: {shown}"
+            lack = plural(len(left), "prompt has", "prompts have")
+            yield f"{lack} no embedding by {one.encoder} in {one.store.uri}: {shown}"
     yield "Encode them where the text encoder is, and bring them by `darkroom embed --import FILE`."
 
 
@@ -234,7 +235,7 @@ def _encode(options: EmbedOptions, model: Model, asked: Mapping[str, Collection[
         [placement.encoder_need(model, one.encoder, dtypes) for one in missing], {}, resources.read_hardware(say)
     )
     for one in missing:
-        phase(say, f"encoding {len(one.prompts):,} prompts by {one.encoder}")
+        phase(say, f"encoding {plural(len(one.prompts), 'prompt')} by {one.encoder}")
     listener = Listener(
         pipeline.start_counter([PROMPTS]),
         lambda news: [phase(say, line, ago) for ago, line in news.lines],

@@ -102,7 +102,7 @@ def _published(store: Store, log: Log, result: Audit) -> None:
         if name not in there and name in staged:
             result.report("unpublished", f"{name} is committed but not in metadata/: run the job again")
         elif name not in there:
-            result.report("lost", f"{name}, committed with {shard.rows:,} rows, is gone")
+            result.report("lost", f"{name}, committed with {plural(shard.rows, 'row')}, is gone")
     for name in sorted(there - log.shards.keys()):
         if is_shard_name(name):
             result.report("stray", f"metadata/{name} belongs to no commit: its rows do not count")
@@ -133,7 +133,8 @@ def _broken(store: Store, ledger: Ledger, log: Log, result: Audit) -> np.ndarray
                     broken.append(hashed(row["id"]))
     if moved:
         advice = "readers that open what they say want `darkroom compact`"
-        result.notes.append(f"{moved:,} rows name their pictures where the run lay before: {advice}")
+        named = plural(moved, "row names its picture", "rows name their pictures")
+        result.notes.append(f"{named} where the run lay before: {advice}")
     if orphans := int((~np.isin(hashes(store.list("images/")), hashes(referred))).sum()):
         belong = plural(orphans, "picture belongs", "pictures belong")
         result.notes.append(f"{belong} to no row that counts: `darkroom clean` removes them")

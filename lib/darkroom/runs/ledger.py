@@ -25,6 +25,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from darkroom.phases import plural
 from darkroom.runs.log import (
     Counts,
     Log,
@@ -225,7 +226,7 @@ def published_key(shard: str) -> str:
 
 
 def _gone(shard: Shard, store: Store) -> Gone:
-    return Gone(f"{store.uri(published_key(shard.name))}, committed with {shard.rows:,} rows, is gone")
+    return Gone(f"{store.uri(published_key(shard.name))}, committed with {plural(shard.rows, 'row')}, is gone")
 
 
 def _counted(tasks: Sequence[str], statuses: Sequence[str]) -> Counts:
