@@ -14,6 +14,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -91,7 +92,7 @@ def main() -> int:
     calls = {}
     for name, (slots, adapters) in arms.items():
         model = predictor(asked, adapters)
-        calls[name] = lambda model=model, parts=inputs(asked, model, slots, adapters): model(*parts)
+        calls[name] = partial(model, *inputs(asked, model, slots, adapters))
     for call in calls.values():
         seconds(call, asked.device)
     times: dict[str, list[float]] = {name: [] for name in calls}

@@ -4,9 +4,9 @@
     python benchmarks/scale.py --rows 10000 --out DIR  one size; what it makes stays in DIR
 
 plan: the manifest read, checked and planned from nothing. resume: the same against a finished run's log and a listing
-of its pictures, which are empty files. summary, audit: of that run, without pictures. rest: rows/s of loading, row state, PNG, upload, result rows and commit, with a
-picture of 8 px that costs nothing, by two processes. Each in a process of its own; peak is its memory at most, and
-+N that of its helpers, which share most of it.
+of its pictures, which are empty files. summary, audit: of that run, without pictures. rest: rows/s of loading, row
+state, PNG, upload, result rows and commit, with a picture of 8 px that costs nothing, by two processes. Each in a
+process of its own; peak is its memory at most, and +N that of its helpers, which share most of it.
 """
 
 from __future__ import annotations
