@@ -14,8 +14,8 @@ import torch
 from conftest import S3Server
 from darkroom.models.catalog import address, open_model
 from darkroom.models.errors import ModelError
-from darkroom.sampling.prompt_keys import PromptKey, prompt_key
 from darkroom.models.node_cache import S3Listing, fetch_from_s3
+from darkroom.sampling.prompt_keys import PromptKey, prompt_key
 from darkroom.storage import LocalStore, StorageError, open_store
 from darkroom.storage.s3 import S3Store
 from slow_link import SlowLink
