@@ -24,9 +24,8 @@ from darkroom.manifest.fields import (
     Switch,
     plain,
 )
+from darkroom.models import MOST_ADAPTERS
 from darkroom.sampling.levels import DEFAULT_STRIDE
-
-MOST_ADAPTERS = 4  # of a row
 
 
 class BaseTask(Frozen):

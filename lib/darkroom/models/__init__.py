@@ -10,7 +10,7 @@ sources            `Source`, `open_source`: a model's files, wherever they lie
 weights            `check_dtype`, `load_module`, `read_header`, `read_tensor`: safetensors, whole or in part
 memory             `Memory`, `size_text`: what a stage will need of a device
 node_cache         `remember`: what a machine finds out once for all of its processes
-here               `DTYPES`, `Mode`: names that are known before torch is
+here               `DTYPES`, `Mode`, `MOST_ADAPTERS`: names that are known before torch is
 """
 
 from typing import Literal
@@ -20,6 +20,7 @@ from darkroom.front_door import front_door
 # Known before torch is.
 DTYPES = ("float32", "bfloat16", "float16")  # that weights may be held in
 Mode = Literal["off", "default", "graphs"]  # of compiling
+MOST_ADAPTERS = 4  # that a row may name
 
 __getattr__, __dir__, __all__ = front_door(
     __name__,
@@ -37,4 +38,4 @@ __getattr__, __dir__, __all__ = front_door(
         "node_cache": ("remember",),
     },
 )
-__all__ += ["DTYPES", "Mode"]
+__all__ += ["DTYPES", "MOST_ADAPTERS", "Mode"]

@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from darkroom.manifest.base_task import MOST_ADAPTERS
+from darkroom.models import MOST_ADAPTERS
 from darkroom.models.adapter_files import Adapter
 
 NONE = 0  # the number of no adapter
