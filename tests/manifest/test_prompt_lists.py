@@ -29,7 +29,7 @@ LISTS = {
     "array.json": ('["a red seven", {"prompt": "a blue nine"}]', []),
     "array.jsonl": ('[{"prompt": "a red seven"}, {"prompt": "a blue nine"}]', []),
     "lines.jsonl": ('{"text": "a red seven"}\n{"text": "a blue nine"}\n', ["text=prompt"]),
-    "prompts.txt.gz": (gzip.compress(b"a red seven\na blue nine"), []),
+    "prompts.txt.gz": (gzip.compress(b"a red seven\na blue nine", mtime=0), []),
 }
 
 
@@ -85,7 +85,7 @@ WRONG = [
     ("a.json", "{", [], "a.json: not JSON"),
     ("a.docx", "x", [], "a.docx: wanted a list that ends in .txt"),
     ("a.txt", "café".encode("cp1252"), [], "is not UTF-8"),
-    ("a.txt.gz", gzip.compress(b"a" * 99)[:-9], [], "a.txt.gz: cut short"),
+    ("a.txt.gz", gzip.compress(b"a" * 99, mtime=0)[:-9], [], "a.txt.gz: cut short"),
 ]
 
 
