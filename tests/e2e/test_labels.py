@@ -78,7 +78,7 @@ def test_what_such_a_network_is_not_asked(tmp_path: Path, toy_network: str) -> N
         dry_run(options(tmp_path, toy_network, wrong))
     assert "'label' must be below 10" in caught.value.problems[0]
     assert any("'prompt' is given, the model 'toy-network' takes a label" in text for text in caught.value.problems)
-    assert any("takes euler or heun or midpoint" in text for text in caught.value.problems)
+    assert any("takes euler, heun or midpoint" in text for text in caught.value.problems)
 
 
 def test_a_denoiser_cannot_generate(tmp_path: Path) -> None:
