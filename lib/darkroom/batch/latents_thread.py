@@ -6,7 +6,6 @@ depend on must not be who came with it. Where the device's memory ends it decode
 
 from __future__ import annotations
 
-import math
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -20,7 +19,7 @@ from torch import Tensor
 from darkroom.batch.row_state import is_device_lost
 from darkroom.batch.stuck import Guard
 from darkroom.ray_cluster import ClusterError
-from darkroom.sampling.buckets import Shape
+from darkroom.sampling.buckets import Shape, count_of
 from darkroom.sampling.guidance import group
 
 if TYPE_CHECKING:
@@ -90,7 +89,7 @@ class LatentsThread(threading.Thread):
         groups = [
             [decoding[place] for place in places[at : at + many]]
             for shape, places in states.items()
-            for many in [count_at_once(self.at_once, shape, self.shape)]
+            for many in [count_of(shape, self.at_once, self.shape)]
             for at in range(0, len(places), many)
         ]
         return [[job] for job in jobs if job[2] is not None] + groups
@@ -117,7 +116,7 @@ class LatentsThread(threading.Thread):
         if noise is not None:
             return [self.latents.encode(given, noise)]
         states = torch.stack([state for _, state, _ in jobs])
-        return _decoded(self.latents, states, count_at_once(self.at_once, tuple(states.shape[1:]), self.shape))
+        return _decoded(self.latents, states, count_of(tuple(states.shape[1:]), self.at_once, self.shape))
 
     def _shrink(self, jobs: list[Job], shortage: str) -> None:
         """Tries again with fewer at once, or with more room."""
@@ -161,18 +160,13 @@ def decoded(latents: Latents, states: Sequence[Tensor], shape: Shape) -> list[Te
     """Pictures of states on the host, as a `LatentsThread` makes them, in this thread."""
     pictures: list[Tensor] = [torch.empty(0)] * len(states)
     for own, places in group(tuple(state.shape) for state in states).items():
-        many = count_at_once(latents.at_once, own, shape)
+        many = count_of(own, latents.at_once, shape)
         for at in range(0, len(places), many):
             some = places[at : at + many]
             found = _decoded(latents, torch.stack([states[place] for place in some]), many)
             for place, picture in zip(some, found, strict=True):
                 pictures[place] = picture
     return pictures
-
-
-def count_at_once(at_once: int, shape: Shape, usual: Shape | None) -> int:
-    """How many states of a shape are decoded at once, where it is `at_once` of the usual one."""
-    return max(1, min(at_once, at_once * math.prod(usual or shape) // math.prod(shape)))
 
 
 def _decoded(latents: Latents, states: Tensor, many: int) -> Sequence[Tensor]:

@@ -243,7 +243,7 @@ class Listener:
         self.check()
         if watchdog.silence > SAID_SECONDS and not self._silent:
             at = "one is loading" if watchdog.loading else "none is loading"
-            waits = f"waiting up to {watchdog.limit:.0f} s; {free()}"
+            waits = f"waiting up to {watchdog.limit:.0f} s; {_answer(free)}"
             self.say(f"no worker gave a sign of life for {watchdog.silence:.0f} s, and {at}: {waits}")
         self._silent = watchdog.silence > SAID_SECONDS
         while not self._asker.news.empty():
@@ -321,18 +321,19 @@ def _silence(watchdog: Watchdog, what: str, counter: Any) -> str:
     lines = [f"no {what} and no worker gave a sign of life for {watchdog.silence:.0f} s, {limit}"]
     if watchdog.silence <= watchdog.limit:
         lines = [f"no {what} and no evaluation was made for {watchdog.standstill:.0f} s, whatever began anew; {limit}"]
-    known = queue.SimpleQueue[list[str]]()
+    return "\n  ".join([*lines, _answer(lambda: "\n  ".join(ray.get(counter.lines.remote()))), _answer(free)])
 
-    def ask() -> None:
+
+def _answer(ask: Callable[[], str]) -> str:
+    """What a call into Ray says, waited for as long as is bearable, see `_Asker`."""
+    answers = queue.SimpleQueue[str]()
+
+    def put() -> None:
         with suppress(Exception):  # as in `_Asker`
-            known.put(ray.get(counter.lines.remote()))
-            known.put([free()])
+            answers.put(ask())
 
-    threading.Thread(target=ask, daemon=True).start()
-    for _ in range(2):
-        try:
-            lines += known.get(timeout=ANSWER_SECONDS)
-        except queue.Empty:
-            lines.append(f"Ray does not answer for {ANSWER_SECONDS:.0f} s")
-            break
-    return "\n  ".join(lines)
+    threading.Thread(target=put, daemon=True).start()
+    try:
+        return answers.get(timeout=ANSWER_SECONDS)
+    except queue.Empty:
+        return f"Ray does not answer for {ANSWER_SECONDS:.0f} s"

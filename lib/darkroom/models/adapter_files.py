@@ -7,7 +7,6 @@ Three layouts, told apart by their keys and read without guessing: diffusers' (`
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -19,9 +18,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from darkroom.models.errors import ModelError
-from darkroom.models.sources import Source, open_source
+from darkroom.models.sources import Source, file_sha256, open_source, read_json
 
 METADATA = "lora_adapter_metadata"  # where diffusers' files say rank and alpha, as JSON
+PEFT_CONFIG = "adapter_config.json"
 SHOWN = 8
 
 # How a key ends, and whether the tensor goes down to the rank or up from it.
@@ -115,7 +115,7 @@ def read_adapter(name: str, address: str, targets: Mapping[str, tuple[int, int]]
             metadata = opened.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelError(f"{address} is damaged ({error}): fetch it again") from None
-    config = json.loads(source.read("adapter_config.json")) if "adapter_config.json" in source.names() else {}
+    config = read_json(source, PEFT_CONFIG) if PEFT_CONFIG in source.names() else {}
     try:
         layers = parse_adapter(tensors, targets, _scales(metadata, config))
     except ModelError as error:
@@ -223,7 +223,7 @@ def _scales(metadata: Mapping[str, str], config: Mapping[str, Any]) -> Scales:
 
 
 def _digest(source: Source, name: str) -> str:
-    return hashlib.sha256((source.fetch([name]) / name).read_bytes()).hexdigest()
+    return file_sha256(source.fetch([name]) / name)
 
 
 def _listed(keys: list[str]) -> str:

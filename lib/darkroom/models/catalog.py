@@ -118,7 +118,7 @@ def open_pipeline(name_or_uri: str) -> Source:
 
 
 def open_revision(name_or_uri: str, revision: str | None, adapters: Sequence[StoredAdapter] = ()) -> Model:
-    """The model there, with adapters, which must be of that revision, all of it; None for whatever lies there.
+    """The model there, with adapters of it, which must be of that revision, all of it; None for whatever lies there.
     ModelError where it is not: what is replaced while a run goes on must not make some of its pictures."""
     model = open_model(name_or_uri)
     if revision is not None and model.revision != revision:
@@ -126,7 +126,7 @@ def open_revision(name_or_uri: str, revision: str | None, adapters: Sequence[Sto
             f"the run was begun with the revision {revision} of the model {model.name!r}, and at {name_or_uri} lies "
             f"{model.revision} now: bring the model back, or begin another run with this one"
         )
-    return model.adapted(adapters) if adapters else model
+    return replace(model, adapters=tuple(adapters)) if adapters else model
 
 
 def _parts(name_or_uri: str) -> tuple[str, ...] | None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from darkroom.models.families import read_index
 from darkroom.models.memory import Memory
 from darkroom.models.sources import Source
-from darkroom.models.texts import BATCH, Encoding
+from darkroom.models.texts import Encoding, in_passes
 from darkroom.sampling.prompt_keys import PromptKey
 from darkroom.sampling.stage import CONDITION, POOLED, Fields
 
@@ -101,11 +101,7 @@ class PairedTextEncoder:
     @torch.inference_mode()
     def encode(self, keys: list[str]) -> Tensor:
         """N keys of PromptKey -> [N, positions + 1, width] in the encoders' dtype, on the host; passes of one shape."""
-        count = 1 if self.device.type == "cpu" else BATCH
-        read = [PromptKey.read(key) for key in keys]
-        passes = [read[first : first + count] for first in range(0, len(read), count)]
-        empty = PromptKey("")
-        return torch.cat([self._encode(some + [empty] * (count - len(some)))[: len(some)] for some in passes])
+        return in_passes(self._encode, keys, self.device)
 
     def _encode(self, keys: list[PromptKey]) -> Tensor:
         first, second = self.encoding.first, self.encoding.second

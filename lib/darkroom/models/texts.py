@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import ModuleType
@@ -152,6 +152,19 @@ def import_models() -> ModuleType:
     return transformers
 
 
+def in_passes(encode: Callable[[list[PromptKey]], Tensor], keys: Sequence[str], device: torch.device) -> Tensor:
+    """What `encode` makes of N keys of PromptKey, [N, ...].
+
+    A pass has one shape, filled up with empty prompts, so that an embedding does not depend on which prompts it was
+    batched with. On a processor each is encoded alone, which is as fast.
+    """
+    count = 1 if device.type == "cpu" else BATCH
+    read = [PromptKey.read(key) for key in keys]
+    passes = [read[first : first + count] for first in range(0, len(read), count)]
+    empty = PromptKey("")
+    return torch.cat([encode(some + [empty] * (count - len(some)))[: len(some)] for some in passes])
+
+
 class TextEncoder:
     """Prompts to what the UNet attends to: every position up to the length, padding included."""
 
@@ -163,16 +176,8 @@ class TextEncoder:
 
     @torch.inference_mode()
     def encode(self, keys: list[str]) -> Tensor:
-        """N keys of PromptKey, of which a sentence is one -> [N, length, width] in the encoder's dtype, on the host.
-
-        A pass has one shape, filled up with empty prompts, so that an embedding does not depend on which prompts it
-        was batched with. On a processor each is encoded alone, which is as fast.
-        """
-        count = 1 if self.device.type == "cpu" else BATCH
-        read = [PromptKey.read(key) for key in keys]
-        passes = [read[first : first + count] for first in range(0, len(read), count)]
-        empty = PromptKey("")
-        return torch.cat([self._encode(some + [empty] * (count - len(some)))[: len(some)] for some in passes])
+        """N keys of PromptKey, of which a sentence is one -> [N, length, width] in the encoder's dtype, on the host."""
+        return in_passes(self._encode, keys, self.device)
 
     def _encode(self, keys: list[PromptKey]) -> Tensor:
         tokens = self.encoding.tokenize([key.prompt for key in keys]).to(self.device)

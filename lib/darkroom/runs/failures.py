@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
+from darkroom.phases import plural
 from darkroom.runs.ledger import Damaged, Ledger
 from darkroom.runs.log import Index, Shard
-from darkroom.runs.reading import open_run, read_run_record
+from darkroom.runs.reading import open_run
 from darkroom.storage import Store, open_store
 
 _KEPT = 64  # shards whose rows were looked at
@@ -59,7 +60,8 @@ class FailedRow:
 def failed_rows(uri: str, only: str | None = None) -> list[FailedRow]:
     """Those of a run, in the order of its manifest. only: classes of errors, joined by commas. NoRun; ValueError for a
     class that no row failed by; StorageError."""
-    found = open_run(uri).rows(["id", "error", "error_class", "status"])
+    run = open_run(uri)
+    found = run.rows(["id", "error", "error_class", "status"])
     failed = found.filter(pc.equal(found["status"], "failed")).to_pylist()
     classes = Counter(row["error_class"] for row in failed)
     wanted = [name.strip() for name in only.split(",")] if only else list(classes)
@@ -70,7 +72,7 @@ def failed_rows(uri: str, only: str | None = None) -> list[FailedRow]:
     errors = {row["id"]: row for row in failed if row["error_class"] in wanted}
     store = open_store(uri)
     rows = []
-    for key in store.list(f"manifest/{read_run_record(store)['plan']}/"):
+    for key in store.list(f"manifest/{run.record['plan']}/"):
         for line in map(json.loads, store.read(key).splitlines()):
             if line["id"] in errors:
                 error = errors[line["id"]]
@@ -82,7 +84,7 @@ def describe_failed(rows: list[FailedRow]) -> str:
     """What they failed by, for people."""
     if not rows:
         return "no row failed"
-    counted = f"{len(rows):,} row{'' if len(rows) == 1 else 's'} failed{_counted(Counter(row.kind for row in rows))}"
+    counted = f"{plural(len(rows), 'row')} failed{_counted(Counter(row.kind for row in rows))}"
     return "\n".join([counted, *(f"  {row.row['id']}: {row.error}" for row in rows)])
 
 

@@ -11,6 +11,11 @@ from darkroom.sampling.plans import Plan
 Shape = tuple[int, int, int]
 
 
+def count_of(shape: Shape, count: int, usual: Shape | None) -> int:
+    """How many states of a shape go where `count` of the usual one do: of larger ones fewer, at least one."""
+    return max(1, min(count, count * math.prod(usual or shape) // math.prod(shape)))
+
+
 class Buckets:
     """As an `Engine`, of plans of any shapes; tags are hashable, and other for each row.
 
@@ -26,8 +31,7 @@ class Buckets:
 
     def capacity_of(self, shape: Shape) -> int:
         """Evaluations a pass of states of a shape."""
-        usual = shape if self.shape is None else self.shape
-        return max(1, min(self.capacity, self.capacity * math.prod(usual) // math.prod(shape)))
+        return count_of(shape, self.capacity, self.shape)
 
     def add(self, plan: Plan, tag: Any = None) -> None:
         """Queues a row; `tag` comes back with its picture."""

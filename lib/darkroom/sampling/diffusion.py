@@ -20,14 +20,14 @@ from darkroom.sampling.grids import Grid, GridDefaults, find_grid
 from darkroom.sampling.levels import CLEAN, Level, Place
 from darkroom.sampling.names import unknown
 from darkroom.sampling.schedules import SAMPLERS, Move
-from darkroom.sampling.solvers import Leg, Line, Memory, table, used_columns
+from darkroom.sampling.solvers import Leg, Line, Steps, table
 
 Prediction = Literal["epsilon", "x0", "v"]
 PREDICTIONS = ("epsilon", "x0", "v")
 MAX_BETA = 0.999
 
 
-class Diffusion:
+class Diffusion(Steps):
     """x_t = sqrt(alpha_bar_t) x0 + sqrt(1 - alpha_bar_t) noise, for t = 0 .. T-1; CLEAN has alpha_bar 1.
 
     alphas_cumprod: alpha_bar, float64 [T], falling, strictly between 0 and 1.
@@ -199,20 +199,6 @@ class Diffusion:
         if not 0.0 <= eta <= 1.0 or (eta and sampler != "ddim"):
             raise ValueError(f"eta must lie between 0 and 1, for ddim only; got {eta} with {sampler}")
         return solvers.diffusion_lines(moves, self.level, self.prediction, self._solver(sampler, eta))
-
-    def step(
-        self,
-        x: Tensor,
-        memory: Memory,
-        prediction: Tensor,
-        variance: Tensor | None,
-        coefficients: Tensor,
-        noise: Tensor | None,
-        used: frozenset[int] | None = None,
-    ) -> tuple[Tensor, list[Tensor | None]]:
-        """One move per sample -> (x_next, memory_next): see `solvers.step`. used: None to find it out, on the host."""
-        used = used_columns(coefficients) if used is None else used
-        return solvers.step(x, memory, prediction, variance, coefficients, noise, self.bounded, used)
 
     def _check(self) -> None:
         alphas = self.alphas_cumprod

@@ -15,7 +15,7 @@ from darkroom.sampling.grids import GridDefaults
 from darkroom.sampling.levels import Place
 from darkroom.sampling.names import unknown
 from darkroom.sampling.schedules import SAMPLERS, Move, time_of
-from darkroom.sampling.solvers import Column, Line, Memory, flow_renoise, flow_step, step, table, used_columns
+from darkroom.sampling.solvers import Column, Line, Steps, flow_renoise, flow_step, table
 
 KINDS = {
     "euler": ("denoise",),
@@ -24,7 +24,7 @@ KINDS = {
 }
 
 
-class Flow:
+class Flow(Steps):
     """x_t = t x1 + (1 - t) noise, for t from 0 (noise) to 1 (picture x1); the model predicts v = x1 - noise.
 
     num_timesteps: nominal, so that a stride means as many steps as on a discrete model with so many noise levels.
@@ -89,20 +89,6 @@ class Flow:
         for move in moves:
             assert move.kind in (*KINDS[sampler], "renoise"), f"not a move of {sampler}: {move}"
         return table([_line(move) for move in moves])
-
-    def step(
-        self,
-        x: Tensor,
-        memory: Memory,
-        prediction: Tensor,
-        variance: Tensor | None,
-        coefficients: Tensor,
-        noise: Tensor | None,
-        used: frozenset[int] | None = None,
-    ) -> tuple[Tensor, list[Tensor | None]]:
-        """One move per sample -> (x_next, memory_next): see `solvers.step`. used: None to find it out, on the host."""
-        used = used_columns(coefficients) if used is None else used
-        return step(x, memory, prediction, variance, coefficients, noise, self.bounded, used)
 
 
 def _line(move: Move) -> Line:

@@ -12,6 +12,7 @@ with every solver: Euler is DDIM with eta 0 there, and Euler ancestral DDIM with
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from typing import NamedTuple
@@ -137,6 +138,28 @@ def step(
     sets = {0, *(number for number in range(1, REMEMBERED + 1) if writes(used, number))}
     x_next, *remembered = (mixed(columns, terms) if number in sets else None for number, columns in enumerate(_SUMS))
     return x_next, remembered
+
+
+class Steps(ABC):
+    """A process that makes its steps by a table."""
+
+    @abstractmethod
+    def bounded(self, x0: Tensor) -> Tensor:
+        """x0 [B, C, H, W], kept within what a picture may hold."""
+
+    def step(
+        self,
+        x: Tensor,
+        memory: Memory,
+        prediction: Tensor,
+        variance: Tensor | None,
+        coefficients: Tensor,
+        noise: Tensor | None,
+        used: frozenset[int] | None = None,
+    ) -> tuple[Tensor, list[Tensor | None]]:
+        """One move per sample -> (x_next, memory_next): see `solvers.step`. used: None to find it out, on the host."""
+        used = used_columns(coefficients) if used is None else used
+        return step(x, memory, prediction, variance, coefficients, noise, self.bounded, used)
 
 
 class Leg(NamedTuple):
