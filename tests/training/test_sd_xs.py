@@ -18,10 +18,18 @@ from darkroom.training.data import load_images, sample_uri
 from darkroom.training.feeds import Worker
 from darkroom.training.painted_scenes import vocabulary
 from darkroom.training.recipes.sd_xs import SdXs
-from darkroom.training.sd_xs import train_latent
+from darkroom.training.sd_xs import Digits, most_typical, train_latent
 
 RECIPE = SdXs(
-    vae_steps=4, draw_steps=6, polish_steps=1, batch=4, vae_batch=4, warmup=1, checkpoint_every=2, learning_rate=2e-3
+    vae_steps=4,
+    words_steps=2,
+    draw_steps=6,
+    polish_steps=1,
+    batch=4,
+    vae_batch=4,
+    warmup=1,
+    checkpoint_every=2,
+    learning_rate=2e-3,
 )
 ALONE = Worker(0, 1, torch.device("cpu"))
 
@@ -47,7 +55,7 @@ def files(out: Path) -> dict[str, bytes]:
     return {str(path.relative_to(out)): path.read_bytes() for path in found}
 
 
-@pytest.mark.parametrize("stop", [1, 4], ids=["in the autoencoder", "in the UNet"])
+@pytest.mark.parametrize("stop", [1, 5], ids=["in the autoencoder", "in the UNet"])
 def test_interrupted_and_resumed_equals_unbroken_bit_for_bit(unbroken: Path, tmp_path: Path, stop: int) -> None:
     lines: list[str] = []
 
@@ -60,7 +68,7 @@ def test_interrupted_and_resumed_equals_unbroken_bit_for_bit(unbroken: Path, tmp
         train(tmp_path, say=say)
     train(tmp_path, say=lines.append)
     assert files(tmp_path) == files(unbroken)
-    assert len(lines) == 6  # checkpoints: two, three and one, each once
+    assert len(lines) == 7  # checkpoints: two, one, three and one, each once
 
 
 @pytest.mark.parametrize(("phase", "epoch"), [("vae", 2), ("draw", 3)])
@@ -89,7 +97,7 @@ def test_what_training_leaves_is_a_stable_diffusion_pipeline(unbroken: Path) -> 
 
 
 def test_another_seed_gives_other_weights(unbroken: Path, tmp_path: Path) -> None:
-    train(tmp_path, replace(RECIPE, seed=8, vae_steps=1, draw_steps=1))
+    train(tmp_path, replace(RECIPE, seed=8, vae_steps=1, words_steps=1, draw_steps=1))
     name = "unet/diffusion_pytorch_model.safetensors"
     assert (tmp_path / name).read_bytes() != (unbroken / name).read_bytes()
 
@@ -108,6 +116,13 @@ def test_every_word_of_its_world_is_one_token_and_others_are_characters(tmp_path
     again = CLIPTokenizer(vocab=json.loads((tmp_path / "vocab.json").read_text()), merges=merges)
     sentence = "a photo of a small red three at the bottom on grey paper, dogs"
     assert again(sentence).input_ids == tokenizer(sentence).input_ids
+
+
+def test_of_each_class_the_digit_nearest_to_its_mean_is_typical() -> None:
+    pictures = np.zeros((6, 28, 28), np.uint8)
+    pictures[:, 0, 0] = [10, 200, 30, 7, 5, 40]  # means 80 and 17.3: 30 and 7 are nearest
+    typical = most_typical(Digits(pictures, np.array([3, 3, 3, 5, 5, 5])))
+    assert typical.labels.tolist() == [3, 5] and typical.pictures[:, 0, 0].tolist() == [30, 7]
 
 
 def test_data_that_is_not_digits_is_refused() -> None:

@@ -1,5 +1,6 @@
 """Trains the embedded latent model `sd-xs`, phase by phase: the autoencoder; the UNet together with its text encoder,
-on latents of pictures that are painted anew for every step; both once more while the learning rate comes down."""
+on latents of pictures that are painted anew for every step: first with one digit of each class, whose shape is then all
+that its name can mean, next with those of the whole data set, at last once more while the learning rate comes down."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ from darkroom.models import sd_xs
 from darkroom.sampling.diffusion import Diffusion
 from darkroom.storage import Store
 from darkroom.training import phases
-from darkroom.training.data import Images, load_images
+from darkroom.training.data import load_images
 from darkroom.training.draws import Draw
 from darkroom.training.epochs import Say
 from darkroom.training.feeds import Worker
@@ -41,11 +42,20 @@ class Settings(phases.Settings, Protocol):
     vae_batch: int
     vae_learning_rate: float
     vae_steps: int
+    words_steps: int
     draw_steps: int
     polish_steps: int
     kl_weight: float
 
     def record(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Digits:
+    """What is painted: pictures uint8 [N, 28, 28] with labels [N]."""
+
+    pictures: np.ndarray
+    labels: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +95,10 @@ class Autoencoding(Objective):
 
 
 class LatentDiffusion(Objective):
-    """UNet and text encoder: |network(z_t, t, prompt) - v|^2 on latents of a trained autoencoder."""
+    """UNet and text encoder: |network(z_t, t, prompt) - v|^2 on latents of a trained autoencoder.
+
+    A time is drawn as the larger of two: what a prompt asks for is settled at noisy ones.
+    """
 
     def __init__(self, tokenizer: CLIPTokenizer, vae: AutoencoderKL, device: torch.device) -> None:
         encoder = sd_xs.build_text_encoder(tokenizer)
@@ -104,7 +117,7 @@ class LatentDiffusion(Objective):
 
     def inputs(self, batch: Painted) -> tuple[Tensor, ...]:
         z0 = encode(self.vae, batch.pictures) * self.vae.config.scaling_factor
-        t = batch.draw.integers(self.process.num_timesteps)
+        t = torch.maximum(*(batch.draw.integers(self.process.num_timesteps) for _ in range(2)))
         return z0, t, batch.draw.normal(z0.shape[1:]), self._tokens(batch.prompts).to(z0.device)
 
     def _tokens(self, prompts: list[str]) -> Tensor:
@@ -130,11 +143,17 @@ def encode(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
 def train_latent(recipe: Settings, data: str, store: Store, worker: Worker, say: Say) -> None:
     """Trains all parts and leaves a Stable Diffusion pipeline's folder in `store`; run again, it goes on from the last
     checkpoint."""
-    digits = load_images(data, "train")
+    data_set = load_images(data, "train")
+    digits = Digits(data_set.images[..., 0], data_set.labels)
 
-    def train(phase: Phase, objective: Objective, recipe: Settings = recipe, rate: Any = None) -> dict[str, Any]:
+    def train(
+        phase: Phase, objective: Objective, recipe: Settings = recipe, digits: Digits = digits, rate: Any = None
+    ) -> dict[str, Any]:
         feed = Painter(lambda key: _paint(digits, recipe.batch, key, worker), recipe, phase)
         return train_phase(phase, objective, feed, recipe, store, worker, say, rate)
+
+    def warm(step: int) -> float:
+        return warm_up(step, recipe)
 
     torch.manual_seed(recipe.seed)
     autoencoding = Autoencoding(recipe.kl_weight)
@@ -143,14 +162,25 @@ def train_latent(recipe: Settings, data: str, store: Store, worker: Worker, say:
     vae = scaled(autoencoding.network, digits, recipe.seed, worker)
     torch.manual_seed(recipe.seed)  # or it would begin otherwise when the phase before it was already done
     latent = LatentDiffusion(sd_xs.build_tokenizer(vocabulary()), vae, worker.device)
-    train(Phase("draw", 2, recipe.draw_steps), latent, rate=lambda step: warm_up(step, recipe))
+    train(Phase("words", 4, recipe.words_steps), latent, digits=most_typical(digits), rate=warm)
+    train(Phase("draw", 2, recipe.draw_steps), latent, rate=warm)
     ran = train(Phase("polish", 3, recipe.polish_steps), latent)
     if worker.rank == 0:
-        training = {"recipe": recipe.record(), "data": {"train": digits.digest}, "ran": ran}
+        training = {"recipe": recipe.record(), "data": {"train": data_set.digest}, "ran": ran}
         save_pipeline(latent, store, {"name": "sd-xs", "kind": "pipeline", "training": training})
 
 
-def scaled(vae: AutoencoderKL, digits: Images, seed: int, worker: Worker) -> AutoencoderKL:
+def most_typical(digits: Digits) -> Digits:
+    """Of each class the one digit that is nearest to their mean."""
+    chosen = []
+    for label in np.unique(digits.labels):
+        rows = np.flatnonzero(digits.labels == label)
+        pictures = digits.pictures[rows].astype(np.float32)
+        chosen.append(rows[np.square(pictures - pictures.mean(axis=0)).sum(axis=(1, 2)).argmin()])
+    return Digits(digits.pictures[chosen], digits.labels[chosen])
+
+
+def scaled(vae: AutoencoderKL, digits: Digits, seed: int, worker: Worker) -> AutoencoderKL:
     """The autoencoder, which now knows by what its latents are to be multiplied."""
     vae.eval()
     pictures = _paint(digits, SCALE_PICTURES, (seed, SCALE_KEY), Worker(0, 1, worker.device)).pictures
@@ -185,8 +215,8 @@ def save_pipeline(latent: LatentDiffusion, store: Store, about: dict[str, Any]) 
     store.write("config.json", json.dumps(about, indent=1).encode())
 
 
-def _paint(digits: Images, batch: int, key: tuple[int, ...], worker: Worker) -> Painted:
+def _paint(digits: Digits, batch: int, key: tuple[int, ...], worker: Worker) -> Painted:
     """The whole batch is painted by every worker, which keeps its share: painting costs little beside a step."""
-    painting = paint(digits.images[..., 0], digits.labels, batch, np.random.default_rng(key))
+    painting = paint(digits.pictures, digits.labels, batch, np.random.default_rng(key))
     share, device = worker.share(batch), worker.device
     return Painted(painting.pictures[share].to(device), painting.prompts[share], Draw(key, batch, share, device))
