@@ -13,12 +13,13 @@ demo: setup  ## the main job on the embedded model: manifests/demo.yaml -> runs/
 	$(BIN)/darkroom audit runs/demo
 	$(BIN)/darkroom report runs/demo
 
-# A process each for two files of tests at a time, with a Ray and an S3 server of its own: more processors, more of them.
-TEST_PROCESSES ?= 2
+# A process each for three files of tests at a time, with a Ray and an S3 server of its own: whole jobs wait for much,
+# so two processors keep three. More processors, more of them.
+TEST_PROCESSES ?= 3
 
 test: export OMP_NUM_THREADS := 1
 test: setup  ## all tests but the slow ones
-	$(BIN)/python -m pytest -q -m "not slow and not image and not cluster" -n $(TEST_PROCESSES) --dist loadfile
+	$(BIN)/python -m pytest -q -m "not slow and not image and not cluster" -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 test-slow: setup  ## the tests that take minutes
 	$(BIN)/python -m pytest -q -m slow

@@ -10,14 +10,14 @@ from darkroom.evaluation.digits import NOTHING
 from darkroom.evaluation.scenes import SceneWish, balanced_scenes, judge_scenes, see
 from darkroom.models.painted_ink import COLOURS, PAPERS, boxes, fitted
 from darkroom.training.data import load_images, sample_uri
-from darkroom.training.painted_scenes import KINDS, paint
+from darkroom.training.painted_scenes import KINDS, World, paint
 
 
 @pytest.fixture(scope="module")
 def painted() -> tuple[torch.Tensor, list[SceneWish]]:
     """Test digits painted as the model's training pictures are, with wishes that ask for just that."""
     sample = load_images(sample_uri(), "test")
-    painting = paint(sample.images[..., 0], sample.labels, 400, np.random.default_rng(3))
+    painting = paint(World(sample.images[..., 0], sample.labels), 400, np.random.default_rng(3))
     wishes = [
         SceneWish(s.kind, tuple(d.digit for d in s.digits), tuple(d.colour for d in s.digits), s.paper, 0)
         for s in painting.scenes

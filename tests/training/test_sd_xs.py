@@ -16,9 +16,9 @@ from darkroom.storage import open_store
 from darkroom.training.checkpoints import load_checkpoint
 from darkroom.training.data import load_images, sample_uri
 from darkroom.training.feeds import Worker
-from darkroom.training.painted_scenes import vocabulary
+from darkroom.training.painted_scenes import World, paint, vocabulary
 from darkroom.training.recipes.sd_xs import SdXs
-from darkroom.training.sd_xs import Digits, most_typical, train_latent
+from darkroom.training.sd_xs import train_latent
 
 RECIPE = SdXs(
     vae_steps=4,
@@ -118,11 +118,13 @@ def test_every_word_of_its_world_is_one_token_and_others_are_characters(tmp_path
     assert again(sentence).input_ids == tokenizer(sentence).input_ids
 
 
-def test_of_each_class_the_digit_nearest_to_its_mean_is_typical() -> None:
-    pictures = np.zeros((6, 28, 28), np.uint8)
-    pictures[:, 0, 0] = [10, 200, 30, 7, 5, 40]  # means 80 and 17.3: 30 and 7 are nearest
-    typical = most_typical(Digits(pictures, np.array([3, 3, 3, 5, 5, 5])))
-    assert typical.labels.tolist() == [3, 5] and typical.pictures[:, 0, 0].tolist() == [30, 7]
+def test_the_first_words_are_of_the_digit_nearest_to_the_mean_of_its_class_on_one_paper() -> None:
+    digits = np.zeros((6, 28, 28), np.uint8)
+    digits[:, 0, 0] = [10, 200, 30, 7, 5, 40]  # means 80 and 17.3: 30 and 7 are nearest
+    world = World(digits, np.array([3, 3, 3, 5, 5, 5])).first_words()
+    assert world.labels.tolist() == [3, 5] and world.digits[:, 0, 0].tolist() == [30, 7]
+    scenes = paint(world, 20, np.random.default_rng(0)).scenes
+    assert {(scene.kind, scene.paper, len(scene.digits)) for scene in scenes} == {("", "grey", 1)}
 
 
 def test_data_that_is_not_digits_is_refused() -> None:
@@ -134,10 +136,8 @@ def test_data_that_is_not_digits_is_refused() -> None:
 def test_latents_have_a_variance_of_one(unbroken: Path) -> None:
     from diffusers import AutoencoderKL
 
-    from darkroom.training.painted_scenes import paint
-
     digits = load_images(sample_uri(), "train")
-    pictures = paint(digits.images[..., 0], digits.labels, 256, np.random.default_rng(1)).pictures
+    pictures = paint(World(digits.images[..., 0], digits.labels), 256, np.random.default_rng(1)).pictures
     vae = AutoencoderKL.from_pretrained(unbroken / "vae").float()
     with torch.no_grad():
         latents = vae.encode(pictures).latent_dist.mean * vae.config.scaling_factor

@@ -35,6 +35,11 @@ def build_unet() -> UNet2DConditionModel:
         norm_num_groups=4,
         attention_head_dim=4,  # diffusers reads it as the number of heads
         cross_attention_dim=TEXT_WIDTH,
+        # The prompt's pooled embedding also joins the time's, as in DeepFloyd IF, and both scale what a block computes:
+        # by cross-attention alone a word is bound to its shape only after many thousands of steps.
+        addition_embed_type="text",
+        addition_embed_type_num_heads=4,
+        resnet_time_scale_shift="scale_shift",
     )
 
 

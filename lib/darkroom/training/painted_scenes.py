@@ -3,7 +3,8 @@ was painted: the world that `sd-xs` knows."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -29,6 +30,26 @@ SMALL_SHARE = 0.3  # of the digits at a side
 NULL_SHARE = 0.1  # classifier-free guidance needs the empty prompt too (arXiv 2207.12598)
 HINT_SHARE = 0.1  # of prompts that name one thing alone, so that a negative prompt may: "red", "yellow paper"
 PREFIXES = ("a photo of ", "a painting of ")
+
+
+@dataclass(frozen=True, eq=False)
+class World:
+    """What is painted: of digits uint8 [N, 28, 28] with labels [N] any, pictures of those kinds, on those papers."""
+
+    digits: np.ndarray
+    labels: np.ndarray
+    kinds: Mapping[str, float] = field(default_factory=lambda: KINDS)
+    papers: Sequence[str] = tuple(PAPERS)
+
+    def first_words(self) -> World:
+        """Its simplest pictures: of each class the one digit that is nearest to their mean, in the middle, on one
+        paper. Their prompts' words can mean nothing but a shape and a colour."""
+        chosen = []
+        for label in np.unique(self.labels):
+            rows = np.flatnonzero(self.labels == label)
+            digits = self.digits[rows].astype(np.float32)
+            chosen.append(rows[np.square(digits - digits.mean(axis=0)).sum(axis=(1, 2)).argmin()])
+        return World(self.digits[chosen], self.labels[chosen], {"": 1.0}, ["grey"])
 
 
 @dataclass(frozen=True)
@@ -67,14 +88,13 @@ def vocabulary() -> list[str]:
     return sorted({*phrases.split(), *DIGITS, *map(str, range(10)), *COLOURS, *PAPERS})
 
 
-def paint(digits: np.ndarray, labels: np.ndarray, count: int, generator: np.random.Generator) -> Painting:
-    """`count` pictures of digits uint8 [N, 28, 28] that are drawn from those of the data set, with labels [N]."""
+def paint(world: World, count: int, generator: np.random.Generator) -> Painting:
     scenes, chosen = [], np.zeros((2, count), int)
     for row in range(count):
-        chosen[:, row] = generator.integers(len(digits), size=2)
-        scenes.append(_scene([int(labels[index]) for index in chosen[:, row]], generator))
+        chosen[:, row] = generator.integers(len(world.digits), size=2)
+        scenes.append(_scene([int(world.labels[index]) for index in chosen[:, row]], world, generator))
     prompts = [prompt_of(scene, generator) for scene in scenes]
-    return Painting(draw(scenes, digits[chosen], generator), scenes, prompts)
+    return Painting(draw(scenes, world.digits[chosen], generator), scenes, prompts)
 
 
 def draw(scenes: list[Scene], digits: np.ndarray, generator: np.random.Generator) -> torch.Tensor:
@@ -106,9 +126,9 @@ def prompt_of(scene: Scene, generator: np.random.Generator) -> str:
     return PREFIXES[generator.integers(len(PREFIXES))] + text if generator.random() < 0.2 else text
 
 
-def _scene(labels: list[int], generator: np.random.Generator) -> Scene:
-    kind = list(KINDS)[generator.choice(len(KINDS), p=list(KINDS.values()))]
-    paper = list(PAPERS)[generator.integers(len(PAPERS))]
+def _scene(labels: list[int], world: World, generator: np.random.Generator) -> Scene:
+    kind = list(world.kinds)[generator.choice(len(world.kinds), p=list(world.kinds.values()))]
+    paper = world.papers[generator.integers(len(world.papers))]
     colours = [name for name in COLOURS if name != paper]
     inks = [colours[index] for index in generator.integers(len(colours), size=2)]
     small = kind == "small" or (kind in CENTRES and generator.random() < SMALL_SHARE)

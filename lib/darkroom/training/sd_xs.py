@@ -1,6 +1,7 @@
 """Trains the embedded latent model `sd-xs`, phase by phase: the autoencoder; the UNet together with its text encoder,
-on latents of pictures that are painted anew for every step: first with one digit of each class, whose shape is then all
-that its name can mean, next with those of the whole data set, at last once more while the learning rate comes down."""
+on latents of pictures that are painted anew for every step: first of the simplest, on which words mean a shape and a
+colour and nothing else (the paper, most of a picture, would leave no room for them in an embedding), then of all kinds;
+both once more while the learning rate comes down."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ from darkroom.training.draws import Draw
 from darkroom.training.epochs import Say
 from darkroom.training.feeds import Worker
 from darkroom.training.objectives import Objective
-from darkroom.training.painted_scenes import paint, vocabulary
+from darkroom.training.painted_scenes import World, paint, vocabulary
 from darkroom.training.phases import Painter, Phase, train_phase, warm_up
 
 if TYPE_CHECKING:
@@ -48,14 +49,6 @@ class Settings(phases.Settings, Protocol):
     kl_weight: float
 
     def record(self) -> dict[str, Any]: ...
-
-
-@dataclass(frozen=True, eq=False)
-class Digits:
-    """What is painted: pictures uint8 [N, 28, 28] with labels [N]."""
-
-    pictures: np.ndarray
-    labels: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,12 +137,12 @@ def train_latent(recipe: Settings, data: str, store: Store, worker: Worker, say:
     """Trains all parts and leaves a Stable Diffusion pipeline's folder in `store`; run again, it goes on from the last
     checkpoint."""
     data_set = load_images(data, "train")
-    digits = Digits(data_set.images[..., 0], data_set.labels)
+    world = World(data_set.images[..., 0], data_set.labels)
 
     def train(
-        phase: Phase, objective: Objective, recipe: Settings = recipe, digits: Digits = digits, rate: Any = None
+        phase: Phase, objective: Objective, recipe: Settings = recipe, world: World = world, rate: Any = None
     ) -> dict[str, Any]:
-        feed = Painter(lambda key: _paint(digits, recipe.batch, key, worker), recipe, phase)
+        feed = Painter(lambda key: _paint(world, recipe.batch, key, worker), recipe, phase)
         return train_phase(phase, objective, feed, recipe, store, worker, say, rate)
 
     def warm(step: int) -> float:
@@ -159,10 +152,10 @@ def train_latent(recipe: Settings, data: str, store: Store, worker: Worker, say:
     autoencoding = Autoencoding(recipe.kl_weight)
     own = replace(recipe, batch=recipe.vae_batch, learning_rate=recipe.vae_learning_rate)
     train(Phase("vae", 1, recipe.vae_steps, average=0.99), autoencoding, own)
-    vae = scaled(autoencoding.network, digits, recipe.seed, worker)
+    vae = scaled(autoencoding.network, world, recipe.seed, worker)
     torch.manual_seed(recipe.seed)  # or it would begin otherwise when the phase before it was already done
     latent = LatentDiffusion(sd_xs.build_tokenizer(vocabulary()), vae, worker.device)
-    train(Phase("words", 4, recipe.words_steps), latent, digits=most_typical(digits), rate=warm)
+    train(Phase("words", 4, recipe.words_steps), latent, world=world.first_words(), rate=warm)
     train(Phase("draw", 2, recipe.draw_steps), latent, rate=warm)
     ran = train(Phase("polish", 3, recipe.polish_steps), latent)
     if worker.rank == 0:
@@ -170,20 +163,10 @@ def train_latent(recipe: Settings, data: str, store: Store, worker: Worker, say:
         save_pipeline(latent, store, {"name": "sd-xs", "kind": "pipeline", "training": training})
 
 
-def most_typical(digits: Digits) -> Digits:
-    """Of each class the one digit that is nearest to their mean."""
-    chosen = []
-    for label in np.unique(digits.labels):
-        rows = np.flatnonzero(digits.labels == label)
-        pictures = digits.pictures[rows].astype(np.float32)
-        chosen.append(rows[np.square(pictures - pictures.mean(axis=0)).sum(axis=(1, 2)).argmin()])
-    return Digits(digits.pictures[chosen], digits.labels[chosen])
-
-
-def scaled(vae: AutoencoderKL, digits: Digits, seed: int, worker: Worker) -> AutoencoderKL:
+def scaled(vae: AutoencoderKL, world: World, seed: int, worker: Worker) -> AutoencoderKL:
     """The autoencoder, which now knows by what its latents are to be multiplied."""
     vae.eval()
-    pictures = _paint(digits, SCALE_PICTURES, (seed, SCALE_KEY), Worker(0, 1, worker.device)).pictures
+    pictures = _paint(world, SCALE_PICTURES, (seed, SCALE_KEY), Worker(0, 1, worker.device)).pictures
     latents = torch.cat([encode(vae, part) for part in pictures.split(64)])
     vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))
     return vae
@@ -215,8 +198,8 @@ def save_pipeline(latent: LatentDiffusion, store: Store, about: dict[str, Any]) 
     store.write("config.json", json.dumps(about, indent=1).encode())
 
 
-def _paint(digits: Digits, batch: int, key: tuple[int, ...], worker: Worker) -> Painted:
+def _paint(world: World, batch: int, key: tuple[int, ...], worker: Worker) -> Painted:
     """The whole batch is painted by every worker, which keeps its share: painting costs little beside a step."""
-    painting = paint(digits.pictures, digits.labels, batch, np.random.default_rng(key))
+    painting = paint(world, batch, np.random.default_rng(key))
     share, device = worker.share(batch), worker.device
     return Painted(painting.pictures[share].to(device), painting.prompts[share], Draw(key, batch, share, device))

@@ -23,7 +23,7 @@ class SdXs(Recipe):
     vae_steps: int = 2000
     vae_batch: int = 16
     vae_learning_rate: float = 2e-3
-    words_steps: int = 3000
+    words_steps: int = 1000
     draw_steps: int = 8000
     polish_steps: int = 2000
     kl_weight: float = 1e-4
