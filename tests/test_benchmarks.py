@@ -120,6 +120,39 @@ def test_the_classifier_it_rebuilds_is_ours() -> None:
     assert right >= 195
 
 
+TEXT = {"task": "text_to_image", "prompt": "a red two", "negative_prompt": "blue", "seed": 1, "guidance": 5, "steps": 3}
+GIVEN = TEXT | {"image": "inputs/seven-red-on-white.png", "strength": 0.7}
+LATENT = [
+    *(TEXT | {"sampler": sampler} for sampler in ("ddim", "euler", "dpmpp_2m", "unipc")),
+    TEXT | {"sampler": "euler", "karras": True, "steps": 4},
+    TEXT | {"sampler": "dpmpp_2m", "spacing": "trailing", "guidance_rescale": 0.7},
+    GIVEN | {"task": "image_to_image"},
+    GIVEN | {"task": "inpaint", "mask": "inputs/mask-box-48.png"},
+]
+
+
+@pytest.mark.parametrize("shape", ["sd-xs", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sd15", "sdxl"))])
+def test_the_latent_script_runs_everywhere_and_makes_diffusers_pictures(tmp_path: Path, shape: str) -> None:
+    rows, path = tmp_path / "rows.jsonl", tmp_path / "found"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in LATENT))
+    given = ["--shape", shape, "--tiny", "--rows-from", str(rows), "--rows", "10", "--rounds", "1", "--capacity", "4"]
+    run("latent.py", OURS, *given, "--json", str(path))
+    found = json.loads(path.read_text())
+    assert found["difference"] < 5e-3 and found["adapters"] > 0 and found["decoding_added"] < 1
+    assert {name: arm["rows"] for name, arm in found["table"].items()} == {"A": 8, "B": 10, "C": 10}
+    assert found["table"]["C"]["of_A"] > 0
+
+
+@pytest.mark.slow
+def test_the_latent_script_takes_the_manifest(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    command = [sys.executable, "benchmarks/latent.py", "--write-rows", str(path)]
+    subprocess.run(command, cwd=ROOT, check=True)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len(rows) >= 40 and {row["task"] for row in rows} == {"text_to_image", "image_to_image", "inpaint"}
+    assert not any("resample" in row or "clip_skip" in row for row in rows)
+
+
 @pytest.mark.slow
 def test_a_job_makes_the_pictures_of_the_bare_engine(tmp_path: Path) -> None:
     asked = ["--rows", "16", "--rounds", "1", "--free", "--json", str(tmp_path / "found")]

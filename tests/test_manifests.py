@@ -12,12 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from darkroom.evaluation.scenes import wish_of
 from darkroom.manifest import TASKS, Abilities, ManifestError, Task, open_manifest
 from darkroom.manifest.sources import ALONE_SUFFIXES, PART_SUFFIXES
 from darkroom.sampling.components import COMPONENTS
+from darkroom.sampling.schedules import SAMPLERS
 from darkroom.sampling.views import VIEWS
 from darkroom.storage import decode
-from darkroom.training.painted_digits import vocabulary
+from darkroom.training import painted_digits, painted_scenes
 
 FOLDER = Path(__file__).parents[1] / "manifests"
 MANIFESTS = sorted(path.name for path in FOLDER.iterdir() if path.suffix in (*PART_SUFFIXES, *ALONE_SUFFIXES))
@@ -41,7 +43,21 @@ FLOW = Abilities(
     num_timesteps=1000,
     num_classes=10,
 )
-OTHERS = {"mnist.yaml": FLOW, "course.yaml": IF, "illusions.yaml": IF}  # those that are not for the embedded model
+SD_XS = Abilities(
+    name="sd-xs",
+    sizes=(48,),
+    default_size=48,
+    conditioning="text",
+    process="diffusion",
+    num_timesteps=1000,
+    latent=True,
+    step=4,
+    text_layers=2,
+)
+SD15 = replace(SD_XS, name="sd15", sizes=(512,), default_size=512, step=8, text_layers=12, sampler="pndm")
+LATENT = ("latent.yaml", "guidance.yaml")  # for models of latents
+OTHERS = {"mnist.yaml": FLOW, "course.yaml": IF, "illusions.yaml": IF}  # those that are for no embedded model
+OTHERS |= dict.fromkeys(LATENT, SD_XS)
 COURSE = {  # the figures of the course, and how many rows each has
     "1.0-steps": 24, "1.1-forward": 3, "1.2-blur": 3, "1.3-one-step": 3, "1.4-iterative": 6, "1.4-comparison": 12,
     "1.5-samples": 5, "1.6-guided": 5, "1.7-photos": 18, "1.7.1-web-and-drawings": 18, "1.7.2-inpainting": 3,
@@ -91,10 +107,35 @@ def test_the_readme_says_how_many_rows_there_are(name: str) -> None:
     assert f"| `{name}` | {len(tasks(name))} |" in (FOLDER / "README.md").read_text()
 
 
-@pytest.mark.parametrize("name", sorted(set(MANIFESTS) - OTHERS.keys()))
+@pytest.mark.parametrize("name", sorted({*LATENT, *MANIFESTS} - {"mnist.yaml", "course.yaml", "illusions.yaml"}))
 def test_the_embedded_model_knows_every_word(name: str) -> None:
     prompts = [text for task in tasks(name) for text in (*task.prompts(), task.negative_prompt)]
-    assert {word for prompt in prompts for word in prompt.split()} <= set(vocabulary())
+    known = painted_scenes.vocabulary() if name in LATENT else painted_digits.vocabulary()
+    assert {word for prompt in prompts for word in prompt.split()} <= set(known)
+
+
+@pytest.mark.parametrize("name", [*LATENT, "solvers.yaml"])
+def test_what_is_for_latents_runs_unchanged_on_models_of_other_sizes(name: str) -> None:
+    for model in (SD_XS, SD15):
+        found = list(open_manifest(str(FOLDER / name), model).tasks())
+        assert len({json.dumps(task.canonical()) for task in found}) == len(found)
+        assert all(task.size is None and task.width is None for task in found)
+
+
+def test_the_tour_of_latents_has_every_task_solver_and_word() -> None:
+    tour = tasks("latent.yaml")
+    assert {task.task for task in tour} == set(TASKS) - {"anagram", "hybrid", "upscale", "forward"}
+    assert {task.sampler for task in tour} == {None, *SAMPLERS["diffusion"]}
+    words = {name for task in tour for name in task.canonical()}
+    assert {"guidance_interval", "guidance_rescale", "clip_skip", "strength", "spacing", "karras", "resample"} <= words
+    assert {task.negative_prompt for task in tour} >= {"", "red", "on white", "small"}
+
+
+def test_guidance_goes_from_1_to_20_over_prompts_and_seeds() -> None:
+    swept = tasks("guidance.yaml")
+    axes = [{getattr(task, name) for task in swept} for name in ("prompt", "guidance", "seed")]
+    assert (min(axes[1]), max(axes[1])) == (1, 20) and len(swept) == len(axes[0]) * len(axes[1]) * len(axes[2])
+    assert all(wish_of(prompt) for prompt in axes[0]), "the judge can tell"
 
 
 @pytest.mark.parametrize("name", MANIFESTS)

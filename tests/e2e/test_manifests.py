@@ -35,9 +35,15 @@ ROWS_MADE = 2  # more where there are more tasks: then one of each
 
 
 @pytest.fixture
-def model_for(toy_network: str, toy_deepfloyd: str) -> Callable[[Path], str]:
-    """The embedded model, but for what is asked by label, and what is for DeepFloyd IF."""
+def latent(toy_sd_xs: str) -> str:
+    return "sd-xs" if "sd-xs" in EMBEDDED else toy_sd_xs
+
+
+@pytest.fixture
+def model_for(toy_network: str, toy_deepfloyd: str, latent: str) -> Callable[[Path], str]:
+    """The embedded model, but for what is asked by label, and what is for DeepFloyd IF or a model of latents."""
     others = {"mnist.yaml": toy_network, "course.yaml": toy_deepfloyd, "illusions.yaml": toy_deepfloyd}
+    others |= dict.fromkeys(("latent.yaml", "guidance.yaml"), latent)
     return lambda path: others.get(path.name, "if-xs")
 
 
@@ -75,7 +81,7 @@ def test_its_first_rows_are_made(path: Path, tmp_path: Path, model_for: Callable
     for row, one in zip(rows, made, strict=True):
         size = row.get("size", model.default_size)
         assert one.failure is None
-        assert one.picture.shape == (channels, size, size)
+        assert one.picture.shape == (3 if model.stages[0].encodes else channels, size, size)
         assert one.picture.dtype == np.uint8 and one.picture.std() > 6, "a picture, not one colour"
 
 
@@ -107,17 +113,20 @@ def _embedded(rows: list[dict[str, Any]], model: Cascade, folder: Path) -> Embed
     return embeddings
 
 
-LONG = [pytest.param(name, None, marks=pytest.mark.slow) for name in ("course.yaml", "illusions.yaml")]
+FIGURES = {"course.yaml": "toy_deepfloyd", "illusions.yaml": "toy_deepfloyd"}
+FIGURES |= dict.fromkeys(("latent.yaml", "solvers.yaml", "guidance.yaml"), "latent")
+LONG = [pytest.param(name, None, marks=pytest.mark.slow) for name in FIGURES]
 
 
 @pytest.mark.parametrize(("name", "limit"), [("course.yaml", 2), *LONG])
 def test_every_figure_is_made_and_drawn(
-    name: str, limit: int | None, tmp_path: Path, toy_deepfloyd: str, shared_ray: None
+    name: str, limit: int | None, tmp_path: Path, request: pytest.FixtureRequest, shared_ray: None
 ) -> None:
-    """The whole job on DeepFloyd IF's make at 8 and 16 pixels; nine thousand evaluations for the course."""
-    uri, out = str(FOLDER / name), str(tmp_path / "run")
-    ids = [task.id for task in open_manifest(uri, abilities(open_model(toy_deepfloyd))).tasks(limit)]
-    outcome = run(Options(uri, out, toy_deepfloyd, limit=limit), print)
+    """The whole job on DeepFloyd IF's make at 8 and 16 pixels, nine thousand evaluations for the course; and on a model
+    of latents."""
+    uri, out, model = str(FOLDER / name), str(tmp_path / "run"), request.getfixturevalue(FIGURES[name])
+    ids = [task.id for task in open_manifest(uri, abilities(open_model(model))).tasks(limit)]
+    outcome = run(Options(uri, out, model, limit=limit), print)
     assert (outcome.rows, outcome.failed) == (len(ids), 0)
     assert audit(out).passed
     write_report(out)

@@ -189,10 +189,11 @@ def test_names_of_sdxls_first_code() -> None:
     ("change", "problem"),
     [
         ({"lora_te_text_model_encoder.lora_down.weight": (2, 4)}, "it adapts the text encoder too"),
-        (
-            {"unet.mid.lokr_w1": (2, 4), "unet.b.hada_w1_a": (2, 4)},
-            "no low-rank addition .*: unet.b.hada_w1_a, unet.mid",
-        ),
+        ({"lora_unet_a.hada_w1_a": (2, 4)}, r"it is LoHa \(arXiv.*\), and LoRA alone runs here: lora_unet_a.hada_w1_a"),
+        ({"lora_unet_a.lokr_w1": (2, 4)}, "it is LoKr .*, and LoRA alone runs here: lora_unet_a.lokr_w1"),
+        ({"lora_unet_a.dora_scale": (3, 1)}, "it is DoRA .*: lora_unet_a.dora_scale"),
+        ({"base_model.model.a.lora_magnitude_vector.weight": (3,)}, "it is DoRA .*: base_model.model.a.lora_magn"),
+        ({"unet.mid.lora.down.weight": (2, 4), "unet.b.x": (2, 4)}, "no low-rank addition .*: unet.b.x, unet.mid"),
         ({"unet.a.lora.down.weight": (2, 5)}, "a takes 4 values and gives 3, its additions are 3 x 2 and 2 x 5"),
         ({"unet.a.lora.down.weight": (2, 4, 3, 3)}, "the layer a is a convolution of more than one pixel"),
         ({"unet.a.lora.up.weight": None}, "the layer a has only down, wanted down and up"),

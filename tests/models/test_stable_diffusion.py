@@ -142,12 +142,27 @@ def test_text_to_image_to_the_picture(toy_sd: str, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("strength", [0.3, 0.6, 1.0])
-def test_image_to_image(toy_sd: str, monkeypatch: pytest.MonkeyPatch, strength: float) -> None:
-    theirs = pipeline(StableDiffusionImg2ImgPipeline, f"{toy_sd}/sd")
+@pytest.mark.parametrize("sampler", ["ddim", "euler", "dpmpp_2m"])
+def test_image_to_image(toy_sd: str, monkeypatch: pytest.MonkeyPatch, sampler: str, strength: float) -> None:
+    assert_edited(f"{toy_sd}/sd", monkeypatch, sampler, strength)
+
+
+@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m"])
+def test_image_to_image_by_a_file_that_says_little(
+    sparse_sd: str, monkeypatch: pytest.MonkeyPatch, sampler: str
+) -> None:
+    """Its steps lie elsewhere then, and Euler begins with less than all of the noise."""
+    for strength in (0.5, 1.0):
+        assert_edited(sparse_sd, monkeypatch, sampler, strength)
+
+
+def assert_edited(folder: str, monkeypatch: pytest.MonkeyPatch, sampler: str, strength: float) -> None:
+    theirs = pipeline(StableDiffusionImg2ImgPipeline, folder)
+    theirs.scheduler = SOLVERS[sampler].from_config(theirs.scheduler.config)
     inject(monkeypatch, IMAGE, START)
     wanted = theirs(**ASKED, image=picture(), strength=strength, output_type="latent").images[0]
-    row = make_row("image_to_image", **PROMPTS, sampler="ddim", strength=strength, image="a.png")
-    assert_same(latents_of(f"{toy_sd}/sd", row), wanted)
+    row = make_row("image_to_image", **PROMPTS, sampler=sampler, strength=strength, image="a.png")
+    assert_same(latents_of(folder, row), wanted)
 
 
 @pytest.mark.parametrize("strength", [0.6, 1.0, None])

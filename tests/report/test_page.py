@@ -299,6 +299,50 @@ def test_rows_of_a_figure_stand_together_under_its_name(tmp_path: Path) -> None:
     assert {"#figure-1", "#figure-2", "#text_to_image"} <= set(page.values("href"))
 
 
+def test_two_swept_parameters_are_the_axes_of_a_grid(tmp_path: Path) -> None:
+    swept = [(sampler, steps) for sampler in ("ddim", "euler") for steps in (10, 20, 30)]
+    rows = [
+        {
+            "task": "text_to_image",
+            "prompt": "a seven",
+            "sampler": sampler,
+            "steps": steps,
+            "id": f"all/{sampler} {steps}",
+        }
+        for sampler, steps in swept
+    ]
+    store = make_run(str(tmp_path / "run"), tmp_path / "manifest", rows)
+    store.delete(next(key for key in store.list("images/") if store.read(key) == encode_png(picture(4))))
+    write_report(store.root)
+    page = Page(store)
+    text = " ".join(page.text["figure-1"].split())
+    assert "Unless said otherwise: seed 0 · guidance 7 · size 48 px. steps sampler 10 20 30 ddim euler gone" in text
+    drawn = [read_picture(store, link) for link in page.pictures["figure-1"]]
+    assert_same(drawn, *(picture(number) for number in (0, 1, 2, 3, 5)))
+    sheet = read_picture(store, "sheets/figure-1-1.png")
+    twice = picture(5).repeat(4, axis=0).repeat(4, axis=1)
+    assert np.array_equal(sheet[-194:-2, -194:-2], twice), "the last row's last column, drawn for dense screens"
+
+
+def test_guidance_is_drawn_in_curves_with_their_numbers(tmp_path: Path) -> None:
+    swept = [(scale, seed) for scale in (1, 4, 9) for seed in (0, 1)]
+    rows = [
+        {"task": "text_to_image", "prompt": "a red seven", "guidance": scale, "seed": seed, "id": f"cfg/{scale} {seed}"}
+        for scale, seed in swept
+    ]
+    store = make_run(str(tmp_path / "run"), tmp_path / "manifest", rows)
+    write_report(store.root)
+    curves = [link for link in Page(store).values("src") if link.startswith("sheets/figure-1-")]
+    assert [link.removeprefix("sheets/figure-1-") for link in curves] == [
+        "quality.png", "diversity.png", "saturation.png", "1.png"
+    ]  # fmt: skip
+    apart = [picture(4).astype(float) - picture(5), np.isin(np.stack([picture(4), picture(5)]), (0, 255))]
+    last = f"{100 * np.sqrt(np.square(apart[0] / 255).mean()):.1f} % {100 * apart[1].mean():.1f} %"
+    text = " ".join(Page(store).text["figure-1"].split())
+    assert "guidance quality: the asked digits quality: all that was asked diversity saturation 1 " in text
+    assert last in text
+
+
 RECORD = {
     "stages": [
         {"stage": 1, "steps": 34, "guidance": 7.0, "noise_level": None, "dtype": "float32", "capacity": 32},

@@ -123,9 +123,47 @@ def test_karras_levels_are_those_of_diffusers(sampler, steps):
     ("sampler", "prediction"), [(sampler, "v") for sampler in KARRAS] + [("dpmpp_2m", "x0"), ("unipc", "x0")]
 )
 def test_every_prediction_is_that_of_diffusers(sampler, prediction):
-    """But pndm's, which mixes what the model says at several times there, and the noises of its estimates here."""
+    """But pndm's: see the next."""
     expected = theirs(sampler, 12, prediction_type=DIFFUSERS_NAMES[prediction])
     assert_near(ours(latent(prediction), sampler, 12), expected)
+
+
+def of_noise(scheduler: Any, prediction: str, picture: float, noise: float) -> float:
+    """Where diffusers' PNDM comes out, of a model that knows picture and noise, in float64."""
+    scheduler.alphas_cumprod, scheduler.final_alpha_cumprod = (
+        table.double() for table in (scheduler.alphas_cumprod, scheduler.final_alpha_cumprod)
+    )
+    scheduler.set_timesteps(10)
+    level = [Level.preserving(float(abar), time) for time, abar in enumerate(scheduler.alphas_cumprod)]
+    x = torch.tensor(mixed(level[int(scheduler.timesteps[0])], picture, noise), dtype=torch.float64)
+    for t in scheduler.timesteps:
+        at = level[int(t)]
+        told = {"epsilon": noise, "v_prediction": at.signal * noise - at.noise * picture}[prediction]
+        x = scheduler.step(torch.tensor(told, dtype=torch.float64), t, x, return_dict=False)[0]
+    return abs(x.item() - mixed(level[0], picture, noise))  # where its walk ends
+
+
+def test_pndm_mixes_noises_whatever_a_model_predicts():
+    """As its paper has it (arXiv 2202.09778, equation 12), and so a model that knows the picture is followed exactly,
+    here and by diffusers; which mixes the v's of several times, as of one, where those are predicted, and is not."""
+    own = {**LATENT, **OWN["pndm"], "steps_offset": 1}
+    far = {
+        prediction: of_noise(diffusers.PNDMScheduler(**own, prediction_type=prediction), prediction, 0.6, -1.1)
+        for prediction in ("epsilon", "v_prediction")
+    }
+    assert far["epsilon"] < 1e-12 and far["v_prediction"] > 1e-3
+    process, epsilon = latent("v"), latent("epsilon")
+    moves = diffusion_moves((901, 801, 701, 601, 501), end=401, twice=True)
+    states = []
+    for own_process in (process, epsilon):
+        x, memory = 0.3, [0.0] * REMEMBERED
+        for move, line in zip(moves, own_process.lines(moves, "pndm"), strict=True):
+            asked = own_process.level(move.t_next if move.kind == "heun_correct" else move.t)
+            noise = math.tanh(x + 0.01 * asked.time)
+            told = noise if own_process is epsilon else (noise - asked.noise * x) / asked.signal
+            x, memory = applied(line, x, memory, told)
+        states.append(x)
+    assert states[0] == pytest.approx(states[1], abs=1e-12)
 
 
 @pytest.mark.parametrize("sampler", ["dpmpp_2m", "dpmpp_2m_sde", "unipc"])

@@ -3,6 +3,7 @@ paper? The embedded classifier, the nearest colours and the box around the ink t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,28 +13,52 @@ from torch import Tensor
 from darkroom.evaluation.digits import NOTHING, shares
 from darkroom.models.classifier import mnist_classifier
 from darkroom.models.painted_ink import COLOURS, DIGITS, PAPERS, boxes, fitted, ink, paper_of, read_ink
-from darkroom.training.painted_scenes import KINDS, PLACES, SIDE
+from darkroom.training.painted_scenes import KINDS, PLACES, PREFIXES, SIDE
 
 INKY = 0.008  # of a picture's pixels, which even a small "one" covers wholly
 LARGE, SMALL = 34, 23.5  # longer side of a digit's box from which on it is large, and up to which it is small
 NEAR = 6.5  # pixels from the middle, along an axis: no further is in the middle, further is at a side
+_NUMBERS = {word: number for number, word in enumerate(DIGITS)} | {str(number): number for number in range(10)}
+_INK, _SIDE = "|".join(COLOURS), "|".join(PLACES.values())
+_THING = re.compile(
+    rf"(?:a|the) (?:(?P<size>large|small) )?(?:(?P<ink>{_INK}) )?(?:number )?(?P<digit>{'|'.join(_NUMBERS)})"
+    rf"(?: in (?P<colour>{_INK}))?(?: (?P<place>{_SIDE}))?"
+)
+_PAPER = re.compile(rf" on (?P<paper>{'|'.join(PAPERS)})(?: paper)?$")
 
 
 @dataclass(frozen=True)
 class SceneWish:
-    """What a picture is asked to show; kind: of painted_scenes.KINDS; digits, colours: two of a pair, from the left."""
+    """What a picture is asked to show; kind: of painted_scenes.KINDS; digits, colours: two of a pair, from the left.
+    A colour or a paper of "" is any."""
 
     kind: str
     digits: tuple[int, ...]
     colours: tuple[str, ...]
     paper: str
-    seed: int
+    seed: int = 0
 
     @property
     def prompt(self) -> str:
         size = f"{self.kind} " if self.kind in ("large", "small") else ""
         named = (f"a {size}{colour} {DIGITS[digit]}" for digit, colour in zip(self.digits, self.colours, strict=True))
         return " ".join([" and ".join(named), *filter(None, [PLACES.get(self.kind)]), "on", self.paper])
+
+
+def wish_of(prompt: str) -> SceneWish | None:
+    """What a prompt in the words of `painted_scenes` asks for; None for one that says anything else, or no digit."""
+    text = prompt.strip()
+    prefix = next((prefix for prefix in PREFIXES if text.startswith(prefix)), "")
+    paper = _PAPER.search(text)
+    things = re.split(" and | beside ", text.removeprefix(prefix)[: -len(paper[0]) if paper else None])
+    found = [_THING.fullmatch(thing) for thing in things]
+    if not 0 < len(found) <= 2 or None in found:
+        return None
+    first = found[0]
+    named = {place: kind for kind, place in PLACES.items()}
+    kind = "pair" if len(found) == 2 else named.get(first["place"], first["size"] or "")
+    colours = tuple(thing["ink"] or thing["colour"] or "" for thing in found)
+    return SceneWish(kind, tuple(_NUMBERS[thing["digit"]] for thing in found), colours, paper["paper"] if paper else "")
 
 
 @dataclass(frozen=True)
@@ -119,7 +144,8 @@ def verdict(picture: Tensor, wish: SceneWish) -> tuple[bool, bool, bool, bool]:
     papers = torch.tensor(list(PAPERS.values())) / 127.5 - 1
     paper = list(PAPERS)[torch.cdist(paper_of(picture[None]), papers).argmin()]
     place = all(_placed(box, wish.kind) for box in seen.boxes)
-    return tuple(seen.digits) == wish.digits, tuple(seen.colours) == wish.colours, paper == wish.paper, place
+    colour = all(asked in ("", found) for asked, found in zip(wish.colours, seen.colours, strict=True))
+    return tuple(seen.digits) == wish.digits, colour, wish.paper in ("", paper), place
 
 
 def _placed(box: Tensor, kind: str) -> bool:

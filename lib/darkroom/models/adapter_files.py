@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -40,6 +40,15 @@ _ENDINGS = {
 }
 _PROCESSOR = re.compile(r"\.processor\.to_(q|k|v|out)$")
 _TEXT = ("text_encoder.", "text_encoder_2.", "lora_te_", "lora_te1_", "lora_te2_")
+_OTHER_KINDS = {  # how a key's last parts begin, in files of the LyCORIS and peft projects
+    "hada_": "LoHa (arXiv 2108.06098)",
+    "lokr_": "LoKr (arXiv 2309.14859)",
+    "dora_scale": "DoRA (arXiv 2402.09353)",
+    "lora_magnitude_vector": "DoRA (arXiv 2402.09353)",
+    "lora_mid": "LoCon in Tucker's form",
+    "oft_": "OFT (arXiv 2306.07280)",
+    "diff": "a difference of whole weights",
+}
 
 
 class LowRank(NamedTuple):
@@ -146,6 +155,9 @@ def parse_adapter(
 ) -> dict[str, LowRank]:
     """Low-rank additions by layer. ModelError with the keys that are not understood, all of which are counted."""
     names, parts = layer_names(targets), dict[str, dict[str, Tensor]]()
+    if other := _of_other_kinds(tensors):
+        keys = [key for own in other.values() for key in own]
+        raise ModelError(f"it is {' and '.join(other)}, and LoRA alone runs here: {_listed(keys)}")
     unknown, of_text = [], []
     for key, tensor in tensors.items():
         if key.startswith(_TEXT):
@@ -163,6 +175,17 @@ def parse_adapter(
     if not parts:
         raise ModelError("it holds nothing")
     return {layer: _low_rank(layer, own, targets[layer], scales or Scales()) for layer, own in sorted(parts.items())}
+
+
+def _of_other_kinds(keys: Iterable[str]) -> dict[str, list[str]]:
+    """Keys of adapters that are no LoRA, by what they are."""
+    found: dict[str, list[str]] = {}
+    for key in keys:
+        for part in key.split(".")[1:]:
+            if kind := next((kind for begins, kind in _OTHER_KINDS.items() if part.startswith(begins)), None):
+                found.setdefault(kind, []).append(key)
+                break
+    return found
 
 
 def layer_names(targets: Mapping[str, tuple[int, int]]) -> dict[str, str]:

@@ -78,7 +78,7 @@ def settings(group: list[Shown]) -> dict[str, str]:
     for shown in group:
         for name, value in shown.parameters.items():
             if name not in elsewhere and value != "":
-                said[name.replace("_", " ")] = _value(value)
+                said[name.replace("_", " ")] = in_words(value)
     return dict(sorted((said | _component_settings(first.parameters.get("components", ()))).items()))
 
 
@@ -101,12 +101,13 @@ def _component_settings(components: list[dict[str, Any]]) -> dict[str, str]:
     """Components of a family have the same parameters, which are said once, unless they are the usual ones."""
     names = ("sigma", "fine", "coarse", "nested", "kernel", "angle", "length", "edges")
     found = {(branch["component"], name): branch[name] for branch in components for name in names if name in branch}
-    return {name: _value(value) for (part, name), value in found.items() if not is_usual(part, name, value)}
+    return {name: in_words(value) for (part, name), value in found.items() if not is_usual(part, name, value)}
 
 
-def _value(value: Any) -> str:
+def in_words(value: Any) -> str:
+    """A parameter's value."""
     if isinstance(value, dict):
-        return ", ".join(f"{name} {_value(item)}" for name, item in value.items())
+        return ", ".join(f"{name} {in_words(item)}" for name, item in value.items())
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:g}" if isinstance(value, float) else str(value)

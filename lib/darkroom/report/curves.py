@@ -49,6 +49,21 @@ def epochs_curve(epochs: Sequence[int], losses: Sequence[float], validation: Seq
     return _png(figure, axes)
 
 
+def lines_curve(
+    title: str, below: str, places: Sequence[float], lines: Mapping[str, Sequence[float]], percent: bool = True
+) -> bytes:
+    """A line for each name, of values at the same places; sequences of one length, at least 1. percent: they are shares
+    of 0..1."""
+    figure, axes = _axes(title, below)
+    for colour, (name, values) in zip((ACCENT, SOFT, INK, FAINT_LINE), lines.items(), strict=False):
+        drawn = 100 * np.array(values) if percent else values
+        axes.plot(places, drawn, color=colour, marker="o", markersize=3.5, linewidth=1.4, label=name)
+    if percent:
+        axes.set_ylim(bottom=0)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} %"))
+    return _png(figure, axes)
+
+
 def metric_curve(
     title: str,
     times: Sequence[datetime],

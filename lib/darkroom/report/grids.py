@@ -19,24 +19,32 @@ WIDEST_LABEL = 150 * DENSITY
 
 
 def draw_grid(
-    pictures: Sequence[Tensor], rows: Sequence[str] = (), columns: Sequence[str] = (), side: int = 56
+    pictures: Sequence[Tensor],
+    rows: Sequence[str] = (),
+    columns: Sequence[str] = (),
+    side: int = 56,
+    down: str = "",
+    across: str = "",
 ) -> bytes:
     """PNG of pictures: a float tensor [N, C, S, S] in 0..1 (clamped) for each row, C 1 or 3, not all as long.
 
     rows, columns: their labels, or none. side: about how large a picture appears on the page, in its pixels; enlarged
-    pixel by pixel, by a whole number.
+    pixel by pixel, by a whole number. down, across: what rows and columns are, both or neither.
     """
     assert not rows or len(rows) == len(pictures), f"{len(rows)} labels for {len(pictures)} rows"
     font = ImageFont.load_default(WORDS)
     cell = _enlarged(pictures[0].shape[-1], side) * DENSITY
-    left = PAD + _label_width(rows, font)
-    top = PAD + (LINE if columns else 0)
+    left = PAD + _label_width([*rows, *filter(None, [down])], font)
+    above = LINE if across else 0
+    top = PAD + above + (LINE if columns else 0)
     width = left + max(map(len, pictures)) * (cell + GAP) - GAP + PAD
     sheet = Image.new("RGB", (width, top + len(pictures) * (cell + ROW_GAP) - ROW_GAP + PAD), PAPER)
     pen = ImageDraw.Draw(sheet)
+    for words, place, anchor in ((across, ((left + width - PAD) // 2, PAD), "ma"), (down, (PAD, PAD + above), "la")):
+        pen.text(place, words, INK, font, anchor=anchor)
     for number, label in enumerate(columns):
         (words,) = fitted(label, cell + GAP, 1, font)
-        pen.text((left + number * (cell + GAP) + cell // 2, PAD), words, FAINT, font, anchor="ma")
+        pen.text((left + number * (cell + GAP) + cell // 2, PAD + above), words, FAINT, font, anchor="ma")
     for number, row in enumerate(pictures):
         y = top + number * (cell + ROW_GAP)
         if rows:

@@ -12,6 +12,8 @@ from darkroom.report.pictures import Pictures
 from darkroom.report.rows import LISTED_FAILURES, PER_TASK, Part, Selection, in_manifest_order, select
 from darkroom.report.run_sections import Desk, Heading, section
 from darkroom.report.sections import render
+from darkroom.report.sweep_sections import sweep_section
+from darkroom.report.sweeps import sweeps
 from darkroom.runs import Ledger
 from darkroom.runs.reading import read_run_record
 from darkroom.storage import NotFound, Store, open_store
@@ -30,23 +32,31 @@ TASKS = {
     "denoise": ("Denoising", "A picture noised, and what can be had of it again: by a blur, in one step or in many."),
 }
 
+FIGURE = "figure-"
+
 
 def write_report(run_uri: str, per_task: int = PER_TASK) -> str:
     """Draws a run's pictures into RUN/report; a sentence that says where they are.
 
     Rows whose ids are written `figure/row` are drawn figure by figure in the manifest's order, all others task by
-    task. Of each at most `per_task` rows are drawn, and memory holds no others. NoRun if there is none; a picture
-    that is gone or damaged is a note on the page.
+    task; a figure of all combinations of two parameters is a grid of them. Of each at most `per_task` rows are drawn,
+    and memory holds no others. NoRun if there is none; a picture that is gone or damaged is a note on the page.
     """
     store = open_store(run_uri)
     run = read_run_record(store)
     selection = select(Ledger(store), per_task)
     in_manifest_order(selection, store, run["plan"])
     pictures, desk = Pictures(store), Desk(store)
-    sections = [section(heading, part, pictures, desk) for heading, part in _parts(selection)]
+    sections = [_section(heading, part, pictures, desk) for heading, part in _parts(selection)]
     desk.write("index.html", _html(run, _summary(store), selection, sections).encode())
     desk.sweep()
     return f"{selection.rows:,} rows, the report is at {store.uri('report/index.html')}"
+
+
+def _section(heading: Heading, part: Part, pictures: Pictures, desk: Desk) -> dict[str, Any]:
+    if found := sweeps(part) if heading.name.startswith(FIGURE) else []:
+        return sweep_section(heading, part, found, pictures, desk)
+    return section(heading, part, pictures, desk)
 
 
 def _parts(selection: Selection) -> Iterator[tuple[Heading, Part]]:
@@ -54,7 +64,7 @@ def _parts(selection: Selection) -> Iterator[tuple[Heading, Part]]:
     for number, (figure, part) in enumerate(selection.figures.items(), 1):
         tasks = {shown.parameters["task"] for group in part.groups for shown in group}
         about = " and ".join(TASKS[task][0] for task in TASKS if task in tasks)
-        yield Heading(f"figure-{number}", figure, f"{about}.".capitalize()), part
+        yield Heading(f"{FIGURE}{number}", figure, f"{about}.".capitalize()), part
     for task, (title, about) in TASKS.items():
         if task in selection.tasks:
             yield Heading(task, title, about), selection.tasks[task]

@@ -95,6 +95,9 @@ def section(heading: Heading, part: Part, pictures: Pictures, desk: Desk) -> dic
         "common": sentence(common),
         "sheet": sheet,
         "figures": [_on_page(figure, common, heading.title) for figure in figures],
+        "grids": [],
+        "curves": [],
+        "table": None,
     }
 
 
