@@ -45,6 +45,13 @@ def test_prompts_may_be_an_axis_themselves() -> None:
     assert "none" in (*sweep.down.words, *sweep.across.words) and sweep.prompt == ""
 
 
+def test_a_word_that_is_not_given_is_a_value_too() -> None:
+    swept = list(product((3, 7), (0, 0.7)))  # of which 0 is as much as nothing
+    (sweep,) = sweeps(part(*({"guidance": scale, "guidance_rescale": share} for scale, share in swept)))
+    assert (sweep.down.title, sweep.down.words) == ("guidance rescale", ["not given", "0.7"])
+    assert (sweep.across.words, places(sweep)) == (["3", "7"], [[0, 2], [1, 3]])
+
+
 @pytest.mark.parametrize(
     "rows",
     [

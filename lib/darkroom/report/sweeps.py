@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from darkroom.report.captions import in_words, prompt_of
-from darkroom.report.comparisons import varying
 from darkroom.report.rows import Part, Shown
 
 
@@ -24,7 +23,7 @@ class Axis:
 
     @property
     def words(self) -> list[str]:
-        return ["none" if value in ("", None) else in_words(value) for value in self.values]
+        return ["not given" if value is None else in_words(value) or "none" for value in self.values]
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ def sweeps(part: Part) -> list[Sweep]:
     drawn = [shown for group in part.groups for shown in group]
     if not drawn or any(shown.parameters["task"] != "text_to_image" for shown in drawn):
         return []
-    axes = sorted(varying(drawn))
+    axes = _swept(drawn)
     by_prompt: dict[str, list[Shown]] = {}
     for shown in drawn:
         by_prompt.setdefault(prompt_of(shown.parameters) if len(axes) > 2 else "", []).append(shown)
@@ -58,6 +57,19 @@ def sweeps(part: Part) -> list[Sweep]:
     found = [_sweep(prompt or _only(rows), rows, axes) for prompt, rows in by_prompt.items()]
     whole = [sweep for sweep in found if sweep is not None]
     return whole if len(whole) == len(found) else []
+
+
+def _swept(rows: list[Shown]) -> list[str]:
+    """Parameters in which rows differ, but for those that another one settles, as ddim has an eta and no other solver.
+    Not to have one is to differ in it."""
+    names = sorted({name for shown in rows for name in shown.parameters})
+    values = {name: [_key(shown, name) for shown in rows] for name in names}
+    axes = [name for name in names if len(set(values[name])) > 1]
+    for name in list(axes):
+        others = [values[other] for other in axes if other != name]
+        if any(len(set(zip(other, values[name], strict=True))) == len(set(other)) for other in others):
+            axes.remove(name)
+    return axes
 
 
 def _only(rows: list[Shown]) -> str:
