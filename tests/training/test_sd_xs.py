@@ -18,7 +18,7 @@ from darkroom.training.data import load_images, sample_uri
 from darkroom.training.feeds import Worker
 from darkroom.training.painted_scenes import World, paint, vocabulary
 from darkroom.training.recipes.sd_xs import SdXs
-from darkroom.training.sd_xs import train_latent
+from darkroom.training.sd_xs import CONTROL, edges, train_latent
 
 RECIPE = SdXs(
     vae_steps=4,
@@ -68,7 +68,7 @@ def test_interrupted_and_resumed_equals_unbroken_bit_for_bit(unbroken: Path, tmp
         train(tmp_path, say=say)
     train(tmp_path, say=lines.append)
     assert files(tmp_path) == files(unbroken)
-    assert len(lines) == 7  # checkpoints: two, one, three and one, each once
+    assert len(lines) == 8  # checkpoints: two, one, three, one and one, each once
 
 
 @pytest.mark.parametrize(("phase", "epoch"), [("vae", 2), ("draw", 3)])
@@ -100,6 +100,28 @@ def test_another_seed_gives_other_weights(unbroken: Path, tmp_path: Path) -> Non
     train(tmp_path, replace(RECIPE, seed=8, vae_steps=1, words_steps=1, draw_steps=1))
     name = "unet/diffusion_pytorch_model.safetensors"
     assert (tmp_path / name).read_bytes() != (unbroken / name).read_bytes()
+
+
+def test_the_control_network_begins_without_effect_and_lies_as_diffusers_saves_one(unbroken: Path) -> None:
+    from diffusers import ControlNetModel, UNet2DConditionModel
+
+    trained = ControlNetModel.from_pretrained(unbroken / CONTROL)
+    unet = UNet2DConditionModel.from_pretrained(unbroken / "unet")
+    fresh = sd_xs.build_control(unet)
+    asked = (torch.randn(2, 4, 12, 12), torch.tensor([9, 900]), torch.randn(2, 24, 96), torch.rand(2, 3, 48, 48))
+    answers = {name: network(*asked, return_dict=False) for name, network in (("new", fresh), ("old", trained))}
+    assert all((residual == 0).all() for residual in (*answers["new"][0], answers["new"][1]))
+    assert any((residual != 0).any() for residual in answers["old"][0])
+    assert [tuple(residual.shape[1:]) for residual in answers["new"][0]][-1] == (80, 3, 3)
+
+
+def test_edges_are_where_a_digit_ends() -> None:
+    picture = torch.full((1, 3, 48, 48), -1.0)
+    picture[:, :, 16:32, 16:32] = 1.0
+    hint = edges(picture)
+    assert hint.shape == picture.shape and set(hint.unique().tolist()) == {0.0, 1.0}
+    rows, columns = hint[0, 0].nonzero().T
+    assert rows.min() in (15, 16) and columns.max() in (31, 32) and not hint[0, 0, 20:28, 20:28].any()
 
 
 def test_every_word_of_its_world_is_one_token_and_others_are_characters(tmp_path: Path) -> None:

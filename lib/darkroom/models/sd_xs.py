@@ -6,13 +6,14 @@ and 3 x 3, and predicts v (arXiv 2202.00512) on Stable Diffusion's noise schedul
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 SIDE, LATENT_SIDE, LATENT_CHANNELS = 48, 12, 4
@@ -41,6 +42,22 @@ def build_unet() -> UNet2DConditionModel:
         addition_embed_type_num_heads=4,
         resnet_time_scale_shift="scale_shift",
     )
+
+
+def build_control(unet: UNet2DConditionModel) -> ControlNetModel:
+    """A control network that begins as a copy of the UNet's way down: hints [B, 3, 48, 48] in [0, 1] beside its inputs.
+
+    Not by `ControlNetModel.from_unet`, which leaves out how many heads pool the prompt.
+    """
+    options = inspect.signature(ControlNetModel).parameters
+    network = ControlNetModel(
+        **{name: value for name, value in unet.config.items() if name in options},
+        conditioning_embedding_out_channels=(8, 16, 32),  # a hint comes down by 4 as the latents do, not by 8
+    )
+    weights = network.state_dict()
+    weights.update((name, value) for name, value in unet.state_dict().items() if name in weights)
+    network.load_state_dict(weights)
+    return network
 
 
 def build_vae() -> AutoencoderKL:

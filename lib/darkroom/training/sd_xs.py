@@ -1,7 +1,7 @@
 """Trains the embedded latent model `sd-xs`, phase by phase: the autoencoder; the UNet together with its text encoder,
 on latents of pictures that are painted anew for every step: first of the simplest, on which words mean a shape and a
 colour and nothing else (the paper, most of a picture, would leave no room for them in an embedding), then of all kinds;
-both once more while the learning rate comes down."""
+both once more while the learning rate comes down; at last a control network that follows edges, beside them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from darkroom.models import sd_xs
+from darkroom.models.edges import canny
 from darkroom.sampling.diffusion import Diffusion
 from darkroom.storage import Store
 from darkroom.training import phases
@@ -30,9 +31,11 @@ from darkroom.training.painted_scenes import World, paint, vocabulary
 from darkroom.training.phases import Painter, Phase, train_phase, warm_up
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL
+    from diffusers import AutoencoderKL, ControlNetModel
     from transformers import CLIPTokenizer
 
+CONTROL = "controlnet-canny"  # the control network's folder, as diffusers saves one
+EDGES = {"low": 100, "high": 200}  # canny's, the manifest's defaults
 FIRST_LOG_VARIANCE = -6.0
 SCALE_PICTURES, SCALE_KEY = 512, 0  # whose latents get a variance of 1, as Stable Diffusion's have
 
@@ -46,6 +49,7 @@ class Settings(phases.Settings, Protocol):
     words_steps: int
     draw_steps: int
     polish_steps: int
+    control_steps: int
     kl_weight: float
 
     def record(self) -> dict[str, Any]: ...
@@ -127,6 +131,39 @@ class LatentDiffusion(Objective):
         return F.mse_loss(predicted, self.process.target(z0, t, epsilon))
 
 
+class FollowingEdges(Objective):
+    """A control network beside the trained UNet (ControlNet, arXiv 2302.05543): the UNet's loss, with the edges of the
+    picture as hint. Of the rest nothing learns."""
+
+    def __init__(self, latent: LatentDiffusion) -> None:
+        super().__init__(sd_xs.build_control(latent.network["unet"]))
+        self._latent = (latent.requires_grad_(False).eval(),)  # in a tuple: not among the parameters to be learned
+
+    def inputs(self, batch: Painted) -> tuple[Tensor, ...]:
+        return *self._latent[0].inputs(batch), edges(batch.pictures)
+
+    def forward(self, z0: Tensor, t: Tensor, epsilon: Tensor, ids: Tensor, hint: Tensor) -> Tensor:
+        (latent,) = self._latent
+        z_t = latent.process.noise(z0, t, epsilon)
+        text = latent.network["text_encoder"](ids).last_hidden_state
+        down, middle = self.ask(z_t, t, encoder_hidden_states=text, controlnet_cond=hint, return_dict=False)
+        predicted = latent.network["unet"](
+            z_t,
+            t,
+            encoder_hidden_states=text,
+            down_block_additional_residuals=down,
+            mid_block_additional_residual=middle,
+        ).sample
+        return F.mse_loss(predicted.float(), latent.process.target(z0, t, epsilon))
+
+
+def edges(pictures: Tensor) -> Tensor:
+    """Pictures [B, 3, H, W] in [-1, 1] -> hints of the same shape, 0 or 1."""
+    whole = ((pictures + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    maps = np.stack([canny(picture, **EDGES) for picture in whole])
+    return torch.from_numpy(maps).permute(0, 3, 1, 2).float().div(255).to(pictures.device)
+
+
 @torch.no_grad()
 def encode(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
     """The means of the latents, not yet scaled, [B, 4, 12, 12]."""
@@ -158,8 +195,12 @@ def train_latent(recipe: Settings, data: str, store: Store, worker: Worker, say:
     train(Phase("words", 4, recipe.words_steps), latent, world=world.first_words(), rate=warm)
     train(Phase("draw", 2, recipe.draw_steps), latent, rate=warm)
     ran = train(Phase("polish", 3, recipe.polish_steps), latent)
+    torch.manual_seed(recipe.seed)
+    following = FollowingEdges(latent)
+    train(Phase("control", 5, recipe.control_steps), following)
     if worker.rank == 0:
         training = {"recipe": recipe.record(), "data": {"train": data_set.digest}, "ran": ran}
+        save_control(following.network, store)
         save_pipeline(latent, store, {"name": "sd-xs", "kind": "pipeline", "training": training})
 
 
@@ -193,9 +234,20 @@ def save_pipeline(latent: LatentDiffusion, store: Store, about: dict[str, Any]) 
         out = Path(name)
         pipeline.save_pretrained(out)
         sd_xs.save_merges(latent.tokenizer, out / "tokenizer")
-        for path in sorted(path for path in out.rglob("*") if path.is_file()):
-            store.write(path.relative_to(out).as_posix(), path.read_bytes())
+        _store(out, store)
     store.write("config.json", json.dumps(about, indent=1).encode())
+
+
+def save_control(network: ControlNetModel, store: Store) -> None:
+    """In half precision, as diffusers saves one."""
+    with tempfile.TemporaryDirectory() as name:
+        copy.deepcopy(network).half().save_pretrained(Path(name) / CONTROL)
+        _store(Path(name), store)
+
+
+def _store(folder: Path, store: Store) -> None:
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        store.write(path.relative_to(folder).as_posix(), path.read_bytes())
 
 
 def _paint(world: World, batch: int, key: tuple[int, ...], worker: Worker) -> Painted:

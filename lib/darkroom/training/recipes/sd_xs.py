@@ -26,6 +26,7 @@ class SdXs(Recipe):
     words_steps: int = 1000
     draw_steps: int = 8000
     polish_steps: int = 2000
+    control_steps: int = 2000
     kl_weight: float = 1e-4
     batch: int = 32
     learning_rate: float = 1.5e-3
