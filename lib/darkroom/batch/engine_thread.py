@@ -154,7 +154,7 @@ class EngineThread(threading.Thread):
 
     def _sample(self, finished: Finished, image: Tensor) -> Sample:
         capacity = self.engine.capacity_of(tuple(finished.image.shape))
-        ran = (self.dtype, capacity, mode_in_use(self.predictor))
+        ran = (self.dtype, capacity, mode_in_use(self.engine.predictor_of(self._under_way[finished.tag])))
         return Sample(image, finished.evaluations, finished.seconds, *ran)
 
     def _decode(self, latents: LatentsThread, finished: Finished) -> None:

@@ -21,6 +21,7 @@ import torch
 
 from darkroom.models import stages, texts
 from darkroom.models.adapter_files import StoredAdapter
+from darkroom.models.control import StoredNet, control_fields
 from darkroom.models.errors import ModelError
 from darkroom.models.families import family_of, stage_kind
 from darkroom.models.memory import Memory
@@ -47,7 +48,8 @@ class Cascade:
 
     name: what people call it. sources: the files of each stage, in order. encodings: by name, see `encoder_of`.
     settings: the stages' own of a config.json of ours, None for diffusers' defaults. root: where that config.json lies.
-    adapters: to the first stage's UNet, that rows may ask for.
+    adapters: to the first stage's UNet, that rows may ask for; nets: control networks beside it, in the order of their
+    digests, whatever they are called, as their answers are added in that order.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Cascade:
     config: dict[str, Any] = field(default_factory=dict)
     root: Source | None = None
     adapters: tuple[StoredAdapter, ...] = ()
+    nets: tuple[StoredNet, ...] = ()
     kind: ClassVar = "cascade"
     conditioning: ClassVar = "text"
     num_classes: ClassVar = None
@@ -181,6 +184,22 @@ class Cascade:
             adapter.load(targets)
         return replace(self, adapters=tuple(sorted(adapters, key=lambda adapter: adapter.name)))
 
+    def controlled(self, nets: Sequence[StoredNet]) -> Cascade:
+        """The same with control networks. ModelError for those of other models."""
+        (first, *_), unet = self.stages, config_of(self.sources[0], "unet")
+        if not first.encodes:
+            names = ", ".join(repr(net.name) for net in nets)
+            raise ModelError(
+                f"control networks are for Stable Diffusion and SDXL, {self.name} works on pixels; {names} given"
+            )
+        for net in nets:
+            net.check(unet, first.factor)
+        return replace(self, nets=tuple(sorted(nets, key=lambda net: (net.digest, net.name))))
+
+    def control_fields(self, number: int) -> tuple[torch.Tensor, ...]:
+        """What stage `number`'s model is told besides `empty_fields` where a question is all its control networks'."""
+        return control_fields(len(self.nets), self.stages[0].pixels) if number == 1 else ()
+
     def predictor(self, number: int, device: torch.device, dtype: str = "float32") -> UNetPredictor:
         """Stage `number` (1, 2, ...) with its weights on the device, ready for the engine. Raises ModelError."""
         from diffusers import UNet2DConditionModel
@@ -192,7 +211,8 @@ class Cascade:
         config = config_of(source, "unet")
         unet = load_module(source, "unet", DIFFUSERS, lambda: UNet2DConditionModel.from_config(config), device, dtype)
         latents = self._latents(number, device, dtype) if stage.factor > 1 else None
-        return UNetPredictor(unet, stage.process, device, latents, adapters=self._adapters(number, unet))
+        nets = {net.name: net.load(device, dtype) for net in self.nets if number == 1}
+        return UNetPredictor(unet, stage.process, device, latents, adapters=self._adapters(number, unet), nets=nets)
 
     def _adapters(self, number: int, unet: UNet2DConditionModel) -> list[Adapter]:
         if number > 1 or not self.adapters:
@@ -236,7 +256,8 @@ class Cascade:
         """What stage `number` needs on a device to make passes of `capacity` evaluations; nothing is loaded."""
         source, stage = self.sources[number - 1], self.stages[number - 1]
         vae = config_of(source, "vae") if stage.factor > 1 else None
-        shape = (dtype, capacity, *self._pass_shape(number), vae, self.vae_dtype(number, dtype))
+        nets = [dict(net.config) for net in self.nets if number == 1]
+        shape = (dtype, capacity, *self._pass_shape(number), vae, self.vae_dtype(number, dtype), nets)
 
         def measured() -> Memory:
             from darkroom.models.predictors import pass_memory

@@ -78,7 +78,8 @@ class CompiledPredictor:
 
     def __init__(self, predictor: Predictor, mode: Mode, backend: str | Callable[..., Any]) -> None:
         self.wrapped, self.process, self.device = predictor, predictor.process, predictor.device
-        self.notes: list[str] = []
+        self.notes: list[str] = []  # with those of the controlled ones
+        self._asked, self._controlled = (mode, backend), dict[tuple[str, ...], CompiledPredictor]()
         # fullgraph: dynamo would else run what it cannot trace uncompiled, or all of it after a few shapes, unsaid.
         self._compiled = torch.compile(predictor.__call__, dynamic=False, fullgraph=True, backend=backend)
         self._modes: dict[_Shapes, Mode] = {}
@@ -97,6 +98,13 @@ class CompiledPredictor:
         if mode == "graphs":
             return self._captured(inputs)(*inputs)
         return self._compiled(*inputs) if mode == "default" else self.wrapped(*inputs)
+
+    def controlled(self, names: tuple[str, ...]) -> CompiledPredictor:
+        """The predictor that asks these control networks too, compiled as this is."""
+        if names not in self._controlled:
+            beside = self._controlled[names] = CompiledPredictor(self.wrapped.controlled(names), *self._asked)
+            beside.notes = self.notes
+        return self._controlled[names]
 
     def __getattr__(self, name: str) -> Any:
         if name == "wrapped":  # not there yet: asked for by copy and pickle

@@ -19,6 +19,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from darkroom.models.adapter_files import StoredAdapter
+from darkroom.models.control import StoredNet
 from darkroom.models.course_unet import CourseUNet
 from darkroom.models.ddpm_unet import DDPMUNet
 from darkroom.models.errors import ModelError
@@ -153,6 +154,7 @@ class Network:
     encoders: ClassVar = ()  # it reads no text
     text_layers: ClassVar = None
     adapters: ClassVar = ()
+    nets: ClassVar = ()
 
     @classmethod
     def open(cls, uri: str) -> Network:
@@ -239,6 +241,15 @@ class Network:
         """ModelError: adapters are for UNets of diffusers."""
         names = ", ".join(repr(adapter.name) for adapter in adapters)
         raise ModelError(f"{self.name} is a network of our own, which takes no adapter; {names} given")
+
+    def controlled(self, nets: Sequence[StoredNet]) -> Network:
+        """ModelError: control networks are for UNets of diffusers."""
+        names = ", ".join(repr(net.name) for net in nets)
+        raise ModelError(f"{self.name} is a network of our own, which takes no control network; {names} given")
+
+    def control_fields(self, number: int) -> tuple[Tensor, ...]:
+        """What its network is told of control: nothing."""
+        return ()
 
     def _meta_pass(self, dtype: str, capacity: int) -> tuple[nn.Module, Callable[[], None]]:
         """The network on the meta device, and a pass of it."""

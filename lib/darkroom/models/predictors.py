@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from torch import Tensor
+from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+from torch import Tensor, nn
 
 from darkroom.models.adapter_files import Adapter
 from darkroom.models.adapters import NUMBERS, SCALES, Adapters
+from darkroom.models.control import build_net, control_fields, hint_factor
 from darkroom.models.fused_attention import fuse_projections
 from darkroom.models.latents import DECODED_AT_ONCE, Latents
 from darkroom.models.memory import Memory, count_flops, measure
 from darkroom.models.stages import unet_fields
 from darkroom.models.weights import in_dtype
+from darkroom.sampling.control import HINTS
 from darkroom.sampling.processes import Process
-from darkroom.sampling.stage import POOLED, SIZES
+from darkroom.sampling.stage import CONDITION, NOISE_LEVEL, POOLED, SIZES
 
 
 class UNetPredictor:
     """See `darkroom.sampling.engine.Predictor`: float32 in and out, whatever the dtype of the weights.
 
     fused: see `fuse_projections`. Off, as it changes bits and what it gains on a GPU was not measured yet.
-    adapters: that questions may have; with any, each says which by the fields NUMBERS and SCALES.
+    adapters: that questions may have; with any, each says which by the fields NUMBERS and SCALES. nets: control
+    networks by name, on the device already.
     """
 
     def __init__(
@@ -35,6 +39,7 @@ class UNetPredictor:
         latents: Latents | None = None,
         fused: bool = False,
         adapters: Sequence[Adapter] = (),
+        nets: Mapping[str, ControlNetModel] | None = None,
     ) -> None:
         self.unet = unet.to(device, memory_format=torch.channels_last)
         if fused:
@@ -43,19 +48,69 @@ class UNetPredictor:
         self.dtype = unet.dtype
         self.fields = (*unet_fields(unet.config, 1), *((NUMBERS, SCALES) if adapters else ()))
         self.adapters = Adapters(self.unet, adapters) if adapters else None
+        self.nets = {name: net.to(memory_format=torch.channels_last) for name, net in (nets or {}).items()}
         self._takes_level = unet.config.class_embed_type is not None or unet.config.num_class_embeds is not None
 
-    def __call__(self, x: Tensor, timestep: Tensor, condition: Tensor, noise_level: Tensor, *others: Tensor) -> Tensor:
-        """others: what `fields` names after the first two."""
-        told = dict(zip(self.fields[2:], others, strict=True))
-        more: dict[str, Any] = {"class_labels": noise_level} if self._takes_level else {}
-        if POOLED in told:
-            more["added_cond_kwargs"] = {"text_embeds": told[POOLED].to(self.dtype), "time_ids": told[SIZES]}
+    def __call__(self, x: Tensor, timestep: Tensor, *told: Tensor) -> Tensor:
+        """told: what `fields` names."""
+        return self.answer(x, timestep, told, {})
+
+    def answer(self, x: Tensor, timestep: Tensor, told: Sequence[Tensor], more: Mapping[str, Any]) -> Tensor:
+        """more: that the UNet is given."""
         if self.adapters is not None:
-            self.adapters.choose(told[NUMBERS], told[SCALES])
+            named = dict(zip(self.fields, told, strict=True))
+            self.adapters.choose(named[NUMBERS], named[SCALES])
         x = x.to(self.dtype, memory_format=torch.channels_last)
-        answer = self.unet(x, timestep, encoder_hidden_states=condition.to(self.dtype), **more).sample
-        return answer.float().contiguous()
+        return self.unet(x, timestep, **self.given(told), **more).sample.float().contiguous()
+
+    def given(self, told: Sequence[Tensor]) -> dict[str, Any]:
+        """What is told, as the networks of diffusers take it."""
+        named = dict(zip(self.fields, told, strict=True))
+        given: dict[str, Any] = {"encoder_hidden_states": named[CONDITION].to(self.dtype)}
+        if self._takes_level:
+            given["class_labels"] = named[NOISE_LEVEL]
+        if POOLED in named:
+            given["added_cond_kwargs"] = {"text_embeds": named[POOLED].to(self.dtype), "time_ids": named[SIZES]}
+        return given
+
+    def controlled(self, names: tuple[str, ...]) -> ControlledPredictor:
+        """The predictor that asks these control networks too."""
+        return ControlledPredictor(self, [self.nets[name] for name in names])
+
+
+class ControlledPredictor:
+    """See `darkroom.sampling.engine.Predictor`: the UNet's, told besides what the networks answer.
+
+    It takes HINTS, float32 [B, K, 3, H, W], and after all fields `Control.shares`, float32 [B, K + 1].
+    """
+
+    def __init__(self, base: UNetPredictor, nets: Sequence[ControlNetModel]) -> None:
+        self.base, self.nets = base, tuple(nets)
+        self.process, self.device, self.latents = base.process, base.device, base.latents
+        self.fields = (*base.fields, HINTS)
+
+    def __call__(self, x: Tensor, timestep: Tensor, *others: Tensor) -> Tensor:
+        *told, hints, shares = others
+        given = self.base.given(told)
+        state = x[:, : self.nets[0].config.in_channels].to(self.base.dtype, memory_format=torch.channels_last)
+        answers = []
+        for number, net in enumerate(self.nets):
+            hint = hints[:, number].to(self.base.dtype)
+            down, mid = net(state, timestep, controlnet_cond=hint, return_dict=False, **given)
+            answers.append(_weighed([*down, mid], shares[:, number], shares[:, -1]))
+        *down, mid = (reduce(torch.add, layer) for layer in zip(*answers, strict=True))
+        added = {"down_block_additional_residuals": tuple(down), "mid_block_additional_residual": mid}
+        return self.base.answer(x, timestep, told, added)
+
+
+def _weighed(answers: Sequence[Tensor], scales: Tensor, softly: Tensor) -> list[Tensor]:
+    """A network's answers [B, C, h, w], times its scale [B], and where `softly` [B] is 1 from a tenth of it for the
+    shallowest to all of it for the deepest (diffusers' guess mode)."""
+    depths = torch.logspace(-1, 0, len(answers), device=scales.device)
+    weights = scales * torch.where(softly[None] > 0, depths[:, None], 1.0)
+    return [
+        (answer * weight[:, None, None, None]).to(answer.dtype) for answer, weight in zip(answers, weights, strict=True)
+    ]
 
 
 def pass_memory(
@@ -66,13 +121,14 @@ def pass_memory(
     length: int,
     vae: Mapping[str, Any] | None = None,
     vae_dtype: str = "float32",
+    nets: Sequence[Mapping[str, Any]] = (),
 ) -> Memory:
-    """What a stage's predictor needs on a device. unet, vae: their configurations.
+    """What a stage's predictor needs on a device. unet, vae: their configurations; nets: of all control networks.
 
     capacity: evaluations a pass; size: of the state; length: positions of an embedding.
     """
-    predictor, run = _meta_pass(unet, dtype, capacity, size, length)
-    needed = measure(predictor.unet, run)
+    networks, run = _meta_pass(unet, dtype, capacity, size, length, nets)
+    needed = measure(networks, run)
     if vae is None:
         return needed
     with torch.device("meta"):
@@ -89,17 +145,20 @@ def evaluation_flops(unet: Mapping[str, Any], size: int, length: int) -> int:
 
 
 def _meta_pass(
-    unet: Mapping[str, Any], dtype: str, capacity: int, size: int, length: int
-) -> tuple[UNetPredictor, Callable[[], None]]:
-    """A predictor on the meta device, and a pass of it."""
+    unet: Mapping[str, Any], dtype: str, capacity: int, size: int, length: int, nets: Sequence[Mapping[str, Any]] = ()
+) -> tuple[nn.Module, Callable[[], None]]:
+    """A predictor's networks on the meta device, and a pass of it."""
     meta = torch.device("meta")
     with meta:
-        predictor = UNetPredictor(in_dtype(UNet2DConditionModel.from_config(dict(unet)), dtype), None, meta)
-        fields = unet_fields(unet, length)
+        controls = {str(number): in_dtype(build_net(config), dtype) for number, config in enumerate(nets)}
+        base = UNetPredictor(in_dtype(UNet2DConditionModel.from_config(dict(unet)), dtype), None, meta, nets=controls)
+        predictor = base.controlled(tuple(controls)) if controls else base
+        side = size * hint_factor(nets[0]) if nets else 0
+        fields = (*unet_fields(unet, length).values(), *control_fields(len(controls), (side, side)))
 
     def run() -> None:
         x = torch.empty(capacity, unet["in_channels"], size, size, device=meta)
         times = torch.zeros(capacity, dtype=torch.int64, device=meta)
-        predictor(x, times, *(field.new_zeros(capacity, *field.shape) for field in fields.values()))
+        predictor(x, times, *(field.new_zeros(capacity, *field.shape) for field in fields))
 
-    return predictor, run
+    return nn.ModuleList([base.unet, *controls.values()]), run

@@ -46,16 +46,17 @@ def check_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 def weight_files(source: Source, folder: str, stem: str, dtype: str) -> list[str]:
-    """The files that hold the weights of a folder, the index of a sharded one first.
+    """The files that hold the weights of a folder, "" for the source's own, the index of a sharded one first.
 
     Of the half precision files and the full ones, those that fit the dtype; the others where only they are there.
     """
     names = source.names()
-    full = [f"{folder}/{stem}.safetensors", f"{folder}/{stem}.safetensors.index.json"]
+    start = f"{folder}/{stem}" if folder else stem
+    full = [f"{start}.safetensors", f"{start}.safetensors.index.json"]
     half = [
-        f"{folder}/{stem}.{_VARIANT}.safetensors",
-        f"{folder}/{stem}.safetensors.index.{_VARIANT}.json",
-        f"{folder}/{stem}.{_VARIANT}.safetensors.index.json",
+        f"{start}.{_VARIANT}.safetensors",
+        f"{start}.safetensors.index.{_VARIANT}.json",
+        f"{start}.{_VARIANT}.safetensors.index.json",
     ]
     for name in full + half if dtype == "float32" else half + full:
         if name in names:
@@ -67,7 +68,8 @@ def _shards(source: Source, folder: str, index: str) -> list[str]:
     placed = read_json(source, index).get("weight_map")
     if not isinstance(placed, dict):
         raise ModelError(f"{source.address}/{index} has no 'weight_map', which says in which file a tensor lies")
-    return [f"{folder}/{name}" for name in sorted(set(placed.values()))]
+    start = f"{folder}/" if folder else ""
+    return [f"{start}{name}" for name in sorted(set(placed.values()))]
 
 
 def load_module(

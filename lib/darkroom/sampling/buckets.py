@@ -1,4 +1,5 @@
-"""Rows whose states have other shapes do not share a pass: an engine for each shape, all of one model on one device."""
+"""Rows whose states have other shapes, or that ask other control networks, do not share a pass: an engine for each
+kind, all of one model on one device."""
 
 from __future__ import annotations
 
@@ -9,6 +10,8 @@ from darkroom.sampling.engine import Engine, Failed, Finished, Predictor, Statis
 from darkroom.sampling.plans import Plan
 
 Shape = tuple[int, int, int]
+Kind = tuple[Shape, tuple[str, ...]]
+"""Of a row's state, and the control networks that it asks."""
 
 
 def count_of(shape: Shape, count: int, usual: Shape | None) -> int:
@@ -26,22 +29,27 @@ class Buckets:
     def __init__(self, predictor: Predictor, capacity: int, shape: Shape | None = None) -> None:
         self.predictor, self.capacity, self.shape = predictor, capacity, shape
         self.statistics = Statistics()
-        self._engines: dict[Shape, Engine] = {}
-        self._under_way: dict[Any, Shape] = {}  # in the order in which they came
+        self._engines: dict[Kind, Engine] = {}
+        self._under_way: dict[Any, Kind] = {}  # in the order in which they came
 
     def capacity_of(self, shape: Shape) -> int:
         """Evaluations a pass of states of a shape."""
         return count_of(shape, self.capacity, self.shape)
 
+    def predictor_of(self, plan: Plan) -> Predictor:
+        """What answers for a plan."""
+        return self.predictor.controlled(plan.nets) if plan.nets else self.predictor
+
     def add(self, plan: Plan, tag: Any = None) -> None:
         """Queues a row; `tag` comes back with its picture."""
         if self.shape is None:
             self.shape = plan.shape
-        if plan.shape not in self._engines:
-            engine = self._engines[plan.shape] = Engine(self.predictor, self.capacity_of(plan.shape))
+        kind = (plan.shape, plan.nets)
+        if kind not in self._engines:
+            engine = self._engines[kind] = Engine(self.predictor_of(plan), self.capacity_of(plan.shape))
             engine.statistics = self.statistics
-        self._under_way[tag] = plan.shape
-        self._engines[plan.shape].add(plan, tag)
+        self._under_way[tag] = kind
+        self._engines[kind].add(plan, tag)
 
     @property
     def idle(self) -> bool:

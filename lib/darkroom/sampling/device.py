@@ -53,7 +53,14 @@ def told(plan: Plan, names: Sequence[str], device: torch.device) -> dict[str, tu
     """What the model is told for each prompt or label of the plan: the fields of these names, in their order."""
     asked = dict.fromkeys(key for branch in plan.branches for key in (branch.prompt, branch.negative))
     fields = {key: plan.told(key) for key in asked if key in plan.conditions}
-    return {key: tuple(to_device(own[name], device) for name in names) for key, own in fields.items()}
+    there: dict[int, Tensor] = {}  # what several are told lies there once
+
+    def moved(tensor: Tensor) -> Tensor:
+        if id(tensor) not in there:
+            there[id(tensor)] = to_device(tensor, device)
+        return there[id(tensor)]
+
+    return {key: tuple(moved(own[name]) for name in names) for key, own in fields.items()}
 
 
 class Arrival:

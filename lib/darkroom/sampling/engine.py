@@ -49,7 +49,8 @@ class ModelBroken(RuntimeError):
 
 class Predictor(Protocol):
     """A model as the engine sees it. It may say in `fields` what it is told beside state and time, by name and in
-    order; else that is FIELDS, a condition and a noise level."""
+    order; else that is FIELDS, a condition and a noise level. Where plans are controlled, `controlled(nets)` is the
+    predictor that asks these networks too."""
 
     process: Process
     device: torch.device
@@ -58,7 +59,8 @@ class Predictor(Protocol):
         """One packed evaluation.
 
         x float32 [B, C (+ channels beside the state), H, W]; timestep float32 [B], the process's own time;
-        fields [B, ...]: prompt embeddings or labels float32 or int64, noise levels int64, and others.
+        fields [B, ...]: prompt embeddings or labels float32 or int64, noise levels int64, and others; of plans that
+        are controlled float32 [B, K + 1] after them, see `Control.shares`.
         Returns float32 [B, C, H, W], or [B, 2C, H, W] where the process has a learned variance, in memory that neither
         is an input's nor is written again by a later call.
         """
@@ -340,7 +342,8 @@ def _is_nobodys(error: Exception) -> bool:
 
 def _slot(walker: _Walker, view: View, key: str) -> Slot:
     plan = walker.plan
-    return Slot(walker.x, plan.extra, view, plan.moves[walker.move].model_time, walker.told[key])
+    shares = () if plan.control is None else plan.control.shares(walker.move, key)
+    return Slot(walker.x, plan.extra, view, plan.moves[walker.move].model_time, walker.told[key], shares)
 
 
 def _remembered(walkers: Sequence[_Walker], number: int, like: Tensor) -> Tensor:

@@ -15,13 +15,14 @@ from darkroom.sampling.views import View
 
 class Slot(NamedTuple):
     """One question: the state [C, H, W], the channels beside it (or None), the view to show both in, the time, and what
-    else the model is told, in the order of its fields. Tensors lie on the device."""
+    else the model is told, in the order of its fields. Tensors lie on the device. shares: see `Control`, () without."""
 
     x: Tensor
     extra: Tensor | None
     view: View
     time: float
     fields: Sequence[Tensor]
+    shares: tuple[float, ...] = ()
 
 
 class Packing:
@@ -35,7 +36,8 @@ class Packing:
         self._buffers: dict[str, Tensor] = {}
 
     def pack(self, slots: list[Slot]) -> tuple[Tensor, ...]:
-        """x, timestep and the fields in their order, as a predictor takes them; overwritten by the next call.
+        """x, timestep, the fields in their order, and shares where there are some, as a predictor takes them;
+        overwritten by the next call.
         ValueError where a slot's tensors are not of the shape that the first call's were."""
         x = self._packed("x", [slot.x for slot in slots])
         if slots[0].extra is not None:  # a stage's rows all have some, or none has
@@ -45,7 +47,9 @@ class Packing:
                 at = places(chosen, self.device)
                 x.index_copy_(0, at, view.apply(x[at]))
         told = [self._packed(name, [slot.fields[at] for slot in slots]) for at, name in enumerate(self.fields)]
-        return x, self._times([slot.time for slot in slots]), *told
+        if slots[0].shares:
+            told.append(self._numbers([slot.shares for slot in slots]))
+        return x, self._numbers([slot.time for slot in slots]), *told
 
     def _packed(self, name: str, parts: list[Tensor]) -> Tensor:
         if name not in self._buffers:
@@ -58,7 +62,8 @@ class Packing:
         buffer[len(parts) :].zero_()
         return buffer
 
-    def _times(self, values: list[float]) -> Tensor:
-        """float32 [capacity], whole or not: the type of a pass must not hang on who is in it."""
-        padded = values + [0.0] * (self.capacity - len(values))
-        return to_device(torch.tensor(padded, dtype=torch.float32), self.device)
+    def _numbers(self, values: Sequence[float] | Sequence[tuple[float, ...]]) -> Tensor:
+        """float32 [capacity, ...], whole or not: the type of a pass must not hang on who is in it."""
+        given = torch.tensor(values, dtype=torch.float32)
+        padded = torch.cat([given, given.new_zeros(self.capacity - len(given), *given.shape[1:])])
+        return to_device(padded, self.device)

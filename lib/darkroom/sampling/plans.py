@@ -14,6 +14,7 @@ from torch import Tensor
 
 from darkroom.sampling import noise
 from darkroom.sampling.components import Component, make_component
+from darkroom.sampling.control import HINTS, UNCONTROLLED, Control, make_control
 from darkroom.sampling.levels import Place
 from darkroom.sampling.processes import Process
 from darkroom.sampling.prompt_keys import PromptKey, prompt_key
@@ -68,6 +69,7 @@ class Plan:
     unguided: indices of the moves outside the interval in which guidance is asked; guidance_rescale: share of a guided
         prediction that is brought back to the deviation of the prompt's own
     keep: indices of the moves after which the state is kept for drawing the trajectory
+    control: networks that have a say beside the model
     """
 
     seed: int
@@ -92,6 +94,12 @@ class Plan:
     unguided: frozenset[int] = frozenset()
     guidance_rescale: float = 0.0
     fields: Fields = field(default_factory=dict)
+    control: Control | None = None
+
+    @property
+    def nets(self) -> tuple[str, ...]:
+        """Names of the control networks that its passes ask."""
+        return () if self.control is None else self.control.nets
 
     def told(self, key: str) -> Fields:
         """All that the model is told beside state and time when it is asked with this prompt or label. KeyError."""
@@ -163,13 +171,18 @@ def make_plan(row: Row, stage: Stage, inputs: Inputs) -> Plan:
     stage = as_asked(row, stage)
     trajectory = make_trajectory(row, stage, inputs)
     sampler, follows = sampler_of(row, stage), stage.guidance is None
+    control = make_control(row, inputs, trajectory.moves)
+    branches, conditions = _branches_at(row, stage), inputs.conditions
+    if control is not None and control.guess:
+        conditions = {**conditions, UNCONTROLLED: conditions[branches[0].negative]}
+        branches = tuple(replace(branch, negative=UNCONTROLLED) for branch in branches)
     return Plan(
         seed=row["seed"],
         stage=stage.number,
         shape=stage.shape,
         moves=trajectory.moves,
-        branches=_branches_at(row, stage),
-        conditions=inputs.conditions,
+        branches=branches,
+        conditions=conditions,
         guidance=row.get("guidance", 1.0) if follows else stage.guidance,
         sampler=sampler,
         eta=row.get("eta", 0.0) if stage.sampler is None else 0.0,
@@ -184,7 +197,8 @@ def make_plan(row: Row, stage: Stage, inputs: Inputs) -> Plan:
         start_scale=trajectory.start_scale,
         unguided=outside(trajectory.moves, *row.get("guidance_interval", (0.0, 1.0))) if follows else frozenset(),
         guidance_rescale=row.get("guidance_rescale", 0.0) if follows else 0.0,
-        fields={**_row_fields(stage), **inputs.fields},
+        fields={**_row_fields(stage), **inputs.fields, **({} if control is None else {HINTS: control.hints})},
+        control=control,
     )
 
 

@@ -98,6 +98,7 @@ class Inputs:
     image, given: [C, H, W] in [-1, 1]; mask: bool [1, H, W], True = paint; low_res: [C, h, w] in [-1, 1], any size
     beside: what an inpainting model sees beside the state, mask and latents of the picture without its masked part
     fields: what the model is told of the row whatever it is asked, beside what its stage says of it
+    hints: [3, H, W] in [0, 1], pictures of the row's size by the control network that sees them, in their order
     A stage of latents takes latents of `image` and a mask of their size: see `latent_inputs`.
     """
 
@@ -108,3 +109,4 @@ class Inputs:
     low_res: Tensor | None = None
     beside: Tensor | None = None
     fields: Fields = field(default_factory=dict)
+    hints: Mapping[str, Tensor] = field(default_factory=dict)
