@@ -61,6 +61,8 @@ def main(
     adapter: Annotated[
         list[str] | None, typer.Option(help="name=URI of a LoRA file that rows may ask for; may be repeated")
     ] = None,
+    control: Annotated[list[str] | None, typer.Option(help="name=URI of a ControlNet likewise")] = None,
+    depth: Annotated[str | None, typer.Option(help="a depth model of transformers, for ControlNets of depth")] = None,
     replace: Annotated[
         bool,
         typer.Option("--replace", help="make good rows anew with another model, or give them up for this manifest"),
@@ -111,6 +113,8 @@ def main(
             max_failed_rows=max_failed_rows,
             inputs_root=tuple(inputs_root or ()),
             adapter=tuple(adapter or ()),
+            control=tuple(control or ()),
+            depth=depth,
             address=address or os.environ.get("RAY_ADDRESS"),
             verbose=verbose,
         )

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from darkroom.batch.control_maps import ControlMap
 from darkroom.batch.row_state import (
     KINDS,
     Failure,
@@ -40,6 +41,7 @@ def test_a_unit_comes_out_of_arrow_as_it_went_in() -> None:
         flags=["prompt_truncated"],
         source=Source("s3://b/one.png", "ab"),
         inputs={"image/8": np.arange(192, dtype=np.uint8).reshape(3, 8, 8)[:, ::2], "mask/8": np.ones((1, 8, 8), "u1")},
+        maps=[ControlMap("canny", "0d", "maps/ef.png", "ef", "s3://b/one.png", "ab")],
         picture=np.linspace(-1, 1, 96, dtype=np.float32).reshape(2, 3, 4, 4),
         chosen_seed=2**62 + 1,
         stages=[

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from darkroom.manifest import parse_task, row_key
-from darkroom.report.captions import noised_labels
+from darkroom.report.captions import details, noised_labels
 from darkroom.report.figures import Panel, panels
 from darkroom.report.pictures import Pictures
 from darkroom.report.rows import Shown, select
@@ -49,8 +49,8 @@ def _result(folder: Path, row: dict[str, Any], picture: np.ndarray, inline: bool
         "negative_prompt": "", "seed": task.seed, "steps": 34, "guidance": 7.0, "sampler": "ddpm",
         "start_timestep": None, "parameters": json.dumps(task.canonical()), "source_uri": str(source) if digest else "",
         "source_sha256": digest, "model": "m", "model_revision": "r", "evaluations": 68, "seconds": 0.5, "worker": "w",
-        "stages": "[]", "flags": [], "scores": "{}", "alignment": None, "concealment": None, "error_class": "",
-        "attempts": 1, "created_at": datetime.now(UTC),
+        "stages": "[]", "controls": "[]", "flags": [], "scores": "{}", "alignment": None, "concealment": None,
+        "error_class": "", "attempts": 1, "created_at": datetime.now(UTC),
     }  # fmt: skip
 
 
@@ -68,6 +68,17 @@ def text_row() -> dict[str, Any]:
 @pytest.mark.parametrize("inline", [False, True])
 def test_text_to_image_is_the_picture(tmp_path, inline: bool) -> None:
     check(drawn(tmp_path, text_row(), inline=inline), ("", "", PICTURE))
+
+
+def test_what_control_networks_saw_stands_beside_the_picture(tmp_path) -> None:
+    store, seen, gone = open_store(str(tmp_path / "run")), 255 - PICTURE, "maps/gone.png"
+    store.write("maps/ab.png", encode_png(seen))
+    maps = [{"net": net, "digest": "0" * 64, "key": key} for net, key in (("canny", "maps/ab.png"), ("depth", gone))]
+    result = _result(tmp_path, text_row(), PICTURE, inline=True) | {"controls": json.dumps(maps)}
+    commit(store, "u-1", to_table([result]))
+    ((group,),) = (part.groups for part in select(Ledger(store)).tasks.values())
+    check(panels("text_to_image", group, Pictures(store)), ("", "", PICTURE), ("seen by canny", "", seen))
+    assert details(group[0]) == ["canny (000000000000) saw maps/ab.png", f"depth (000000000000) saw {gone}"]
 
 
 def test_an_anagram_is_seen_through_each_view(tmp_path) -> None:

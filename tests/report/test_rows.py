@@ -15,7 +15,7 @@ from darkroom.storage.hashing import hashes
 from runs import next_owner
 
 NO_RECORD: dict[str, Any] = {
-    "stages": "[]", "flags": [], "scores": "{}", "alignment": None, "concealment": None,
+    "stages": "[]", "controls": "[]", "flags": [], "scores": "{}", "alignment": None, "concealment": None,
     "error_class": "", "attempts": 1,
 }  # fmt: skip
 

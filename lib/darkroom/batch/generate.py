@@ -69,8 +69,8 @@ def dry_run(options: Options, say: Say = to_stderr) -> tuple[Work, Estimate, str
     """What a run would do and need, without writing anything or starting Ray."""
     order = Order.open(options)
     refuse_other_folder(order)
-    for warning in order.manifest.warnings:
-        say(warning)
+    for note in order.notes:
+        say(note)
     log = Ledger(order.store).read()
     work = _planned(order, log, None)
     _refuse(order, work)
@@ -86,8 +86,8 @@ def run(options: Options, say: Say = to_stderr) -> Outcome:
     began = time.monotonic()
     phase(say, "reading the model and the manifest")
     order = Order.open(options)
-    for warning in order.manifest.warnings:
-        say(warning)
+    for note in order.notes:
+        say(note)
     phase(say, "holding it against the run")
     refuse_other_folder(order)
     with _owning(order, say) as writer:

@@ -11,19 +11,25 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
+from darkroom.batch.control_maps import ControlMap, drawn, keep
 from darkroom.batch.input_files import ANYWHERE, check_place, opened_input
 from darkroom.batch.progress import counted
 from darkroom.batch.row_state import RowState, Source, Unit, guarded, read_unit, to_block
 from darkroom.storage import Mode, Size, in_a_decoder, join, open_store, read_mask, read_squares, size_name
 
+if TYPE_CHECKING:
+    from darkroom.models.depth import StoredDepth
+
 FETCHES = 16  # at once in one task; a fetch waits on the network, not on the processor
 VALUES = 8  # of a mask, in a message
 CACHE_BYTES = 128 * 2**20  # of pictures at the stages' sizes, for each process that loads
+
+Loaded = TypeVar("Loaded")  # has `nbytes`
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,8 @@ class LoadOptions:
 
     base: where relative paths begin; sizes: pixels of the stages that take a row's pictures, ascending; default_size:
     of a row that names none, the first of them unless given; roots: where pictures may come from, see `input_roots`;
-    any_size: the model makes pictures of any, as the row says.
+    any_size: the model makes pictures of any, as the row says. run: "" where maps are not kept; nets: names and digests
+    of the control networks; depth: the model that draws maps of depth.
     """
 
     run: str
@@ -43,6 +50,8 @@ class LoadOptions:
     default_size: int | None = None
     roots: tuple[str, ...] = ANYWHERE
     any_size: bool = False
+    nets: tuple[tuple[str, str], ...] = ()
+    depth: StoredDepth | None = None
 
     def wanted(self, row: dict[str, Any]) -> tuple[Size, ...]:
         """The sizes that the stages take a row's pictures in: for `upscale` the smallest, else up to the row's own."""
@@ -75,7 +84,18 @@ def load_row(state: RowState, options: LoadOptions) -> RowState:
         if paths:
             state.source, state.inputs, flags = _load(paths, options, state.row)
             state.flag(*flags)
+        for place, use in enumerate(state.row.get("control", ())):
+            found = _map(use, options, state.row)
+            state.inputs[f"{hint_name(place)}/{size_name(found.size)}"] = found.array
+            digest = dict(options.nets).get(use["net"], "")
+            uri = join(options.base, use["image"])
+            state.maps.append(ControlMap(use["net"], digest, found.key, found.digest, uri, found.sha256))
     return state
+
+
+def hint_name(place: int) -> str:
+    """What the map of a row's network is called among its inputs. place: in the row's `control`."""
+    return f"control {place}"
 
 
 def _paths(row: dict[str, Any]) -> dict[str, str]:
@@ -101,6 +121,22 @@ class Picture:
         return sum(array.nbytes for array in self.sizes.values())
 
 
+@dataclass(frozen=True, eq=False)
+class Map:
+    """A picture as a control network takes it. sha256: of the picture; array: uint8 [3, H, W]; key, digest: where the
+    map lies in the run, and its file's SHA-256."""
+
+    sha256: str
+    size: Size
+    array: np.ndarray
+    key: str
+    digest: str
+
+    @property
+    def nbytes(self) -> int:
+        return self.array.nbytes
+
+
 class PictureCache:
     """The pictures that were used last, up to so many bytes: a sweep asks for one a thousand times. Who asks for
     one that is being loaded waits for that; what cannot be loaded is tried anew by the next who asks."""
@@ -108,9 +144,9 @@ class PictureCache:
     def __init__(self, limit: int) -> None:
         self.limit, self.nbytes = limit, 0
         self._lock = threading.Lock()
-        self._pictures: OrderedDict[Hashable, Future[Picture]] = OrderedDict()
+        self._pictures: OrderedDict[Hashable, Future[Any]] = OrderedDict()
 
-    def get(self, key: Hashable, load: Callable[[], Picture]) -> Picture:
+    def get(self, key: Hashable, load: Callable[[], Loaded]) -> Loaded:
         with self._lock:
             found = self._pictures.get(key)
             if found is None:
@@ -213,6 +249,24 @@ def _picture(name: str, path: str, options: LoadOptions, row: dict[str, Any]) ->
             return Picture(digest, squares.shape, _channels_first(squares.arrays))
 
     return CACHE.get((uri, ids, fit, sizes) if name == "mask" else (uri, mode, fit, sizes), load)
+
+
+def _map(use: dict[str, Any], options: LoadOptions, row: dict[str, Any]) -> Map:
+    """What a row's network sees, of the size of the first stage's pictures. ValueError in plain words."""
+    path, fit, size = use["image"], row.get("fit", "crop"), options.wanted(row)[0]
+    uri = join(options.base, path)
+    check_place(uri, path, options.roots)
+
+    def load() -> Map:
+        with opened_input(uri, path) as data:
+            (array,) = in_a_decoder(read_squares, data, path, [size], "RGB", fit).arrays.values()
+            sha256 = hashlib.sha256(data).hexdigest()
+        found = drawn(array, use, options.depth)
+        kept = keep(open_store(options.run) if options.run else None, found)
+        return Map(sha256, size, found.transpose(2, 0, 1), *kept)
+
+    made_by = (use["preprocess"], use.get("low"), use.get("high"), options.depth)
+    return CACHE.get((options.run, uri, fit, size, *made_by), load)
 
 
 def _channels_first(arrays: dict[Size, np.ndarray]) -> dict[Size, np.ndarray]:

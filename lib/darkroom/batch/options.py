@@ -42,7 +42,8 @@ class Options:
     rerun: which failed rows are tried again: "failed" (all), "none", or classes of errors joined by commas.
     ids: a file that names the rows that may be made, see `RowFilter.read`; None: all.
     max_failed_rows: "25" or "1%" of the rows to be made: where more fail, the job ends.
-    adapter: "name=URI" of adapters that rows may ask for.
+    adapter, control: "name=URI" of adapters and control networks that rows may ask for; depth: of a model that draws
+    maps of depth for these.
     inputs_root: more folders and buckets that pictures may come from, beside the manifest's own.
     replace: good rows of a run that was made with another model, or by another manifest, may go.
     wait_seconds: for a cluster that has too little yet; None: not on this machine, ten minutes on one that is joined.
@@ -74,6 +75,8 @@ class Options:
     max_failed_rows: str | None = None
     inputs_root: tuple[str, ...] = ()
     adapter: tuple[str, ...] = ()
+    control: tuple[str, ...] = ()
+    depth: str | None = None
 
     @property
     def patience(self) -> float:
@@ -87,8 +90,9 @@ class Options:
 
 def refuse_secrets(options: Options) -> None:
     """ValueError for an address with a key in it: run.json keeps what was asked for, and anybody may read that."""
-    named = {name: getattr(options, name) for name in ("manifest", "out", "model", "embeddings", "scorer", "address")}
-    named |= {"inputs_root": " ".join(options.inputs_root), "adapter": " ".join(options.adapter), "ids": options.ids}
+    single = ("manifest", "out", "model", "embeddings", "scorer", "address", "ids", "depth")
+    named = {name: getattr(options, name) for name in single}
+    named |= {name: " ".join(getattr(options, name)) for name in ("inputs_root", "adapter", "control")}
     for name, value in named.items():
         if value and (shown := redacted(value)) != value:
             option = name if name == "manifest" else f"--{name.replace('_', '-')}"
@@ -118,15 +122,15 @@ def parse_rerun(text: str) -> frozenset[str] | None:
     return classes
 
 
-def parse_adapters(texts: Iterable[str]) -> dict[str, str]:
-    """Where each adapter lies, by its name. ValueError."""
+def parse_named(option: str, texts: Iterable[str]) -> dict[str, str]:
+    """Where each thing that an option gives lies, by its name. ValueError."""
     found: dict[str, str] = {}
     for text in texts:
         name, equals, place = text.partition("=")
         if not (name and equals and place):
-            raise ValueError(f"--adapter is {text!r}, wanted name=URI")
+            raise ValueError(f"{option} is {text!r}, wanted name=URI")
         if name in found:
-            raise ValueError(f"--adapter gives the name {name!r} twice, to {found[name]} and to {place}")
+            raise ValueError(f"{option} gives the name {name!r} twice, to {found[name]} and to {place}")
         found[name] = place
     return found
 

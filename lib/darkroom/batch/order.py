@@ -58,7 +58,8 @@ class Order:
     def open(cls, options: Options) -> Order:
         """Raises ManifestError, ModelError or another ValueError for whatever can be known before Ray starts."""
         option.refuse_secrets(options)
-        model = open_model(options.model, option.parse_adapters(options.adapter))
+        named = (option.parse_named("--adapter", options.adapter), option.parse_named("--control", options.control))
+        model = open_model(options.model, *named, options.depth)
         option.stage_dtypes(model, options.dtype, on_gpu=False)
         option.parse_rerun(options.rerun)
         option.parse_max_failed(options.max_failed_rows, 0)
@@ -72,6 +73,14 @@ class Order:
         """The manifest's, which are all good. ManifestError."""
         able = abilities(self.model, scorer=self.options.scorer is not None)
         return ReadRows(self.options.manifest, able, self.maker, self.store)
+
+    @property
+    def notes(self) -> list[str]:
+        """What to know before anything is done: of rows, and of what is loaded beside the model."""
+        nets = [f"the control network {net.name!r} is {net.address} ({net.digest[:12]})" for net in self.model.nets]
+        depth = self.model.depth
+        drawn = [f"depth is drawn by {depth.address} ({depth.digest[:12]})"] if depth else []
+        return [*self.manifest.warnings, *nets, *drawn]
 
     @cached_property
     def asked(self) -> RowFilter | None:
@@ -180,6 +189,8 @@ def run_record(order: Order, work: Work) -> dict[str, Any]:
         "checked": order.rows.mark if options.limit is None else None,
         "model": {"name": model.name, "revision": model.revision, "address": order.address},
         "adapters": [asdict(adapter) for adapter in model.adapters],
+        "control": [net.record() for net in model.nets],
+        "depth": model.depth and asdict(model.depth),
         "sampler_version": SAMPLER_VERSION,
         "scorer": scorer,
         "safety": options.safety,
@@ -253,6 +264,7 @@ def job_of(order: Order, work: Work, setting: Setting, evaluations: dict[int, fl
                 model.revision,
                 options.stall_seconds,
                 model.adapters,
+                model.nets,
             )
             for n in setting.numbers
         ),
@@ -266,6 +278,8 @@ def job_of(order: Order, work: Work, setting: Setting, evaluations: dict[int, fl
             model.default_size,
             order.input_roots,
             any_size=first.step > 0,
+            nets=order.maker.nets,
+            depth=model.depth,
         ),
         write=WriteOptions(root, work.plan, model.name, model.revision, first.process.default_sampler, options.images),
         judge=order.judging,

@@ -73,7 +73,8 @@ class Maker:
 
     encoders: of each stage, the text encoder whose embeddings it attends to, "" where it takes no text.
     finish: what else has a say in every picture (a watermark); judge: in that of a row with candidates (a scorer);
-    adapters: name and digest of those that rows may ask for.
+    adapters, nets: name and digest of the adapters and control networks that rows may ask for; depth: digest of the
+    model that draws maps of depth.
     too_long: whether a text encoder, by its name, would cut a prompt.
     """
 
@@ -84,13 +85,17 @@ class Maker:
     finish: str = ""
     judge: str = ""
     adapters: tuple[tuple[str, str], ...] = ()
+    nets: tuple[tuple[str, str], ...] = ()
+    depth: str = ""
     too_long: Callable[[str, str], bool] = _never
 
     @classmethod
     def of(cls, model: Model, **more: Any) -> Maker:
         encoders = tuple(model.encoder_of(stage.number) if model.encoders else "" for stage in model.stages)
-        adapters = tuple((adapter.name, adapter.digest) for adapter in model.adapters)
-        return cls(model.revision, model.stages, model.default_size, encoders, adapters=adapters, **more)
+        beside: dict[str, Any] = {"depth": model.depth.digest if model.depth else ""}
+        for name in ("adapters", "nets"):
+            beside[name] = tuple((part.name, part.digest) for part in getattr(model, name))
+        return cls(model.revision, model.stages, model.default_size, encoders, **beside, **more)
 
     def key(self, task: Task, row: dict[str, Any]) -> str:
         """The row's key: what its picture depends on. row: the task's canonical form."""
@@ -98,7 +103,14 @@ class Maker:
         if own := row.get("adapters"):  # what they are and not what the job calls them
             digests = dict(self.adapters)
             row = row | {"adapters": sorted([digests.get(use["adapter"], ""), use["scale"]] for use in own)}
+        if own := row.get("control"):
+            row = row | {"control": sorted(map(self._known_by, own), key=json.dumps)}
         return row_key(task, "+".join(filter(None, (self.revision, self.finish, judge))), SAMPLER_VERSION, row)
+
+    def _known_by(self, use: dict[str, Any]) -> list[Any]:
+        """What a row's use of a control network says in its key."""
+        said = {name: value for name, value in use.items() if name != "net"}
+        return [dict(self.nets).get(use["net"], ""), said, *[self.depth] * (use["preprocess"] == "depth")]
 
     def way(self, row: dict[str, Any]) -> list[Stage]:
         """The stages that a row goes through, in order."""
@@ -341,6 +353,7 @@ class ReadRows:
 def _fingerprint(digest: str, abilities: Abilities, maker: Maker) -> str:
     able = asdict(replace(abilities, prompt_tokens=None))
     own = [maker.revision, maker.finish, maker.judge, maker.default_size, SAMPLER_VERSION]
+    own += [maker.adapters, maker.nets, maker.depth]
     return hashlib.sha256(json.dumps([digest, able, own, _code()], sort_keys=True).encode()).hexdigest()
 
 

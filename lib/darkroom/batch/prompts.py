@@ -218,7 +218,7 @@ def embed(options: EmbedOptions, say: Say = to_stderr) -> int:
 def _asked(manifest: str, model: Model, say: Say) -> dict[str, dict[str, bool]]:
     """What the rows ask, by the text encoder that reads it. ManifestError."""
     maker = Maker.of(model)
-    rows = ReadRows(manifest, replace(abilities(model, scorer=True), adapters=None), maker)
+    rows = ReadRows(manifest, replace(abilities(model, scorer=True), adapters=None, nets=None), maker)
     for warning in rows.manifest.warnings:
         say(warning)
     return cut(rows, Log(), maker, None, None).prompts

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
 from safetensors.numpy import load, save
 
+from darkroom.batch.control_maps import ControlMap
 from darkroom.models.errors import ModelError
 from darkroom.phases import redacted
 from darkroom.ray_cluster import ClusterError
@@ -106,7 +107,8 @@ class StageRecord:
 class RowState:
     """A manifest row on its way through the stages.
 
-    row: its canonical form. inputs: uint8 [C, S, S] by "image/S", "mask/S", "given/S", for the stages' sizes S.
+    row: its canonical form. inputs: uint8 [C, S, S] by "image/S", "mask/S", "given/S", for the stages' sizes S, and by
+    "control N/S" what its control networks see; maps: what that is.
     picture: what the last stage made: float32 [C, H, W], [N, C, H, W] of a row's N candidates, or what only waits to be
     written as uint8 [C, H, W], a quarter of the bytes. chosen_seed: of the best candidate; None where there was but
     one. scores: of the candidates, then of the finished picture, as the results have them. steps, start_timestep: of
@@ -121,6 +123,7 @@ class RowState:
     flags: list[str] = field(default_factory=list)
     source: Source | None = None
     inputs: dict[str, np.ndarray] = field(default_factory=dict)
+    maps: list[ControlMap] = field(default_factory=list)
     picture: np.ndarray | None = None
     chosen_seed: int | None = None
     stages: list[StageRecord] = field(default_factory=list)
@@ -188,6 +191,7 @@ _ROW = pa.struct(
         ("flags", pa.list_(pa.string())),
         ("source", pa.struct([("uri", pa.string()), ("sha256", pa.string())])),
         ("inputs", pa.binary()),
+        ("maps", pa.list_(pa.struct([(part.name, pa.string()) for part in fields(ControlMap)]))),
         ("picture", pa.binary()),
         ("chosen_seed", pa.int64()),
         ("stages", pa.list_(_STAGE)),
@@ -222,6 +226,7 @@ def _to_struct(state: RowState) -> dict[str, Any]:
         "row": json.dumps(state.row),
         "source": state.source and asdict(state.source),
         "inputs": _pack(state.inputs),
+        "maps": [asdict(one) for one in state.maps],
         "picture": _pack(picture),
         "stages": [asdict(record) for record in state.stages],
         "scores": json.dumps(state.scores),
@@ -236,6 +241,7 @@ def _from_struct(struct: dict[str, Any]) -> RowState:
             "row": json.loads(struct["row"]),
             "source": struct["source"] and Source(**struct["source"]),
             "inputs": _unpack(struct["inputs"]),
+            "maps": [ControlMap(**one) for one in struct["maps"]],
             "picture": _unpack(struct["picture"]).get("picture"),
             "stages": [StageRecord(**record) for record in struct["stages"]],
             "scores": json.loads(struct["scores"]),

@@ -95,7 +95,9 @@ def _read(model: Model, rows: Rows) -> list[RowState]:
     with named_by_row(), TemporaryDirectory() as folder:
         manifest = open_manifest(write_rows(rows, LocalStore(folder)), abilities(model))
         first = model.stages[0]
-        options = LoadOptions("", "", manifest.base, sizes, first.channels, model.default_size, any_size=first.step > 0)
+        options = LoadOptions(
+            "", "", manifest.base, sizes, first.channels, model.default_size, any_size=first.step > 0, depth=model.depth
+        )
         lines = [{"id": f"row {n}", "key": "", "row": task.canonical()} for n, task in enumerate(manifest.tasks(), 1)]
         states = [load_row(RowState.of_line(0, line), options) for line in lines]
     if problems := [f"{state.id}: {state.failure.text}" for state in states if state.failure]:

@@ -16,6 +16,7 @@ import torch
 
 from darkroom.batch.capacity import empty_pass, find_capacity
 from darkroom.batch.engine_thread import EngineThread, Sample
+from darkroom.batch.load_inputs import hint_name
 from darkroom.batch.options import default_dtype
 from darkroom.batch.row_state import RowState, StageRecord, guarded
 from darkroom.batch.scoring import seeds
@@ -23,10 +24,11 @@ from darkroom.batch.stuck import Guard
 from darkroom.models.adapter_files import StoredAdapter
 from darkroom.models.catalog import open_revision
 from darkroom.models.compiled import Mode, compiled, notes_of, warm_up
+from darkroom.models.control import StoredNet
 from darkroom.models.embeddings import EmbeddingStore
 from darkroom.models.memory import size_text
 from darkroom.ray_cluster import ClusterError
-from darkroom.sampling.engine import Failed, Statistics
+from darkroom.sampling.engine import Failed, Predictor, Statistics
 from darkroom.sampling.latent_inputs import to_latents
 from darkroom.sampling.plans import Plan, as_asked, condition_keys, goes_through, make_plan
 from darkroom.sampling.stage import Fields, Inputs, Stage, at_size
@@ -57,7 +59,7 @@ class SamplerWorker:
     capacity: "auto" for the largest that fits the device; dtype: None for the model's own, float32 on a processor.
     share: of the device's memory that this actor may take; compile: see `compiled`. run: whose workers agree on a
     capacity; begin: told what loading is at. revision: what the model must be, now and whenever more of it is loaded.
-    guard: of the engine's passes; adapters: that rows may ask for.
+    guard: of the engine's passes; adapters, nets: that rows may ask for.
     """
 
     def __init__(
@@ -75,13 +77,14 @@ class SamplerWorker:
         revision: str | None = None,
         guard: Guard | None = None,
         adapters: Sequence[StoredAdapter] = (),
+        nets: Sequence[StoredNet] = (),
     ) -> None:
         torch.set_num_threads(threads)
         # Asked here and nowhere else: the machine that submits a job need not be like those that do it.
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if self.device.type == "cuda" and share < 1:
             torch.cuda.set_per_process_memory_fraction(share)  # else one stage would starve those it shares a GPU with
-        self.open = partial(open_revision, model, revision, adapters)
+        self.open = partial(open_revision, model, revision, adapters, nets)
         self.model = self.open()
         self.number, self.dtype = number, dtype or default_dtype(self.model, on_gpu=self.device.type == "cuda")
         self.stages: tuple[Stage, ...] = self.model.stages
@@ -91,14 +94,19 @@ class SamplerWorker:
         begin(f"loading the weights, {size_text(self.model.memory(number, self.dtype, 1).weights)} in {self.dtype}")
         predictor = self.model.predictor(number, self.device, self.dtype)
         self.open()  # once more: it may have been replaced while its weights were read
-        fields = self.model.empty_fields(number)
+        fields, beside = self.model.empty_fields(number), self.model.control_fields(number)
+        names = tuple(net.name for net in self.model.nets) if beside else ()
         if capacity == "auto":
             begin("finding the largest pass that fits the device")
-            capacity = find_capacity(predictor, self.stage, fields, self.model.revision, self.dtype, share, run)
+            what = "+".join([self.model.revision, *[net.digest[:16] for net in self.model.nets if beside]])
+            largest = predictor.controlled(names) if names else predictor
+            capacity = find_capacity(largest, self.stage, (*fields, *beside), what, self.dtype, share, run)
         self.predictor = compiled(predictor, compile)
         if compile != "off":
             begin(f"compiling ({compile})")
-            self._compile(fields, capacity, begin)
+            self._compile(self.predictor, fields, capacity, begin)
+            if names:
+                self._compile(self.predictor.controlled(names), (*fields, *beside), capacity, begin)
         self.guard = guard or Guard(None)
         self.engine = self._start_engine(self.predictor, self.dtype, capacity, self.guard)
         name = torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu"
@@ -111,14 +119,16 @@ class SamplerWorker:
         self._last.set()
         self._planners = ThreadPoolExecutor(PLANNERS, thread_name_prefix="planner")
 
-    def _compile(self, fields: Sequence[torch.Tensor], capacity: int, begin: Callable[[str], None]) -> None:
+    def _compile(
+        self, predictor: Predictor, fields: Sequence[torch.Tensor], capacity: int, begin: Callable[[str], None]
+    ) -> None:
         """Before the first row, so that none waits for it and what cannot be had is known for all of them."""
         inputs = empty_pass(self.stage, fields, capacity)
         try:
-            warm_up(self.predictor, tuple(part.to(self.device) for part in inputs))
+            warm_up(predictor, tuple(part.to(self.device) for part in inputs))
         except torch.OutOfMemoryError:
             return  # the engine will meet it too, and halve
-        for note in notes_of(self.predictor):
+        for note in notes_of(predictor):
             begin(note)
 
     def _start_engine(self, predictor: Any, dtype: str, capacity: int, guard: Guard | None = None) -> EngineThread:
@@ -305,7 +315,15 @@ def stage_inputs(
         given=_picture(state, "given", size),
         low_res=low_res,
         fields=model.row_fields(stage.number, state.row),
+        hints=_hints(state, model, size) if stage.number == 1 else {},
     )
+
+
+def _hints(state: RowState, model: Model, size: str) -> dict[str, torch.Tensor]:
+    """What the row's control networks see, in the model's order of them."""
+    places = {use["net"]: place for place, use in enumerate(state.row.get("control", ()))}
+    own = {net.name: f"{hint_name(places[net.name])}/{size}" for net in model.nets if net.name in places}
+    return {name: torch.from_numpy(state.inputs[key]).float() / 255 for name, key in own.items()}
 
 
 def _picture(state: RowState, name: str, size: str) -> torch.Tensor | None:

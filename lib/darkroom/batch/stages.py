@@ -22,6 +22,7 @@ from darkroom.batch.row_state import from_block, to_block
 from darkroom.batch.stuck import Guard
 from darkroom.metrics import StageMetrics, embedded
 from darkroom.models.adapter_files import StoredAdapter
+from darkroom.models.control import StoredNet
 from darkroom.models.embeddings import EmbeddingStore
 from darkroom.ray_cluster import ClusterError
 from darkroom.storage import StorageError
@@ -45,7 +46,7 @@ def stage_name(number: int) -> str:
 class StageJob:
     """One stage of a model, as a job runs it. embeddings: of a text model's prompts; None for one that takes none.
     revision: of the model, which its workers must find; None for any. stall_seconds: without a sign of life, until the
-    job gives up; a worker that hangs is replaced before. adapters: that rows may ask for."""
+    job gives up; a worker that hangs is replaced before. adapters, nets: that rows may ask for."""
 
     number: int
     dtype: str
@@ -55,6 +56,7 @@ class StageJob:
     revision: str | None = None
     stall_seconds: float | None = None
     adapters: tuple[StoredAdapter, ...] = ()
+    nets: tuple[StoredNet, ...] = ()
 
     @property
     def name(self) -> str:
@@ -84,7 +86,7 @@ class StageActor:
 
             options = (stage.capacity, pool.threads, stage.embeddings, stage.dtype, pool.gpus or 1.0, stage.compile)
             more = {"run": run, "begin": begin, "revision": stage.revision, "guard": stage.guard()}
-            more["adapters"] = stage.adapters
+            more |= {"adapters": stage.adapters, "nets": stage.nets}
             return SamplerWorker(model, stage.number, *options, **more)
 
         if ray.get_runtime_context().was_current_actor_reconstructed:

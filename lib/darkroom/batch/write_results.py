@@ -116,6 +116,7 @@ def result_row(state: RowState, options: WriteOptions) -> dict[str, Any]:
         "seconds": state.seconds,
         "worker": state.worker,
         "stages": json.dumps([record.to_json() for record in state.stages]),
+        "controls": json.dumps([asdict(one) for one in state.maps]),
         "flags": state.flags,
         "scores": json.dumps(state.scores),
         "alignment": state.scores.get("alignment"),

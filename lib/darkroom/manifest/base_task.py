@@ -86,13 +86,7 @@ class BaseTask(Frozen):
 
     @model_validator(mode="after")
     def _each_adapter_once(self) -> BaseTask:
-        names = [use.adapter for use in self.adapters]
-        if len(names) > MOST_ADAPTERS:
-            raise ValueError(f"'adapters' must be at most {MOST_ADAPTERS}, was {len(names)}")
-        if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
-            raise ValueError(
-                f"the adapter '{twice[0]}' is given {names.count(twice[0])} times, wanted once, with a scale"
-            )
+        check_each_once("adapters", "adapter", [use.adapter for use in self.adapters])
         return self
 
     def branches(self) -> tuple[Asks, ...]:
@@ -141,6 +135,14 @@ class BaseTask(Frozen):
         return usual if self.sampler == "ddim" else usual | {"eta"}
 
 
+def check_each_once(field: str, what: str, names: list[str]) -> None:
+    """ValueError for more than a row may name, or one that it names twice."""
+    if len(names) > MOST_ADAPTERS:
+        raise ValueError(f"'{field}' must be at most {MOST_ADAPTERS}, was {len(names)}")
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise ValueError(f"the {what} '{twice[0]}' is given {names.count(twice[0])} times, wanted once, with a scale")
+
+
 # Words that came when there were rows already, which keep their keys, and what they say of these.
 _LATER: dict[str, Any] = {
     "fit": "crop",
@@ -150,4 +152,6 @@ _LATER: dict[str, Any] = {
     "guidance_interval": (0.0, 1.0),
     "guidance_rescale": 0.0,
     "adapters": (),
+    "control": (),
+    "guess_mode": False,
 }

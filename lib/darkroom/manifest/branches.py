@@ -8,10 +8,27 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, ConfigDict, model_validator
 from pydantic_core import PydanticCustomError
 
-from darkroom.manifest.fields import AdapterScale, Count, Frozen, Guidance, Id, Label, Picture, Prompt, Steps, Timestep
+from darkroom.manifest.fields import (
+    AdapterScale,
+    Count,
+    Fraction,
+    Frozen,
+    Guidance,
+    Id,
+    Label,
+    NetScale,
+    Picture,
+    Preprocess,
+    Prompt,
+    Steps,
+    Threshold,
+    Timestep,
+)
 from darkroom.sampling.components import make_component
 from darkroom.sampling.names import nearest
 from darkroom.sampling.views import make_view
+
+CANNY = (100.0, 200.0)  # thresholds where none are given
 
 
 class Asks(Frozen):
@@ -115,6 +132,46 @@ class AdapterUse(Frozen):
 
     adapter: Id
     scale: AdapterScale = 1.0
+
+
+class NetUse(Frozen):
+    """A control network by the name that the job gave it, and the picture that it sees.
+
+    preprocess: what is made of the picture first; low, high: canny's thresholds. scale: how much its answers count;
+    start, end: the shares of the schedule between which they do.
+    """
+
+    net: Id
+    image: Picture
+    preprocess: Preprocess = "none"
+    low: Threshold | None = None
+    high: Threshold | None = None
+    scale: NetScale = 1.0
+    start: Fraction = 0.0
+    end: Fraction = 1.0
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> NetUse:
+        if self.preprocess != "canny":
+            for name in ("low", "high"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"'{name}' is a threshold of canny, and 'preprocess' is '{self.preprocess}'")
+        low, high = self.thresholds
+        if low > high:
+            raise ValueError(f"'low' must not be above 'high', was {low:g} and {high:g}")
+        if self.start >= self.end:
+            raise ValueError(f"'start' must be below 'end', was {self.start:g} and {self.end:g}")
+        return self
+
+    @property
+    def thresholds(self) -> tuple[float, float]:
+        low, high = CANNY if self.preprocess == "canny" else (0.0, 0.0)
+        return low if self.low is None else self.low, high if self.high is None else self.high
+
+    def canonical(self) -> dict[str, Any]:
+        low, high = self.thresholds
+        edges = {"low": low, "high": high} if self.preprocess == "canny" else {}
+        return self.model_dump(exclude={"low", "high"}) | edges
 
 
 class UpperStage(Frozen):

@@ -32,7 +32,8 @@ class Abilities:
     latent: the first stage works on latents, which a VAE makes pictures of: there are no pixels until it has ended.
     sampler: of a row that names none, None for the process's own; grid: what the model says of the times of a walk.
     inpaints: it paints pictures in and does nothing else, as it must be told where.
-    adapters: names of those that rows may ask for; None where it does not matter.
+    adapters, nets: names of the adapters and control networks that rows may ask for; None where it does not matter.
+    depth: whether there is a model of depth, by which a picture is made ready for a control network.
     text_layers: of CLIP, some of which may be left out; None where another encoder reads; paired: two of them read.
     prompt_tokens: how many tokens a prompt is, end mark included; max_tokens: as many as the text encoder reads.
     """
@@ -54,6 +55,8 @@ class Abilities:
     text_layers: int | None = None
     paired: bool = False
     adapters: tuple[str, ...] | None = ()
+    nets: tuple[str, ...] | None = ()
+    depth: bool = False
     prompt_tokens: Callable[[str], int] | None = None
     max_tokens: int | None = None
 
@@ -83,6 +86,7 @@ def misfits(task: Task, abilities: Abilities) -> Iterator[str]:
     yield from _latent_misfits(task, abilities)
     yield from _text_misfits(task, abilities)
     yield from _adapter_misfits(task, abilities)
+    yield from _control_misfits(task, abilities)
     if getattr(task, "best_of", 1) > 1 and not abilities.scorer:
         yield f"'best_of' is {task.best_of}, and there is no scorer to choose by: give one with --scorer"
 
@@ -251,6 +255,19 @@ def _adapter_misfits(task: Task, abilities: Abilities) -> Iterator[str]:
         if use.adapter not in abilities.adapters:
             hint = nearest(use.adapter, abilities.adapters) or f": give it with --adapter {use.adapter}=URI"
             yield f"the adapter '{use.adapter}' is none that was given{hint}"
+
+
+def _control_misfits(task: Task, abilities: Abilities) -> Iterator[str]:
+    uses = getattr(task, "control", ()) if abilities.nets is not None else ()
+    if uses and not abilities.latent:
+        yield f"'control' is for models of latents, such as Stable Diffusion, and '{abilities.name}' works on pixels"
+        return
+    for use in uses:
+        if use.net not in (abilities.nets or ()):
+            hint = nearest(use.net, abilities.nets or ()) or f": give it with --control {use.net}=URI"
+            yield f"the control network '{use.net}' is none that was given{hint}"
+        if use.preprocess == "depth" and not abilities.depth:
+            yield "'preprocess' is 'depth', and there is no model of depth: give one with --depth URI"
 
 
 @functools.lru_cache(maxsize=4096)

@@ -17,8 +17,10 @@ TEXT_FIELDS = frozenset(
     {"id", "task", "prompt", "negative_prompt", "timesteps", "sampler", "image", "mask", "reduction", "method"}
     | {"spacing", "fit", "empty_mask", "full_mask", "prompt_2"}
 )
-NESTED_FIELDS = frozenset({"views", "components", "resample", "stage2", "stage3", "guidance_interval", "adapters"})
-SWITCHES = frozenset({"karras"})  # a spreadsheet writes TRUE
+NESTED_FIELDS = frozenset(
+    {"views", "components", "resample", "stage2", "stage3", "guidance_interval", "adapters", "control"}
+)
+SWITCHES = frozenset({"karras", "guess_mode"})  # a spreadsheet writes TRUE
 _ROUNDED = re.compile(r"[-+]?[0-9.,]+[eE][-+]?[0-9]+")
 SEPARATORS = {";": "';'", "\t": "tabs", "|": "'|'"}
 

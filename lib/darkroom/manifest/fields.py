@@ -114,6 +114,9 @@ ClassIds = Annotated[
     AfterValidator(not_empty),
 ]
 Verdict = Literal["fail", "flag"]
+Preprocess = Literal["none", "canny", "depth"]
+Threshold = Annotated[float, Field(ge=0, le=10_000, allow_inf_nan=False), _from_number]
+NetScale = Annotated[float, Field(ge=0, le=16, allow_inf_nan=False), _from_number]
 AdapterScale = Annotated[float, Field(ge=-16, le=16, allow_inf_nan=False), _from_number]
 ClipSkip = Annotated[int, Field(ge=0, le=64), _from_number]
 Candidates = Annotated[int, Field(ge=1, le=64), _from_number]

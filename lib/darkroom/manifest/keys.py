@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from darkroom.manifest.branches import AdapterUse, ComponentBranch, Resample, UpperStage, ViewBranch
+from darkroom.manifest.branches import AdapterUse, ComponentBranch, NetUse, Resample, UpperStage, ViewBranch
 from darkroom.manifest.tasks import TASKS
 from darkroom.phases import plural
 from darkroom.sampling.components import COMPONENTS
@@ -15,7 +15,11 @@ from darkroom.sampling.views import VIEWS, parameters
 
 ROW_KEYS = frozenset(key for task in TASKS.values() for key in task.model_fields)
 PART_KEYS = frozenset(
-    [key for part in (ViewBranch, ComponentBranch, Resample, UpperStage, AdapterUse) for key in part.model_fields]
+    [
+        key
+        for part in (ViewBranch, ComponentBranch, Resample, UpperStage, AdapterUse, NetUse)
+        for key in part.model_fields
+    ]
     + [key for makers in (VIEWS, COMPONENTS) for maker in makers.values() for key in parameters(maker)]
 )
 DEEPEST = 16  # levels of a row: a component's view has four
@@ -28,6 +32,9 @@ _ELSEWHERE = {
     "timestep_spacing": "spacing", "use_karras_sigmas": "karras", "rescale_cfg": "guidance_rescale",
     "init_image": "image", "mask_image": "mask", "denoising_strength": "strength", "class": "label",
     "prompt2": "prompt_2", "clipskip": "clip_skip", "lora": "adapters", "loras": "adapters", "lora_scale": "scale",
+    "controlnet": "control", "controlnets": "control", "control_net": "control", "control_image": "image",
+    "controlnet_conditioning_scale": "scale", "weight": "scale", "control_guidance_start": "start",
+    "control_guidance_end": "end", "preprocessor": "preprocess", "low_threshold": "low", "high_threshold": "high",
 }  # fmt: skip
 
 

@@ -7,14 +7,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from darkroom.manifest.branches import Resample, UpperStage
+from darkroom.manifest.branches import AdapterUse, NetUse, Resample, UpperStage
 from darkroom.manifest.keys import did_you_mean, sampler_meant
 from darkroom.manifest.tasks import TASKS
 from darkroom.sampling.names import nearest
 from darkroom.storage import without_secrets
 
 _NESTED = {"resample": Resample, "stage2": UpperStage, "stage3": UpperStage}
-BRANCH_NAMES = {"views": "view", "components": "component"}
+_ITEMS = {"adapters": AdapterUse, "control": NetUse}  # of lists; views and components take keys of their own
+BRANCH_NAMES = {"views": "view", "components": "component", "adapters": "adapter", "control": "control"}
 LISTED = 20  # findings of a row
 
 
@@ -34,14 +35,19 @@ def _sentence(finding: Any, row: dict[str, Any]) -> str:
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         return _task_sentence(row)
     task = place.pop(0)
-    prefix = f"{BRANCH_NAMES[place.pop(0)]} {place.pop(0) + 1}: " if len(place) > 1 and place[0] in BRANCH_NAMES else ""
+    model, present, prefix, taker = TASKS[task], row, "", task
+    if len(place) > 1 and place[0] in BRANCH_NAMES:
+        name, at = place.pop(0), place.pop(0)
+        prefix, model, present = f"{BRANCH_NAMES[name]} {at + 1}: ", _ITEMS.get(name, model), row[name][at]
+        taker = f"'{name}'"
     if kind == "value_error":
         return prefix + str(context["error"])
     field = place.pop() if place else ""
     prefix += "".join(f"{name}: " for name in place)
     if kind == "extra_forbidden":
-        model, present = (_NESTED[place[-1]], row[place[-1]]) if place else (TASKS[task], row)
-        return prefix + _unknown_key(field, task, model, present)
+        if place:
+            model, present = _NESTED[place[-1]], row[place[-1]]
+        return prefix + _unknown_key(field, taker, model, present)
     if kind == "missing":
         return f"{prefix}'{field}' is missing"
     bounds = {name: _written(bound) for name, bound in context.items()}
@@ -70,13 +76,13 @@ def _task_sentence(row: dict[str, Any]) -> str:
     return f"unknown task {shown(row['task'])}" + (hint or f", wanted one of {', '.join(TASKS)}")
 
 
-def _unknown_key(key: str, task: str, model: Any, present: dict[str, Any]) -> str:
+def _unknown_key(key: str, taker: str, model: Any, present: dict[str, Any]) -> str:
     # A key of another task is rightly spelt: 'mask' must not be taken for a misspelt 'task'.
     if not any(key in other.model_fields for other in TASKS.values()):
         hint = did_you_mean(key, model.model_fields.keys() - present.keys())
         if hint:
             return f"unknown key {shown(key)}{hint}"
-    return f"unknown key {shown(key)}, which {task} does not take"
+    return f"unknown key {shown(key)}, which {taker} does not take"
 
 
 def _written(bound: Any) -> Any:

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, model_validator
 
-from darkroom.manifest.base_task import BaseTask
-from darkroom.manifest.branches import Asks, ComponentBranch, Resample, UpperStage, ViewBranch
+from darkroom.manifest.base_task import BaseTask, check_each_once
+from darkroom.manifest.branches import Asks, ComponentBranch, NetUse, Resample, UpperStage, ViewBranch
 from darkroom.manifest.fields import (
     MAX_SEED,
     Candidates,
@@ -22,10 +22,12 @@ from darkroom.manifest.fields import (
     Prompt,
     Sigma,
     Start,
+    Switch,
     Timestep,
     Verdict,
     not_empty,
     not_too_many,
+    plain,
 )
 from darkroom.sampling.components import check_sum, make_component
 from darkroom.sampling.schedules import TWO_MOVE_SOLVERS
@@ -65,10 +67,14 @@ class _Chosen(_Cascaded):
 
 class _Prompted(_Chosen, Asks):
     """One prompt. prompt_2: what a second text encoder reads, where it is other; clip_skip: layers at the end of CLIP
-    that the prompt is read without."""
+    that the prompt is read without. control: networks that see a picture beside it; guess_mode: they answer the prompt
+    alone, see `Control`. fit: how the row's pictures become its size."""
 
     prompt_2: Prompt | None = None
     clip_skip: ClipSkip = 0
+    control: tuple[NetUse, ...] = ()
+    guess_mode: Switch = False
+    fit: Fit = "crop"
 
     @model_validator(mode="after")
     def _of_a_prompt(self) -> _Prompted:
@@ -77,9 +83,27 @@ class _Prompted(_Chosen, Asks):
                 raise ValueError(f"'{name}' is given, and no 'prompt'")
         return self
 
+    @model_validator(mode="after")
+    def _of_networks(self) -> _Prompted:
+        check_each_once("control", "control network", [use.net for use in self.control])
+        if self.guess_mode and not self.control:
+            raise ValueError("'guess_mode' is given, and no 'control'")
+        return self
+
+    def canonical(self) -> dict[str, Any]:
+        row = super().canonical()
+        uses = [plain(use.canonical()) for use in sorted(self.control, key=lambda use: use.net)]
+        return row | {"control": uses} if uses else row
+
 
 class TextToImage(_Prompted):
     task: Literal["text_to_image"] = "text_to_image"
+
+    @model_validator(mode="after")
+    def _something_to_fit(self) -> TextToImage:
+        if self.fit != "crop" and not self.control:
+            raise ValueError("'fit' is given, and no picture")
+        return self
 
 
 class ImageToImage(_Prompted):
@@ -87,7 +111,6 @@ class ImageToImage(_Prompted):
 
     task: Literal["image_to_image"] = "image_to_image"
     image: Picture
-    fit: Fit = "crop"
     start: Start | None = None
     strength: Fraction | None = None
 
@@ -109,7 +132,6 @@ class Inpaint(_Prompted):
     task: Literal["inpaint"] = "inpaint"
     image: Picture
     mask: Picture
-    fit: Fit = "crop"
     mask_value: ClassIds | None = None
     empty_mask: Verdict = "fail"
     full_mask: Verdict = "flag"

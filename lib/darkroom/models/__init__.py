@@ -20,7 +20,7 @@ from darkroom.front_door import front_door
 # Known before torch is.
 DTYPES = ("float32", "bfloat16", "float16")  # that weights may be held in
 Mode = Literal["off", "default", "graphs"]  # of compiling
-MOST_ADAPTERS = 4  # that a row may name
+MOST_ADAPTERS = 4  # that a row may name; of control networks too
 
 __getattr__, __dir__, __all__ = front_door(
     __name__,

@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # diffusers' networks cost three seconds, which whoever only 
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
     from darkroom.models.adapter_files import Adapter
+    from darkroom.models.depth import StoredDepth
     from darkroom.models.latents import Latents
     from darkroom.models.predictors import UNetPredictor
 
@@ -49,7 +50,7 @@ class Cascade:
     name: what people call it. sources: the files of each stage, in order. encodings: by name, see `encoder_of`.
     settings: the stages' own of a config.json of ours, None for diffusers' defaults. root: where that config.json lies.
     adapters: to the first stage's UNet, that rows may ask for; nets: control networks beside it, in the order of their
-    digests, whatever they are called, as their answers are added in that order.
+    digests, whatever they are called, as their answers are added in that order; depth: what draws maps for these.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Cascade:
     root: Source | None = None
     adapters: tuple[StoredAdapter, ...] = ()
     nets: tuple[StoredNet, ...] = ()
+    depth: StoredDepth | None = None
     kind: ClassVar = "cascade"
     conditioning: ClassVar = "text"
     num_classes: ClassVar = None
@@ -195,6 +197,10 @@ class Cascade:
         for net in nets:
             net.check(unet, first.factor)
         return replace(self, nets=tuple(sorted(nets, key=lambda net: (net.digest, net.name))))
+
+    def with_depth(self, depth: StoredDepth) -> Cascade:
+        """The same with a model of depth beside it."""
+        return replace(self, depth=depth)
 
     def control_fields(self, number: int) -> tuple[torch.Tensor, ...]:
         """What stage `number`'s model is told besides `empty_fields` where a question is all its control networks'."""

@@ -6,11 +6,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from darkroom.manifest import Abilities
 from darkroom.models import deepfloyd, registry, stable_diffusion
 from darkroom.models.adapter_files import StoredAdapter
+from darkroom.models.control import StoredNet
 from darkroom.models.errors import ModelError
 from darkroom.models.network import Network, read_config
 from darkroom.models.sources import HUB, Source, check_revision, open_source, split_revision
@@ -18,6 +19,7 @@ from darkroom.storage import NotFound, open_store
 
 if TYPE_CHECKING:
     from darkroom.models.cascade import Cascade
+    from darkroom.models.depth import StoredDepth
 
     Model = Cascade | Network
 
@@ -32,13 +34,19 @@ def address(name_or_uri: str, model: Model) -> str:
     return name_or_uri if name_or_uri in EMBEDDED else model.address
 
 
-def open_model(name_or_uri: str, adapters: Mapping[str, str] | None = None) -> Model:
+def open_model(
+    name_or_uri: str,
+    adapters: Mapping[str, str] | None = None,
+    control: Mapping[str, str] | None = None,
+    depth: str | None = None,
+) -> Model:
     """The embedded model of that name, DeepFloyd IF, Stable Diffusion, or the one in a folder, at an s3:// or
     registry:// uri, or one made of a source per stage.
 
     No weight is loaded, and none is downloaded. A folder's config.json says what it is: its "kind" is "network" or
     "pipeline", else it is a cascade; a folder without one is a pipeline of diffusers, or holds stage1/, stage2/,
-    stage3/ that are. adapters: names that rows may ask for, and where each lies.
+    stage3/ that are. adapters, control: names of adapters and control networks that rows may ask for, and where each
+    lies; depth: where a model lies that draws maps of depth for these.
     Raises ModelError, or StorageError when storage fails.
 
     Of a model one may ask its `name`, `sizes` and `default_size` in pixels, `conditioning` ("text", "label" or "none"),
@@ -51,7 +59,17 @@ def open_model(name_or_uri: str, adapters: Mapping[str, str] | None = None) -> M
     ((24, 48), 'text')
     """
     model = _open(name_or_uri)
-    return model.adapted([StoredAdapter.at(name, place) for name, place in adapters.items()]) if adapters else model
+    if adapters:
+        model = model.adapted([StoredAdapter.at(name, place) for name, place in adapters.items()])
+    if control:
+        model = model.controlled([StoredNet.at(name, place) for name, place in control.items()])
+    return model if depth is None else model.with_depth(_depth_at(depth))
+
+
+def _depth_at(place: str) -> StoredDepth:
+    from darkroom.models.depth import StoredDepth  # not at the top: few ask for it
+
+    return StoredDepth.at(place)
 
 
 def _open(name_or_uri: str) -> Model:
@@ -104,6 +122,8 @@ def abilities(model: Model, scorer: bool = False) -> Abilities:
         text_layers=model.text_layers,
         paired=model.stages[0].sized,
         adapters=tuple(adapter.name for adapter in model.adapters),
+        nets=tuple(net.name for net in model.nets),
+        depth=model.depth is not None,
         prompt_tokens=(lambda prompt: model.encoder_tokens(reads, [prompt])[0]) if reads else None,
         max_tokens=model.encoder_length(reads) if reads else None,
     )
@@ -117,16 +137,23 @@ def open_pipeline(name_or_uri: str) -> Source:
     return open_source(parts[0])
 
 
-def open_revision(name_or_uri: str, revision: str | None, adapters: Sequence[StoredAdapter] = ()) -> Model:
-    """The model there, with adapters of it, which must be of that revision, all of it; None for whatever lies there.
-    ModelError where it is not: what is replaced while a run goes on must not make some of its pictures."""
+def open_revision(
+    name_or_uri: str,
+    revision: str | None,
+    adapters: Sequence[StoredAdapter] = (),
+    nets: Sequence[StoredNet] = (),
+) -> Model:
+    """The model there, with adapters and control networks of it, which must be of that revision, all of it; None for
+    whatever lies there. ModelError where it is not: what is replaced while a run goes on must not make some of its
+    pictures."""
     model = open_model(name_or_uri)
     if revision is not None and model.revision != revision:
         raise ModelError(
             f"the run was begun with the revision {revision} of the model {model.name!r}, and at {name_or_uri} lies "
             f"{model.revision} now: bring the model back, or begin another run with this one"
         )
-    return replace(model, adapters=tuple(adapters)) if adapters else model
+    beside: dict[str, Any] = {name: tuple(own) for name, own in (("adapters", adapters), ("nets", nets)) if own}
+    return replace(model, **beside) if beside else model
 
 
 def _parts(name_or_uri: str) -> tuple[str, ...] | None:

@@ -155,6 +155,7 @@ class Network:
     text_layers: ClassVar = None
     adapters: ClassVar = ()
     nets: ClassVar = ()
+    depth: ClassVar = None
 
     @classmethod
     def open(cls, uri: str) -> Network:
@@ -246,6 +247,10 @@ class Network:
         """ModelError: control networks are for UNets of diffusers."""
         names = ", ".join(repr(net.name) for net in nets)
         raise ModelError(f"{self.name} is a network of our own, which takes no control network; {names} given")
+
+    def with_depth(self, depth: Any) -> Network:
+        """ModelError: there is no control network to draw maps for."""
+        raise ModelError(f"{self.name} is a network of our own, which takes no control network and so no --depth")
 
     def control_fields(self, number: int) -> tuple[Tensor, ...]:
         """What its network is told of control: nothing."""

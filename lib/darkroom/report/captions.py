@@ -108,6 +108,8 @@ def in_words(value: Any) -> str:
     """A parameter's value."""
     if isinstance(value, dict):
         return ", ".join(f"{name} {in_words(item)}" for name, item in value.items())
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        return "; ".join(map(in_words, value))
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:g}" if isinstance(value, float) else str(value)
@@ -116,12 +118,18 @@ def in_words(value: Any) -> str:
 def details(shown: Shown) -> list[str]:
     """A line on each stage, then on the scores: what the caption has no room for."""
     lines = [_stage(stage) for stage in json.loads(shown.row.get("stages") or "[]")]
+    lines += [f"{one['net']} ({one['digest'][:12]}) saw {one['key']}" for one in seen_by_networks(shown)]
     scores = json.loads(shown.row.get("scores") or "{}")
     if scores:
         lines.append(f"scored by {scores['scorer']} ({scores['revision']})")
         lines += [f"view {number}: {_numbers(values)}" for number, values in enumerate(scores.get("matrix", ()), 1)]
         lines += [_candidate(one, scores.get("chosen_seed")) for one in scores.get("candidates", ())]
     return lines
+
+
+def seen_by_networks(shown: Shown) -> list[dict[str, str]]:
+    """What each control network of a row saw, see `ControlMap`."""
+    return json.loads(shown.row.get("controls") or "[]")
 
 
 def flags(shown: Shown) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from darkroom.report.captions import drawn_label, noised_labels, prompt_of, start_of
+from darkroom.report.captions import drawn_label, noised_labels, prompt_of, seen_by_networks, start_of
 from darkroom.report.comparisons import varying
 from darkroom.report.pictures import Pictures
 from darkroom.report.rows import Shown
@@ -32,8 +32,11 @@ class Panel:
 
 
 def panels(task: str, group: list[Shown], pictures: Pictures) -> list[Panel]:
-    """The panels of rows that are drawn together, from left to right. ValueError if they cannot be shown."""
-    return _PANELS[task](group, pictures)
+    """The panels of rows that are drawn together, from left to right, and then what their control networks saw.
+    ValueError if they cannot be shown."""
+    seen = {one["key"]: one["net"] for shown in group for one in seen_by_networks(shown)}
+    maps = [(f"seen by {net}", pictures.map(key)) for key, net in seen.items()]
+    return [*_PANELS[task](group, pictures), *(Panel(label, drawn) for label, drawn in maps if drawn is not None)]
 
 
 def _text_to_image(group: list[Shown], pictures: Pictures) -> list[Panel]:

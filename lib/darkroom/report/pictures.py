@@ -70,6 +70,13 @@ class Pictures:
             return None
         return np.repeat(mask.arrays[side], 3, axis=2)
 
+    def map(self, key: str) -> np.ndarray | None:
+        """What a control network saw, uint8 [H, W, 3]; None if it cannot be read."""
+        try:
+            return decode(self._store.read(key), "the map")
+        except (StorageError, ValueError):
+            return None
+
     def _inline(self, shown: Shown) -> bytes:
         with self._lock:  # one shard at a time, because with pictures inside it is large; neighbours ask for the same
             if self._shard[0] != shown.shard.name:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -17,14 +18,14 @@ from darkroom.phases import plural
 from darkroom.runs.ledger import Damaged, Gone, Ledger, is_shard_name
 from darkroom.runs.log import ABSENT, FAILED, OK, OTHER, Log, LogDamaged, Shard
 from darkroom.runs.reading import read_run_record
-from darkroom.runs.results import moved_rows
+from darkroom.runs.results import maps_of, moved_rows
 from darkroom.runs.writer import own
 from darkroom.storage import NotFound, StorageError, Store, image_key_of, open_store
 from darkroom.storage.hashing import hashed, hashes
 
 LISTED = 20
 READERS = 16
-_PICTURE = ["id", "status", "sha256", "image", "image_uri"]
+_PICTURE = ["id", "status", "sha256", "image", "image_uri", "controls"]
 
 
 @dataclass
@@ -116,6 +117,7 @@ def _published(store: Store, log: Log, result: Audit) -> None:
 def _broken(store: Store, ledger: Ledger, log: Log, result: Audit) -> np.ndarray:
     """uint64 [N]: ids of rows whose shard or picture is not what it was."""
     broken, referred, moved = list[int](), list[str](), 0
+    wrong_with_map = lru_cache(None)(partial(_wrong_with_map, store))  # many rows see the same
     with ThreadPoolExecutor(READERS) as pool:
         for shard in log.shards.values():
             try:
@@ -128,8 +130,10 @@ def _broken(store: Store, ledger: Ledger, log: Log, result: Audit) -> np.ndarray
             rows, moved = table.to_pylist(), moved + moved_rows(table, store)
             referred += [image_key_of(row["image_uri"]) for row in rows if row["image_uri"]]
             for row, sentence in zip(rows, pool.map(lambda row: _wrong_with_picture(store, row), rows), strict=True):
-                if sentence:
-                    result.report("picture", sentence)
+                problems = [text for text in (sentence, *map(wrong_with_map, maps_of(row["controls"]))) if text]
+                for problem in problems:
+                    result.report("picture", problem)
+                if problems:
                     broken.append(hashed(row["id"]))
     if moved:
         advice = "readers that open what they say want `darkroom compact`"
@@ -212,6 +216,15 @@ def _names(ledger: Ledger, shard: Shard, wanted: np.ndarray) -> list[str]:
     except StorageError:
         return []
     return [names[place] for place in np.flatnonzero(np.isin(shard.ids, wanted)).tolist()]
+
+
+def _wrong_with_map(store: Store, key: str) -> str:
+    """Of what a control network saw, whose name is its SHA-256."""
+    try:
+        whole = hashlib.sha256(store.read(key)).hexdigest() in key
+    except NotFound:
+        return f"{store.uri(key)}, which a control network saw, is gone"
+    return "" if whole else f"{store.uri(key)}, which a control network saw, is damaged: its SHA-256 is another"
 
 
 def _wrong_with_picture(store: Store, row: dict[str, Any]) -> str:

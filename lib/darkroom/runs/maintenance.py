@@ -10,6 +10,7 @@ import numpy as np
 from darkroom.phases import plural
 from darkroom.runs.ledger import Ledger
 from darkroom.runs.reading import read_run_record
+from darkroom.runs.results import maps_of
 from darkroom.runs.writer import own
 from darkroom.storage import Store, image_key_of, open_store
 from darkroom.storage.hashing import hashes
@@ -66,8 +67,9 @@ def _unreferenced(store: Store, ledger: Ledger) -> Iterator[str]:
         yield from store.list(folder)
     referred = [np.empty(0, dtype=np.uint64)]
     for shard in ledger.read().shards.values():
-        uris = ledger.table(shard, ["image_uri"])["image_uri"].to_pylist()
+        uris, controls = (column.to_pylist() for column in ledger.table(shard, ["image_uri", "controls"]).columns)
         referred.append(hashes(image_key_of(uri) for uri in uris if uri))
-    keys = list(store.list("images/"))
+        referred.append(hashes(key for own in controls for key in maps_of(own)))
+    keys = [*store.list("images/"), *store.list("maps/")]
     stay = np.isin(hashes(keys), np.concatenate(referred))
     yield from (key for key, stays in zip(keys, stay.tolist(), strict=True) if not stays)

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from darkroom.storage import StorageError, Store, image_key_of
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 ROW_GROUP = 100  # rows; where image bytes are inline, a data set viewer reads a whole group to show one row
 
 _COLUMNS: list[tuple[str, pa.DataType]] = [
@@ -45,6 +45,7 @@ _COLUMNS: list[tuple[str, pa.DataType]] = [
     ("seconds", pa.float64()),
     ("worker", pa.string()),
     ("stages", pa.string()),  # JSON: what each stage that touched the row was, in order
+    ("controls", pa.string()),  # JSON: what each control network of the row saw, [] without
     ("flags", pa.list_(pa.string())),
     ("scores", pa.string()),  # JSON: {} without a scorer
     ("alignment", pa.float64()),
@@ -56,6 +57,7 @@ _COLUMNS: list[tuple[str, pa.DataType]] = [
 _SINCE: dict[int, dict[str, Any]] = {
     2: {"stages": "[]", "flags": [], "scores": "{}", "alignment": None, "concealment": None},
     3: {"error_class": "", "attempts": 1},
+    4: {"controls": "[]"},
 }
 _ADDED = {name: value for columns in _SINCE.values() for name, value in columns.items()}
 _TEXT = [name for name, kind in _COLUMNS if kind == pa.string()]
@@ -92,8 +94,8 @@ def to_parquet(table: pa.Table) -> bytes:
 def from_parquet(data: bytes) -> pa.Table:
     """The table in these bytes; StorageError if they are damaged or of an unknown schema version.
 
-    Rows of earlier versions get what they lack: no stages, no flags, no scores, one attempt. Their `schema_version`
-    stays.
+    Rows of earlier versions get what they lack: no stages, no flags, no scores, one attempt, no control. Their
+    `schema_version` stays.
     """
     try:
         table = pq.read_table(pa.BufferReader(data))
@@ -114,6 +116,11 @@ def with_added(table: pa.Table, columns: Sequence[str]) -> pa.Table:
         table = table.append_column(name, pa.array([_ADDED[name]] * len(table), kind))
     there = [name for name in columns if name in table.schema.names]
     return table.select(there)
+
+
+def maps_of(controls: str) -> list[str]:
+    """Keys, in the run, of what the control networks of a row saw. controls: the column's value."""
+    return [one["key"] for one in json.loads(controls or "[]")]
 
 
 def moved_rows(table: pa.Table, store: Store) -> int:

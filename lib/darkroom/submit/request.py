@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import pkgutil
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -21,7 +21,10 @@ from darkroom.storage import StorageError
 
 RUNS = ("out", "run")  # the parameters, by name, that say where a job's run lies
 # Always a place, whatever they look like.
-PATHS = (*RUNS, "data", "source", "against", "embeddings", "imported", "pipeline", "registry", "inputs_root", "ids")
+PATHS = (
+    *RUNS, "data", "source", "against", "embeddings", "imported", "pipeline", "registry", "inputs_root", "ids", "depth",
+)  # fmt: skip
+NAMED = ("adapter", "control")  # name=URI, of which there may be several
 
 
 class LocalPath(ValueError):
@@ -75,7 +78,7 @@ def prepare(job: str, arguments: list[str], shared: bool, image: bool = False) -
         notes.append(f"the manifest {manifest} must lie at that path on every node; it was not checked")
     elif manifest:
         scorer = job == "embed" or bool(given.get("scorer"))
-        notes += _check_manifest(manifest, model, scorer, given.get("adapter") or ())
+        notes += _check_manifest(manifest, model, scorer, given)
         if not shared and "://" not in manifest:
             given["manifest"], missing = _bring(manifest, run)
             notes += missing
@@ -138,7 +141,7 @@ def _is_local(name: str, value: Any) -> bool:
         return any(_is_local(name, item) for item in value)
     if not isinstance(value, str) or name in ("manifest", "address"):
         return False
-    if name == "adapter":  # name=URI
+    if name in NAMED:
         return _is_local("data", value.partition("=")[2])
     if name == "model" and value.startswith("/"):
         return False  # a folder that is in the image, or on a volume, of every node
@@ -175,23 +178,24 @@ def _absolute(name: str, value: Any) -> Any:
     """Nodes see this machine's folders, but stand elsewhere."""
     if isinstance(value, list):
         return [_absolute(name, item) for item in value]
-    if name == "adapter" and value:
+    if name in NAMED and value:
         called, equals, place = value.partition("=")
         return f"{called}{equals}{_absolute('data', place)}"
     local = _is_local(name, value) or (name == "manifest" and isinstance(value, str) and "://" not in value)
     return str(Path(value.removeprefix("file://")).expanduser().absolute()) if local else value
 
 
-def _check_manifest(manifest: str, model: str, scorer: bool, adapters: Sequence[str]) -> list[str]:
+def _check_manifest(manifest: str, model: str, scorer: bool, given: Mapping[str, Any]) -> list[str]:
     """ManifestError for what would be refused on the cluster; what could not be looked at here, said."""
     # Here, as the models' libraries cost seconds that other jobs need not pay.
-    from darkroom.batch.options import parse_adapters
+    from darkroom.batch.options import parse_named
     from darkroom.manifest import open_manifest
     from darkroom.models.catalog import abilities, open_model
     from darkroom.submit.inputs import check_without_model
 
     try:
-        can = abilities(open_model(model, parse_adapters(adapters)), scorer)
+        named = [parse_named(f"--{name}", given.get(name) or ()) for name in NAMED]
+        can = abilities(open_model(model, *named, given.get("depth")), scorer)
     except (ValueError, StorageError) as error:
         if "://" not in model and not model.startswith("/"):
             raise
