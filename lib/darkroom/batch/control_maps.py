@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from darkroom.models.edges import canny
 from darkroom.storage import Store, encode_png
 
 if TYPE_CHECKING:
@@ -44,15 +45,6 @@ def drawn(picture: np.ndarray, use: Mapping[str, Any], depth: StoredDepth | None
             raise ValueError("'preprocess' is 'depth', and there is no model of depth: give one with --depth URI")
         return depth_map(depth, picture)
     return picture
-
-
-def canny(picture: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Edges of a picture uint8 [H, W, 3], RGB: 255 on them and 0 elsewhere, in three equal channels. OpenCV takes each
-    pixel's strongest channel, so that a colour picture has other edges than its greys."""
-    import cv2
-
-    edges = cv2.Canny(np.ascontiguousarray(picture), low, high)
-    return np.ascontiguousarray(np.broadcast_to(edges[..., None], picture.shape))
 
 
 def keep(store: Store | None, drawn: np.ndarray) -> tuple[str, str]:

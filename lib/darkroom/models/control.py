@@ -7,18 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from darkroom.models.errors import ModelError
-from darkroom.models.sources import open_source, read_json
+from darkroom.models.sources import Source, open_source, read_json
 from darkroom.models.weights import DIFFUSERS, load_module
 
 if TYPE_CHECKING:
     from diffusers import ControlNetModel
 
+EMBEDDED = {"sd-xs-canny": Path(__file__).parent / "sd_xs" / "controlnet-canny"}
 CONFIG, CLASS = "config.json", "ControlNetModel"
 HINT_CHANNELS = 3
 # Of a network and the UNet beside it: what their layers and the answers that are added have in common.
@@ -36,8 +38,8 @@ _ALIKE = (
 
 @dataclass(frozen=True)
 class StoredNet:
-    """A control network as it lies. name: what rows call it; address: that any process opens it by; digest: of its
-    files; config: its config.json."""
+    """A control network as it lies. name: what rows call it; address: that any process opens it by (of an embedded one
+    its name, as each node has its own copy); digest: of its files; config: its config.json."""
 
     name: str
     address: str
@@ -47,13 +49,13 @@ class StoredNet:
     @classmethod
     def at(cls, name: str, address: str) -> StoredNet:
         """What lies at that address now. ModelError where it is no control network, StorageError."""
-        source = open_source(address)
+        source = _source(address)
         if CONFIG not in source.names():
             raise ModelError(f"{address} holds no control network: wanted a folder with {CONFIG}, as diffusers saves")
         config = read_json(source, CONFIG)
         if (found := config.get("_class_name")) != CLASS:
             raise ModelError(f"the control network {name!r}, {address}, is a {found}: wanted a {CLASS}")
-        return cls(name, source.pinned, source.digest([""]), config)
+        return cls(name, address if address in EMBEDDED else source.pinned, source.digest([""]), config)
 
     def check(self, unet: Mapping[str, Any], factor: int) -> None:
         """ModelError unless it is for a UNet of this config, whose states have a factor-th of a picture's side."""
@@ -78,7 +80,7 @@ class StoredNet:
 
     def load(self, device: torch.device, dtype: str) -> ControlNetModel:
         """With its weights on the device. ModelError where the files are other ones by now."""
-        source = open_source(self.address)
+        source = _source(self.address)
         if (found := source.digest([""])) != self.digest:
             is_now = f"{found[:16]} lies at {self.address} now"
             raise ModelError(
@@ -89,6 +91,10 @@ class StoredNet:
     def record(self) -> dict[str, str]:
         """What a run's record says of it."""
         return {"name": self.name, "address": self.address, "digest": self.digest}
+
+
+def _source(address: str) -> Source:
+    return open_source(str(EMBEDDED.get(address, address)))
 
 
 def build_net(config: Mapping[str, Any]) -> ControlNetModel:
