@@ -80,8 +80,8 @@ class Studio:
 
     def __init__(self, pipe: Any, folder: Path, adapters: Sequence[Adapter] = ()) -> None:
         self.pipe, self.folder, self.device = pipe, folder, pipe.unet.device
-        config = {"clip_sample": False, "steps_offset": 1, **pipe.scheduler.config}
-        self.process = process_from_scheduler(config)
+        self.config = scheduler_config(pipe.scheduler)
+        self.process = process_from_scheduler(self.config)
         factor, unet = pipe.vae_scale_factor, pipe.unet.config
         self.sized = unet.addition_embed_type == "text_time"
         size = factor * unet.sample_size
@@ -123,6 +123,13 @@ class Studio:
         return make_plan(row, self.stage, to_latents(inputs, row, self.stage, self.predictor.latents.encode))
 
 
+def scheduler_config(scheduler: Any) -> dict[str, Any]:
+    """As its file would say it: what it does not say is each sampler's own, here and in diffusers' `from_config`."""
+    said = dict(scheduler.config)
+    unsaid = said.pop("_use_default_values", ())
+    return {"clip_sample": False, "steps_offset": 1} | {k: v for k, v in said.items() if k not in unsaid}
+
+
 def _tensor(image: Image.Image) -> Tensor:
     """[C, H, W] in 0..1."""
     values = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
@@ -133,7 +140,7 @@ class Pipelines:
     """Arms A and B."""
 
     def __init__(self, studio: Studio) -> None:
-        self.studio, self.config = studio, dict(studio.pipe.scheduler.config)
+        self.studio = studio
         kinds = {"image_to_image": AutoPipelineForImage2Image, "inpaint": AutoPipelineForInpainting}
         self.by_task = {"text_to_image": studio.pipe} | {
             task: kind.from_pipe(studio.pipe) for task, kind in kinds.items()
@@ -180,7 +187,7 @@ class Pipelines:
         name, own = SCHEDULERS[row.get("sampler") or self.studio.process.default_sampler]
         spacing = {"timestep_spacing": row["spacing"]} if row.get("spacing") else {}
         karras = {"use_karras_sigmas": True} if row.get("karras") else {}
-        return getattr(diffusers, name).from_config(self.config, **own, **spacing, **karras)
+        return getattr(diffusers, name).from_config(self.studio.config, **own, **spacing, **karras)
 
 
 def groups(rows: Sequence[Row], batch: int) -> list[list[Row]]:

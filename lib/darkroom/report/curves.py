@@ -58,6 +58,7 @@ def lines_curve(
     for colour, (name, values) in zip((ACCENT, SOFT, INK, FAINT_LINE), lines.items(), strict=False):
         drawn = 100 * np.array(values) if percent else values
         axes.plot(places, drawn, color=colour, marker="o", markersize=3.5, linewidth=1.4, label=name)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if percent:
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} %"))

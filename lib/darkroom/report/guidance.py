@@ -126,15 +126,15 @@ def _curves(found: list[Measured], scorer: str) -> list[Curve]:
     curves = []
     if all(one.judged for one in found):
         lines = {name: means(lambda one, name=name: one.judged[name]) for name in (DIGITS, ALL)}
-        curves.append(Curve("quality", "Quality: pictures that show, as the judge sees it", lines))
+        curves.append(Curve("quality", "Quality: share of pictures on which the judge sees", lines))
     if all(one.scored is not None for one in found):
         lines = {f"scorer {scorer}": means(lambda one: one.scored)}
         curves.append(Curve("alignment", "Quality: alignment with the prompt", lines, percent=False))
     if all(one.diversity is not None for one in found):
         lines = {"mean over the pairs of a prompt": means(lambda one: one.diversity)}
-        curves.append(Curve("diversity", "Diversity: distance between seeds, of a value's range", lines))
+        curves.append(Curve("diversity", "Diversity: how far seeds are apart, of a value's range", lines))
     lines = {"mean over pictures": means(lambda one: one.saturation)}
-    return [*curves, Curve("saturation", "Saturation: values that are 0 or 255", lines)]
+    return [*curves, Curve("saturation", "Saturation: share of values that are 0 or 255", lines)]
 
 
 def _table(curves: list[Curve], places: list[float]) -> Table:
