@@ -11,9 +11,10 @@ until there are --rows. Arm A makes each once; B takes rows with equal scalars t
 flight. All encode prompts and decode pictures, by the same weights. Rounds go A B C, C B A, ...; ratios are medians of
 the rounds'. Where diffusers draws no noise on its way, the arms' pictures are compared first.
 
-decoding: what it adds to the engine's time, which works beside it. adapters: the engine with one of eight LoRA adapters
-(rank 16, attention) in every row, over the engine without. --rows-from reads the rows as JSON lines, which --write-rows
-wrote where all that a manifest wants is installed.
+decoding: what it adds to the engine's time, which works beside it. adapters: the engine with a LoRA adapter (rank 16,
+attention) in every row, of one or of eight in the run, over the engine without.
+
+--rows-from reads the rows as JSON lines, which --write-rows wrote where all that a manifest wants is installed.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from random_sd import SHAPES, random_pipeline  # noqa: E402
 from darkroom.models.compiled import MODES, compiled, mode_in_use  # noqa: E402
 
 MANIFEST = ROOT / "manifests/latent.yaml"
-ADAPTERS, RANK = 8, 16
+ADAPTERS, RANK = (1, 8), 16  # of a run, whose questions have a place for each, up to four
 COMPARED = ("ddim", "euler", "dpmpp_2m", "unipc")  # pndm mixes noises here, and predictions there
 TOLERANCE = 5e-3  # of pictures in -1..1 by float32 weights: a level of 255 is 8e-3
 GOALS = {"cpu": {"A": 3.0, "B": 1.4}, "cuda": {"A": 3.0, "B": 1.3}}
@@ -103,29 +104,35 @@ def report(found: list[dict], rows: dict[str, list[Row]], goals: dict[str, float
     return table
 
 
-def costs(studio: Studio, plain: Studio, rows: list[Row], capacity: int, rounds: int) -> dict[str, float]:
-    """studio: with adapters; plain: without. Medians over rounds of what each adds to the engine's time."""
-    adapted = [
-        {**row, "adapters": [{"adapter": f"a{number % ADAPTERS}", "scale": 0.7}]} for number, row in enumerate(rows)
-    ]
-    by_engine(studio, adapted[:4], capacity)  # warms up
-    added, hidden, dearer = [], [], []
+def costs(plain: Studio, adapted: dict[int, Studio], rows: list[Row], capacity: int, rounds: int) -> dict[str, Any]:
+    """Medians over rounds of what decoding and adapters add to the engine's time. adapted: by how many the run has."""
+    asked = {count: with_adapters(rows, count) for count in adapted}
+    for count, studio in adapted.items():
+        by_engine(studio, asked[count][:4], capacity)  # warms up
+    added, hidden, dearer = [], [], {count: [] for count in adapted}
     for _ in range(rounds):
         whole, bare = by_engine(plain, rows, capacity), by_engine(plain, rows, capacity, decode=False)
         added.append((whole.seconds - bare.seconds) / whole.seconds)
         hidden.append(1 - (whole.seconds - bare.seconds) / whole.decoding)
-        dearer.append(by_engine(studio, adapted, capacity).seconds / whole.seconds)
-    found = {
+        for count, studio in adapted.items():
+            dearer[count].append(by_engine(studio, asked[count], capacity).seconds / whole.seconds)
+    found: dict[str, Any] = {
         "decoding_added": statistics.median(added),
         "decoding_hidden": statistics.median(hidden),
-        "adapters": statistics.median(dearer),
+        "adapters": {count: statistics.median(ratios) for count, ratios in dearer.items()},
     }
     print(
         f"decoding: {found['decoding_added']:.1%} of the engine's time is waiting for it (goal: {MOST_DECODING:.0%}), "
-        f"{found['decoding_hidden']:.0%} of it is hidden\n"
-        f"adapters: {found['adapters']:.3f} of the time without (goal: {MOST_ADAPTERS:g})"
+        f"{found['decoding_hidden']:.0%} of it is hidden"
     )
+    for count, ratio in found["adapters"].items():
+        print(f"adapters, {count} of the run: {ratio:.3f} of the time without (goal: {MOST_ADAPTERS:g})")
     return found
+
+
+def with_adapters(rows: Sequence[Row], count: int) -> list[Row]:
+    """One in each row, in turn."""
+    return [{**row, "adapters": [{"adapter": f"a{at % count}", "scale": 0.7}]} for at, row in enumerate(rows)]
 
 
 def main() -> int:
@@ -138,9 +145,9 @@ def main() -> int:
         return 0
     device, dtype = torch.device(asked.device), getattr(torch, asked.dtype)
     pipe = open_pipeline(asked, device, dtype)
-    adapters = [random_adapter(f"a{number}", pipe.unet, RANK) for number in range(ADAPTERS)]
-    adapted, studio = (Studio(pipe, MANIFEST.parent, own) for own in (adapters, ()))
-    _compile(asked.compile, pipe, studio, adapted)
+    adapters = [random_adapter(f"a{number}", pipe.unet, RANK) for number in range(max(ADAPTERS))]
+    studio, *others = (Studio(pipe, MANIFEST.parent, adapters[:count]) for count in (0, *ADAPTERS))
+    _compile(asked.compile, pipe, studio, *others)
     many = repeated(rows, asked.rows)
     by_arm = {"A": many[: len(rows)], "B": many, "C": many}
     makes = arms(studio, asked.capacity)
@@ -153,7 +160,7 @@ def main() -> int:
         makes[name](by_arm[name])  # compiles
     rounds = timed(makes, by_arm, asked.rounds)
     table = report(rounds, by_arm, GOALS[device.type])
-    found = costs(adapted, studio, many, asked.capacity, asked.rounds)
+    found = costs(studio, dict(zip(ADAPTERS, others, strict=True)), many, asked.capacity, asked.rounds)
     if asked.json:
         asked.json.write_text(json.dumps({"table": table, "rounds": rounds, "difference": far, **found}, indent=2))
     return 0

@@ -138,7 +138,7 @@ def test_the_latent_script_runs_everywhere_and_makes_diffusers_pictures(tmp_path
     given = ["--shape", shape, "--tiny", "--rows-from", str(rows), "--rows", "10", "--rounds", "1", "--capacity", "4"]
     run("latent.py", OURS, *given, "--json", str(path))
     found = json.loads(path.read_text())
-    assert found["difference"] < 5e-3 and found["adapters"] > 0 and found["decoding_added"] < 1
+    assert found["difference"] < 5e-3 and found["adapters"].keys() == {"1", "8"} and found["decoding_added"] < 1
     assert {name: arm["rows"] for name, arm in found["table"].items()} == {"A": 8, "B": 10, "C": 10}
     assert found["table"]["C"]["of_A"] > 0
 
