@@ -37,7 +37,13 @@ Row = dict[str, Any]
 BATCH = 32
 ARMS = {"A": "diffusers, a row at a time", "B": "diffusers, static batches", "C": "engine"}
 TASKS = ("text_to_image", "image_to_image", "inpaint")
-OURS = ("resample", "clip_skip", "guidance_interval", "adapters")  # that pipelines lack, or have for no batch
+OURS = (
+    "resample",
+    "clip_skip",
+    "guidance_interval",
+    "adapters",
+    "control",
+)  # that pipelines lack, or have for no batch
 OWN = ("prompt", "negative_prompt", "seed", "image", "mask")  # that rows of a static batch may differ in
 SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "ddpm": ("DDPMScheduler", {}),

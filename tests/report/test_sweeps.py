@@ -75,3 +75,5 @@ def test_what_is_not_shown_whole_is_no_grid() -> None:
 def test_pictures_that_are_given_are_no_grid() -> None:
     edit = {"task": "image_to_image", "image": "a.png"}
     assert sweeps(part(*({**edit, "strength": s, "seed": seed} for s, seed in product((0.2, 0.8), (0, 1))))) == []
+    control = {"control": [{"net": "canny", "image": "a.png"}]}
+    assert sweeps(part(*({**control, "steps": steps, "seed": seed} for steps, seed in product((10, 20), (0, 1))))) == []

@@ -44,7 +44,7 @@ def sweeps(part: Part) -> list[Sweep]:
     """The grids of a figure whose rows are all the combinations of two parameters, each once; of those and several
     prompts, a grid for each. [] for any other figure."""
     drawn = [shown for group in part.groups for shown in group]
-    if not drawn or any(shown.parameters["task"] != "text_to_image" for shown in drawn):
+    if not drawn or not all(map(_is_picture_alone, drawn)):
         return []
     axes = _swept(drawn)
     by_prompt: dict[str, list[Shown]] = {}
@@ -57,6 +57,11 @@ def sweeps(part: Part) -> list[Sweep]:
     found = [_sweep(prompt or _only(rows), rows, axes) for prompt, rows in by_prompt.items()]
     whole = [sweep for sweep in found if sweep is not None]
     return whole if len(whole) == len(found) else []
+
+
+def _is_picture_alone(shown: Shown) -> bool:
+    """Whether nothing that the row was given is to be seen beside its picture."""
+    return shown.parameters["task"] == "text_to_image" and not shown.parameters.get("control")
 
 
 def _swept(rows: list[Shown]) -> list[str]:
