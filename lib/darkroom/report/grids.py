@@ -40,8 +40,10 @@ def draw_grid(
     width = left + max(map(len, pictures)) * (cell + GAP) - GAP + PAD
     sheet = Image.new("RGB", (width, top + len(pictures) * (cell + ROW_GAP) - ROW_GAP + PAD), PAPER)
     pen = ImageDraw.Draw(sheet)
-    for words, place, anchor in ((across, ((left + width - PAD) // 2, PAD), "ma"), (down, (PAD, PAD + above), "la")):
-        pen.text(place, words, INK, font, anchor=anchor)
+    if across:
+        (words,) = fitted(across, width - left - PAD, 1, font)
+        pen.text(((left + width - PAD) // 2, PAD), words, INK, font, anchor="ma")
+        pen.text((PAD, PAD + above), down, INK, font)
     for number, label in enumerate(columns):
         (words,) = fitted(label, cell + GAP, 1, font)
         pen.text((left + number * (cell + GAP) + cell // 2, PAD + above), words, FAINT, font, anchor="ma")

@@ -71,9 +71,9 @@ def _grid(sheet: str, sweep: Sweep, common: dict[str, str], pictures: Pictures, 
         rows = [list(pool.map(picture_of, row)) for row in sweep.rows]
     sizes = [edge(len(picture)) for row in rows for picture in row if picture is not None]
     size = max(sizes, default=edge(1))
-    labels = {"down": sweep.down.title, "across": sweep.across.title}
     tensors = [torch.stack([_tile(picture, size) for picture in row]) for row in rows]
-    desk.write(sheet, draw_grid(tensors, sweep.down.words, sweep.across.words, size, **labels))
+    across = " · ".join(filter(None, [sweep.across.title, sweep.prompt]))
+    desk.write(sheet, draw_grid(tensors, sweep.down.words, sweep.across.words, size, sweep.down.title, across))
     said = {name: value for name, value in _said(sweep).items() if common.get(name) != value}
     return {
         "prompt": sweep.prompt,
@@ -81,7 +81,8 @@ def _grid(sheet: str, sweep: Sweep, common: dict[str, str], pictures: Pictures, 
         "all": " ".join(shown.row["id"] for shown in sweep.shown),
         "sheet": sheet,
         "size": size,
-        **labels,
+        "down": sweep.down.title,
+        "across": sweep.across.title,
         "columns": sweep.across.words,
         "rows": [
             (words, [_cell(*pair, desk) for pair in zip(row, drawn, strict=True)])
