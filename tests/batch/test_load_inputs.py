@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -18,7 +19,8 @@ from PIL import Image
 from darkroom.batch.input_files import LARGEST_BYTES, SMALL_BYTES, input_roots
 from darkroom.batch.load_inputs import LoadOptions, Picture, PictureCache, load_row, load_unit
 from darkroom.batch.row_state import SCHEMA, RowState, Unit, to_block
-from darkroom.storage import NotFound, StorageError, open_store, read_uri
+from darkroom.storage import NotFound, StorageError, encode_png, open_store, read_uri
+from darkroom.storage.squares import fitted
 from runs import png
 
 TEXT = {"task": "text_to_image", "prompt": "a one"}
@@ -53,6 +55,35 @@ def test_pictures_are_fetched_at_every_size(store_uri: str) -> None:
     assert made.inputs["mask/8"][0, 0].tolist() == [255] * 4 + [0] * 4, "a mask is never blurred"
     assert made.source.sha256 == hashlib.sha256(png(16)).hexdigest()
     assert made.source.uri == open_store(store_uri).uri("in/one.png")
+
+
+def test_control_networks_see_what_is_drawn_of_a_picture_at_the_first_stages_size(tmp_path: Path) -> None:
+    square = np.zeros((64, 64, 3), np.uint8)
+    square[16:48, 24:40] = 255, 0, 0
+    put(str(tmp_path), square=encode_png(square), wide=encode_png(square[16:48]))
+    use = {"net": "canny", "image": "in/square.png", "preprocess": "canny", "low": 100, "high": 200}
+    ready = {"net": "b", "image": "in/wide.png", "preprocess": "none"}
+    rows = [TEXT | {"control": [use]}, TEXT | {"control": [use, ready], "fit": "pad"}]
+    one, two = loaded(str(tmp_path), *rows, sizes=(32, 64))
+    assert one.failure is None and one.source is None, one.failure
+    assert {name: array.shape for name, array in one.inputs.items()} == {"control 0/32": (3, 32, 32)}
+    drawn = one.inputs["control 0/32"]
+    assert np.array_equal(drawn[0], cv2.Canny(np.array(fitted(Image.fromarray(square), 32, "crop")), 100, 200))
+    down, across = np.nonzero(drawn[0])
+    assert down.min() in (7, 8) and across.min() in (11, 12), "where the square begins"
+    padded = two.inputs["control 1/32"]
+    assert (padded[:, :8] == 255).all() and (padded[:, 24:] == 255).all() and padded[0, 16, 16] == 255
+    assert padded[1, 16, 16] == 0, "red"
+    (seen,), (again, other) = one.maps, two.maps
+    assert (seen.net, again, other.net) == ("canny", seen, "b")
+    assert sorted(open_store(str(tmp_path)).list("maps/")) == sorted({seen.key, other.key})
+    lines = [TEXT | {"control": [use | change]} for change in ({"image": "in/none.png"}, {"image": "/etc/passwd"})]
+    gone, outside = (
+        load_row(RowState("", "x", "0", row), LoadOptions("", "", str(tmp_path), (32,), 3, roots=(str(tmp_path),)))
+        for row in lines
+    )
+    assert "there is no file" in gone.failure.text and "--inputs-root" in outside.failure.text
+    assert load_row(RowState(0, "x", "0", rows[0]), LoadOptions("", "", str(tmp_path), (32,), 3)).maps[0].key == ""
 
 
 def test_only_the_sizes_are_made_that_a_stage_takes(tmp_path: Path) -> None:

@@ -17,9 +17,13 @@ from diffusers import ControlNetModel
 from PIL import Image
 from torch import Tensor
 
+from darkroom.models import sd_xs
 from darkroom.models.catalog import open_model
+from darkroom.models.compiled import compiled, mode_in_use
 from darkroom.models.control import StoredNet
 from darkroom.models.errors import ModelError
+from darkroom.models.hub import Repository
+from darkroom.models.predictors import UNetPredictor
 from darkroom.sampling import noise
 from darkroom.sampling.latent_inputs import to_latents
 from darkroom.sampling.plans import Plan, condition_keys, make_plan
@@ -233,6 +237,26 @@ def test_rows_keep_their_bits_whatever_is_beside_them(toy_sd: str, nets: dict[st
     assert len({image.numpy().tobytes() for image in together}) == 7
 
 
+@pytest.mark.slow
+def test_it_is_compiled_as_the_model_is(toy_sd: str, nets: dict[str, str]) -> None:
+    predictor, plans = plans_of(f"{toy_sd}/sd", {"a": nets["a"]}, [make_row("text_to_image", **PROMPTS | {"steps": 2})])
+    row = make_row("text_to_image", **PROMPTS | {"steps": 2}, control=[WHOLE | {"net": "a"}])
+    plans += plans_of(f"{toy_sd}/sd", {"a": nets["a"]}, [row])[1]
+    fast = compiled(predictor, "default", "eager")
+    for ours, wanted in zip(walk_plans(fast, plans, 4), walk_plans(predictor, plans, 4), strict=True):
+        torch.testing.assert_close(ours.image, wanted.image)
+    assert (fast.notes, mode_in_use(fast), mode_in_use(fast.controlled(("a",)))) == ([], "default", "default")
+
+
+def test_in_half_precision_it_answers_about_the_same(toy_sd: str, nets: dict[str, str]) -> None:
+    model = open_model(f"{toy_sd}/sd", control={"a": nets["a"]})
+    given = [torch.randn(2, 4, 8, 8), torch.tensor([3.0, 900.0]), torch.randn(2, 77, 16), torch.zeros(2).long()]
+    given += [torch.rand(2, 1, 3, SIDE, SIDE), torch.tensor([[1.0, 0.0], [0.5, 1.0]])]
+    with torch.inference_mode():
+        whole, half = (model.predictor(1, CPU, dtype).controlled(("a",))(*given) for dtype in ("float32", "bfloat16"))
+    assert half.dtype == torch.float32 and 0 < (half - whole).abs().max() < 0.1 * whole.abs().max()
+
+
 def test_a_share_of_nothing_changes_no_bit_of_a_pass(toy_sd: str, nets: dict[str, str]) -> None:
     predictor, (plan,) = plans_of(f"{toy_sd}/sd", {"a": nets["a"]}, [make_row("text_to_image", **PROMPTS)])
     generator = torch.Generator().manual_seed(1)
@@ -283,6 +307,29 @@ def test_networks_that_do_not_fit_are_refused(
     config.write_text(json.dumps(json.loads(config.read_text()) | change))
     with pytest.raises(ModelError, match=why):
         open_model(f"{toy_sd}/sd").controlled([StoredNet.at("a", str(tmp_path / "net"))])
+
+
+def test_networks_of_one_repository_are_told_apart(nets: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose digest is the commit's, whatever the folder."""
+    monkeypatch.setattr(Repository, "_names", ["a/config.json", "b/config.json", "config.json"])
+    monkeypatch.setattr(Repository, "read", lambda self, name: (Path(nets["a"]) / name).read_bytes())
+    at = "@" + "0" * 40
+    found = [StoredNet.at("x", f"hf://owner/name{folder}{at}") for folder in ("", "/a", "/b")]
+    assert len({net.digest for net in found}) == 3
+    assert [net.address for net in found] == [f"hf://owner/name{folder}{at}" for folder in ("", "/a", "/b")]
+
+
+def test_the_network_of_sd_xs_fits_its_unet(tmp_path: Path) -> None:
+    base = sd_xs.build_unet()
+    sd_xs.build_control(base).save_pretrained(tmp_path)
+    stored = StoredNet.at("canny", str(tmp_path))
+    stored.check(base.config, 4)
+    predictor = UNetPredictor(base.eval(), None, CPU, nets={"canny": stored.load(CPU, "float32")})
+    x, times = torch.randn(2, 4, 12, 12), torch.tensor([3.0, 900.0])
+    told = (torch.randn(2, 24, 96), torch.zeros(2, dtype=torch.int64))
+    with torch.inference_mode():
+        found = predictor.controlled(("canny",))(x, times, *told, torch.rand(2, 1, 3, 48, 48), torch.ones(2, 2))
+        assert torch.equal(found, predictor(x, times, *told)), "untrained it says nothing"
 
 
 def test_what_cannot_be_controlled_or_does_not_control_is_refused(toy_sd: str, nets: dict[str, str]) -> None:

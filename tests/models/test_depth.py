@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,8 +11,10 @@ import pytest
 import torch
 from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config, DPTImageProcessor
 
+import darkroom
 from darkroom.models.depth import StoredDepth, depth_map, farther_is_more, to_levels
 from darkroom.models.errors import ModelError
+from toy_control import save_net
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +42,21 @@ def test_a_map_is_of_the_pictures_size_and_the_same_again(folder: str) -> None:
     assert (drawn.shape, drawn.dtype, drawn.min(), drawn.max()) == ((40, 32, 3), np.uint8, 0, 255)
     assert np.array_equal(drawn[..., :1].repeat(3, axis=2), drawn)
     assert np.array_equal(depth_map(stored, picture), drawn)
+
+
+def test_a_network_sees_the_depth_of_a_rows_picture(folder: str, toy_sd: str, tmp_path: Path) -> None:
+    model = darkroom.open_model(f"{toy_sd}/sd", control={"depth": save_net(tmp_path / "net")}, depth=folder)
+    picture = np.random.default_rng(1).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    plain = {"task": "text_to_image", "prompt": "a red one", "steps": 2}
+    deep = {"net": "depth", "image": picture, "preprocess": "depth"}
+    ready = {"net": "depth", "image": depth_map(StoredDepth.at(folder), picture)}
+    images = darkroom.sample(model, [plain, *(plain | {"control": [use]} for use in (deep, ready))], capacity=4)
+    without, drawn, given = map(np.array, images)
+    assert np.array_equal(drawn, given) and not np.array_equal(drawn, without)
+    with pytest.raises(ModelError, match="is no depth model: its config.json names CLIPTextModel"):
+        shutil.copy(Path(folder) / "preprocessor_config.json", tmp_path)
+        shutil.copy(Path(toy_sd) / "sd" / "text_encoder" / "config.json", tmp_path)
+        darkroom.open_model(f"{toy_sd}/sd", depth=str(tmp_path))
 
 
 def test_near_is_white() -> None:

@@ -86,7 +86,8 @@ class BaseTask(Frozen):
 
     @model_validator(mode="after")
     def _each_adapter_once(self) -> BaseTask:
-        check_each_once("adapters", "adapter", [use.adapter for use in self.adapters])
+        if self.adapters:
+            check_each_once("adapters", "adapter", [use.adapter for use in self.adapters])
         return self
 
     def branches(self) -> tuple[Asks, ...]:

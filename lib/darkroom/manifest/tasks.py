@@ -85,15 +85,18 @@ class _Prompted(_Chosen, Asks):
 
     @model_validator(mode="after")
     def _of_networks(self) -> _Prompted:
-        check_each_once("control", "control network", [use.net for use in self.control])
-        if self.guess_mode and not self.control:
+        if self.control:  # which few rows have, of a million
+            check_each_once("control", "control network", [use.net for use in self.control])
+        elif self.guess_mode:
             raise ValueError("'guess_mode' is given, and no 'control'")
         return self
 
     def canonical(self) -> dict[str, Any]:
         row = super().canonical()
-        uses = [plain(use.canonical()) for use in sorted(self.control, key=lambda use: use.net)]
-        return row | {"control": uses} if uses else row
+        if not self.control:
+            return row
+        uses = sorted(self.control, key=lambda use: use.net)
+        return row | {"control": [plain(use.canonical()) for use in uses]}
 
 
 class TextToImage(_Prompted):
