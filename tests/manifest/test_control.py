@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
-from darkroom.batch.planned_rows import Maker
+from darkroom.batch.planned_rows import Maker, ReadRows
 from darkroom.manifest import Abilities, ManifestError, open_manifest
 from darkroom.manifest.csv_files import NESTED_FIELDS, SWITCHES
 from darkroom.manifest.tasks import parse_task
+from darkroom.sampling.diffusion import Diffusion
+from darkroom.sampling.stage import Stage
 from runs import write_manifest
 
 ROW = {"task": "text_to_image", "prompt": "a red seven", "steps": 10}
@@ -53,6 +55,15 @@ def test_the_key_holds_what_a_network_is_and_not_what_it_is_called() -> None:
     assert one == key(USE, nets={"canny": "1"}, depth="b")
     pair = (USE, USE | {"net": "z", "scale": 0.5})
     assert key(*pair, nets={"canny": "1", "z": "2"}) == key(*reversed(pair), nets={"canny": "1", "z": "2"})
+
+
+@pytest.mark.parametrize("beside", [{"adapters": (("a", "1"),)}, {"nets": (("a", "1"),)}, {"depth": "1"}])
+def test_a_run_is_planned_anew_where_another_file_lies_under_the_same_name(tmp_path: Path, beside: Any) -> None:
+    uri = write_manifest(tmp_path, [ROW])
+    stage = Stage(1, 512, 4, Diffusion.scaled_linear(), factor=8, step=8)
+    makers = [Maker("r", (stage,), 512, ("text",)), Maker("r", (stage,), 512, ("text",), **beside)]
+    marks = [ReadRows(uri, SD, maker).mark["from"] for maker in (*makers, makers[1])]
+    assert marks[0] != marks[1] == marks[2]
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from diffusers import ControlNetModel
 from PIL import Image
 from torch import Tensor
 
+from darkroom.batch.capacity import empty_pass
 from darkroom.models import sd_xs
 from darkroom.models.catalog import open_model
 from darkroom.models.compiled import compiled, mode_in_use
@@ -54,6 +55,8 @@ MODULES = {
     "StableDiffusionControlNetImg2ImgPipeline": "pipeline_controlnet_img2img",
     "StableDiffusionControlNetInpaintPipeline": "pipeline_controlnet_inpaint",
     "StableDiffusionXLControlNetPipeline": "pipeline_controlnet_sd_xl",
+    "StableDiffusionXLControlNetImg2ImgPipeline": "pipeline_controlnet_sd_xl_img2img",
+    "StableDiffusionXLControlNetInpaintPipeline": "pipeline_controlnet_inpaint_sd_xl",
 }
 WHOLE = {"scale": 1.0, "start": 0.0, "end": 1.0}
 
@@ -192,6 +195,27 @@ def test_sdxl(toy_sd: str, nets: dict[str, str], monkeypatch: pytest.MonkeyPatch
     assert_same(latents_of(f"{toy_sd}/sdxl", {"xl": nets["xl"]}, row)[0], wanted)
 
 
+def test_sdxl_begins_with_a_picture(toy_sd: str, nets: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = "StableDiffusionXLControlNetImg2ImgPipeline"
+    pipe = theirs(kind, f"{toy_sd}/sdxl", monkeypatch, [nets["xl"]], IMAGE, START)
+    given = {"image": picture(), "control_image": HINTS["xl"], "strength": 0.7, "output_type": "latent"}
+    wanted = pipe(**ASKED, **given, controlnet_conditioning_scale=0.8, guess_mode=True).images[0]
+    row = make_row("image_to_image", **PROMPTS, sampler="ddim", strength=0.7, image="a.png", guess_mode=True)
+    row["control"] = [WHOLE | {"net": "xl", "scale": 0.8}]
+    assert_same(latents_of(f"{toy_sd}/sdxl", {"xl": nets["xl"]}, row)[0], wanted)
+
+
+def test_sdxl_paints_in(toy_sd: str, nets: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = "StableDiffusionXLControlNetInpaintPipeline"
+    pipe = theirs(kind, f"{toy_sd}/sdxl", monkeypatch, [nets["xl"]], IMAGE, START, MASKED)
+    given = {"image": picture(), "mask_image": mask(), "control_image": HINTS["xl"], "strength": 0.6}
+    given |= {"controlnet_conditioning_scale": 0.5, "height": SIDE, "width": SIDE, "output_type": "latent"}
+    wanted = pipe(**ASKED, **given).images[0]
+    row = make_row("inpaint", **PROMPTS, sampler="ddim", strength=0.6, image="a.png", mask="m.png")
+    row["control"] = [WHOLE | {"net": "xl", "scale": 0.5}]
+    assert_same(latents_of(f"{toy_sd}/sdxl", {"xl": nets["xl"]}, row)[0], wanted)
+
+
 def test_pndm_counts_the_time_that_it_asks_twice(
     toy_sd: str, nets: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -285,6 +309,8 @@ def test_memory_counts_the_networks(toy_sd: str, nets: dict[str, str]) -> None:
     assert [tuple(field.shape) for field in model.control_fields(1)] == [(2, 3, SIDE, SIDE), (3,)]
     own = sum(p.numel() * 4 for seed in (0, 1) for p in net(seed=seed).parameters())
     assert model.memory(1, "float32", 2).weights == plain.memory(1, "float32", 2).weights + own
+    inputs = empty_pass(model.stages[0], (*model.empty_fields(1), *model.control_fields(1)), 2)
+    assert model.predictor(1, CPU).controlled(("a", "b"))(*inputs).shape == (2, 4, 8, 8), "and a pass is tried with all"
     assert model.memory(1, "float32", 8).activations > plain.memory(1, "float32", 8).activations
 
 
