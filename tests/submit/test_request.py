@@ -10,6 +10,7 @@ import pytest
 import typer
 
 from darkroom.manifest import ManifestError
+from darkroom.models.errors import ModelError
 from darkroom.submit.request import LocalPath, job_names, prepare, run_of
 from runs import RED, write_manifest
 
@@ -49,6 +50,20 @@ def test_every_job_can_be_submitted() -> None:
             continue
         with pytest.raises(Exception, match="--no-such-option"):
             prepare(job, ["--no-such-option"], shared=False)
+
+
+@pytest.mark.parametrize("option", ["--adapter", "--control"])
+def test_what_rows_may_name_lies_where_nodes_see_it(option: str, tmp_path: Path) -> None:
+    """A place on this machine is none of theirs, or an absolute one; what is in the program has no place."""
+    manifest = write_manifest(tmp_path, [RED])
+    asked = ["generate", [manifest, "--out", "s3://bucket/run", option, "a=nets/a"]]
+    with pytest.raises(LocalPath, match=f"{option} a=nets/a: on this machine, and the cluster's nodes see others"):
+        prepare(*asked, shared=False)
+    with pytest.raises(ModelError, match=f"{Path.cwd()}/nets/a"):
+        prepare(*asked, shared=True)
+    if option == "--control":
+        with pytest.raises(ModelError, match="'canny' given|holds no control network"):
+            prepare("generate", [*asked[1][:-1], "canny=sd-xs-canny"], shared=False)
 
 
 def test_what_the_job_would_refuse_is_refused_here() -> None:

@@ -5,7 +5,6 @@ CONFIG, diffusion_pytorch_model.safetensors      as diffusers saves a ControlNet
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from darkroom.models.errors import ModelError
-from darkroom.models.sources import Source, open_source, read_json
+from darkroom.models.sources import Source, folder_digest, open_source, read_json
 from darkroom.models.weights import DIFFUSERS, load_module
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ class StoredNet:
         config = read_json(source, CONFIG)
         if (found := config.get("_class_name")) != CLASS:
             raise ModelError(f"the control network {name!r}, {address}, is a {found}: wanted a {CLASS}")
-        return cls(name, address if address in EMBEDDED else source.pinned, _digest(source), config)
+        return cls(name, address if address in EMBEDDED else source.pinned, folder_digest(source), config)
 
     def check(self, unet: Mapping[str, Any], factor: int) -> None:
         """ModelError unless it is for a UNet of this config, whose states have a factor-th of a picture's side."""
@@ -82,7 +81,7 @@ class StoredNet:
     def load(self, device: torch.device, dtype: str) -> ControlNetModel:
         """With its weights on the device. ModelError where the files are other ones by now."""
         source = _source(self.address)
-        if (found := _digest(source)) != self.digest:
+        if (found := folder_digest(source)) != self.digest:
             is_now = f"{found[:16]} lies at {self.address} now"
             raise ModelError(
                 f"the control network {self.name!r} was {self.digest[:16]} when the run began, and {is_now}"
@@ -96,12 +95,6 @@ class StoredNet:
 
 def _source(address: str) -> Source:
     return open_source(str(EMBEDDED.get(address, address)))
-
-
-def _digest(source: Source) -> str:
-    """Of the hub that is the commit of a whole repository, in whose other folders other networks may lie."""
-    found, folder = source.digest([""]), getattr(source, "folder", "")
-    return hashlib.sha256(f"{found} {folder}".encode()).hexdigest() if folder else found
 
 
 def build_net(config: Mapping[str, Any]) -> ControlNetModel:

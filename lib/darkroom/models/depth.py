@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from darkroom.models.errors import ModelError
-from darkroom.models.sources import open_source, read_json
+from darkroom.models.sources import folder_digest, open_source, read_json
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 _FARTHER_IS_MORE = frozenset({"glpn", "zoedepth", "depth_pro"})  # others answer with the inverse of a distance
@@ -33,7 +33,7 @@ class StoredDepth:
         names = read_json(source, CONFIG).get("architectures") or []
         if not any("DepthEstimation" in name or name.startswith("DepthPro") for name in names):
             raise ModelError(f"{address} is no depth model: its {CONFIG} names {', '.join(names) or 'no architecture'}")
-        return cls(source.pinned, source.digest([""]))
+        return cls(source.pinned, folder_digest(source))
 
 
 def depth_map(stored: StoredDepth, picture: np.ndarray) -> np.ndarray:
@@ -66,7 +66,7 @@ def _opened(stored: StoredDepth) -> tuple[Any, Any]:
     from transformers import AutoImageProcessor, AutoModelForDepthEstimation
 
     source = open_source(stored.address)
-    if (found := source.digest([""])) != stored.digest:
+    if (found := folder_digest(source)) != stored.digest:
         was, now = stored.digest[:16], found[:16]
         raise ModelError(f"the depth model {stored.address} was {was} when the run began, and {now} lies there now")
     folder = source.fetch([name for name in source.names() if name.endswith((".json", ".safetensors"))])

@@ -182,6 +182,13 @@ def _in_one_of(name: str, folders: Sequence[str]) -> bool:
     return any(not folder or name.startswith(f"{folder}/") for folder in folders)
 
 
+def folder_digest(source: Source) -> str:
+    """Hex digits of all that lies there. Of the hub that is the commit of a whole repository, in whose other folders
+    other models may lie."""
+    found, folder = source.digest([""]), getattr(source, "folder", "")
+    return hashlib.sha256(f"{found} {folder}".encode()).hexdigest() if folder else found
+
+
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file, hex; a large one's is remembered on this machine as long as its size and times stay."""
     path = path.absolute()

@@ -142,7 +142,7 @@ def _is_local(name: str, value: Any) -> bool:
     if not isinstance(value, str) or name in ("manifest", "address"):
         return False
     if name in NAMED:
-        return _is_local("data", value.partition("=")[2])
+        return not _is_embedded(place := value.partition("=")[2]) and _is_local("data", place)
     if name == "model" and value.startswith("/"):
         return False  # a folder that is in the image, or on a volume, of every node
     return value.startswith("file://") or ("://" not in value and (name in PATHS or "/" in value))
@@ -174,11 +174,18 @@ def _pipelines_run(pipeline: str, shared: bool) -> str:
     return read.out
 
 
+def _is_embedded(network: str) -> bool:
+    """Whether a control network of that name is in the program."""
+    from darkroom.models.control import EMBEDDED  # not at the top: few jobs want one, and torch costs two seconds
+
+    return network in EMBEDDED
+
+
 def _absolute(name: str, value: Any) -> Any:
     """Nodes see this machine's folders, but stand elsewhere."""
     if isinstance(value, list):
         return [_absolute(name, item) for item in value]
-    if name in NAMED and value:
+    if name in NAMED and value and _is_local(name, value):
         called, equals, place = value.partition("=")
         return f"{called}{equals}{_absolute('data', place)}"
     local = _is_local(name, value) or (name == "manifest" and isinstance(value, str) and "://" not in value)
