@@ -11,8 +11,8 @@ until there are --rows. Arm A makes each once; B takes rows with equal scalars t
 flight. All encode prompts and decode pictures, by the same weights. Rounds go A B C, C B A, ...; ratios are medians of
 the rounds'. Where diffusers draws no noise on its way, the arms' pictures are compared first.
 
-decoding: what it adds to the engine's time, which works beside it. adapters: the engine with a LoRA adapter (rank 16,
-attention) in every row, of one or of eight in the run, over the engine without.
+decoding: what it adds to the engine's time, which works beside it. adapters: the engine with a LoRA adapter (rank 4
+of sd-xs, else 16; attention) in every row, of one or of eight in the run, over the engine without.
 
 --rows-from reads the rows as JSON lines, which --write-rows wrote where all that a manifest wants is installed.
 """
@@ -40,7 +40,8 @@ from random_sd import SHAPES, random_pipeline  # noqa: E402
 from darkroom.models.compiled import MODES, compiled, mode_in_use  # noqa: E402
 
 MANIFEST = ROOT / "manifests/latent.yaml"
-ADAPTERS, RANK = (1, 8), 16  # of a run, whose questions have a place for each, up to four
+ADAPTERS = (1, 8)  # of a run, whose questions have a place for each, up to four
+RANKS = {"sd-xs": 4, "sd15": 16, "sdxl": 16}
 COMPARED = ("ddim", "euler", "dpmpp_2m", "unipc")  # pndm mixes noises here, and predictions there
 TOLERANCE = 5e-3  # of pictures in -1..1 by float32 weights: a level of 255 is 8e-3
 GOALS = {"cpu": {"A": 3.0, "B": 1.4}, "cuda": {"A": 3.0, "B": 1.3}}
@@ -110,8 +111,10 @@ def costs(plain: Studio, adapted: dict[int, Studio], rows: list[Row], capacity: 
     for count, studio in adapted.items():
         by_engine(studio, asked[count][:4], capacity)  # warms up
     added, hidden, dearer = [], [], {count: [] for count in adapted}
-    for _ in range(rounds):
-        whole, bare = by_engine(plain, rows, capacity), by_engine(plain, rows, capacity, decode=False)
+    for number in range(rounds):
+        order = (True, False) if number % 2 == 0 else (False, True)
+        by_decoding = {decode: by_engine(plain, rows, capacity, decode=decode) for decode in order}
+        whole, bare = by_decoding[True], by_decoding[False]
         added.append((whole.seconds - bare.seconds) / whole.seconds)
         hidden.append(1 - (whole.seconds - bare.seconds) / whole.decoding)
         for count, studio in adapted.items():
@@ -145,7 +148,7 @@ def main() -> int:
         return 0
     device, dtype = torch.device(asked.device), getattr(torch, asked.dtype)
     pipe = open_pipeline(asked, device, dtype)
-    adapters = [random_adapter(f"a{number}", pipe.unet, RANK) for number in range(max(ADAPTERS))]
+    adapters = [random_adapter(f"a{number}", pipe.unet, RANKS[asked.shape]) for number in range(max(ADAPTERS))]
     studio, *others = (Studio(pipe, MANIFEST.parent, adapters[:count]) for count in (0, *ADAPTERS))
     _compile(asked.compile, pipe, studio, *others)
     many = repeated(rows, asked.rows)
