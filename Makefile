@@ -13,9 +13,8 @@ demo: setup  ## the main job on the embedded model: manifests/demo.yaml -> runs/
 	$(BIN)/darkroom audit runs/demo
 	$(BIN)/darkroom report runs/demo
 
-# A process each for three files of tests at a time, with a Ray and an S3 server of its own: whole jobs wait for much,
-# so two processors keep three. More processors, more of them.
-TEST_PROCESSES ?= 3
+# A process each for two files of tests at a time, with a Ray and an S3 server of its own: more processors, more of them.
+TEST_PROCESSES ?= 2
 
 test: export OMP_NUM_THREADS := 1
 test: setup  ## all tests but the slow ones

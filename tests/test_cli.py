@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from subprocess import PIPE
 
@@ -15,6 +16,7 @@ from ray.exceptions import GetTimeoutError, RayTaskError
 
 from darkroom import cli
 from darkroom.batch.progress import Stalled
+from darkroom.exits import Interrupted, interruptible
 from darkroom.ray_cluster import ClusterError
 from darkroom.storage import StorageError
 from runs import RED, png, tree, write_manifest
@@ -145,3 +147,16 @@ with exits.exit_codes():
         _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM, said
     assert said.startswith("darkroom: interrupted, and not at its end after 0.5 s. Nothing that was committed is lost")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_is_not_lost_where_nothing_can_be_raised(number: int) -> None:
+    class Held:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), number)
+            sum(range(10))  # the handler is called here, and python drops what a destructor raises
+
+    with pytest.raises(Interrupted) as caught, interruptible():
+        Held()
+        time.sleep(10)
+    assert caught.value.code == 128 + number

@@ -42,11 +42,13 @@ def interruptible() -> Iterator[None]:
         return
     from darkroom.storage.patience import wait_again
 
-    interrupt = _Interrupt()
+    interrupt, unraisable = _Interrupt(), sys.unraisablehook
     before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    sys.unraisablehook = lambda lost: interrupt.repeat(lost.exc_value) or unraisable(lost)
     try:
         yield
     finally:
+        sys.unraisablehook = unraisable
         for number, handler in before.items():
             signal.signal(number, handler)
         wait_again()
@@ -66,6 +68,15 @@ class _Interrupt:
         self.told = True
         stop_waiting()
         raise Interrupted(number)
+
+    def repeat(self, lost: BaseException | None) -> bool:
+        """Whether what was raised where nothing can be (a destructor, a weak reference's callback: Python only prints
+        it) is an interruption; it is raised anew a moment later, when the main thread is somewhere else."""
+        if not isinstance(lost, Interrupted):
+            return False
+        self.told = False
+        threading.Timer(0.01, os.kill, (os.getpid(), lost.code - 128)).start()
+        return True
 
 
 @contextmanager
@@ -89,9 +100,9 @@ def ended_when_stuck(verbose: bool) -> Iterator[None]:
 def _end_later(heard: int, verbose: bool) -> None:
     while (number := os.read(heard, 1)) and not isinstance(signal.getsignal(number[0]), _Interrupt):
         pass
-    os.close(heard)
     if not number:
-        return
+        os.close(heard)
+        return  # else it stays open: a signal that comes again must be able to write
     time.sleep(STUCK_SECONDS)
     print(f"darkroom: interrupted, and not at its end after {STUCK_SECONDS:g} s. {KEPT}", file=sys.stderr, flush=True)
     if verbose:
