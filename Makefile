@@ -36,6 +36,7 @@ lint: setup
 bench: setup  ## speed, as printed tables
 	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/job.py
+	$(BIN)/python benchmarks/latent.py
 
 chaos: setup  ## a job, its actors, its nodes killed at fifty moments: what is lost
 	$(BIN)/python benchmarks/chaos.py

@@ -4,7 +4,7 @@
     darkroom evaluate models/cats --data data/cats --classifier models/cats-classifier --out runs/quality
     darkroom evaluate s3://bucket/model --data s3://bucket/mnist --out s3://bucket/quality --count 2000 --guidance 4
     darkroom evaluate if-xs --out runs/quality
-    darkroom evaluate models/sd-xs --out runs/quality
+    darkroom evaluate sd-xs --out runs/quality
     python jobs/evaluate.py runs/mnist-flow-class --data data/mnist --out runs/quality
 
 A network: index.html, samples.png (what was judged wrong is framed) and evaluation.json. Class accuracy, Fréchet

@@ -56,6 +56,13 @@ def test_what_cannot_be_sampled_is_a_sentence(untrained_cascade: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_embedded_latent_model_paints_what_it_is_asked() -> None:
+    """The bounds are those that its card states for 500 pictures, less three standard errors of 100."""
+    quality = sample_and_judge("sd-xs", count=100).quality
+    assert quality.digit_accuracy >= 0.88 and quality.colour_accuracy >= 0.92 and quality.place_accuracy >= 0.95
+
+
+@pytest.mark.slow
 def test_the_embedded_model_paints_what_it_is_asked() -> None:
     """The bounds are those the model card states for 500 pictures, less three standard errors of 100."""
     for quality in sample_and_judge("if-xs", count=100).quality:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     Model = Cascade | Network
 
-EMBEDDED = {"if-xs": Path(__file__).parent / "if_xs"}
+EMBEDDED = {name: Path(__file__).parent / name.replace("-", "_") for name in ("if-xs", "sd-xs")}
 PRESETS = deepfloyd.PRESETS | stable_diffusion.PRESETS
 
 

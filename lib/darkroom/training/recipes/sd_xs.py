@@ -24,9 +24,9 @@ class SdXs(Recipe):
     vae_batch: int = 16
     vae_learning_rate: float = 2e-3
     words_steps: int = 1000
-    draw_steps: int = 8000
-    polish_steps: int = 2000
-    control_steps: int = 2000
+    draw_steps: int = 15_800
+    polish_steps: int = 4000
+    control_steps: int = 1500
     kl_weight: float = 1e-4
     batch: int = 32
     learning_rate: float = 1.5e-3
