@@ -147,7 +147,8 @@ def test_addresses_that_name_nothing() -> None:
     with pytest.raises(ModelError, match="'hf://gpt2' names no repository: wanted hf://owner/name"):
         open_model("hf://gpt2")
     with pytest.raises(
-        ModelError, match=r"no model 'if-m': neither one .*\(if-xs, deepfloyd-xl, deepfloyd-l, deepfloyd-m, sd15, "
+        ModelError,
+        match=r"no model 'if-m': neither one .*\(if-xs, sd-xs, deepfloyd-xl, deepfloyd-l, deepfloyd-m, sd15, ",
     ):
         open_model("if-m")
 

@@ -25,6 +25,7 @@ RECIPE = SdXs(
     words_steps=2,
     draw_steps=6,
     polish_steps=1,
+    control_steps=2,
     batch=4,
     vae_batch=4,
     warmup=1,
@@ -89,7 +90,7 @@ def test_what_training_leaves_is_a_stable_diffusion_pipeline(unbroken: Path) -> 
     latents = pipeline.vae.encode(torch.rand(8, 3, 48, 48) * 2 - 1).latent_dist.mean
     assert latents.shape == (8, 4, 12, 12) and 0.1 < pipeline.vae.config.scaling_factor < 100
     parts = (pipeline.unet, pipeline.vae, pipeline.text_encoder)
-    assert sum(p.numel() for part in parts for p in part.parameters()) < 2.7e6
+    assert sum(p.numel() for part in parts for p in part.parameters()) < 2.8e6
     config = json.loads((unbroken / "config.json").read_text())
     assert (config["name"], config["kind"]) == ("sd-xs", "pipeline")
     assert config["training"]["recipe"]["draw_steps"] == 6
