@@ -22,7 +22,7 @@ import ray
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from toys import save_toy_cascade, save_toy_deepfloyd, save_toy_network, save_toy_sd, save_toy_sd_xs
+from toys import save_toy_cascade, save_toy_deepfloyd, save_toy_network, save_toy_sd
 
 BUCKET = "test-bucket"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # looked at whenever a data set is run, not only when Ray starts
@@ -121,12 +121,6 @@ def toy_sd(tmp_path_factory: pytest.TempPathFactory) -> str:
     for kind in ("sd", "inpaint", "sdxl"):
         save_toy_sd(folder / kind, kind)
     return str(folder)
-
-
-@pytest.fixture(scope="session")
-def toy_sd_xs(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The folder of a latent model of 48 pixels that knows the words of painted scenes, with random weights."""
-    return str(save_toy_sd_xs(tmp_path_factory.mktemp("toy-sd-xs")))
 
 
 @pytest.fixture(scope="session")

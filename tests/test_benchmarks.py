@@ -159,3 +159,14 @@ def test_a_job_makes_the_pictures_of_the_bare_engine(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "benchmarks/job.py", *asked], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "found").read_text())["rounds"][0]["same"] == 16
+
+
+@pytest.mark.slow
+def test_the_embedded_control_network_is_followed() -> None:
+    """The bounds are those that its card states for 200 pictures, less three standard errors of 60."""
+    command = [sys.executable, "benchmarks/control.py", "--rows", "60"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    lines = {line[:18].strip(): line[18:].split() for line in done.stdout.splitlines()[1:]}
+    followed, free = ([float(share[:-1]) for share in lines[name]] for name in ("with the network", "without"))
+    assert followed[0] >= 85 and followed[4] >= 90 and followed[5] >= 85
+    assert followed[4] > free[4] + 10

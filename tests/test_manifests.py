@@ -53,9 +53,10 @@ SD_XS = Abilities(
     latent=True,
     step=4,
     text_layers=2,
+    nets=("canny",),
 )
 SD15 = replace(SD_XS, name="sd15", sizes=(512,), default_size=512, step=8, text_layers=12, sampler="pndm")
-LATENT = ("latent.yaml", "guidance.yaml")  # for models of latents
+LATENT = ("latent.yaml", "guidance.yaml", "control.yaml")  # for models of latents
 OTHERS = {"mnist.yaml": FLOW, "course.yaml": IF, "illusions.yaml": IF}  # those that are for no embedded model
 OTHERS |= dict.fromkeys(LATENT, SD_XS)
 COURSE = {  # the figures of the course, and how many rows each has

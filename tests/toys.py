@@ -12,7 +12,6 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 from transformers import T5Config, T5EncoderModel
 
-from darkroom.models import sd_xs
 from darkroom.models.if_xs import build_scheduler, build_tokenizer
 from darkroom.models.network import build_network, save_network
 from darkroom.models.predictors import UNetPredictor
@@ -20,8 +19,6 @@ from darkroom.sampling.diffusion import Diffusion
 from darkroom.sampling.flow import Flow
 from darkroom.sampling.processes import Process
 from darkroom.storage import open_store
-from darkroom.training.painted_scenes import vocabulary
-from darkroom.training.sd_xs import LatentDiffusion, save_pipeline
 from toy_deepfloyd import save_toy_deepfloyd as save_toy_deepfloyd  # DeepFloyd IF's and the upscaler's own layout
 from toy_sd import save_toy_sd as save_toy_sd  # Stable Diffusion's
 
@@ -57,14 +54,6 @@ def tiny_unet(size: int, *, channels: int = 3, super_resolution: bool = False, s
     )
     process = Diffusion.cosine(learned_variance=True, threshold=(0.95, 1.5))
     return UNetPredictor(unet.eval().requires_grad_(False), process, torch.device("cpu"))
-
-
-def save_toy_sd_xs(folder: Path) -> Path:
-    """`sd-xs` as it is trained, with random weights, in a folder."""
-    torch.manual_seed(0)
-    latent = LatentDiffusion(sd_xs.build_tokenizer(vocabulary()), sd_xs.build_vae(), torch.device("cpu"))
-    save_pipeline(latent, open_store(str(folder)), {"name": "sd-xs", "kind": "pipeline"})
-    return folder
 
 
 def save_toy_cascade(folder: Path, sizes: tuple[int, int] = (8, 16)) -> Path:

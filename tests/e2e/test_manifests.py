@@ -34,33 +34,33 @@ MANIFESTS = sorted(path for suffix in ("yaml", "jsonl", "csv", "parquet") for pa
 ROWS_MADE = 2  # more where there are more tasks: then one of each
 
 
-@pytest.fixture
-def latent(toy_sd_xs: str) -> str:
-    return "sd-xs" if "sd-xs" in EMBEDDED else toy_sd_xs
+CONTROLLED = "control.yaml"
+NETS = {"canny": "sd-xs-canny"}
 
 
 @pytest.fixture
-def model_for(toy_network: str, toy_deepfloyd: str, latent: str) -> Callable[[Path], str]:
+def model_for(toy_network: str, toy_deepfloyd: str) -> Callable[[Path], str]:
     """The embedded model, but for what is asked by label, and what is for DeepFloyd IF or a model of latents."""
     others = {"mnist.yaml": toy_network, "course.yaml": toy_deepfloyd, "illusions.yaml": toy_deepfloyd}
-    others |= dict.fromkeys(("latent.yaml", "guidance.yaml"), latent)
+    others |= dict.fromkeys(("latent.yaml", "guidance.yaml", CONTROLLED), "sd-xs")
     return lambda path: others.get(path.name, "if-xs")
 
 
 def test_there_are_manifests_and_a_model_to_test_them_on() -> None:
     assert FOLDER / "demo.yaml" in MANIFESTS
-    assert (EMBEDDED["if-xs"] / "config.json").is_file(), "the embedded model is not there"
+    assert all((folder / "config.json").is_file() for folder in EMBEDDED.values()), "an embedded model is not there"
 
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
 def test_every_row_can_be_asked_of_its_model(path: Path, model_for: Callable[[Path], str]) -> None:
-    manifest = open_manifest(str(path), abilities(open_model(model_for(path)), scorer=True))
+    model = open_model(model_for(path), control=NETS if path.name == CONTROLLED else None)
+    manifest = open_manifest(str(path), abilities(model, scorer=True))
     sources = {join(manifest.base, source) for task in manifest.tasks() for source in task.sources()}
     for uri in sources:
         assert read_uri(uri), uri
 
 
-@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [path for path in MANIFESTS if path.name != CONTROLLED], ids=lambda path: path.name)
 def test_its_first_rows_are_made(path: Path, tmp_path: Path, model_for: Callable[[Path], str]) -> None:
     model = open_model(model_for(path))
     manifest = open_manifest(str(path), abilities(model, scorer=True))
@@ -83,6 +83,18 @@ def test_its_first_rows_are_made(path: Path, tmp_path: Path, model_for: Callable
         assert one.failure is None
         assert one.picture.shape == (3 if model.stages[0].encodes else channels, size, size)
         assert one.picture.dtype == np.uint8 and one.picture.std() > 6, "a picture, not one colour"
+
+
+def test_edges_are_followed_as_far_as_a_row_says() -> None:
+    """By how far pictures are from that of the same words and noise without a network."""
+    model = open_model("sd-xs", control=NETS)
+    tasks = open_manifest(str(FOLDER / CONTROLLED), abilities(model)).tasks()
+    rows = [task.canonical() for task in tasks if task.id.startswith("scale/")]
+    for row in rows:
+        row["control"] = [use | {"image": str(FOLDER / use["image"])} for use in row["control"]]
+    free, *drawn = (np.asarray(picture, np.float32) for picture in sample(model, rows))
+    apart = [float(np.abs(picture - free).mean()) for picture in drawn]
+    assert len(apart) == 5 and apart[0] > 1 and apart == sorted(apart)
 
 
 def test_every_solver_draws_the_digit() -> None:
@@ -114,8 +126,8 @@ def _embedded(rows: list[dict[str, Any]], model: Cascade, folder: Path) -> Embed
 
 
 FIGURES = {"course.yaml": "toy_deepfloyd", "illusions.yaml": "toy_deepfloyd"}
-FIGURES |= dict.fromkeys(("latent.yaml", "solvers.yaml", "guidance.yaml"), "latent")
-LONG = [pytest.param(name, None, marks=pytest.mark.slow) for name in FIGURES]
+SLOW = ("latent.yaml", "solvers.yaml", "guidance.yaml", CONTROLLED)
+LONG = [pytest.param(name, None, marks=pytest.mark.slow) for name in (*FIGURES, *SLOW)]
 
 
 @pytest.mark.parametrize(("name", "limit"), [("course.yaml", 2), *LONG])
@@ -124,9 +136,11 @@ def test_every_figure_is_made_and_drawn(
 ) -> None:
     """The whole job on DeepFloyd IF's make at 8 and 16 pixels, nine thousand evaluations for the course; and on a model
     of latents."""
-    uri, out, model = str(FOLDER / name), str(tmp_path / "run"), request.getfixturevalue(FIGURES[name])
-    ids = [task.id for task in open_manifest(uri, abilities(open_model(model))).tasks(limit)]
-    outcome = run(Options(uri, out, model, limit=limit), print)
+    model = request.getfixturevalue(FIGURES[name]) if name in FIGURES else "sd-xs"
+    uri, out, nets = str(FOLDER / name), str(tmp_path / "run"), NETS if name == CONTROLLED else {}
+    ids = [task.id for task in open_manifest(uri, abilities(open_model(model, control=nets))).tasks(limit)]
+    control = tuple(f"{name}={place}" for name, place in nets.items())
+    outcome = run(Options(uri, out, model, limit=limit, control=control), print)
     assert (outcome.rows, outcome.failed) == (len(ids), 0)
     assert audit(out).passed
     write_report(out)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import secrets
 import shutil
 import socket
@@ -23,6 +24,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +36,8 @@ LOOPBACK, HEAD_ADDRESS = "127.0.0.1", "127.0.0.2"  # Ray takes the first for the
 OBJECT_STORE_BYTES = 150 * 2**20
 START_SECONDS = 120.0
 # Worth another try: another process took a port meanwhile, or the machine was too busy for Ray's 30 seconds.
-PASSING = ("ddress already in use", "timed out during startup")
+PASSING = ("ddress already in use", "Failed to bind to address", "timed out during startup")
+PORTS = range(20_000, 32_000)  # below those that systems give out by themselves, to any process at any moment
 
 
 @dataclass(frozen=True)
@@ -224,10 +227,20 @@ def _start(cluster: LocalCluster, name: str, address: str, cpus: int, flags: tup
 def _joins(cluster: LocalCluster, process: subprocess.Popen[bytes], address: str) -> bool:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
-        if address in members(cluster):
+        if address in members(cluster) and _listens(cluster.client):
             return True
         time.sleep(0.25)
     return False
+
+
+def _listens(uri: str) -> bool:
+    """Of Ray Client's, which the head starts last."""
+    host, _, port = uri.rpartition("/")[2].partition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError:
+        return False
+    return True
 
 
 def _environment(cluster: LocalCluster) -> dict[str, str]:
@@ -250,12 +263,12 @@ def _record(cluster: LocalCluster) -> LocalCluster:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now; all are held until all are found, so that they differ."""
-    held = [socket.socket() for _ in range(count)]
-    try:
-        for one in held:
-            one.bind(("", 0))
-        return [one.getsockname()[1] for one in held]
-    finally:
-        for one in held:
-            one.close()
+    """Ports that nobody listens on now."""
+    found: list[int] = []
+    for port in random.sample(PORTS, len(PORTS)):
+        with socket.socket() as free, suppress(OSError):
+            free.bind(("", port))
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise ClusterError(f"no {count} free ports from {PORTS.start} to {PORTS.stop - 1} on this machine")
