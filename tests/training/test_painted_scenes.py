@@ -6,12 +6,12 @@ import torch
 
 from darkroom.models.painted_ink import COLOURS, DIGITS, PAPERS
 from darkroom.training.data import load_images, sample_uri
-from darkroom.training.painted_scenes import KINDS, PLACES, Digit, Painting, Scene, draw, paint, vocabulary
+from darkroom.training.painted_scenes import KINDS, PLACES, Digit, Painting, Scene, World, draw, paint, vocabulary
 
 
 def painted(count: int) -> Painting:
     sample = load_images(sample_uri(), "train")
-    return paint(sample.images[..., 0], sample.labels, count, np.random.default_rng(3))
+    return paint(World(sample.images[..., 0], sample.labels), count, np.random.default_rng(3))
 
 
 def test_full_ink_fills_its_frame_in_its_colour_and_paper_is_what_is_left() -> None:
