@@ -24,12 +24,10 @@ sys.path[:0] = [str(ROOT / "lib")]
 
 import darkroom  # noqa: E402
 from darkroom.evaluation.scenes import SceneQuality, SceneWish, judge_scenes  # noqa: E402
-from darkroom.models.edges import canny  # noqa: E402
+from darkroom.models.edges import THRESHOLDS, canny  # noqa: E402
 from darkroom.storage import encode_png  # noqa: E402
 from darkroom.training.data import load_images, sample_uri  # noqa: E402
 from darkroom.training.painted_scenes import World, paint  # noqa: E402
-
-LOW, HIGH = 100, 200  # canny's, with which the network was trained
 
 
 def followed(data: str, count: int, scale: float = 1.0) -> dict[str, tuple[SceneQuality, float, float]]:
@@ -54,7 +52,7 @@ def followed(data: str, count: int, scale: float = 1.0) -> dict[str, tuple[Scene
 def _row(wish: SceneWish, picture: np.ndarray, folder: Path, scale: float) -> dict[str, Any]:
     path = folder / f"{wish.seed}.png"
     path.write_bytes(encode_png(np.ascontiguousarray(picture)))
-    use = {"net": "canny", "image": str(path), "preprocess": "canny", "low": LOW, "high": HIGH, "scale": scale}
+    use = {"net": "canny", "image": str(path), "preprocess": "canny", "scale": scale}
     row = {"task": "text_to_image", "prompt": wish.prompt, "seed": wish.seed, "steps": 30, "guidance": 4}
     return row | {"control": [use]}
 
@@ -72,7 +70,7 @@ def _measured(drawn: list[np.ndarray], given: np.ndarray, wishes: list[SceneWish
 
 
 def _edges(picture: np.ndarray) -> np.ndarray:
-    return canny(picture, LOW, HIGH)[..., 0] > 0
+    return canny(picture, *THRESHOLDS)[..., 0] > 0
 
 
 def _near(edges: np.ndarray) -> np.ndarray:

@@ -24,11 +24,10 @@ from darkroom.manifest.fields import (
     Threshold,
     Timestep,
 )
+from darkroom.models.edges import THRESHOLDS
 from darkroom.sampling.components import make_component
 from darkroom.sampling.names import nearest
 from darkroom.sampling.views import make_view
-
-CANNY = (100.0, 200.0)  # thresholds where none are given
 
 
 class Asks(Frozen):
@@ -165,7 +164,7 @@ class NetUse(Frozen):
 
     @property
     def thresholds(self) -> tuple[float, float]:
-        low, high = CANNY if self.preprocess == "canny" else (0.0, 0.0)
+        low, high = THRESHOLDS if self.preprocess == "canny" else (0.0, 0.0)
         return low if self.low is None else self.low, high if self.high is None else self.high
 
     def canonical(self) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+THRESHOLDS = (100.0, 200.0)  # of canny, low and high: where a row names none, and of the network that is trained here
+
 
 def canny(picture: np.ndarray, low: float, high: float) -> np.ndarray:
     """Edges of a picture uint8 [H, W, 3], RGB: 255 on them and 0 elsewhere, in three equal channels. OpenCV takes each

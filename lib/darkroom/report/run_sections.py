@@ -86,6 +86,13 @@ def section(heading: Heading, part: Part, pictures: Pictures, desk: Desk) -> dic
         sheet = f"sheets/{heading.name}.png"
         shown = f"{part.shown:,} of {part.good:,} · {sentence(common)}"
         desk.write(sheet, draw_sheet(heading.title, shown, cells))
+    drawn = [_on_page(figure, common, heading.title) for figure in figures]
+    return on_page(heading, part, common, sheet=sheet, figures=drawn)
+
+
+def on_page(heading: Heading, part: Part, common: dict[str, str], **drawn: Any) -> dict[str, Any]:
+    """What the page's template takes for a section. common: settings of all its pictures; drawn: what it has of a
+    contact sheet, figures, grids, curves and their table."""
     return {
         "name": heading.name,
         "title": heading.title,
@@ -93,11 +100,12 @@ def section(heading: Heading, part: Part, pictures: Pictures, desk: Desk) -> dic
         "good": part.good,
         "shown": part.shown,
         "common": sentence(common),
-        "sheet": sheet,
-        "figures": [_on_page(figure, common, heading.title) for figure in figures],
+        "sheet": "",
+        "figures": [],
         "grids": [],
         "curves": [],
         "table": None,
+        **drawn,
     }
 
 

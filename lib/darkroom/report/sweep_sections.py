@@ -14,7 +14,7 @@ from darkroom.report.grids import draw_grid, page_size
 from darkroom.report.guidance import guidance_curves
 from darkroom.report.pictures import Pictures
 from darkroom.report.rows import Part, Shown
-from darkroom.report.run_sections import DRAWN_AT_ONCE, Desk, Heading
+from darkroom.report.run_sections import DRAWN_AT_ONCE, Desk, Heading, on_page
 from darkroom.report.sheets import edge, tile
 from darkroom.report.sweeps import Sweep
 
@@ -27,25 +27,15 @@ def sweep_section(heading: Heading, part: Part, found: list[Sweep], pictures: Pi
     drawings, table = guidance_curves(found, pictures)
     for drawing in drawings:
         desk.write(f"sheets/{heading.name}-{drawing.name}.png", drawing.png)
-    return {
-        "name": heading.name,
-        "title": heading.title,
-        "about": heading.about,
-        "good": part.good,
-        "shown": part.shown,
-        "common": sentence(common),
-        "sheet": "",
-        "figures": [],
-        "curves": [
-            {"src": f"sheets/{heading.name}-{drawing.name}.png", "alt": drawing.alt, "size": page_size(drawing.png)}
-            for drawing in drawings
-        ],
-        "table": table,
-        "grids": [
-            _grid(f"sheets/{heading.name}-{number}.png", sweep, common, pictures, desk)
-            for number, sweep in enumerate(found, 1)
-        ],
-    }
+    curves = [
+        {"src": f"sheets/{heading.name}-{drawing.name}.png", "alt": drawing.alt, "size": page_size(drawing.png)}
+        for drawing in drawings
+    ]
+    grids = [
+        _grid(f"sheets/{heading.name}-{number}.png", sweep, common, pictures, desk)
+        for number, sweep in enumerate(found, 1)
+    ]
+    return on_page(heading, part, common, curves=curves, table=table, grids=grids)
 
 
 def _said(sweep: Sweep) -> dict[str, str]:

@@ -8,7 +8,7 @@ from darkroom.storage.masks import read_mask
 from darkroom.storage.paths import join, spelt_otherwise, without_secrets
 from darkroom.storage.squares import Size, read_squares, size_name
 from darkroom.storage.stored_file import StoredFile
-from darkroom.storage.stores import Store, open_store, read_uri, write_uri
+from darkroom.storage.stores import Store, open_store, read_uri, write_folder, write_uri
 
 __all__ = [
     "LocalStore",
@@ -36,5 +36,6 @@ __all__ = [
     "stored_size",
     "to_uint8",
     "without_secrets",
+    "write_folder",
     "write_uri",
 ]

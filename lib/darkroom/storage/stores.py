@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Protocol
 
 from darkroom.storage.local import LocalStore
@@ -62,6 +63,12 @@ class Store(Protocol):
 
     def uri(self, key: str) -> str:
         """The absolute path or s3:// uri of a key, as `read_uri` takes it."""
+
+
+def write_folder(store: Store, folder: Path) -> None:
+    """Every file of a folder on this machine, at its path within it."""
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        store.write(path.relative_to(folder).as_posix(), path.read_bytes())
 
 
 def open_store(uri: str) -> Store:

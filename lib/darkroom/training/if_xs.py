@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from darkroom.models import if_xs
-from darkroom.storage import Store
+from darkroom.storage import Store, write_folder
 from darkroom.training import phases
 from darkroom.training.data import Images, load_images
 from darkroom.training.draws import Draw
@@ -181,8 +181,7 @@ def save_cascade(first: StageTraining, second: StageTraining, store: Store) -> N
         if_xs.build_scheduler().save_pretrained(out / "stage2" / "image_noising_scheduler")
         first.network["text_encoder"].save_pretrained(out / "text_encoder")
         first.tokenizer.save_pretrained(out / "tokenizer")
-        for path in sorted(path for path in out.rglob("*") if path.is_file()):
-            store.write(path.relative_to(out).as_posix(), path.read_bytes())
+        write_folder(store, out)
 
 
 def _train_phase(

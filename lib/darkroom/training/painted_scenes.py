@@ -89,6 +89,7 @@ def vocabulary() -> list[str]:
 
 
 def paint(world: World, count: int, generator: np.random.Generator) -> Painting:
+    """`count` pictures of that world, and prompts for them."""
     scenes, chosen = [], np.zeros((2, count), int)
     for row in range(count):
         chosen[:, row] = generator.integers(len(world.digits), size=2)

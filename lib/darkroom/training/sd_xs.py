@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from darkroom.models import sd_xs
-from darkroom.models.edges import canny
+from darkroom.models.edges import THRESHOLDS, canny
 from darkroom.sampling.diffusion import Diffusion
-from darkroom.storage import Store
+from darkroom.storage import Store, write_folder
 from darkroom.training import phases
 from darkroom.training.data import load_images
 from darkroom.training.draws import Draw
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
 CONTROL = "controlnet-canny"  # the control network's folder, as diffusers saves one
-EDGES = {"low": 100, "high": 200}  # canny's, the manifest's defaults
 FIRST_LOG_VARIANCE = -6.0
 SCALE_PICTURES, SCALE_KEY = 512, 0  # whose latents get a variance of 1, as Stable Diffusion's have
 
@@ -137,13 +136,13 @@ class FollowingEdges(Objective):
 
     def __init__(self, latent: LatentDiffusion) -> None:
         super().__init__(sd_xs.build_control(latent.network["unet"]))
-        self._latent = (latent.requires_grad_(False).eval(),)  # in a tuple: not among the parameters to be learned
+        self._outside = {"latent": latent.requires_grad_(False).eval()}  # not among the parameters to be learned
 
     def inputs(self, batch: Painted) -> tuple[Tensor, ...]:
-        return *self._latent[0].inputs(batch), edges(batch.pictures)
+        return *self._outside["latent"].inputs(batch), edges(batch.pictures)
 
     def forward(self, z0: Tensor, t: Tensor, epsilon: Tensor, ids: Tensor, hint: Tensor) -> Tensor:
-        (latent,) = self._latent
+        latent = self._outside["latent"]
         z_t = latent.process.noise(z0, t, epsilon)
         text = latent.network["text_encoder"](ids).last_hidden_state
         down, middle = self.ask(z_t, t, encoder_hidden_states=text, controlnet_cond=hint, return_dict=False)
@@ -160,7 +159,7 @@ class FollowingEdges(Objective):
 def edges(pictures: Tensor) -> Tensor:
     """Pictures [B, 3, H, W] in [-1, 1] -> hints of the same shape, 0 or 1."""
     whole = ((pictures + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-    maps = np.stack([canny(picture, **EDGES) for picture in whole])
+    maps = np.stack([canny(picture, *THRESHOLDS) for picture in whole])
     return torch.from_numpy(maps).permute(0, 3, 1, 2).float().div(255).to(pictures.device)
 
 
@@ -171,8 +170,8 @@ def encode(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
 
 
 def train_latent(recipe: Settings, data: str, store: Store, worker: Worker, say: Say) -> None:
-    """Trains all parts and leaves a Stable Diffusion pipeline's folder in `store`; run again, it goes on from the last
-    checkpoint."""
+    """Trains all parts and leaves a Stable Diffusion pipeline's folder in `store`, with the control network's in it;
+    run again, it goes on from the last checkpoint."""
     data_set = load_images(data, "train")
     world = World(data_set.images[..., 0], data_set.labels)
 
@@ -234,7 +233,7 @@ def save_pipeline(latent: LatentDiffusion, store: Store, about: dict[str, Any]) 
         out = Path(name)
         pipeline.save_pretrained(out)
         sd_xs.save_merges(latent.tokenizer, out / "tokenizer")
-        _store(out, store)
+        write_folder(store, out)
     store.write("config.json", json.dumps(about, indent=1).encode())
 
 
@@ -242,12 +241,7 @@ def save_control(network: ControlNetModel, store: Store) -> None:
     """In half precision, as diffusers saves one."""
     with tempfile.TemporaryDirectory() as name:
         copy.deepcopy(network).half().save_pretrained(Path(name) / CONTROL)
-        _store(Path(name), store)
-
-
-def _store(folder: Path, store: Store) -> None:
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        store.write(path.relative_to(folder).as_posix(), path.read_bytes())
+        write_folder(store, Path(name))
 
 
 def _paint(world: World, batch: int, key: tuple[int, ...], worker: Worker) -> Painted:
