@@ -32,15 +32,18 @@ class Step:
         return TINY_LIMIT if tiny else (quick and self.quick) or self.limit
 
 
-PICTURES, TRAINING = "gpu_check_pictures", "gpu_check_training"
+PICTURES, LATENTS, TRAINING = "gpu_check_pictures", "gpu_check_latents", "gpu_check_training"
 BENCHMARK, RECIPE = f"{TRAINING}:benchmark", f"{TRAINING}:recipe"
-_IF, _TRAIN = "if_gpu.py", "train_gpu.py"
+_IF, _TRAIN, _LATENT = "if_gpu.py", "train_gpu.py", "latent.py"
+_ON_GPU = ("--device", "cuda", "--dtype", "bfloat16", "--rounds", "1")
 
 # In the order in which they are run: what a goal is stated for comes before what is only to be seen to work, and what
 # takes longest comes last, as all of it shares one time.
 STEPS = {
     "demo": Step("demo.yaml on if-xs through Ray, against the processor", f"{PICTURES}:demo", 150, 90),
     "if": Step("mixed rows at IF-M's shapes, job against engine", f"{PICTURES}:cascade", 240, 120, cascade=True),
+    "latents": Step("latent.yaml and control.yaml on sd-xs, against the processor", f"{LATENTS}:latents", 240, 150),
+    "sd15": Step("mixed rows at SD 1.5's shapes, adapters and control", f"{LATENTS}:stable_diffusion", 240, 150),
     "float32": Step("a row that half precision cannot hold", f"{PICTURES}:in_float32", 70),
     "oom": Step("out of memory: halved, nothing lost", f"{PICTURES}:out_of_memory", 90, cascade=True),
     "auto": Step("--capacity auto", f"{PICTURES}:auto", 90, cascade=True),
@@ -55,6 +58,24 @@ BENCHMARKS = {
         BENCHMARK,
         240,
         arguments=(_IF, "--only", "forward", "--quick", "--limit", "180", "--capacities", "32", "64"),
+    ),
+    "latent-sd15": Step(
+        "latent.py, SD 1.5",
+        BENCHMARK,
+        200,
+        arguments=(_LATENT, *_ON_GPU, "--shape", "sd15", "--rows", "96"),
+    ),
+    "latent-sdxl": Step(
+        "latent.py, SDXL",
+        BENCHMARK,
+        200,
+        arguments=(_LATENT, *_ON_GPU, "--shape", "sdxl", "--rows", "40", "--capacity", "8", "--adapters", "8"),
+    ),
+    "latent-compiled": Step(
+        "latent.py, SD 1.5 compiled",
+        BENCHMARK,
+        400,
+        arguments=(_LATENT, *_ON_GPU, "--shape", "sd15", "--compile", "default", "--rows", "96", "--adapters"),
     ),
     **{
         f"train-{section}": Step(f"train_gpu.py, {section}", BENCHMARK, 200, arguments=(_TRAIN, "--only", section))

@@ -101,7 +101,11 @@ def benchmark(script: str, *arguments: str) -> Any:
     def step(check: Check, found: Found, folder: Path) -> None:
         out = ["--out", str(folder / "model"), *(["--mnist", check.mnist] if check.mnist else [])]
         # Compiling takes a processor minutes, and shows nothing that the step `graphs` does not.
-        more = ["--tiny"] * check.tiny + (out if script == "train_gpu.py" else ["--modes", "off"] * check.tiny)
+        more = ["--tiny"] * check.tiny
+        if script == "train_gpu.py":
+            more += out
+        elif check.tiny:
+            more += ["--modes", "off"] if script == "if_gpu.py" else _TINY_LATENTS
         command = [sys.executable, str(ROOT / "benchmarks" / script), *arguments, *more]
         result = folder / "figures-of-its-own.json"
         done = subprocess.run([*command, "--json", str(result)], cwd=ROOT)
@@ -111,6 +115,9 @@ def benchmark(script: str, *arguments: str) -> Any:
             raise Failed(f"{script} ended with exit code {done.returncode}")
 
     return step
+
+
+_TINY_LATENTS = ["--device", "cpu", "--dtype", "float32", "--compile", "off", "--rows", "8", "--capacity", "4"]
 
 
 def add_leaves(found: Found, value: Any, name: str = "") -> None:
@@ -131,6 +138,13 @@ def add_leaves(found: Found, value: Any, name: str = "") -> None:
 
 
 KEPT = (
+    "rows_per_second",
+    "of_A",
+    "of_B",
+    "adapters 1",
+    "adapters 8",
+    "decoding_added",
+    "decoding_hidden",
     "images_per_second",
     "evaluations_per_second",
     "share",

@@ -148,8 +148,8 @@ def main() -> int:
         return 0
     device, dtype = torch.device(asked.device), getattr(torch, asked.dtype)
     pipe = open_pipeline(asked, device, dtype)
-    adapters = [random_adapter(f"a{number}", pipe.unet, RANKS[asked.shape]) for number in range(max(ADAPTERS))]
-    studio, *others = (Studio(pipe, MANIFEST.parent, adapters[:count]) for count in (0, *ADAPTERS))
+    adapters = [random_adapter(f"a{n}", pipe.unet, RANKS[asked.shape]) for n in range(max(asked.adapters, default=0))]
+    studio, *others = (Studio(pipe, MANIFEST.parent, adapters[:count]) for count in (0, *asked.adapters))
     _compile(asked.compile, pipe, studio, *others)
     many = repeated(rows, asked.rows)
     by_arm = {"A": many[: len(rows)], "B": many, "C": many}
@@ -163,7 +163,7 @@ def main() -> int:
         makes[name](by_arm[name])  # compiles
     rounds = timed(makes, by_arm, asked.rounds)
     table = report(rounds, by_arm, GOALS[device.type])
-    found = costs(studio, dict(zip(ADAPTERS, others, strict=True)), many, asked.capacity, asked.rounds)
+    found = costs(studio, dict(zip(asked.adapters, others, strict=True)), many, asked.capacity, asked.rounds)
     if asked.json:
         asked.json.write_text(json.dumps({"table": table, "rounds": rounds, "difference": far, **found}, indent=2))
     return 0
@@ -194,6 +194,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--capacity", type=int, default=32, help="evaluations per pass of the engine")
+    parser.add_argument("--adapters", type=int, nargs="*", default=ADAPTERS, help="of the runs whose cost is measured")
     parser.add_argument("--threads", type=int, help="of every arm")
     parser.add_argument("--rows-from", type=Path, metavar="FILE")
     parser.add_argument("--write-rows", type=Path, metavar="FILE")

@@ -96,7 +96,8 @@ def _unet(shape: str, tiny: bool) -> UNet2DConditionModel:
     if tiny:
         width = TINY_CLIP[0] * len(CLIPS[shape])
         config |= {"sample_size": 8, "layers_per_block": 1, "cross_attention_dim": width, "attention_head_dim": 2}
-        config |= {"block_out_channels": [32] * len(config["block_out_channels"])}
+        # The last level may be one element large, of which a norm wants more than one channel a group.
+        config |= {"block_out_channels": [*[32] * (len(config["block_out_channels"]) - 2), 64, 64]}
     if tiny and "transformer_layers_per_block" in config:
         config |= {"transformer_layers_per_block": 1, "addition_time_embed_dim": 8}
         config |= {"projection_class_embeddings_input_dim": 6 * 8 + TINY_CLIP[0]}
