@@ -9,7 +9,8 @@
 The rows are those of manifests/latent.yaml that diffusers' pipelines make too, each once and then with other seeds
 until there are --rows. Arm A makes each once; B takes rows with equal scalars together, up to 32; C has all of them in
 flight. All encode prompts and decode pictures, by the same weights. Rounds go A B C, C B A, ...; ratios are medians of
-the rounds'. Where diffusers draws no noise on its way, the arms' pictures are compared first.
+the rounds'. Where diffusers draws no noise on its way, the arms' pictures are compared first; and the engine's rows
+with themselves, alone and in full passes.
 
 decoding: what it adds to the engine's time, which works beside it. adapters: the engine with a LoRA adapter (rank 4
 of sd-xs, else 16; attention) in every row, of one or of eight in the run, over the engine without.
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import sys
 from collections.abc import Callable, Sequence
@@ -34,7 +36,7 @@ sys.path[:0] = [str(ROOT / "lib"), str(ROOT / "benchmarks")]
 
 from adapters import random_adapter  # noqa: E402
 from diffusers.utils import logging  # noqa: E402
-from latent_arms import ARMS, Made, Row, Studio, arms, by_engine, comparable, groups, repeated  # noqa: E402
+from latent_arms import ARMS, Made, Row, Studio, arms, by_engine, comparable, groups, prompts, repeated  # noqa: E402
 from random_sd import SHAPES, random_pipeline  # noqa: E402
 
 from darkroom.models.compiled import MODES, compiled, mode_in_use  # noqa: E402
@@ -66,6 +68,14 @@ def open_pipeline(asked: argparse.Namespace, device: torch.device, dtype: torch.
     return StableDiffusionPipeline.from_pretrained(EMBEDDED.get(asked.model, asked.model)).to(device, dtype)
 
 
+def compare_passes(studio: Studio, rows: Sequence[Row], capacity: int) -> None:
+    """Says how many rows the engine makes the same to the bit with few others and with all."""
+    conditions, few = studio.embedded(prompts(studio, rows)), rows[::4]
+    some, all_ = (by_engine(studio, those, capacity, conditions=conditions).images for those in (few, rows))
+    same = sum(torch.equal(some[row["id"]], all_[row["id"]]) for row in few)
+    print(f"the same to the bit in other passes: {same} of {len(few)} rows", flush=True)
+
+
 def compare(makes: dict[str, Callable[[Sequence[Row]], Made]], rows: Sequence[Row]) -> float:
     """The largest difference of any value between A's pictures and C's."""
     plain = [row for row in rows if row["task"] == "text_to_image" and row.get("sampler") in COMPARED]
@@ -84,7 +94,10 @@ def timed(makes: dict[str, Callable[[Sequence[Row]], Made]], rows: dict[str, lis
     found = []
     for number in range(rounds):
         order = list(makes) if number % 2 == 0 else list(makes)[::-1]
-        entry = {name: len(rows[name]) / makes[name](rows[name]).seconds for name in order}
+        entry: dict[str, float] = {}
+        for name in order:
+            entry[name] = len(rows[name]) / makes[name](rows[name]).seconds
+            print(f"  {name}: {len(rows[name])} rows, {entry[name]:.3g} rows/s", flush=True)  # each may take minutes
         found.append(entry)
         print(f"round {number + 1}: " + ", ".join(f"{name} {entry[name]:.3g}" for name in makes), flush=True)
     return found
@@ -143,6 +156,7 @@ def main() -> int:
     torch.set_num_threads(asked.threads or torch.get_num_threads())
     logging.set_verbosity_error()
     rows = _rows(asked)
+    rows = rows[:: math.ceil(len(rows) / asked.kinds)] if asked.kinds else rows
     if asked.write_rows:
         asked.write_rows.write_text("".join(json.dumps(row) + "\n" for row in rows))
         return 0
@@ -156,6 +170,7 @@ def main() -> int:
     makes = arms(studio, asked.capacity)
     print(f"{asked.shape}, {asked.dtype} on {asked.device}, compile {mode_in_use(studio.predictor)}, {len(rows)} kinds")
     far = compare(makes, repeated(rows, len(rows)))
+    compare_passes(studio, repeated(rows, len(rows)), asked.capacity)
     if dtype == torch.float32 and far > TOLERANCE:
         print("the arms do not make the same pictures: nothing to time", file=sys.stderr)
         return 1
@@ -192,6 +207,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     parser.add_argument("--compile", choices=MODES, default="off")
     parser.add_argument("--rows", type=int, default=200)
+    parser.add_argument("--kinds", type=int, help="of rows, at most; default: all of the manifest's")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--capacity", type=int, default=32, help="evaluations per pass of the engine")
     parser.add_argument("--adapters", type=int, nargs="*", default=ADAPTERS, help="of the runs whose cost is measured")

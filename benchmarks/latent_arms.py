@@ -243,10 +243,17 @@ class Decoding(threading.Thread):
 
 
 @torch.inference_mode()
-def by_engine(studio: Studio, rows: Sequence[Row], capacity: int, decode: bool = True) -> Made:
-    """Arm C. decode: False: the states stay what they are, to see what decoding costs."""
+def by_engine(
+    studio: Studio,
+    rows: Sequence[Row],
+    capacity: int,
+    decode: bool = True,
+    conditions: dict[str, Fields] | None = None,
+) -> Made:
+    """Arm C. decode: False: the states stay what they are, to see what decoding costs. conditions: of the prompts,
+    where they are embedded already."""
     made, began = Made(), now(studio.device)
-    conditions = studio.embedded([key for row in rows for key in condition_keys(row, studio.stage)])
+    conditions = conditions or studio.embedded(prompts(studio, rows))
     engine = Buckets(studio.predictor, capacity, studio.stage.shape)
     decoding = Decoding(studio.predictor.latents)
     for row in rows:
@@ -260,6 +267,10 @@ def by_engine(studio: Studio, rows: Sequence[Row], capacity: int, decode: bool =
     made.images, made.decoding = decoding.made, decoding.seconds
     made.seconds, made.evaluations = now(studio.device) - began, engine.statistics.evaluations
     return made
+
+
+def prompts(studio: Studio, rows: Sequence[Row]) -> list[str]:
+    return [key for row in rows for key in condition_keys(row, studio.stage)]
 
 
 def now(device: torch.device) -> float:

@@ -56,7 +56,7 @@ def trained(folder: Path, name: str, workers: str) -> None:
 def on_one(folder: Path, cascade: str, network: str) -> None:
     prompts.SMALL_ENCODER = 0  # an encoder is not too small for actors of its own
     pictures_of(folder, "shared", ROWS, cascade)
-    unknown, resources.read_hardware = resources.read_hardware, lambda say: LARGE_GPU
+    unknown, resources.read_hardware = resources.read_hardware, lambda asked, say: LARGE_GPU
     pictures_of(folder, "beside", ROWS, cascade)
     resources.read_hardware = unknown
     asked = EmbedOptions(str(folder / "embeddings"), cascade, manifest=str(folder / "manifest-shared/jobs.jsonl"))

@@ -156,7 +156,9 @@ def test_a_dry_run_says_what_it_needs_and_starts_nothing(tmp_path: Path, toy_dee
 def test_what_does_not_fit_is_refused_with_numbers(
     tmp_path: Path, toy_deepfloyd: str, shared_ray: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("darkroom.ray_cluster.resources.read_hardware", lambda say: Hardware(node=10**6, nodes=10**6))
+    monkeypatch.setattr(
+        "darkroom.ray_cluster.resources.read_hardware", lambda asked, say: Hardware(node=10**6, nodes=10**6)
+    )
     with pytest.raises(DoesNotFit, match=r"stage 1 wants \d+ MB, the largest node has 1 MB"):
         run(asked(tmp_path, toy_deepfloyd, capacity=512), lambda line: None)
 

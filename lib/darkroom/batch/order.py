@@ -220,6 +220,7 @@ def set_up(order: Order, work: Work, say: Say) -> Setting:
     numbers = sorted(work.stages)
     wanted = _wanted(order, work, numbers)
     room = find_room(wanted, options.patience, say)
+    asked_hardware = resources.ask_hardware()
     on_gpu = room.gpus > 0
     dtypes = option.stage_dtypes(model, options.dtype, on_gpu)
     stores = prompts.find_stores(model, work.prompts, dtypes, open_store(options.embeddings or options.out).root)
@@ -229,7 +230,7 @@ def set_up(order: Order, work: Work, say: Say) -> Setting:
         say(f"{plural(len(asked), 'prompt')} for {name}, {left:,} of them to encode")
     large = [one for one in missing if not prompts.is_small(model, one)]
     needs = placement.needs(model, numbers, dtypes, options.capacity, on_gpu, [one.encoder for one in large])
-    hardware = resources.read_hardware(say)
+    hardware = resources.read_hardware(asked_hardware, say)
     sized = {need.name: need.on_gpu() for need in needs}
     wanted = [one.with_memory(sized.get(one.name, 0.0)) for one in wanted]
     beside = placement.beside_the_stages(needs, room, hardware) if large else None

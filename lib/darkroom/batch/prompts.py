@@ -228,12 +228,12 @@ def _encode(options: EmbedOptions, model: Model, asked: Mapping[str, Collection[
     phase_of_ray(say, options.address)
     connect(options.address, options.verbose)
     room = find_room([Wanted(ENCODERS)], JOINED_SECONDS if options.address else 0.0, say)
+    asked_hardware = resources.ask_hardware()
     dtypes = stage_dtypes(model, options.dtype, on_gpu=room.gpus > 0)
     stores = find_stores(model, asked, dtypes, root)
     missing = find_missing(model, asked, dtypes, stores)
-    placement.check(
-        [placement.encoder_need(model, one.encoder, dtypes) for one in missing], {}, resources.read_hardware(say)
-    )
+    needs = [placement.encoder_need(model, one.encoder, dtypes) for one in missing]
+    placement.check(needs, {}, resources.read_hardware(asked_hardware, say))
     for one in missing:
         phase(say, f"encoding {plural(len(one.prompts), 'prompt')} by {one.encoder}")
     listener = Listener(

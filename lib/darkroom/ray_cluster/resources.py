@@ -169,12 +169,26 @@ class Hardware:
     gpu_flops: float = 0.0
 
 
-def read_hardware(say: Callable[[str], None]) -> Hardware:
-    """What the cluster's nodes have. Each node with GPUs is asked by a task of its own."""
+@dataclass(frozen=True)
+class AskedHardware:
+    """The nodes that are alive, as Ray has them, and the answers that those with GPUs will give."""
+
+    alive: list[dict[str, Any]]
+    with_gpus: list[dict[str, Any]]
+    answers: list[Any]
+
+
+def ask_hardware() -> AskedHardware:
+    """Asks each node with GPUs by a task of its own, and waits for none: their processes start, and import torch."""
     alive = [node for node in ray.nodes() if node["Alive"]]
-    memory = [node["Resources"].get("memory", 0.0) for node in alive]
     with_gpus = [node for node in alive if node["Resources"].get("GPU", 0)]
-    answers = [_ask(node["NodeID"]) for node in with_gpus]
+    return AskedHardware(alive, with_gpus, [_ask(node["NodeID"]) for node in with_gpus])
+
+
+def read_hardware(asked: AskedHardware, say: Callable[[str], None]) -> Hardware:
+    """What the cluster's nodes have."""
+    with_gpus, answers = asked.with_gpus, asked.answers
+    memory = [node["Resources"].get("memory", 0.0) for node in asked.alive]
     try:
         gpus: list[tuple[float, int]] = ray.get(answers, timeout=ANSWER_SECONDS)
     except (ray.exceptions.RayError, TimeoutError) as error:
