@@ -65,7 +65,7 @@ def inputs(asked: argparse.Namespace, model: UNetPredictor, slots: int, adapters
         names = [f"a{n}" for n in range(adapters)]
         rows = [{names[(row + n) % adapters]: 0.7 for n in range(slots)} for row in range(capacity)]
         fields = [adapter_fields(row, names) for row in rows]
-        parts += [torch.stack([own[name] for own in fields])[:, :slots].contiguous() for name in (NUMBERS, SCALES)]
+        parts += [torch.stack([own[name] for own in fields]) for name in (NUMBERS, SCALES)]
     return [part.to(asked.device) for part in parts]
 
 

@@ -42,7 +42,7 @@ from random_sd import SHAPES, random_pipeline  # noqa: E402
 from darkroom.models.compiled import MODES, compiled, mode_in_use  # noqa: E402
 
 MANIFEST = ROOT / "manifests/latent.yaml"
-ADAPTERS = (1, 8)  # of a run, whose questions have a place for each, up to four
+ADAPTERS = (1, 8)  # of a run
 RANKS = {"sd-xs": 4, "sd15": 16, "sdxl": 16}
 COMPARED = ("ddim", "euler", "dpmpp_2m", "unipc")  # pndm mixes noises here, and predictions there
 TOLERANCE = 5e-3  # of pictures in -1..1 by float32 weights: a level of 255 is 8e-3

@@ -68,10 +68,17 @@ def part(asked: dict[str, Any], places: list[int]) -> dict[str, Any]:
     return {k: part(v, places) if isinstance(v, dict) else v[places] for k, v in asked.items()}
 
 
-def test_rows_with_other_adapters_share_a_pass(unet: Any) -> None:
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [{}, {"a": 1.0}, {"b": 0.6}, {"b": 1.2}, {"a": 0.0}],
+        [{"a": 0.0, "b": 0.0}, {"a": 0.5, "b": 0.5}, {"b": 0.6, "a": -0.4}, {"b": 1.2, "a": 0.0}, {"b": 0.0, "a": 0.0}],
+    ],
+    ids=["one", "two"],
+)
+def test_rows_with_other_adapters_share_a_pass(unet: Any, rows: list[dict[str, float]]) -> None:
     """Each is answered as by a UNet that has its adapters in its weights; one without, to the bit as by the base."""
     adapters = [Adapter(name, "", low_ranks(unet, rank, rank)) for name, rank in (("a", 2), ("b", 5))]
-    rows: list[dict[str, float]] = [{}, {"a": 1.0}, {"b": 0.6, "a": -0.4}, {"b": 1.2}, {"a": 0.0}]
     base, inputs = copy.deepcopy(unet), asked(unet, len(rows))
     hung = Adapters(unet, adapters)
     fields = [adapter_fields(row, ("a", "b")) for row in rows]
@@ -89,6 +96,13 @@ def test_rows_with_other_adapters_share_a_pass(unet: Any) -> None:
     other = part(inputs, [3, 1, 2, 0, 4])
     hung.choose(numbers[[3, 1, 2, 0, 4]], scales[[3, 1, 2, 0, 4]])
     assert torch.equal(unet(**other).sample[[3, 1, 2, 0]], answer[[0, 1, 2, 3]])
+
+
+def test_a_row_pays_for_few_more_adapters_than_it_has() -> None:
+    names = ("a", "b", "c", "d", "e")
+    places = [len(adapter_fields(dict.fromkeys(names[:count], 1.0), names)[NUMBERS]) for count in range(5)]
+    assert places == [1, 1, 2, 4, 4]
+    assert adapter_fields({}, ()) == {}
 
 
 def diffusers_keys(layers: Mapping[str, LowRank]) -> dict[str, Tensor]:

@@ -21,6 +21,7 @@ from darkroom.batch.options import default_dtype
 from darkroom.batch.row_state import RowState, StageRecord, guarded
 from darkroom.batch.scoring import seeds
 from darkroom.batch.stuck import Guard
+from darkroom.models import MOST_ADAPTERS
 from darkroom.models.adapter_files import StoredAdapter
 from darkroom.models.catalog import open_revision
 from darkroom.models.compiled import Mode, compiled, notes_of, warm_up
@@ -100,7 +101,8 @@ class SamplerWorker:
             begin("finding the largest pass that fits the device")
             what = "+".join([self.model.revision, *[net.digest[:16] for net in self.model.nets if beside]])
             largest = predictor.controlled(names) if names else predictor
-            capacity = find_capacity(largest, self.stage, (*fields, *beside), what, self.dtype, share, run)
+            most = self.model.empty_fields(number, MOST_ADAPTERS)
+            capacity = find_capacity(largest, self.stage, (*most, *beside), what, self.dtype, share, run)
         self.predictor = compiled(predictor, compile)
         if compile != "off":
             begin(f"compiling ({compile})")

@@ -18,6 +18,7 @@ from darkroom.models import MOST_ADAPTERS
 from darkroom.models.adapter_files import Adapter
 
 NONE = 0  # the number of no adapter
+PLACES = (1, 2, MOST_ADAPTERS)  # that a question may have for adapters
 
 NUMBERS, SCALES = "adapters", "adapter_scales"  # fields of a question
 
@@ -95,14 +96,21 @@ def _stacked(name: str, adapters: Sequence[Adapter]) -> tuple[Tensor, Tensor]:
     return downs, ups
 
 
+def places_of(count: int) -> int:
+    """S, of a row with so many adapters: 1, 2 or 4. Few kinds of rows, as rows of one kind share passes; and a row with
+    one adapter, or none, does not pay for four."""
+    return next(places for places in PLACES if places >= count)
+
+
 def adapter_fields(own: Mapping[str, float], names: Sequence[str]) -> dict[str, Tensor]:
-    """A row's adapters, its scales by name, as fields of its questions: NUMBERS int64 [S] and SCALES float32 [S].
+    """A row's adapters, its scales by name, as fields of its questions: NUMBERS int64 [S] and SCALES float32 [S], see
+    `places_of`.
 
     names: of all adapters, in the order of their numbers, which the row's come in too. Nothing where there are none.
     """
-    pairs = [(number, own[name]) for number, name in enumerate(names, 1) if name in own]
-    pairs += [(NONE, 0.0)] * (min(len(names), MOST_ADAPTERS) - len(pairs))
-    if not pairs:
+    if not names:
         return {}
+    pairs = [(number, own[name]) for number, name in enumerate(names, 1) if name in own]
+    pairs += [(NONE, 0.0)] * (places_of(len(pairs)) - len(pairs))
     numbers, scales = zip(*pairs, strict=True)
     return {NUMBERS: torch.tensor(numbers), SCALES: torch.tensor(scales, dtype=torch.float32)}

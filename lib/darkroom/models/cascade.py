@@ -159,11 +159,13 @@ class Cascade:
         """How many tokens encoder `name` reads."""
         return self.encodings[name].positions
 
-    def empty_fields(self, number: int) -> tuple[torch.Tensor, ...]:
-        """What stage `number`'s model is told beside state and time: zeros of one question's shapes, in their order."""
+    def empty_fields(self, number: int, adapters: int = 0) -> tuple[torch.Tensor, ...]:
+        """What stage `number`'s model is told beside state and time: zeros of the shapes of one question, in their
+        order, of a row with so many adapters or with all that there are."""
         unet = config_of(self.sources[number - 1], "unet")
         fields = stages.unet_fields(unet, self.encoder_length(self.encoder_of(number)))
-        return (*fields.values(), *self.row_fields(number, {}).values())
+        row = {"adapters": [{"adapter": adapter.name, "scale": 0.0} for adapter in self.adapters[:adapters]]}
+        return (*fields.values(), *self.row_fields(number, row).values())
 
     def row_fields(self, number: int, row: Row) -> Fields:
         """What stage `number`'s model is told of a row whatever it is asked: its adapters."""

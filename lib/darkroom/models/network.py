@@ -230,7 +230,7 @@ class Network:
         """Floating point operations of one evaluation; nothing is loaded."""
         return count_flops(self._meta_pass("float32", 1)[1])
 
-    def empty_fields(self, number: int) -> tuple[Tensor, ...]:
+    def empty_fields(self, number: int, adapters: int = 0) -> tuple[Tensor, ...]:
         """What its network is told beside state and time, of one question: a label, and a noise level of no meaning."""
         return self.condition(""), torch.tensor(0)
 

@@ -1,5 +1,5 @@
-"""Rows whose states have other shapes, or that ask other control networks, do not share a pass: an engine for each
-kind, all of one model on one device."""
+"""Rows whose states have other shapes, that ask other control networks or have more adapters do not share a pass: an
+engine for each kind, all of one model on one device."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ import math
 from typing import Any
 
 from darkroom.sampling.engine import Engine, Failed, Finished, Predictor, Statistics
-from darkroom.sampling.plans import Plan
+from darkroom.sampling.plans import Kind, Plan
 
 Shape = tuple[int, int, int]
-Kind = tuple[Shape, tuple[str, ...]]
-"""Of a row's state, and the control networks that it asks."""
 
 
 def count_of(shape: Shape, count: int, usual: Shape | None) -> int:
@@ -44,7 +42,7 @@ class Buckets:
         """Queues a row; `tag` comes back with its picture."""
         if self.shape is None:
             self.shape = plan.shape
-        kind = (plan.shape, plan.nets)
+        kind = plan.kind
         if kind not in self._engines:
             engine = self._engines[kind] = Engine(self.predictor_of(plan), self.capacity_of(plan.shape))
             engine.statistics = self.statistics

@@ -25,6 +25,8 @@ from darkroom.sampling.views import View, make_view
 
 SAMPLER_VERSION = "1"  # part of every row's key: raise it when rows of every kind would give another picture
 
+Kind = tuple[tuple[int, int, int], tuple[str, ...], tuple[tuple[str, tuple[int, ...]], ...]]
+
 IDENTITY = make_view("identity")
 WHOLE = make_component("whole")
 
@@ -100,6 +102,12 @@ class Plan:
     def nets(self) -> tuple[str, ...]:
         """Names of the control networks that its passes ask."""
         return () if self.control is None else self.control.nets
+
+    @property
+    def kind(self) -> Kind:
+        """Rows of one kind can share a pass: their states and the row's own fields have the same shapes, and they ask
+        the same control networks."""
+        return self.shape, self.nets, tuple((name, tuple(values.shape)) for name, values in self.fields.items())
 
     def told(self, key: str) -> Fields:
         """All that the model is told beside state and time when it is asked with this prompt or label. KeyError."""
