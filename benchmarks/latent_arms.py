@@ -21,6 +21,7 @@ from diffusers import AutoPipelineForImage2Image, AutoPipelineForInpainting
 from PIL import Image
 from torch import Tensor
 
+from darkroom.batch.latents_thread import share_processors
 from darkroom.models.adapter_files import Adapter
 from darkroom.models.adapters import adapter_fields
 from darkroom.models.latents import Latents
@@ -212,12 +213,14 @@ def parts(items: list[Any], size: int) -> list[list[Any]]:
 class Decoding(threading.Thread):
     """A VAE at work beside the engine, one thread and on a GPU one stream, as a sampler worker has it."""
 
-    def __init__(self, latents: Latents) -> None:
+    def __init__(self, latents: Latents, threads: int) -> None:
         super().__init__(daemon=True)
+        self.threads = threads
         self.latents, self.jobs, self.made, self.seconds = latents, queue.SimpleQueue(), {}, 0.0
         self.start()
 
     def run(self) -> None:
+        torch.set_num_threads(self.threads)
         stream = torch.cuda.Stream() if self.latents.device.type == "cuda" else None
         with torch.cuda.stream(stream):
             while jobs := self._gather():
@@ -255,7 +258,10 @@ def by_engine(
     made, began = Made(), now(studio.device)
     conditions = conditions or studio.embedded(prompts(studio, rows))
     engine = Buckets(studio.predictor, capacity, studio.stage.shape)
-    decoding = Decoding(studio.predictor.latents)
+    before = torch.get_num_threads()
+    own, others = share_processors(studio.device)
+    decoding = Decoding(studio.predictor.latents, others)
+    torch.set_num_threads(own)
     for row in rows:
         engine.add(studio.plan(row, conditions), row["id"])
     while not engine.idle:
@@ -264,6 +270,7 @@ def by_engine(
             if decode:
                 decoding.jobs.put((result.tag, result.image))
     decoding.close()
+    torch.set_num_threads(before)
     made.images, made.decoding = decoding.made, decoding.seconds
     made.seconds, made.evaluations = now(studio.device) - began, engine.statistics.evaluations
     return made

@@ -100,6 +100,8 @@ class EngineThread(threading.Thread):
                 self._expected -= 1
 
     def run(self) -> None:
+        if self.latents is not None:
+            torch.set_num_threads(self.latents.engine_threads)
         try:
             while True:
                 self._take_in()

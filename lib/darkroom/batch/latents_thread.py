@@ -25,6 +25,8 @@ from darkroom.sampling.guidance import group
 if TYPE_CHECKING:
     from darkroom.models.latents import Latents
 
+ONE_OF = 8  # of a processor's threads is for pictures: about their part of all that is computed
+
 Job = tuple[Future[Tensor], Tensor, Tensor | None]  # an answer, a state to decode, or a picture and noise to encode
 
 
@@ -43,6 +45,7 @@ class LatentsThread(threading.Thread):
         super().__init__(name=f"latents of {name}", daemon=True)
         self.stage, self.latents, self.shape, self.make_room, self.guard = name, latents, shape, make_room, guard
         self.at_once = latents.at_once
+        self.engine_threads, self.own_threads = share_processors(latents.device)
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._closing = False
         self._ended: ClusterError | None = None
@@ -63,6 +66,7 @@ class LatentsThread(threading.Thread):
         return future
 
     def run(self) -> None:
+        torch.set_num_threads(self.own_threads)
         stream = torch.cuda.Stream() if self.latents.device.type == "cuda" else None
         with torch.cuda.stream(stream) if stream else nullcontext():
             while not self._closing:
@@ -154,6 +158,14 @@ class LatentsThread(threading.Thread):
     def _give_all(self, jobs: list[Job], error: Exception) -> None:
         for future, _, _ in jobs:
             future.set_exception(error)
+
+
+def share_processors(device: torch.device) -> tuple[int, int]:
+    """Of this process' threads, how many an engine and its VAE shall have each, at least one: on a processor two pools
+    of all of them would wait for each other. A thread's `torch.set_num_threads` is for what it computes itself."""
+    threads = torch.get_num_threads()
+    own = max(1, threads // ONE_OF)
+    return (max(1, threads - own), own) if device.type == "cpu" else (threads, threads)
 
 
 def decoded(latents: Latents, states: Sequence[Tensor], shape: Shape) -> list[Tensor]:
