@@ -130,7 +130,7 @@ def test_which_steps_are_run(benchmarks: None) -> None:
     from gpu_check_steps import BENCHMARKS, RECIPES, STEPS, chosen
 
     assert chosen(None, quick=False, recipes=False) == [*STEPS, *BENCHMARKS]
-    assert chosen(None, quick=True, recipes=False) == ["demo", "if", "train"]
+    assert chosen(None, quick=True, recipes=False) == ["demo", "if", "latents", "sd15", "train"]
     assert chosen(["recipes", "oom"], quick=False, recipes=False) == ["oom", *RECIPES]
     assert chosen(["demo"], quick=False, recipes=True) == ["demo", *RECIPES]
 
