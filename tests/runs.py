@@ -74,9 +74,9 @@ def pictures(uri: str) -> dict[str, bytes]:
     }
 
 
-def python_of_readme() -> list[str]:
-    """The blocks of Python in README, which tests run."""
-    text = (Path(__file__).parents[1] / "README.md").read_text()
+def python_of(page: str) -> list[str]:
+    """The blocks of Python on a page, which tests run."""
+    text = (Path(__file__).parents[1] / page).read_text()
     return [part.partition("```")[0] for part in text.split("```python\n")[1:]]
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 import darkroom
 from darkroom.models.scorers import open_scorer
-from runs import python_of_readme
+from runs import python_of
 
 HEAVY = ("torch", "ray", "diffusers", "transformers", "pyarrow", "numpy", "PIL", "typer")
 
@@ -77,7 +77,7 @@ def test_the_examples_in_docstrings(module: str) -> None:
 def test_the_readmes_lines_draw_the_anagram_that_they_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Upright a six, turned over a nine, by the classifier that judges digits."""
     monkeypatch.chdir(tmp_path)
-    exec(python_of_readme()[0], {})
+    exec(python_of("docs/python.md")[0], {})
     picture = Image.open(tmp_path / "six-or-nine.png")
     assert picture.size == (48, 48)
     images = np.stack([np.asarray(seen, np.float32) for seen in (picture, picture.rotate(180))]) / 127.5 - 1

@@ -15,6 +15,11 @@ __all__ = ["DONE", "ENVIRONMENT", "FAILED", "KEPT", "WRONG_INPUT", "exit_codes",
 
 def main() -> None:
     """Entry point of the console command."""
+    command_line()()
+
+
+def command_line() -> typer.Typer:
+    """All commands."""
     from darkroom.submit import commands
     from darkroom.submit.request import job_names
 
@@ -26,4 +31,4 @@ def main() -> None:
         else:
             app.command(name)(job.main)
     commands.add_to(app)
-    app()
+    return app

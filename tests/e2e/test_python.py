@@ -14,7 +14,7 @@ import darkroom
 from darkroom.storage import encode_png
 from e2e.test_deepfloyd import ROWS as FLOYD
 from e2e.test_generate import GOOD
-from runs import pictures, png, python_of_readme, results, write_manifest
+from runs import pictures, png, python_of, results, write_manifest
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_rows_with_pictures_of_their_own_are_a_run(here: Path, toy_model: str, s
 
 def test_readmes_run(here: Path, shared_ray: None) -> None:
     names: dict[str, Any] = {}
-    blocks = python_of_readme()
+    blocks = python_of("docs/python.md")
     exec("\n".join(blocks), names)
     assert names["outcome"].counts == {"anagram": {"ok": 4}}
     run = names["run"]
