@@ -40,16 +40,16 @@ _ON_GPU = ("--device", "cuda", "--dtype", "bfloat16", "--rounds", "1")
 # In the order in which they are run: what a goal is stated for comes before what is only to be seen to work, and what
 # takes longest comes last, as all of it shares one time.
 STEPS = {
-    "demo": Step("demo.yaml on if-xs through Ray, against the processor", f"{PICTURES}:demo", 150, 90),
-    "if": Step("mixed rows at IF-M's shapes, job against engine", f"{PICTURES}:cascade", 240, 120, cascade=True),
-    "latents": Step("latent.yaml and control.yaml on sd-xs, against the processor", f"{LATENTS}:latents", 240, 150),
-    "sd15": Step("mixed rows at SD 1.5's shapes, adapters and control", f"{LATENTS}:stable_diffusion", 240, 150),
-    "float32": Step("a row that half precision cannot hold", f"{PICTURES}:in_float32", 70),
-    "oom": Step("out of memory: halved, nothing lost", f"{PICTURES}:out_of_memory", 90, cascade=True),
-    "auto": Step("--capacity auto", f"{PICTURES}:auto", 90, cascade=True),
-    "train": Step("train mnist-flow-class, evaluate", f"{TRAINING}:train", 300, 100),
-    "retrain": Step("a retraining tick", f"{TRAINING}:retrain", 150),
-    "graphs": Step("--compile graphs", f"{PICTURES}:graphs", 180),
+    "demo": Step("demo.yaml on if-xs through Ray, against the processor", f"{PICTURES}:demo", 240, 180),
+    "if": Step("mixed rows at IF-M's shapes, job against engine", f"{PICTURES}:cascade", 300, 200, cascade=True),
+    "latents": Step("latent.yaml and control.yaml on sd-xs, against the processor", f"{LATENTS}:latents", 420, 300),
+    "sd15": Step("mixed rows at SD 1.5's shapes, adapters and control", f"{LATENTS}:stable_diffusion", 300, 240),
+    "float32": Step("a row that half precision cannot hold", f"{PICTURES}:in_float32", 140),
+    "oom": Step("out of memory: halved, nothing lost", f"{PICTURES}:out_of_memory", 200, cascade=True),
+    "auto": Step("--capacity auto", f"{PICTURES}:auto", 150, cascade=True),
+    "train": Step("train mnist-flow-class, evaluate", f"{TRAINING}:train", 400, 240),
+    "retrain": Step("a retraining tick", f"{TRAINING}:retrain", 300),
+    "graphs": Step("--compile graphs", f"{PICTURES}:graphs", 300),
 }
 BENCHMARKS = {
     "if-mix": Step("if_gpu.py, mix", BENCHMARK, 240, arguments=(_IF, "--only", "mix", "--quick", "--limit", "200")),
@@ -62,19 +62,19 @@ BENCHMARKS = {
     "latent-sd15": Step(
         "latent.py, SD 1.5",
         BENCHMARK,
-        200,
+        400,
         arguments=(_LATENT, *_ON_GPU, "--shape", "sd15", "--rows", "96"),
     ),
     "latent-sdxl": Step(
         "latent.py, SDXL",
         BENCHMARK,
-        200,
+        400,
         arguments=(_LATENT, *_ON_GPU, "--shape", "sdxl", "--rows", "40", "--capacity", "8", "--adapters", "8"),
     ),
     "latent-compiled": Step(
         "latent.py, SD 1.5 compiled",
         BENCHMARK,
-        400,
+        800,
         arguments=(_LATENT, *_ON_GPU, "--shape", "sd15", "--compile", "default", "--rows", "96", "--adapters"),
     ),
     **{
