@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from darkroom.models.errors import ModelError
+from darkroom.models.errors import ModelError, refuse_replaced
 from darkroom.models.sources import Source, file_sha256, open_source, read_json
 
 METADATA = "lora_adapter_metadata"  # where diffusers' files say rank and alpha, as JSON
@@ -90,9 +90,7 @@ class StoredAdapter:
     def load(self, targets: Mapping[str, tuple[int, int]]) -> Adapter:
         """See `read_adapter`; ModelError too where the file is another by now."""
         adapter = read_adapter(self.name, self.address, targets)
-        if adapter.digest != self.digest:
-            found = f"{adapter.digest[:16]} lies at {self.address} now"
-            raise ModelError(f"the adapter {self.name!r} was {self.digest[:16]} when the run began, and {found}")
+        refuse_replaced(f"the adapter {self.name!r}", self.address, self.digest, adapter.digest)
         return adapter
 
 

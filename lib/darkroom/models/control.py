@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from darkroom.models.errors import ModelError
+from darkroom.models.errors import ModelError, refuse_replaced
 from darkroom.models.sources import Source, folder_digest, open_source, read_json
 from darkroom.models.weights import DIFFUSERS, load_module
 
@@ -81,11 +81,7 @@ class StoredNet:
     def load(self, device: torch.device, dtype: str) -> ControlNetModel:
         """With its weights on the device. ModelError where the files are other ones by now."""
         source = _source(self.address)
-        if (found := folder_digest(source)) != self.digest:
-            is_now = f"{found[:16]} lies at {self.address} now"
-            raise ModelError(
-                f"the control network {self.name!r} was {self.digest[:16]} when the run began, and {is_now}"
-            )
+        refuse_replaced(f"the control network {self.name!r}", self.address, self.digest, folder_digest(source))
         return load_module(source, "", DIFFUSERS, lambda: build_net(self.config), device, dtype)
 
     def record(self) -> dict[str, str]:

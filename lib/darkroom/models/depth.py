@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from darkroom.models.errors import ModelError
+from darkroom.models.errors import ModelError, refuse_replaced
 from darkroom.models.sources import folder_digest, open_source, read_json
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
@@ -66,9 +66,7 @@ def _opened(stored: StoredDepth) -> tuple[Any, Any]:
     from transformers import AutoImageProcessor, AutoModelForDepthEstimation
 
     source = open_source(stored.address)
-    if (found := folder_digest(source)) != stored.digest:
-        was, now = stored.digest[:16], found[:16]
-        raise ModelError(f"the depth model {stored.address} was {was} when the run began, and {now} lies there now")
+    refuse_replaced("the depth model", stored.address, stored.digest, folder_digest(source))
     folder = source.fetch([name for name in source.names() if name.endswith((".json", ".safetensors"))])
     own: dict[str, Any] = {"local_files_only": True}
     try:
