@@ -4,6 +4,7 @@
     darkroom evaluate models/cats --data data/cats --classifier models/cats-classifier --out runs/quality
     darkroom evaluate s3://bucket/model --data s3://bucket/mnist --out s3://bucket/quality --count 2000 --guidance 4
     darkroom evaluate if-xs --out runs/quality
+    darkroom evaluate if-xs --out runs/quality --steps 15 --spacing trailing --guidance 5
     darkroom evaluate sd-xs --out runs/quality
     python jobs/evaluate.py runs/mnist-flow-class --data data/mnist --out runs/quality
 
@@ -33,7 +34,12 @@ def main(
     count: Annotated[
         int | None, typer.Option(min=1, help="of a network for each of 3 seeds 1000; of a cascade 500")
     ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="of a network")] = 50,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="of a network 50; of a cascade these instead of --stride")
+    ] = None,
+    spacing: Annotated[
+        str | None, typer.Option(help="of a cascade's --steps, as in a manifest: leading, linspace, trailing")
+    ] = None,
     sampler: Annotated[str | None, typer.Option(help="of a network, as in a manifest: dpmpp_2m, heun, ...")] = None,
     stride: Annotated[int, typer.Option(min=1, help="of a cascade's timesteps; 30 makes 34 steps")] = 30,
     guidance: Annotated[float | None, typer.Option(help="of a network or pipeline 5, of a cascade's stage I 7")] = None,
@@ -52,7 +58,7 @@ def main(
 
             if data is None:
                 raise ValueError(f"{model} is a network: --data wants the data set to measure it against")
-            sampling = Sampling(count or 1000, steps, 5.0 if guidance is None else guidance, sampler, seed)
+            sampling = Sampling(count or 1000, steps or 50, 5.0 if guidance is None else guidance, sampler, seed)
             judge = Classifier.open(classifier) if classifier else None
             print(write_evaluation(evaluate_network(opened, data, sampling, classifier=judge), out))
             print(f"index.html lies in {out}")
@@ -62,7 +68,7 @@ def main(
 
         if classifier is not None:
             raise ValueError(f"--classifier judges a network's pictures; {model} paints digits")
-        evaluation = sample_and_judge(model, count or 500, stride, guidance, seed)
+        evaluation = sample_and_judge(model, count or 500, stride, guidance, seed, steps=steps, spacing=spacing)
         print(f"{write_cascade_evaluation(evaluation, out)}\nquality.json and the contact sheets lie in {out}")
 
 

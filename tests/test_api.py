@@ -37,5 +37,5 @@ def test_what_evaluate_refuses(toy_network: str) -> None:
         darkroom.evaluate(toy_network)
     with pytest.raises(TypeError, match=r"evaluate\(\) has no option 'stride'; wanted count, steps, guidance,"):
         darkroom.evaluate(toy_network, sample_uri(), stride=3)
-    with pytest.raises(TypeError, match=r"evaluate\(\) has no option 'steps'; wanted count, stride,"):
-        darkroom.evaluate("if-xs", steps=3)
+    with pytest.raises(TypeError, match=r"evaluate\(\) has no option 'sampler'; wanted count, stride,"):
+        darkroom.evaluate("if-xs", sampler="ddim")

@@ -96,8 +96,8 @@ def evaluate(
 
     A network is held against an ingested data set (`data`), by the embedded classifier of digits or by `classifier`,
     another's folder; options: count (of pictures for each of three seeds), steps, guidance, sampler, seed. A cascade of
-    painted digits wants neither; options: count, stride, guidance, seed. out: a folder or uri for a page or contact
-    sheets; None: nothing is written. Raises ValueError where model, data and classifier do not fit.
+    painted digits wants neither; options: count, stride or steps and spacing, guidance, seed. out: a folder or uri for
+    a page or contact sheets; None: nothing is written. Raises ValueError where model, data and classifier do not fit.
 
     >>> import darkroom
     >>> found = darkroom.evaluate("models/flow", "data/mnist", count=200)   # doctest: +SKIP
@@ -118,7 +118,7 @@ def evaluate(
         raise ValueError(f"{opened.name} is a cascade of painted digits, which is judged without data or classifier")
     from darkroom.evaluation import sample_and_judge
 
-    _refuse_unknown("evaluate", options, ("count", "stride", "guidance", "seed"))
+    _refuse_unknown("evaluate", options, ("count", "stride", "steps", "spacing", "guidance", "seed"))
     found = sample_and_judge(model if isinstance(model, str) else opened.address, **options)
     if out is not None:
         from darkroom.report.cascade import write_cascade_evaluation

@@ -21,15 +21,24 @@ def test_eighty_wishes_are_every_digit_in_every_colour() -> None:
     assert {(a.digit, a.colour) for a in asked[:80]} == {(d, c) for d in range(10) for c in COLOURS}
     assert np.bincount([a.digit for a in asked]).tolist() == [50] * 10
     assert [a.seed for a in asked] == list(range(9, 509))
-    assert asked[7].prompt == "a red seven"
+    assert asked[7].prompt == "a red seven on black"
+
+
+def test_wishes_take_every_paper_in_turn_and_none_of_their_ink() -> None:
+    asked = balanced(160)
+    assert {(a.digit, a.colour, a.paper) for a in asked} == {
+        (d, c, paper) for d in range(10) for c in COLOURS for paper in ("white", "black") if paper != c
+    }
+    papers = [a.paper for a in balanced(500, papers=("white", "black", "yellow", "grey"))]
+    assert all(110 <= papers.count(paper) <= 140 for paper in ("white", "black", "yellow", "grey"))
 
 
 def test_a_sheet_frames_what_is_wrong(tmp_path: Path) -> None:
-    """Two red ones, the second of which was to be a blue one: framed; the first is not."""
+    """Two red ones, the second of which was to be on black: framed; the first is not."""
     sample = load_images(sample_uri(), "test")
     mask = torch.from_numpy(sample.images[sample.labels == 1][:2, :, :, 0].copy()).float()[:, None, 2:26, 2:26] / 255
     red, white = (torch.tensor([COLOURS[name]] * 2) / 127.5 - 1 for name in ("red", "white"))
-    sheet = cascade_sheet(_blend(mask, red, white), [Wish(1, "red", 0), Wish(1, "blue", 1)])
+    sheet = cascade_sheet(_blend(mask, red, white), [Wish(1, "red", "white", 0), Wish(1, "red", "black", 1)])
     (tmp_path / "sheet.png").write_bytes(sheet)
     image = np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB"))
     framed = (image == [int(WRONG[i : i + 2], 16) for i in (1, 3, 5)]).all(axis=2).any(axis=0).nonzero()[0]
@@ -45,6 +54,7 @@ def test_a_whole_cascade_is_sampled_judged_and_written_down(untrained_cascade: P
     record = json.loads((tmp_path / "quality.json").read_text())
     assert (record["count"], record["guidance"], record["seed"]) == (3, 2.0, 4)
     assert set(record["quality"]) == {"24", "48"} and record["quality"]["24"]["count"] == 3
+    assert set(record["quality"]["24"]["per_paper"]) == {"white", "black"}
     assert {path.name for path in tmp_path.glob("*.png")} == {"sheet-24.png", "sheet-48.png"}
     again = sample_and_judge(str(untrained_cascade), count=3, stride=500, guidance=2.0, seed=4, stages=1)
     assert len(again.pictures) == 1 and torch.equal(again.pictures[0], evaluation.pictures[0])
@@ -53,6 +63,21 @@ def test_a_whole_cascade_is_sampled_judged_and_written_down(untrained_cascade: P
 def test_what_cannot_be_sampled_is_a_sentence(untrained_cascade: Path) -> None:
     with pytest.raises(ValueError, match="wanted 1 to 2 stages and some pictures, got 3 and 4"):
         sample_and_judge(str(untrained_cascade), count=4, stages=3)
+    with pytest.raises(ValueError, match="unknown spacing 'trail', did you mean 'trailing'"):
+        sample_and_judge(str(untrained_cascade), steps=15, spacing="trail")
+
+
+def test_steps_and_their_spacing_are_those_of_a_row(untrained_cascade: Path) -> None:
+    """One step stands at 0 where it is leading, and at 999 where it is trailing: the pictures differ."""
+    options = {"count": 1, "stages": 1, "steps": 1}
+    leading = sample_and_judge(str(untrained_cascade), **options)
+    trailing = sample_and_judge(str(untrained_cascade), **options, spacing="trailing")
+    assert (trailing.settings["steps"], trailing.settings["spacing"], "stride" in trailing.settings) == (
+        1,
+        "trailing",
+        False,
+    )
+    assert not torch.equal(leading.pictures[0], trailing.pictures[0])
 
 
 @pytest.mark.slow

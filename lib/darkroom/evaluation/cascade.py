@@ -1,5 +1,5 @@
-"""Measures what paints digits: of a cascade, samples "a red seven" for every digit and colour, of a latent pipeline
-scenes of every kind; and judges what comes out."""
+"""Measures what paints digits: of a cascade, samples "a red seven on white" for every digit and colour on every paper,
+of a latent pipeline scenes of every kind; and judges what comes out."""
 
 from __future__ import annotations
 
@@ -15,10 +15,14 @@ from darkroom.evaluation.scenes import SceneQuality, SceneWish, balanced_scenes,
 from darkroom.models.cascade import Cascade
 from darkroom.models.catalog import open_model
 from darkroom.models.painted_ink import COLOURS, DIGITS
+from darkroom.sampling.grids import SPACINGS
+from darkroom.sampling.names import unknown
 from darkroom.sampling.plans import Inputs, condition_keys, make_plan
 from darkroom.sampling.run import walk_plans
+from darkroom.training.painted_digits import BACKGROUNDS
 
 CAPACITY = 32
+SHOWN = len(DIGITS) * len(COLOURS)  # wishes that are every digit in every colour
 
 
 @dataclass(frozen=True)
@@ -27,11 +31,12 @@ class Wish:
 
     digit: int
     colour: str
+    paper: str
     seed: int
 
     @property
     def prompt(self) -> str:
-        return f"a {self.colour} {DIGITS[self.digit]}"
+        return f"a {self.colour} {DIGITS[self.digit]} on {self.paper}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +60,8 @@ class CascadeEvaluation:
         return "\n".join(
             f"{size} px, {q.count} pictures: "
             f"digit {q.digit_accuracy:.1%} (worst: {q.worst['digit']}, {min(q.per_digit.values()):.0%}), "
-            f"colour {q.colour_accuracy:.1%} (worst: {q.worst['colour']}, {min(q.per_colour.values()):.0%})"
+            f"colour {q.colour_accuracy:.1%} (worst: {q.worst['colour']}, {min(q.per_colour.values()):.0%}), "
+            f"paper {q.paper_accuracy:.1%} (worst: {q.worst['paper']}, {min(q.per_paper.values()):.0%})"
             for size, q in zip(sizes, self.quality, strict=True)
         )
 
@@ -87,10 +93,16 @@ class SceneEvaluation:
         )
 
 
-def balanced(count: int, seed: int = 0) -> list[Wish]:
-    """Every digit in every colour, digits fastest: ten in a row are all digits, the first 80 all there is."""
-    names = list(COLOURS)
-    return [Wish(i % 10, names[i // 10 % len(names)], seed + i) for i in range(count)]
+def balanced(count: int, seed: int = 0, papers: Sequence[str] = BACKGROUNDS) -> list[Wish]:
+    """Every digit in every colour, digits fastest: ten in a row are all digits, the first 80 all there is of both. The
+    papers take turns; none is of its ink's colour."""
+    wishes = []
+    for number in range(count):
+        colour = list(COLOURS)[number // 10 % len(COLOURS)]
+        others = [paper for paper in papers if paper != colour]
+        paper = others[(number + number // 10 + number // SHOWN) % len(others)]
+        wishes.append(Wish(number % 10, colour, paper, seed + number))
+    return wishes
 
 
 def sample_and_judge(
@@ -100,44 +112,46 @@ def sample_and_judge(
     guidance: float | None = None,
     seed: int = 0,
     stages: int | None = None,
+    steps: int | None = None,
+    spacing: str | None = None,
 ) -> CascadeEvaluation | SceneEvaluation:
     """Samples `count` balanced prompts with stages 1 .. `stages` (default all) of an embedded model or a folder.
 
-    Stride 30 makes 34 steps; guidance is 7 for a cascade and 5 for a pipeline unless given. Raises ValueError for what
-    cannot be sampled or judged.
+    Stride 30 makes 34 steps; `steps`, spaced as a row's `spacing` says, are instead of it. Guidance is 7 for a cascade
+    and 5 for a pipeline unless given. Raises ValueError for what cannot be sampled or judged.
     """
     cascade = open_model(model)
     stages = len(cascade.stages) if stages is None else stages
     if not 1 <= stages <= len(cascade.stages) or count < 1:
         raise ValueError(f"wanted 1 to {len(cascade.stages)} stages and some pictures, got {stages} and {count}")
+    if spacing is not None and spacing not in SPACINGS:
+        raise unknown("spacing", spacing, SPACINGS)
     scenes = cascade.config.get("kind") == "pipeline"
     guidance = (5.0 if scenes else 7.0) if guidance is None else guidance
     began, wishes = time.monotonic(), balanced_scenes(count, seed) if scenes else balanced(count, seed)
-    pictures = _sample(cascade, wishes, stride, guidance, stages)
+    schedule = {"stride": stride} if steps is None else {"steps": steps, "spacing": spacing}
+    pictures = _sample(cascade, wishes, {**schedule, "guidance": guidance}, stages)
     settings = {
         "model": cascade.name,
         "model_revision": cascade.revision,
         "count": count,
-        "stride": stride,
+        **schedule,
         "guidance": guidance,
         "seed": seed,
     }
     if scenes:
         quality = judge_scenes(pictures[0], wishes)
         return SceneEvaluation(wishes, pictures[0], quality, settings, time.monotonic() - began)
-    digits, colours = [a.digit for a in wishes], [a.colour for a in wishes]
-    quality = [judge(images, digits, colours) for images in pictures]
+    asked = [a.digit for a in wishes], [a.colour for a in wishes], [a.paper for a in wishes]
+    quality = [judge(images, *asked) for images in pictures]
     return CascadeEvaluation(wishes, pictures, quality, settings, time.monotonic() - began)
 
 
 def _sample(
-    cascade: Cascade, wishes: Sequence[Wish | SceneWish], stride: int, guidance: float, stages: int
+    cascade: Cascade, wishes: Sequence[Wish | SceneWish], settings: dict[str, object], stages: int
 ) -> list[Tensor]:
-    rows = [
-        {"task": "text_to_image", "prompt": a.prompt, "negative_prompt": "", "seed": a.seed}
-        | {"guidance": guidance, "stride": stride}
-        for a in wishes
-    ]
+    common = {"task": "text_to_image", "negative_prompt": "", **settings}
+    rows = [{**common, "prompt": wish.prompt, "seed": wish.seed} for wish in wishes]
     cpu = torch.device("cpu")
     keys = list(dict.fromkeys(key for row in rows for key in condition_keys(row)))
     embedded = dict(zip(keys, cascade.text_encoder(cpu).encode(keys), strict=True))

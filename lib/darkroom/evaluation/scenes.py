@@ -12,7 +12,7 @@ from torch import Tensor
 
 from darkroom.evaluation.digits import NOTHING, shares
 from darkroom.models.classifier import mnist_classifier
-from darkroom.models.painted_ink import COLOURS, DIGITS, PAPERS, boxes, fitted, ink, paper_of, read_ink
+from darkroom.models.painted_ink import COLOURS, DIGITS, PAPERS, boxes, fitted, ink, paper_names, read_ink
 from darkroom.training.painted_scenes import KINDS, PLACES, PREFIXES, SIDE
 
 INKY = 0.008  # of a picture's pixels, which even a small "one" covers wholly
@@ -141,8 +141,7 @@ def verdict(picture: Tensor, wish: SceneWish) -> tuple[bool, bool, bool, bool]:
     """Whether digits, colours, paper and place are as asked."""
     parts = picture[None].chunk(len(wish.digits), dim=3)
     seen = see(torch.cat(parts))
-    papers = torch.tensor(list(PAPERS.values())) / 127.5 - 1
-    paper = list(PAPERS)[torch.cdist(paper_of(picture[None]), papers).argmin()]
+    (paper,) = paper_names(picture[None])
     place = all(_placed(box, wish.kind) for box in seen.boxes)
     colour = all(asked in ("", found) for asked, found in zip(wish.colours, seen.colours, strict=True))
     return tuple(seen.digits) == wish.digits, colour, wish.paper in ("", paper), place

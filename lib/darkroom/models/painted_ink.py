@@ -82,6 +82,13 @@ def paper_of(pictures: Tensor) -> Tensor:
     return _border(pictures).median(dim=2).values
 
 
+def paper_names(pictures: Tensor) -> list[str]:
+    """Of PAPERS, the one whose colour is nearest to what most of the border shows."""
+    named = torch.tensor(list(PAPERS.values()), device=pictures.device) / 127.5 - 1
+    nearest = torch.cdist(paper_of(pictures.float().clamp(-1, 1)), named).argmin(dim=1)
+    return [list(PAPERS)[index] for index in nearest.tolist()]
+
+
 def as_digits(map_of_ink: Tensor) -> Tensor:
     """A map of ink [N, 1, S, S], S 24 or 48, in MNIST's frame, [N, 1, 28, 28]: painting left its margin of 2 away."""
     size = map_of_ink.shape[-1]

@@ -7,15 +7,14 @@ import json
 
 from torch import Tensor
 
-from darkroom.evaluation.cascade import CascadeEvaluation, SceneEvaluation, Wish
+from darkroom.evaluation.cascade import SHOWN, CascadeEvaluation, SceneEvaluation, Wish
 from darkroom.evaluation.digits import recognise
 from darkroom.evaluation.scenes import SceneWish, verdict
-from darkroom.models.painted_ink import COLOURS, DIGITS
+from darkroom.models.painted_ink import DIGITS
 from darkroom.report.evaluation import framed_sheet
 from darkroom.storage import open_store
 from darkroom.training.painted_scenes import KINDS
 
-SHOWN = len(DIGITS) * len(COLOURS)  # every digit in every colour
 SIDE = 96
 
 
@@ -32,12 +31,12 @@ def write_cascade_evaluation(evaluation: CascadeEvaluation | SceneEvaluation, ou
 
 
 def cascade_sheet(pictures: Tensor, wishes: list[Wish]) -> bytes:
-    """PNG of pictures [N, 3, S, S] in [-1, 1], N <= 80: zero to nine, a colour a row; a frame where another digit or
-    colour is seen than was wished for."""
+    """PNG of pictures [N, 3, S, S] in [-1, 1], N <= 80: zero to nine, a colour a row; a frame where another digit,
+    colour or paper is seen than was wished for."""
     seen = recognise(pictures)
     wrong = [
-        (wish.digit, wish.colour) != (digit, colour)
-        for wish, digit, colour in zip(wishes, seen.digits, seen.colours, strict=True)
+        (wish.digit, wish.colour, wish.paper) != tuple(found)
+        for wish, *found in zip(wishes, seen.digits, seen.colours, seen.papers, strict=True)
     ]
     rows = [wish.colour for wish in wishes[:: len(DIGITS)]]
     return framed_sheet((pictures + 1) / 2, wrong, rows, DIGITS, SIDE)
