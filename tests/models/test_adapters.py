@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,16 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from darkroom.manifest import parse_task
 from darkroom.models.adapter_files import Adapter, LowRank, Scales, parse_adapter, read_adapter
 from darkroom.models.adapters import NUMBERS, SCALES, Adapters, adaptable_layers, adapter_fields
 from darkroom.models.errors import ModelError
+from darkroom.models.predictors import UNetPredictor
+from darkroom.sampling.buckets import Buckets
+from darkroom.sampling.diffusion import Diffusion
+from darkroom.sampling.plans import Plan, make_plan
+from darkroom.sampling.stage import Inputs, Stage
+from toy_sd import SIDE, WIDTH
 from toy_sd import unet as toy_unet
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "net.0.proj")
@@ -103,6 +111,59 @@ def test_a_row_pays_for_few_more_adapters_than_it_has() -> None:
     places = [len(adapter_fields(dict.fromkeys(names[:count], 1.0), names)[NUMBERS]) for count in range(5)]
     assert places == [1, 1, 2, 4, 4]
     assert adapter_fields({}, ()) == {}
+
+
+NAMES = tuple("abcdefghi")
+
+
+def plans(uses: list[dict[str, float]]) -> list[Plan]:
+    """Rows of three steps with these adapters."""
+    stage = Stage(1, SIDE, 4, Diffusion.scaled_linear(), factor=1)
+    generator = torch.Generator().manual_seed(3)
+    conditions = {key: torch.randn(6, WIDTH, generator=generator) for key in ("a red one", "")}
+    row = parse_task({"task": "text_to_image", "prompt": "a red one", "steps": 3}).canonical()
+    return [
+        make_plan(row | {"seed": seed}, stage, Inputs(conditions, fields=adapter_fields(use, NAMES)))
+        for seed, use in enumerate(uses)
+    ]
+
+
+def test_more_adapters_than_there_is_room_for_take_turns() -> None:
+    """Rows get the bits that they have where all lie on the device, and what a row uses stays while it is under way."""
+    torch.manual_seed(0)
+    base = toy_unet("sd").eval().requires_grad_(False)
+    adapters = [Adapter(name, "", low_ranks(base, 2 + place % 2, place)) for place, name in enumerate(NAMES)]
+    uses: list[dict[str, float]] = [{name: 0.8} for name in NAMES] + [{}, {"a": 0.5, "i": 0.5}, {"b": 1.0}]
+    uses += [dict.fromkeys("efgh", 0.3), dict.fromkeys("abcd", 0.3), {"c": 0.0}]
+    images = []
+    for room in (math.inf, 0):
+        unet = copy.deepcopy(base)
+        predictor = UNetPredictor(unet, Diffusion.scaled_linear(), torch.device("cpu"), None, False, adapters, room)
+        assert predictor.adapters is not None and predictor.adapters.places == (9 if room else 4)
+        before = predictor.adapters._place_of.clone()
+        engine, done = Buckets(predictor, 6), {}
+        for number, plan in enumerate(plans(uses)):
+            engine.add(plan, number)
+        for _ in range(200):
+            done |= {result.tag: result.image for result in engine.advance()}
+        assert engine.idle and not any(predictor.adapters._users.values())
+        assert torch.equal(before, predictor.adapters._place_of) == (room > 0)
+        images.append(done)
+    assert all(torch.equal(images[0][number], images[1][number]) for number in range(len(uses)))
+
+
+def test_rows_that_are_given_up_hold_nothing() -> None:
+    torch.manual_seed(0)
+    unet = toy_unet("sd").eval().requires_grad_(False)
+    adapters = [Adapter(name, "", low_ranks(unet, 2, place)) for place, name in enumerate(NAMES)]
+    predictor = UNetPredictor(unet, Diffusion.scaled_linear(), torch.device("cpu"), None, False, adapters, 0)
+    first, second = plans([dict.fromkeys("abcd", 0.3), dict.fromkeys("efgh", 0.3)])
+    engine = Buckets(predictor, 2)
+    engine.add(first)
+    engine.advance()
+    assert not predictor.admit(second)
+    engine.abandon()
+    assert predictor.admit(second)
 
 
 def diffusers_keys(layers: Mapping[str, LowRank]) -> dict[str, Tensor]:

@@ -200,6 +200,7 @@ class EngineThread(threading.Thread):
         if self.capacity == 1:
             raise ClusterError(f"{self.stage} does not fit its device, not even with one evaluation a pass: {shortage}")
         self.capacity //= 2
+        self.engine.abandon()
         smaller = Buckets(self.predictor, self.capacity, self.engine.shape)
         smaller.statistics = self.statistics
         for future, plan in self._under_way.items():

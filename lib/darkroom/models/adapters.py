@@ -8,14 +8,20 @@ without an adapter adds exact zeros, so its answer has the bits that it has with
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from darkroom.models import MOST_ADAPTERS
-from darkroom.models.adapter_files import Adapter
+from darkroom.models.adapter_files import Adapter, LowRank
+
+if TYPE_CHECKING:
+    from darkroom.sampling.plans import Plan
 
 NONE = 0  # the number of no adapter
 PLACES = (1, 2, MOST_ADAPTERS)  # that a question may have for adapters
@@ -38,29 +44,80 @@ def adaptable_layers(unet: nn.Module) -> dict[str, tuple[int, int]]:
 class Adapters:
     """Hangs adapters on a UNet, on its device and in its dtype. The first has the number 1.
 
-    Before each pass, `choose` says which of them each slot has, and how much of each.
+    Before each pass, `choose` says which of them each slot has, and how much of each. most_bytes: that they may take on
+    the device; where not all fit, a row's are brought there when it begins (`admit`), in the place of those that
+    nobody has used for longest. What is where changes no answer.
     """
 
-    def __init__(self, unet: nn.Module, adapters: Sequence[Adapter]) -> None:
+    def __init__(self, unet: nn.Module, adapters: Sequence[Adapter], most_bytes: float = math.inf) -> None:
+        self.adapters = tuple(adapters)
         self.numbers: Tensor | None = None
         self.scales: Tensor | None = None
-        for name, module in unet.named_modules():
-            if any(name in adapter.layers for adapter in adapters):
-                down, up = _stacked(name, adapters)
-                weight = next(module.parameters())
-                layer = _Layer(down.to(weight), up.to(weight))
-                module.register_forward_hook(partial(_add, self, layer))
+        hung = {
+            name: module for name, module in unet.named_modules() if any(name in adapter.layers for adapter in adapters)
+        }
+        shapes = {name: _shape(name, adapters) for name in hung}
+        weight = next(unet.parameters())
+        each = sum(rank * (into + out) for rank, into, out in shapes.values()) * weight.element_size()
+        fitting = int(min(most_bytes, len(adapters) * each) // each)
+        self.places = min(len(adapters), max(MOST_ADAPTERS, fitting))
+        self._layers: dict[str, _Layer] = {}
+        for name, module in hung.items():
+            layer = self._layers[name] = _Layer(*shapes[name], self.places, next(module.parameters()))
+            module.register_forward_hook(partial(_add, self, layer))
+        self._place_of = torch.zeros(len(adapters) + 1, dtype=torch.int64, device=weight.device)
+        self._held: dict[int, int] = {}  # places by number, the one used last at the end
+        self._users = Counter[int]()  # how many rows under way, by number
+        for number in range(1, self.places + 1):
+            self._bring(number, number)
+
+    def admit(self, plan: Plan) -> bool:
+        """A row is to begin: its adapters come to the device and stay until `release`. False where rows under way hold
+        the places that it wants."""
+        wanted = _numbers(plan)
+        away = [number for number in wanted if number not in self._held]
+        unused = [number for number in self._held if not self._users[number] and number not in wanted]
+        if len(away) > len(unused):
+            return False
+        for number, other in zip(away, unused, strict=False):
+            self._bring(number, self._held.pop(other))
+        for number in wanted:
+            self._held[number] = self._held.pop(number)
+        self._users.update(wanted)
+        return True
+
+    def release(self, plan: Plan) -> None:
+        """A row that was admitted has ended."""
+        self._users.subtract(_numbers(plan))
+
+    def _bring(self, number: int, place: int) -> None:
+        """In order with the passes, as the device does what it is asked one after the other."""
+        for name, layer in self._layers.items():
+            layer.put(place, self.adapters[number - 1].layers.get(name))
+        self._held[number] = place
+        self._place_of[number] = place
 
     def choose(self, numbers: Tensor, scales: Tensor) -> None:
         """numbers: int64 [B, S], NONE where a slot has fewer; scales: float32 [B, S]; both on the device."""
-        self.numbers, self.scales = numbers, scales
+        self.numbers, self.scales = self._place_of[numbers], scales
 
 
 class _Layer:
-    """down: [K + 1, rank, in]; up: [K + 1, rank, out]; zeros at NONE, and where a rank is smaller than the largest."""
+    """down: [places + 1, rank, in]; up: [places + 1, rank, out]; zeros at NONE, and where a rank is smaller than the
+    largest. They never move, as CUDA graphs read them where they lie."""
 
-    def __init__(self, down: Tensor, up: Tensor) -> None:
-        self.down, self.up = down, up
+    def __init__(self, rank: int, into: int, out: int, places: int, like: Tensor) -> None:
+        self.down = like.new_zeros(places + 1, rank, into)
+        self.up = like.new_zeros(places + 1, rank, out)
+
+    def put(self, place: int, adapter: LowRank | None) -> None:
+        """An adapter's own of this layer; None: it has none."""
+        self.down[place].zero_()
+        self.up[place].zero_()
+        if adapter is not None:
+            rank = len(adapter.down)
+            self.down[place, :rank] = adapter.down.to(self.down)
+            self.up[place, :rank] = adapter.up.T.to(self.up)
 
     def __call__(self, x: Tensor, numbers: Tensor, scales: Tensor) -> Tensor:
         """x: [B, N, in] -> [B, N, out]."""
@@ -83,17 +140,16 @@ def _add(adapters: Adapters, layer: _Layer, module: nn.Module, inputs: tuple[Ten
     return output + added
 
 
-def _stacked(name: str, adapters: Sequence[Adapter]) -> tuple[Tensor, Tensor]:
-    own: list[tuple[int, Tensor, Tensor]] = [
-        (number, *adapter.layers[name]) for number, adapter in enumerate(adapters, 1) if name in adapter.layers
-    ]
-    rank = max(len(down) for _, down, _ in own)
-    downs = torch.zeros(len(adapters) + 1, rank, own[0][1].shape[1])
-    ups = torch.zeros(len(adapters) + 1, rank, own[0][2].shape[0])
-    for number, down, up in own:
-        downs[number, : len(down)] = down
-        ups[number, : len(down)] = up.T
-    return downs, ups
+def _shape(name: str, adapters: Sequence[Adapter]) -> tuple[int, int, int]:
+    """The largest rank that any has at a layer, and how many values that takes and gives."""
+    own = [adapter.layers[name] for adapter in adapters if name in adapter.layers]
+    return max(len(layer.down) for layer in own), own[0].down.shape[1], own[0].up.shape[0]
+
+
+def _numbers(plan: Plan) -> list[int]:
+    """Of a row's adapters."""
+    numbers = plan.fields.get(NUMBERS)
+    return [] if numbers is None else [number for number in numbers.tolist() if number != NONE]
 
 
 def places_of(count: int) -> int:

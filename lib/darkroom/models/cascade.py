@@ -24,7 +24,7 @@ from darkroom.models.adapter_files import StoredAdapter
 from darkroom.models.control import StoredNet, control_fields
 from darkroom.models.errors import ModelError
 from darkroom.models.families import family_of, stage_kind
-from darkroom.models.memory import Memory
+from darkroom.models.memory import Memory, most_adapter_bytes
 from darkroom.models.node_cache import remember
 from darkroom.models.paired_texts import PairedEncoding
 from darkroom.models.sources import LocalFolder, Source, read_json
@@ -220,7 +220,9 @@ class Cascade:
         unet = load_module(source, "unet", DIFFUSERS, lambda: UNet2DConditionModel.from_config(config), device, dtype)
         latents = self._latents(number, device, dtype) if stage.factor > 1 else None
         nets = {net.name: net.load(device, dtype) for net in self.nets if number == 1}
-        return UNetPredictor(unet, stage.process, device, latents, adapters=self._adapters(number, unet), nets=nets)
+        return UNetPredictor(
+            unet, stage.process, device, latents, False, self._adapters(number, unet), most_adapter_bytes(device), nets
+        )
 
     def _adapters(self, number: int, unet: UNet2DConditionModel) -> list[Adapter]:
         if number > 1 or not self.adapters:

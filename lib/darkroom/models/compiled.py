@@ -83,7 +83,7 @@ class CompiledPredictor:
         # fullgraph: dynamo would else run what it cannot trace uncompiled, or all of it after a few shapes, unsaid.
         self._compiled = torch.compile(predictor.__call__, dynamic=False, fullgraph=True, backend=backend)
         self._modes: dict[_Shapes, Mode] = {}
-        self._graphs: dict[torch.Size, _Graph] = {}
+        self._graphs: dict[tuple[torch.Size, ...], _Graph] = {}
         self.mode_in_use: Mode = mode
         if mode == "graphs" and self.device.type != "cuda":
             self.mode_in_use = "default"
@@ -128,13 +128,13 @@ class CompiledPredictor:
         return answer
 
     def _captured(self, inputs: tuple[Tensor, ...]) -> _Graph:
-        state = inputs[0].shape[1:]
-        graph = self._graphs.get(state)
+        kind = tuple(given.shape[1:] for given in inputs)
+        graph = self._graphs.get(kind)
         if graph is None or not graph.fits(inputs):
             if graph is not None:  # what all of them hold goes first: smaller passes are asked for for want of memory
                 del graph
                 self._graphs.clear()
-            graph = self._graphs[state] = _Graph(self._compiled, inputs)
+            graph = self._graphs[kind] = _Graph(self._compiled, inputs)
         return graph
 
     def _note(self, sentence: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -13,6 +14,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode
+
+ADAPTERS_SHARE = 0.1  # of a process' part of a GPU: those of a run beyond that come when their rows begin
 
 
 class Memory(NamedTuple):
@@ -28,6 +31,14 @@ class Memory(NamedTuple):
     @property
     def total(self) -> int:
         return self.weights + self.activations
+
+
+def most_adapter_bytes(device: torch.device) -> float:
+    """What a run's adapters may take of a device: a tenth of what this process may have of a GPU."""
+    if device.type != "cuda":
+        return math.inf
+    own = torch.cuda.get_per_process_memory_fraction(device)
+    return ADAPTERS_SHARE * own * torch.cuda.get_device_properties(device).total_memory
 
 
 def size_text(count: float) -> str:

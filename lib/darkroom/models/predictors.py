@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
@@ -22,13 +23,16 @@ from darkroom.sampling.control import HINTS
 from darkroom.sampling.processes import Process
 from darkroom.sampling.stage import CONDITION, NOISE_LEVEL, POOLED, SIZES
 
+if TYPE_CHECKING:
+    from darkroom.sampling.plans import Plan
+
 
 class UNetPredictor:
     """See `darkroom.sampling.engine.Predictor`: float32 in and out, whatever the dtype of the weights.
 
     fused: see `fuse_projections`. Off, as it changes bits and what it gains on a GPU was not measured yet.
-    adapters: that questions may have; with any, each says which by the fields NUMBERS and SCALES. nets: control
-    networks by name, on the device already.
+    adapters: that questions may have; with any, each says which by the fields NUMBERS and SCALES. adapter_bytes: that
+    they may take on the device. nets: control networks by name, on the device already.
     """
 
     def __init__(
@@ -39,6 +43,7 @@ class UNetPredictor:
         latents: Latents | None = None,
         fused: bool = False,
         adapters: Sequence[Adapter] = (),
+        adapter_bytes: float = math.inf,
         nets: Mapping[str, ControlNetModel] | None = None,
     ) -> None:
         self.unet = unet.to(device, memory_format=torch.channels_last)
@@ -47,7 +52,7 @@ class UNetPredictor:
         self.process, self.device, self.latents = process, device, latents
         self.dtype = unet.dtype
         self.fields = (*unet_fields(unet.config, 1), *((NUMBERS, SCALES) if adapters else ()))
-        self.adapters = Adapters(self.unet, adapters) if adapters else None
+        self.adapters = Adapters(self.unet, adapters, adapter_bytes) if adapters else None
         self.nets = {name: net.to(memory_format=torch.channels_last) for name, net in (nets or {}).items()}
         self._takes_level = unet.config.class_embed_type is not None or unet.config.num_class_embeds is not None
 
@@ -62,6 +67,15 @@ class UNetPredictor:
             self.adapters.choose(named[NUMBERS], named[SCALES])
         x = x.to(self.dtype, memory_format=torch.channels_last)
         return self.unet(x, timestep, **self.given(told), **more).sample.float().contiguous()
+
+    def admit(self, plan: Plan) -> bool:
+        """See `Adapters.admit`."""
+        return self.adapters is None or self.adapters.admit(plan)
+
+    def release(self, plan: Plan) -> None:
+        """See `Adapters.release`."""
+        if self.adapters is not None:
+            self.adapters.release(plan)
 
     def given(self, told: Sequence[Tensor]) -> dict[str, Any]:
         """What is told, as the networks of diffusers take it."""
@@ -88,6 +102,7 @@ class ControlledPredictor:
         self.base, self.nets = base, tuple(nets)
         self.process, self.device, self.latents = base.process, base.device, base.latents
         self.fields = (*base.fields, HINTS)
+        self.admit, self.release = base.admit, base.release
 
     def __call__(self, x: Tensor, timestep: Tensor, *others: Tensor) -> Tensor:
         *told, hints, shares = others

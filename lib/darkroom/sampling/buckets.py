@@ -63,11 +63,19 @@ class Buckets:
         """Of the row that came first: none waits for ever."""
         return self._engines[next(iter(self._under_way.values()))]
 
+    def abandon(self) -> None:
+        """Its rows will not be taken further."""
+        for engine in self._engines.values():
+            engine.abandon()
+
     def advance(self) -> list[Finished | Failed]:
-        """A pass of the engine whose row has waited longest. See `Engine.advance`."""
+        """A pass of the engine whose row has waited longest. See `Engine.advance`. Where what that row wants is held by
+        rows of other engines, those go on meanwhile, and none of theirs begins."""
         if self.idle:
             return []
         results = self._oldest.advance()
+        if self._oldest.is_blocked and not results:
+            results = [result for engine in self._engines.values() for result in engine.advance(admits=False)]
         for result in results:
             del self._under_way[result.tag]
         return results

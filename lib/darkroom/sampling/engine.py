@@ -162,6 +162,9 @@ class Engine:
         self._walkers: list[_Walker] = []
         self._leaving: deque[tuple[_Walker, Arrival]] = deque()
         self._failed: list[Failed] = []
+        # Of predictors that bring to the device what a row alone has.
+        self._may_begin: Callable[[Plan], bool] = getattr(predictor, "admit", lambda plan: True)
+        self._release: Callable[[Plan], None] = getattr(predictor, "release", lambda plan: None)
 
     def add(self, plan: Plan, tag: Any = None) -> None:
         """Queues a row; `tag` comes back with its picture."""
@@ -176,20 +179,33 @@ class Engine:
         """Whether the next pass would not be full, as far as can be known of rows that have not begun."""
         return sum(len(walker.open) for walker in self._walkers) + len(self._waiting) < self.capacity
 
+    @property
+    def is_blocked(self) -> bool:
+        """Whether rows wait that could not begin, and none is under way."""
+        return bool(self._waiting) and not (self._walkers or self._leaving or self._failed)
+
+    def abandon(self) -> None:
+        """Its rows will not be taken further."""
+        for walker in self._walkers:
+            self._release(walker.plan)
+
     @torch.inference_mode()
-    def advance(self) -> list[Finished | Failed]:
+    def advance(self, admits: bool = True) -> list[Finished | Failed]:
         """One pass: admits rows, asks the model `capacity` questions, steps every row whose questions are answered.
 
         Returns the rows that finished or failed; on a GPU they may come a pass later. Does nothing when idle. Raises
         torch.OutOfMemoryError, ModelBroken, and what a device that is lost says; the rows under way are lost then.
         """
         began = time.perf_counter()
-        done = self._admit()
+        done = self._admit() if admits else []
         asked = self._choose()
         if asked:
             self._each(list(asked), lambda walkers: self._answer(walkers, asked), self._drop)
             self._step([walker for walker in self._walkers if not walker.open and not walker.failed])
         done += [walker for walker in self._walkers if walker.done and not walker.failed]
+        for walker in self._walkers:
+            if walker.done or walker.failed:
+                self._release(walker.plan)
         self._walkers = [walker for walker in self._walkers if not walker.done and not walker.failed]
         self._leaving += [(walker, Arrival([walker.x, *walker.states.values()])) for walker in done]
         results = self._arrived(wait=not asked)
@@ -213,13 +229,21 @@ class Engine:
         started: list[_Walker] = []
         open_questions = sum(len(walker.open) for walker in self._walkers)
         while self._waiting and open_questions + sum(len(walker.open) for walker in started) < self.capacity:
+            if not self._may_begin(self._waiting[0][1]):
+                break
             self._each(
-                [self._waiting.popleft()],
-                lambda rows: started.extend(self._start(*row) for row in rows),
-                lambda row, error: self._failed.append(Failed(row[0], error)),
+                [self._waiting.popleft()], lambda rows: started.extend(self._start(*row) for row in rows), self._refuse
             )
         self._walkers += [walker for walker in started if not walker.done]
-        return [walker for walker in started if walker.done]
+        ended = [walker for walker in started if walker.done]
+        for walker in ended:
+            self._release(walker.plan)
+        return ended
+
+    def _refuse(self, row: tuple[Any, Plan], error: Exception) -> None:
+        tag, plan = row
+        self._release(plan)
+        self._failed.append(Failed(tag, error))
 
     def _start(self, tag: Any, plan: Plan) -> _Walker:
         process, device = self.predictor.process, self.predictor.device
