@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from darkroom.batch.generate import Commits
+from darkroom.batch.commits import Commits
 from darkroom.batch.load_inputs import LoadOptions, load_unit
 from darkroom.batch.planned_rows import Maker, ReadRows, read_lines
 from darkroom.batch.planning import MANIFEST_PART, WORK_PART, Work, cut

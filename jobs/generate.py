@@ -85,10 +85,9 @@ def main(
 ) -> None:
     """Make the pictures a manifest asks for; run again, only what is missing or changed."""
     with cli.exit_codes(verbose):
-        from darkroom.batch import generate
-        from darkroom.batch.options import parse_capacity
+        from darkroom.batch.options import Options, parse_capacity
 
-        options = generate.Options(
+        options = Options(
             manifest=manifest,
             out=out,
             model=model,
@@ -118,6 +117,12 @@ def main(
             address=address or os.environ.get("RAY_ADDRESS"),
             verbose=verbose,
         )
+        if not dry_run:  # which says all at once
+            from darkroom.batch.first_look import look
+
+            look(options)
+        from darkroom.batch import generate
+
         if dry_run:
             print(generate.describe_work(*generate.dry_run(options)))
             raise typer.Exit(cli.DONE)

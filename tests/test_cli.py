@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -81,14 +82,48 @@ def test_the_commands_and_their_help() -> None:
 def test_every_problem_of_a_manifest_in_one_message(tmp_path: Path, toy_model: str) -> None:
     manifest = write_manifest(tmp_path, [RED, {"task": "text_to_image", "promt": "x"}, {**RED, "size": 99}])
     out = tmp_path / "run"
-    ended = darkroom("generate", manifest, "--out", str(out), "--model", toy_model)
+    ended = darkroom("generate", manifest, "--out", str(out), "--model", toy_model, "--dry-run")
     assert ended.returncode == 2 and ended.stdout == ""
-    phase, *lines = ended.stderr.splitlines()
-    assert phase.endswith(" s  reading the model and the manifest")
+    lines = ended.stderr.splitlines()
     assert lines[0] == "darkroom: the manifest has 2 problems:"
     assert lines[1] == "  jobs.jsonl line 2: unknown key 'promt', did you mean 'prompt'?"
     assert lines[2].startswith("  jobs.jsonl line 3: the size 99 is not one the model 'toy' makes")
     assert not out.exists()
+
+
+REFUSED = """
+import sys
+from darkroom.cli import main
+try:
+    main()
+finally:
+    print([name for name in ("torch", "ray", "transformers", "diffusers") if name in sys.modules])
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("wrong.jsonl", "--out", "run"), "wrong.jsonl line 2: unknown key 'promt', did you mean 'prompt'?"),
+        (("nowhere.jsonl", "--out", "run"), "nothing is there"),
+        (("right.jsonl", "--out", "run", "--model", "if-xxl"), "no model 'if-xxl'"),
+        (("right.jsonl", "--out", "run", "--capacity", "some"), "--capacity is 'some'"),
+        (("right.jsonl", "--out", "run", "--rerun", "all"), "--rerun names 'all'"),
+        (("right.jsonl", "--out", "s3:/bucket/run"), "did you mean s3://bucket/run?"),
+        (("right.jsonl", "--out", "gs:/bucket/run"), "begins as an address does, 'gs:/'"),
+    ],
+)
+def test_what_is_wrong_is_refused_before_anything_heavy_is_imported(
+    arguments: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "right.jsonl").write_text(json.dumps(RED))
+    (tmp_path / "wrong.jsonl").write_text(f"{json.dumps(RED)}\n" + json.dumps({"task": "text_to_image", "promt": "x"}))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "lib"), "COLUMNS": "200"}
+    command = [sys.executable, "-c", REFUSED, "generate", *arguments]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    assert ended.returncode == 2 and said in ended.stderr, ended.stderr
+    assert ended.stdout == "[]\n", "none of them is imported"
+    assert tree(tmp_path) == ["right.jsonl", "wrong.jsonl"]
 
 
 def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path: Path, toy_model: str) -> None:

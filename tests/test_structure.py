@@ -18,7 +18,7 @@ FLOORS = (
     ("runs", "models", "manifest", "ray_cluster", "metrics"),
     ("storage", "sampling", "phases", "front_door"),
 )
-LINES, FUNCTION_LINES, JOB_LINES = 400, 60, 130
+LINES, FUNCTION_LINES, JOB_LINES = 400, 60, 150
 
 
 def modules() -> dict[str, Path]:

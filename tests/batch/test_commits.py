@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from darkroom.batch.generate import Commits
+from darkroom.batch.commits import Commits
 from darkroom.batch.progress import TooManyFailed
 from darkroom.batch.write_results import Receipt
 from darkroom.runs import Ledger, stage, to_table

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from darkroom.batch.generate import COMMIT_ROWS, commit_duplicates
+from darkroom.batch.commits import COMMIT_ROWS, commit_duplicates
 from darkroom.runs import to_table
 from darkroom.storage import open_store
 from runs import commit, next_owner, result, results

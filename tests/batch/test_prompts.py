@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from darkroom.batch.prompts import EmbedOptions, NoPrompts, embed, import_prompts, too_long
+from darkroom.batch.order import too_long
+from darkroom.batch.prompts import EmbedOptions, NoPrompts, embed, import_prompts
 from darkroom.models.catalog import open_model
 from darkroom.models.embeddings import EmbeddingStore
 from darkroom.storage import open_store

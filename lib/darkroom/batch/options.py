@@ -102,6 +102,15 @@ def refuse_secrets(options: Options) -> None:
             )
 
 
+def refuse_wrong(options: Options) -> None:
+    """ValueError for what is wrong with the options themselves, whatever the model and the manifest are."""
+    refuse_secrets(options)
+    for name in ("adapter", "control"):
+        parse_named(f"--{name}", getattr(options, name))
+    parse_rerun(options.rerun)
+    parse_max_failed(options.max_failed_rows, 0)
+
+
 def parse_capacity(text: str) -> Capacity:
     """ "auto" or a positive number. ValueError."""
     if text == "auto":

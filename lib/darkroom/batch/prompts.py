@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 LISTED = 10
 FEW_PROMPTS = 2_000
-TOKENS_KEPT = 2**16
 
 
 class NoPrompts(ValueError):
@@ -94,13 +93,6 @@ def preload(model: Model) -> None:
         from darkroom.models.texts import import_models
 
         import_models()
-
-
-def too_long(model: Model) -> Callable[[str, str], bool]:
-    """Whether an encoder of the model would cut a prompt."""
-    lengths = {name: model.encoder_length(name) for name in model.encoders}
-    count = lru_cache(TOKENS_KEPT)(lambda name, prompt: model.encoder_tokens(name, [prompt])[0])
-    return lambda name, prompt: count(name, prompt) > lengths[name]
 
 
 def import_prompts(uri: str, model: Model, root: str, dtype: str | None) -> int:

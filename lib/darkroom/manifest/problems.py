@@ -14,20 +14,21 @@ KEPT_TEXTS = 10_000
 
 
 class ProblemsError(ValueError):
-    """A file of the user's that cannot be followed. problems: all of them, each with its file and line or row."""
+    """A file of the user's that cannot be followed. problems: all of them, each with its file and line or row; note:
+    what else to know."""
 
     what = "file"
 
-    def __init__(self, problems: list[str]) -> None:
+    def __init__(self, problems: list[str], note: str = "") -> None:
         super().__init__(problems)
-        self.problems = problems
+        self.problems, self.note = problems, note
 
     def __str__(self) -> str:
         count = len(self.problems)
         lines = [f"the {self.what} has {plural(count, 'problem')}:", *self.problems[:LISTED_PROBLEMS]]
         if count > LISTED_PROBLEMS:
             lines.append(f"... and {count - LISTED_PROBLEMS:,} more")
-        return "\n  ".join(lines)
+        return "\n  ".join([*lines, *filter(None, [self.note])])
 
 
 class ManifestError(ProblemsError):

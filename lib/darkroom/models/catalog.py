@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from darkroom.manifest import Abilities
-from darkroom.models import deepfloyd, registry, stable_diffusion
+from darkroom.models import registry
 from darkroom.models.adapter_files import StoredAdapter
 from darkroom.models.control import StoredNet
 from darkroom.models.errors import ModelError
+from darkroom.models.model_names import EMBEDDED, PRESETS, no_model
 from darkroom.models.network import Network, read_config
 from darkroom.models.sources import HUB, Source, check_revision, open_source, split_revision
 from darkroom.storage import NotFound, open_store
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
     from darkroom.models.depth import StoredDepth
 
     Model = Cascade | Network
-
-EMBEDDED = {name: Path(__file__).parent / name.replace("-", "_") for name in ("if-xs", "sd-xs")}
-PRESETS = deepfloyd.PRESETS | stable_diffusion.PRESETS
 
 
 def address(name_or_uri: str, model: Model) -> str:
@@ -172,11 +170,7 @@ def _of_folder(name_or_uri: str, source: Source) -> Cascade:
         return _pipelines(_short(source), (source,))
     count = next(n for n in range(len(names) + 1) if f"stage{n + 1}/unet/config.json" not in names)
     if not count:
-        known = ", ".join([*EMBEDDED, *PRESETS])
-        raise ModelError(
-            f"no model {name_or_uri!r}: neither one that is known by name ({known}) nor a folder or s3:// uri with a "
-            "config.json, a unet folder or stage1, stage2, ... folders; several sources are separated by commas"
-        )
+        raise no_model(name_or_uri)
     return _pipelines(_short(source), tuple(source.within(f"stage{n + 1}") for n in range(count)))
 
 

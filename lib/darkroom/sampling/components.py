@@ -15,13 +15,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from darkroom.sampling.views import SMALLEST, Params, make, number, whole_number
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 KERNEL, BAND_KERNEL = 33, 25
 """Taps of the Gaussian kernels at 64 px, of two parts and of three; at sigma 2 those that 33 leaves out weigh less than
@@ -54,7 +54,7 @@ class Component:
             raise ValueError(f"component '{self.name}' takes [B, C, S, S], got {list(x.shape)}")
         if why := self.fits(x.shape[-1]):
             raise ValueError(f"component '{self.name}' {why}, got {list(x.shape)}")
-        wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
+        wide = x if x.is_floating_point() and x.element_size() >= 4 else x.float()
         return _MAPS[self.name](wide, **dict(self.params)).to(x.dtype)
 
     def __str__(self) -> str:
@@ -94,6 +94,9 @@ def _color(x: Tensor) -> Tensor:
 
 
 def _motion(x: Tensor, angle: float, edges: str, length: int) -> Tensor:
+    import torch
+    from torch.nn import functional as F
+
     size, taps = x.shape[-1], _scaled_odd(length, x.shape[-1])
     reach = taps // 2
     padded = F.pad(x, (reach, reach, reach, reach), mode=EDGES[edges])
@@ -130,6 +133,8 @@ def _scaled_odd(taps: int, size: int) -> int:
 
 def _blurred(x: Tensor, sigmas: tuple[float, ...], kernel: int) -> Tensor:
     """Gaussian blurs of the planes one after another, M x M^T; as torchvision's gaussian_blur, borders reflected."""
+    import torch
+
     matrix = _blur_matrix(sigmas, kernel, x.shape[-1], x.device, x.dtype)
     matrix = matrix.expand(x.shape[1], -1, -1)
     # Cloned, so that a sample's place in the batch does not decide how its memory is aligned.
@@ -139,6 +144,8 @@ def _blurred(x: Tensor, sigmas: tuple[float, ...], kernel: int) -> Tensor:
 @lru_cache(maxsize=32)
 def _blur_matrix(sigmas: tuple[float, ...], kernel: int, size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """[size, size]: row y holds the weights of all pixels in pixel y of a blurred column. Computed in float64."""
+    import torch
+
     taps = _scaled_odd(kernel, size)
     offsets = torch.arange(-(taps // 2), taps // 2 + 1)
     reflected = (torch.arange(size)[:, None] + offsets).abs()

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
-
-import torch.nn.functional as F
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from darkroom.sampling.components import Component, make_component
 from darkroom.sampling.grids import Grid
 from darkroom.sampling.levels import CLEAN, Place, descent, flow_times, start_index, timesteps
 from darkroom.sampling.schedules import Move, diffusion_moves, flow_moves, with_jumps
-from darkroom.sampling.stage import Inputs, Row, Stage
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from darkroom.sampling.stage import Inputs, Row, Stage
 
 UNASKING = frozenset({"forward", "blur"})
 BLUR_SIGMA = 2  # pixels at 64 px
@@ -59,6 +60,8 @@ def sampler_of(row: Row, stage: Stage) -> str:
 
 def enlarged(stage: Stage, inputs: Inputs) -> Tensor:
     """The low-resolution picture at the size of the stage's state, as IF's pipelines enlarge it."""
+    from torch.nn import functional as F
+
     assert inputs.low_res is not None
     return F.interpolate(inputs.low_res[None], size=stage.shape[1:], mode="bilinear", align_corners=True)[0]
 

@@ -13,14 +13,16 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from darkroom.sampling.names import nearest
 from darkroom.sampling.permutations import ORDERS
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 SMALLEST = 4  # px a side of a picture that has views and components
 _CUT = ("patch_permute", "square_hinge")  # pixel_permute never cuts finer than pixels
@@ -78,6 +80,8 @@ class View:
 def _build(view: View, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Flat source positions, int64 [size * size], of the view and of its inverse."""
     order = np.ascontiguousarray(ORDERS[view.name](size, **dict(view.params))).reshape(-1)
+    import torch  # not at the top, as everywhere that a row's check comes by: it costs two seconds
+
     return torch.tensor(order, device=device), torch.tensor(np.argsort(order), device=device)
 
 

@@ -14,6 +14,7 @@ _FORMS = "a path, file:///path or s3://bucket/prefix"
 # made absolute has a folder before it.
 _NEARLY_S3 = re.compile(r"^\s*s3[an]?(:/*|//+)|/s3[an]?:(/+|$)", re.IGNORECASE)
 _ELSEWHERE = {"gs", "gcs", "http", "https", "az", "abfs", "abfss", "wasb", "wasbs", "hdfs", "oss", "cos", "minio", "r2"}
+_ONE_SLASH = re.compile(rf"(?:{'|'.join(sorted(_ELSEWHERE))}|file):/", re.IGNORECASE)
 
 
 def join(base_uri: str, relative: str) -> str:
@@ -74,6 +75,8 @@ def local_path(uri: str) -> str:
     if separator:
         server = " (another server's buckets too: AWS_ENDPOINT_URL_S3 is its address)" if scheme in _ELSEWHERE else ""
         raise ValueError(f"{without_secrets(uri)!r} has the unknown scheme {scheme!r}: wanted {_FORMS}{server}")
+    if slashed := _ONE_SLASH.match(uri):
+        raise ValueError(f"{without_secrets(uri)!r} begins as an address does, {slashed[0]!r}: wanted {_FORMS}")
     if not uri:
         raise ValueError(f"an empty path was given: wanted {_FORMS}")
     return os.path.abspath(os.path.expanduser(uri))

@@ -1,0 +1,68 @@
+"""What is wrong with a command, found within a second: its options, its places, and its rows by themselves. Torch and
+Ray, which cost seconds, are imported only after that; what the model says of the rows comes then."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from darkroom.batch.options import Options, refuse_wrong
+from darkroom.manifest import ManifestError, WrittenRow, parse_task, read_rows
+from darkroom.manifest.capabilities import as_read
+from darkroom.manifest.messages import sentences
+from darkroom.manifest.problems import Problems
+from darkroom.models.model_names import refuse_unknown
+from darkroom.storage import open_store
+
+ROWS = 1_000  # a tenth of a second
+YAML_BYTES = 64 * 2**10  # is parsed as a whole
+ANY_STAGE = (64,) * 9  # a size of "stage2" is good until the model is asked
+
+
+def look(options: Options) -> None:
+    """Raises ValueErrors for the user's part, ManifestError among them; StorageError where the run cannot be reached,
+    as without credentials."""
+    refuse_wrong(options)
+    refuse_unknown(options.model)
+    _look_at_rows(options.manifest)
+    open_store(options.out).exists("run.json")
+
+
+def _look_at_rows(manifest: str) -> None:
+    """Of a file on this machine; what is elsewhere is read once, when the model is known."""
+    if not _is_quick(manifest):
+        return
+    problems = Problems()
+    good = number = 0
+    for number, row in enumerate(islice(read_rows(manifest), ROWS), 1):
+        texts = _problems(row)
+        good += not texts
+        for text in texts:
+            problems.add(number, row.where, text)
+    if problems:
+        others = f"only the first {ROWS:,} rows were read, and not" if number == ROWS else "the other rows were not"
+        note = f"{others} held against the model yet: --dry-run says all at once" if good else ""
+        raise ManifestError(problems.lines(), note)
+
+
+def _is_quick(manifest: str) -> bool:
+    path = Path(manifest)
+    if "://" in manifest or not path.suffix or any(sign in manifest for sign in "*?["):
+        return False
+    if not path.exists():
+        return True
+    return path.is_file() and (path.suffix not in (".yaml", ".yml") or path.stat().st_size <= YAML_BYTES)
+
+
+def _problems(row: WrittenRow) -> list[str]:
+    if row.problem:
+        return [row.problem]
+    try:
+        parse_task(as_read(row.data, ANY_STAGE))
+    except ValidationError as error:
+        return sentences(error, row.data)
+    except ValueError as error:
+        return [str(error)]
+    return []
