@@ -81,6 +81,12 @@ def main(
         str | None, typer.Option(help="a Ray cluster's address; default RAY_ADDRESS, else this machine")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be done, and how long it takes")] = False,
+    report: Annotated[
+        bool | None,
+        typer.Option(
+            show_default=False, help="draw RUN/report at the end; default: where there are 50,000 rows at most"
+        ),
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="let Ray talk; show tracebacks")] = False,
 ) -> None:
     """Make the pictures a manifest asks for; run again, only what is missing or changed."""
@@ -117,17 +123,23 @@ def main(
             address=address or os.environ.get("RAY_ADDRESS"),
             verbose=verbose,
         )
-        if not dry_run:  # which says all at once
-            from darkroom.batch.first_look import look
+        if dry_run:  # which says all at once
+            from darkroom.batch import generate
 
-            look(options)
-        from darkroom.batch import generate
-
-        if dry_run:
             print(generate.describe_work(*generate.dry_run(options)))
             raise typer.Exit(cli.DONE)
-        outcome = generate.run(options)
-        print(generate.describe(outcome, out))
+        from darkroom.batch.first_look import look
+        from darkroom.batch.progress import Progress
+        from darkroom.phases import phase, to_stderr
+
+        look(options)
+        with Progress() as screen:
+            phase(to_stderr, "importing torch")
+            from darkroom.batch import generate
+
+            outcome = generate.run(options, progress=screen)
+            page = generate.draw(outcome, out, report)
+        print(generate.describe(outcome, out), generate.what_next(outcome, out, page), sep="\n")
         raise typer.Exit(cli.FAILED if outcome.failed else cli.DONE)
 
 

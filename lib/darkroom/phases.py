@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 BEGAN = time.monotonic()  # the console command imports this first
+current, current_since = "", BEGAN  # what was said to begin last, and when
 
 Say = Callable[[str], None]
 
@@ -36,9 +37,22 @@ def plural(count: int, one: str, many: str = "") -> str:
     return f"{count:,} {one if count == 1 else many or f'{one}s'}"
 
 
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: 48 s, 3 min 20 s, 5 h 12 min."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    minutes, rest = divmod(seconds, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60:,} h {minutes % 60} min"
+
+
 def phase(say: Say, what: str, ago: float = 0.0) -> None:
     """Says that `what` began, so many seconds ago: `   3.2 s  starting Ray`."""
-    say(f"{time.monotonic() - BEGAN - ago:7.1f} s  {what}")
+    global current, current_since
+    current, current_since = what, time.monotonic()
+    say(f"{current_since - BEGAN - ago:7.1f} s  {what}")
 
 
 def phase_of_ray(say: Say, address: str | None) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from darkroom import phases
 from darkroom.batch import progress as progress_module
-from darkroom.batch.progress import PROMPTS, JobCounter, Progress, Watchdog, duration
+from darkroom.batch.progress import PROMPTS, JobCounter, Progress, Watchdog
 
 
 class Clock:
@@ -24,6 +25,9 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(progress_module.time, "monotonic", clock)
+    monkeypatch.setattr(phases, "current", "")
+    monkeypatch.setattr(phases, "current_since", 0.0)
+    monkeypatch.setattr(phases, "BEGAN", 0.0)
     return clock
 
 
@@ -71,7 +75,7 @@ def test_the_counter_says_where_units_stand(clock: Clock) -> None:
 
 def test_what_workers_begin_with_is_said_once_a_stage_and_how_long_ago(clock: Clock) -> None:
     counter = JobCounter([PROMPTS, "stage 1", "stage 2"])
-    assert counter.news(0) == ([], 0, 0, 0, False)
+    assert counter.news(0)[:5] == ([], 0, 0, 0, False)
     for stage in ("stage 1", "stage 1", "stage 2"):  # two workers of stage 1
         counter.load(stage)
         counter.begin(stage, "loading")
@@ -87,6 +91,7 @@ def test_what_workers_begin_with_is_said_once_a_stage_and_how_long_ago(clock: Cl
     news = counter.news(3)
     assert [line for _, line in news.lines] == ["stage 2: ready in 4.0 s"]
     assert (news.evaluations, news.work, news.loading) == (32, 48, False)
+    assert news.by_stage == {PROMPTS: 16, "stage 1": 0, "stage 2": 32}
 
 
 def test_loading_has_longer_whenever_it_comes(clock: Clock) -> None:
@@ -102,7 +107,7 @@ def test_loading_has_longer_whenever_it_comes(clock: Clock) -> None:
     assert dog.limit == 10, "its silence says nothing of how long a pass takes"
 
 
-def progress(clock: Clock, total: int, terminal: bool = False) -> tuple[Progress, Any]:
+def progress(clock: Clock, total: int | None, terminal: bool = False) -> tuple[Progress, Any]:
     out = io.StringIO()
     out.isatty = lambda: terminal
     return Progress(total, out, clock), out
@@ -120,17 +125,55 @@ def test_the_line_counts_and_estimates_from_the_first_commit_on(clock: Clock) ->
     assert shown.line() == "48/480 rows committed, 3.2 rows/s, 2 min 15 s left, 2 failed"
 
 
-def test_evaluations_say_how_long_it_takes_before_the_first_commit(clock: Clock) -> None:
-    out = io.StringIO()
-    shown = Progress(100, out, clock, evaluations=6000)
+def test_what_is_left_is_told_by_the_work_of_the_last_seconds(clock: Clock) -> None:
+    """Stage I's evaluations cost 1, stage II's 5; 1,000 of each are to be made, of the first at first."""
+    shown, out = progress(clock, 100)
+    shown.expected = 6000
     clock.now = 60  # loading
-    shown.evaluated(200)
-    clock.now = 80
-    shown.evaluated(1000)
-    assert shown.line() == "0/100 rows committed, 1,000 evaluations, 2 min 5 s left"
+    shown.evaluated(100, 100)
+    clock.now = 62
+    shown.evaluated(500, 500)
+    assert shown.line() == "0/100 rows committed, 500 evaluations", "too little was seen to tell"
+    clock.now = 70
+    shown.evaluated(1000, 1000)
+    assert shown.line() == "0/100 rows committed, 1,000 evaluations, 56 s left"
+    for clock.now in range(71, 111):  # from here on half as fast, as it is stage II's turn
+        shown.evaluated(1000 + (clock.now - 70) * 10, 1000 + (clock.now - 70) * 50)
+    assert shown.line() == "0/100 rows committed, 1,400 evaluations, 1 min 0 s left", "30 s ago is forgotten"
     shown.add(90, 10)
-    assert shown.line() == "100/100 rows committed, 1,000 evaluations, 10 failed"
-    assert out.getvalue().splitlines()[0].startswith("0/100 rows committed, 200 evaluations")
+    assert shown.line() == "100/100 rows committed, 1,400 evaluations, 10 failed"
+    assert out.getvalue().splitlines()[0].startswith("0/100 rows committed, 100 evaluations")
+
+
+def test_until_there_is_something_to_count_the_phase_is_shown(clock: Clock) -> None:
+    shown, _ = progress(clock, None)
+    clock.now = 3
+    phases.phase(lambda line: None, "reading the manifest")
+    clock.now = 7
+    assert shown.line() == "reading the manifest, 4 s"
+    shown.begin(480)
+    phases.phase(lambda line: None, "starting Ray")
+    clock.now = 12
+    assert shown.line() == "0/480 rows committed, starting Ray, 5 s"
+    shown.add(16, 0)
+    assert shown.line() == "16/480 rows committed"
+
+
+def test_a_phase_that_lasts_is_not_silent(clock: Clock) -> None:
+    shown, out = progress(clock, None)
+    phases.phase(lambda line: None, "starting Ray")
+    for clock.now in range(1, 13):
+        shown.tick()
+    assert out.getvalue().splitlines() == [
+        "    5.0 s  still starting Ray, 5 s",
+        "   10.0 s  still starting Ray, 10 s",
+    ]
+    shown.begin(4)
+    shown.evaluated(32)
+    out.truncate(0)
+    for clock.now in range(13, 25):
+        shown.tick()
+    assert out.getvalue().strip("\0").splitlines() == ["0/4 rows committed, 32 evaluations"]
 
 
 def test_all_at_once_has_no_rate(clock: Clock) -> None:
@@ -148,21 +191,25 @@ def test_elsewhere_than_on_a_terminal_lines_are_few(clock: Clock) -> None:
     assert "\r" not in out.getvalue()
 
 
-def test_on_a_terminal_it_is_a_bar_below_what_is_said(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "60")
-    shown, out = progress(clock, 4, terminal=True)
+@pytest.mark.parametrize("columns", [40, 80])
+def test_on_a_terminal_it_is_a_bar_below_what_is_said(
+    clock: Clock, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    shown, out = progress(clock, None, terminal=True)
     monkeypatch.setattr(sys, "stderr", out)
     with shown:
-        shown.add(2, 0)
+        shown.begin(123_456)
+        shown.add(100_000, 0)
         print("stage 1: ready", file=sys.stderr)
-        clock.now = 10
-        shown.add(1, 1)
+        clock.now = 3600
+        shown.add(17_890, 1)
     plain = re.sub(r"\x1b\[[^A-Za-z]*[A-Za-z]", "", out.getvalue()).replace("\r", "\n")
     lines = [line.rstrip() for line in plain.splitlines() if line.strip()]
-    assert any(line.endswith("2/4 rows committed") for line in lines)
+    assert any("0/123,456 rows committed" in line for line in lines), "a bar at once"
     assert "stage 1: ready" in lines
-    assert lines[-1].endswith("4/4 rows committed, 0.2 rows/s, 1 failed")
-    assert max(map(len, lines)) <= 60, "it never reaches over the terminal's edge"
+    assert columns < 80 or lines[-1].endswith("117,891/123,456 rows committed, 4.97 rows/s, 18 min 40 s left, 1 failed")
+    assert max(map(len, lines)) <= columns, "it never reaches over the terminal's edge"
     assert out.getvalue().endswith(("\n", "\x1b[?25h"))
 
 
@@ -172,7 +219,7 @@ def test_on_a_terminal_it_is_a_bar_below_what_is_said(clock: Clock, monkeypatch:
      (3.6e7, "10,000 h 0 min")],
 )  # fmt: skip
 def test_durations_as_one_says_them(seconds: float, said: str) -> None:
-    assert duration(seconds) == said
+    assert phases.duration(seconds) == said
 
 
 def test_workers_that_only_ever_begin_anew_end_the_job(clock: Clock) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Mapping
 from functools import partial
 
 from darkroom.batch import options as option
@@ -14,6 +15,7 @@ from darkroom.batch.pipeline import Listener
 from darkroom.batch.planning import Work
 from darkroom.batch.progress import PROMPTS, News, Progress
 from darkroom.batch.setting import Encoding, job_of, set_up
+from darkroom.batch.stages import stage_name
 from darkroom.batch.summary import Developed, count_evaluations
 from darkroom.batch.write_results import Receipt
 from darkroom.metrics import RunMetrics
@@ -22,8 +24,10 @@ from darkroom.ray_cluster import connect
 from darkroom.runs import Writer
 
 
-def execute(order: Order, work: Work, writer: Writer, say: Say) -> Developed:
+def execute(order: Order, work: Work, writer: Writer, progress: Progress, say: Say) -> Developed:
+    """Makes the rows. Stalled, TooManyFailed, ClusterError, StorageError; what is committed by then stays."""
     options, model = order.options, order.model
+    progress.begin(work.to_make)
     phase_of_ray(say, options.address)
     preloading = threading.Thread(target=prompts.preload, args=(model,), daemon=True)
     preloading.start()
@@ -33,7 +37,8 @@ def execute(order: Order, work: Work, writer: Writer, say: Say) -> Developed:
     evaluations = count_evaluations(work, model)
     job = job_of(order, work, setting, evaluations)
     counter = pipeline.start_counter([PROMPTS, *job.names])
-    progress = Progress(work.to_make, evaluations=round(sum(evaluations.values()) * work.to_make))
+    costs = {stage_name(number): model.evaluation_flops(number) for number in setting.numbers}
+    progress.expected = work.to_make * sum(evaluations[n] * costs[stage_name(n)] for n in setting.numbers)
     most_failed = option.parse_max_failed(options.max_failed_rows, work.to_make)
     heard = partial(_committed, say, progress, RunMetrics(order.store.root, work.to_make))
     commits = Commits(writer, heard, most_failed)
@@ -43,14 +48,14 @@ def execute(order: Order, work: Work, writer: Writer, say: Say) -> Developed:
         encoding.check()
         commits.flush_if_due()
 
-    listener = Listener(counter, partial(_hear, say, progress), check, partial(phase, say))
+    listener = Listener(counter, partial(_hear, say, progress, costs), check, partial(phase, say))
     if setting.together:
         encoding.start()
     else:
         encoding.encode(listener)
     encoding.check()
     phase(say, f"starting the workers, for {plural(len(job.units), 'unit')} of work")
-    with progress, commits:
+    with commits:
         for receipt in pipeline.run(job, setting.pools, prompts.watchdog(options.stall_seconds), listener):
             commits.add(receipt)
     return Developed(commits.totals, pipeline.busy_seconds(counter), progress.rate())
@@ -63,8 +68,8 @@ def _committed(say: Say, progress: Progress, metrics: RunMetrics, receipt: Recei
     metrics.commit(receipt.ok, Counter(receipt.causes))
 
 
-def _hear(say: Say, progress: Progress, news: News) -> None:
+def _hear(say: Say, progress: Progress, costs: Mapping[str, float], news: News) -> None:
     """What workers said, as they said it, and how far they are."""
     for ago, line in news.lines:
         phase(say, line, ago)
-    progress.evaluated(news.evaluations)
+    progress.evaluated(news.evaluations, sum(news.by_stage[name] * cost for name, cost in costs.items()))

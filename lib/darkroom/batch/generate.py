@@ -15,6 +15,7 @@ from darkroom.batch.commits import commit_duplicates
 from darkroom.batch.options import Options
 from darkroom.batch.order import Order, WrongRun, refuse_other_folder, refuse_to_empty, run_record
 from darkroom.batch.planning import WORK_PART, Work, cut
+from darkroom.batch.progress import Progress
 from darkroom.batch.summary import (
     Developed,
     Estimate,
@@ -23,6 +24,7 @@ from darkroom.batch.summary import (
     describe_work,
     estimate,
     take_stock,
+    what_next,
 )
 from darkroom.phases import Say, phase, plural, to_stderr
 from darkroom.ray_cluster import ClusterError
@@ -32,14 +34,15 @@ from darkroom.runs.failures import Failures
 from darkroom.runs.maintenance import TEMPORARY
 from darkroom.runs.pictures import Pictures
 from darkroom.runs.reading import read_run_record
-from darkroom.storage import StorageError, Store
+from darkroom.storage import StorageError, Store, open_store
 from darkroom.storage.doctor import at_start
 from darkroom.storage.lease import holder
 
-__all__ = ["Options", "Outcome", "WrongRun", "describe", "describe_work", "dry_run", "run"]
+__all__ = ["Options", "Outcome", "WrongRun", "describe", "describe_work", "draw", "dry_run", "run", "what_next"]
 
 REPAIRS = 3  # times that a job goes over a run in which something is damaged
 FOLDERS = ("manifest/", *TEMPORARY)
+DRAWN_ROWS = 50_000  # of a run whose report is drawn unasked: reading them takes a second or two
 COMPACTED_BYTES = 2 * 2**30  # of small shards that a job merges at its end; where there are more, `darkroom compact`
 
 
@@ -60,10 +63,38 @@ def dry_run(options: Options, say: Say = to_stderr) -> tuple[Work, Estimate, str
     return work, estimate(work, order.model, capacity), "on a GPU:\n" + placement.table(found) if found else ""
 
 
-def run(options: Options, say: Say = to_stderr) -> Outcome:
-    """The whole job. Raises ManifestError or another ValueError for the user's part (DoesNotFit: what was asked for
-    wants more memory than the cluster has); StorageError, ClusterError, Stalled."""
+def run(options: Options, say: Say = to_stderr, progress: Progress | None = None) -> Outcome:
+    """The whole job. progress: what shows it, where that began before. Raises ManifestError or another ValueError for
+    the user's part (DoesNotFit: what was asked for wants more memory than the cluster has); StorageError, ClusterError,
+    Stalled."""
     began = time.monotonic()
+    with progress or Progress() as progress:
+        return _run(options, progress, began, say)
+
+
+def draw(outcome: Outcome, out: str, wanted: bool | None, say: Say = to_stderr) -> str | None:
+    """The uri of the run's page, drawn; None where it is not. wanted: None for pages that are soon drawn, of what is
+    new. A page that cannot be drawn costs a finished run nothing."""
+    from darkroom.report.page import write_report
+
+    store = open_store(out)
+    page = store.uri("report/index.html")
+    if wanted is False:
+        return None
+    if wanted is None and not outcome.made and store.exists("report/index.html"):
+        return page
+    if wanted is None and outcome.rows > DRAWN_ROWS:
+        return None
+    phase(say, "drawing the report; --no-report does without")
+    try:
+        write_report(out)
+    except Exception as error:  # whatever it is, the rows are made
+        say(f"the report could not be drawn: {type(error).__name__}: {error}")
+        return None
+    return page
+
+
+def _run(options: Options, progress: Progress, began: float, say: Say) -> Outcome:
     phase(say, "reading the model and the manifest")
     order = Order.open(options)
     for note in order.notes:
@@ -71,10 +102,10 @@ def run(options: Options, say: Say = to_stderr) -> Outcome:
     phase(say, "holding it against the run")
     refuse_other_folder(order)
     with _owning(order, say) as writer:
-        return _run_as_owner(order, writer, began, say)
+        return _run_as_owner(order, writer, progress, began, say)
 
 
-def _run_as_owner(order: Order, writer: Writer, began: float, say: Say) -> Outcome:
+def _run_as_owner(order: Order, writer: Writer, progress: Progress, began: float, say: Say) -> Outcome:
     for finding in at_start(order.store.root):
         say(str(finding))
     for shard in writer.open():
@@ -82,7 +113,7 @@ def _run_as_owner(order: Order, writer: Writer, began: float, say: Say) -> Outco
     for key in writer.foreign:
         say(f"{order.store.uri(key)} is no file of the run, and is left alone")
     with _what_is_kept(order, writer):
-        work, developed = _make_all(order, writer, say)
+        work, developed = _make_all(order, writer, progress, say)
     writer.close()
     outcome = take_stock(writer.log, work, developed, time.monotonic() - began)
     if outcome.rows < work.rows - work.left_absent:
@@ -93,7 +124,7 @@ def _run_as_owner(order: Order, writer: Writer, began: float, say: Say) -> Outco
     return outcome
 
 
-def _make_all(order: Order, writer: Writer, say: Say) -> tuple[Work, Developed]:
+def _make_all(order: Order, writer: Writer, progress: Progress, say: Say) -> tuple[Work, Developed]:
     """What is to be made, and then what of the run proved damaged on the way."""
     developed = Developed()
     for _ in range(REPAIRS):
@@ -102,7 +133,7 @@ def _make_all(order: Order, writer: Writer, say: Say) -> tuple[Work, Developed]:
         if work.to_make:
             from darkroom.batch.execution import execute  # here, and not at the top: Ray costs a second
 
-            developed += execute(order, work, writer, say)
+            developed += execute(order, work, writer, progress, say)
         commit_duplicates(writer, work.plan)
         writer.withdraw(work.leavers)
         writer.compact(COMPACTED_BYTES)

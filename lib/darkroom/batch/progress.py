@@ -7,8 +7,11 @@ healthy one makes every few seconds, and not commits, of which the first may tak
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,13 +22,16 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Column
 
-from darkroom.phases import plural
+from darkroom import phases
+from darkroom.phases import duration, plural
 
 PROMPTS = "prompts"  # what encoding them is called among the stages
 LOADING = 6  # times as long: weights are downloaded, read, compiled
 STANDSTILL = 3  # times the limit: workers show that they live, or are replaced, and nothing is made
 SECONDS_BETWEEN_LINES = 10  # where no terminal redraws a bar
-BAR = 30  # characters
+SILENCE = 5  # seconds, before there is anything to count
+WINDOW, SHORTEST_WINDOW = 30.0, 5.0  # seconds of work that the time which is left is told by
+BAR, LEAST_BAR = 30, 4  # characters
 
 
 class Stalled(RuntimeError):
@@ -39,13 +45,14 @@ class TooManyFailed(RuntimeError):
 class News(NamedTuple):
     """What a counter has heard. lines: (seconds ago, sentence) of what workers began with, since the last asking;
     evaluations: of the stages; work: these and prompts encoded; signs: grows whenever a worker shows that it lives;
-    loading: some worker is not ready yet."""
+    loading: some worker is not ready yet; by_stage: evaluations of each."""
 
     lines: list[tuple[float, str]]
     evaluations: int
     work: int
     signs: int
     loading: bool
+    by_stage: dict[str, int]
 
 
 @dataclass
@@ -115,7 +122,8 @@ class JobCounter:
         work = sum(one.evaluations for one in self.stages.values())
         prompts = self.stages[PROMPTS].evaluations if PROMPTS in self.stages else 0
         loading = any(one.begun > one.ready for one in self.stages.values())
-        return News(lines, work - prompts, work, self._signs, loading)
+        by_stage = {name: one.evaluations for name, one in self.stages.items()}
+        return News(lines, work - prompts, work, self._signs, loading, by_stage)
 
     def lines(self) -> list[str]:
         """A sentence per stage, for a stalled job's message."""
@@ -190,33 +198,54 @@ class Watchdog:
 
 
 class Progress:
-    """What is true of the job in one line: rows committed of all to be made, rows per second, time that is left. On a
-    terminal it is a bar's, below all else that is said between `with` and its end; elsewhere a line now and then.
+    """What is true of the job, in one line: its phase until rows are made; then rows committed of all to be made, rows
+    per second, time that is left. On a terminal it is a bar's, from the first moment, below all else that is said
+    between `with` and its end; elsewhere a line now and then: never is there silence for longer than SILENCE seconds
+    before the first evaluation, and SECONDS_BETWEEN_LINES after it.
 
-    evaluations: that the rows are expected to take; the time that is left is theirs, as a row takes none or thousands.
+    expected: the work that the rows will take, see `evaluated`; 0: not known. The time that is left is by what was done
+    of it in the last WINDOW seconds: the first ones, while passes fill up and nothing is enlarged yet, say little.
     """
 
     def __init__(
-        self,
-        total: int,
-        out: TextIO | None = None,
-        clock: Callable[[], float] = time.monotonic,
-        evaluations: int = 0,
+        self, total: int | None = None, out: TextIO | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self.total, self.out, self.clock, self.expected = total, out or sys.stderr, clock, evaluations
+        self.total, self.out, self.clock = total, out or _own_stderr(), clock
+        self.expected = 0.0
         self.ok = self.failed = self.evaluations = 0
-        self.first = self.printed = self.at_work = clock()
-        self.before_first = self.before_work = 0
+        self.first = self.printed = clock()
+        self.before_first = 0
+        self._work = deque[tuple[float, float]]()
+        self._console = Console(file=self.out)
+        self._column = BarColumn(BAR)
         text = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
-        self._bar = Bar(BarColumn(BAR), text, console=Console(file=self.out), auto_refresh=False)
-        self._task = self._bar.add_task(self.line(), total=total)
+        self._bar = Bar(self._column, text, console=self._console, auto_refresh=False)
+        self._task = self._bar.add_task("", total=total)
+        self._ended = threading.Event()
+        self._depth = 0
+
+    def begin(self, total: int) -> None:
+        """So many rows are to be made; whatever was counted before is another job's."""
+        self.total, self.expected = total, 0.0
+        self.ok = self.failed = self.evaluations = 0
+        self._work.clear()
+        self.show()
 
     def __enter__(self) -> Progress:
-        if self.out.isatty():
-            self._bar.start()
+        self._depth += 1
+        if self._depth == 1:
+            if self.out.isatty():
+                self._bar.start()
+                self.show()
+            threading.Thread(target=self._ticks, name="screen", daemon=True).start()
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._depth -= 1
+        if self._depth:
+            return
+        self._ended.set()
+        self._bar.update(self._task, visible=self.total is not None)
         self._bar.stop()
 
     def add(self, ok: int, failed: int) -> None:
@@ -224,30 +253,37 @@ class Progress:
         if not self.ok + self.failed:
             self.first, self.before_first = self.clock(), ok + failed
         self.ok, self.failed = self.ok + ok, self.failed + failed
-        self._show()
+        self.show()
 
-    def evaluated(self, evaluations: int) -> None:
-        """So many evaluations have been made."""
-        if not self.evaluations:
-            self.at_work, self.before_work = self.clock(), evaluations
+    def evaluated(self, evaluations: int, work: float | None = None) -> None:
+        """So many evaluations have been made. work: the same in a unit that a stage's evaluation of any size has a like
+        share of, as floating point operations are; None: each is one."""
         if evaluations > self.evaluations:
             self.evaluations = evaluations
-            self._show()
+            self._work.append((self.clock(), float(evaluations if work is None else work)))
+            while len(self._work) > 2 and self._work[1][0] <= self.clock() - WINDOW:
+                self._work.popleft()
+            self.show()
 
     def line(self) -> str:
-        """E.g. `96/480 rows committed, 3.1 rows/s, 2 min 4 s left, 1 failed`."""
+        """E.g. `96/480 rows committed, 3.1 rows/s, 2 min 4 s left, 1 failed`; before that `starting Ray, 4 s`."""
         done = self.ok + self.failed
-        parts = [f"{done:,}/{self.total:,} rows committed"]
+        parts = [] if self.total is None else [f"{done:,}/{self.total:,} rows committed"]
         if rate := self.rate():
             parts.append(f"{rate:.3g} rows/s")
         elif self.evaluations:
             parts.append(f"{self.evaluations:,} evaluations")
+        elif not done and phases.current:
+            parts.append(self._phase())
         left = self._seconds_left()
-        if left is not None and done < self.total:
+        if left is not None and done < (self.total or 0):
             parts.append(f"{duration(left)} left")
         if self.failed:
             parts.append(f"{self.failed:,} failed")
         return ", ".join(parts)
+
+    def _phase(self) -> str:
+        return f"{phases.current}, {duration(self.clock() - phases.current_since)}"
 
     def rate(self) -> float:
         """Rows per second since the first commit, which loading and warming up came before; 0 while unknown."""
@@ -255,29 +291,52 @@ class Progress:
         return later / elapsed if later and elapsed > 0 else 0.0
 
     def _seconds_left(self) -> float | None:
-        """By evaluations where they are counted; those of a last stage that is yet to be asked are among them."""
-        made, elapsed = self.evaluations - self.before_work, self.clock() - self.at_work
-        if self.expected > self.evaluations and made > 0 and elapsed > 0:
-            return (self.expected - self.evaluations) * elapsed / made
+        """By work where it is counted; that of a last stage which is yet to be asked is among it."""
+        if self._work and self.expected > self._work[-1][1]:
+            (since, before), (_, now) = self._work[0], self._work[-1]
+            elapsed = self.clock() - since
+            enough = now > before and elapsed >= SHORTEST_WINDOW
+            return (self.expected - now) * elapsed / (now - before) if enough else None
         rate = self.rate()
-        return (self.total - self.ok - self.failed) / rate if rate else None
+        return ((self.total or 0) - self.ok - self.failed) / rate if rate else None
 
-    def _show(self) -> None:
-        done = self.ok + self.failed
+    def show(self) -> None:
+        """Draws the bar anew; elsewhere says the line if it is time to, or all is done."""
+        done, line = self.ok + self.failed, self.line()
         if self.out.isatty():
-            self._bar.update(self._task, completed=done, description=self.line(), refresh=True)
-        elif self.clock() - self.printed >= SECONDS_BETWEEN_LINES or done >= self.total:
-            self.printed = self.clock()
-            self.out.write(self.line() + "\n")
-            self.out.flush()
+            self._column.bar_width = max(LEAST_BAR, min(BAR, self._console.width - len(line) - 1))
+            self._bar.update(self._task, completed=done, total=self.total, description=line, refresh=True)
+        elif (self.evaluations or done) and (self._silence() >= SECONDS_BETWEEN_LINES or done == self.total):
+            self._print(line)
+
+    def tick(self) -> None:
+        """Shows that time passes, where nobody else does; to be called about once a second."""
+        if (
+            not self.out.isatty()
+            and not (self.evaluations or self.ok)
+            and phases.current
+            and self._silence() >= SILENCE
+        ):
+            self._print(f"{self.clock() - phases.BEGAN:7.1f} s  still {self._phase()}")
+        else:
+            self.show()
+
+    def _ticks(self) -> None:
+        while not self._ended.wait(1.0):
+            self.tick()
+
+    def _silence(self) -> float:
+        return self.clock() - max(self.printed, phases.current_since)
+
+    def _print(self, line: str) -> None:
+        self.printed = self.clock()
+        self.out.write(f"{line}\n")
+        self.out.flush()
 
 
-def duration(seconds: float) -> str:
-    """Seconds as a person says them: 48 s, 3 min 20 s, 5 h 12 min."""
-    seconds = round(seconds)
-    if seconds < 60:
-        return f"{seconds} s"
-    minutes, rest = divmod(seconds, 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60:,} h {minutes % 60} min"
+def _own_stderr() -> TextIO:
+    """Where people look. Of its own: while Ray starts, what its C++ side says on file 2 goes nowhere."""
+    try:
+        return os.fdopen(os.dup(sys.stderr.fileno()), "w", buffering=1)
+    except (OSError, ValueError, AttributeError):  # replaced by something that is no file
+        return sys.stderr

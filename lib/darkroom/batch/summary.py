@@ -12,9 +12,8 @@ import torch
 
 from darkroom.batch.capacity import empty_pass
 from darkroom.batch.planning import Work
-from darkroom.batch.progress import duration
 from darkroom.batch.scoring import seeds
-from darkroom.phases import plural
+from darkroom.phases import duration, plural
 from darkroom.runs import Log
 from darkroom.sampling.latent_inputs import to_latents
 from darkroom.sampling.plans import Inputs, Stage, condition_keys, goes_through, make_plan
@@ -32,7 +31,9 @@ _HOST = torch.device("cpu")
 
 @dataclass
 class Outcome:
-    """How a run stands after a job."""
+    """How a run stands after a job, and what the job did. made: rows, by this job; failed: of all rows; seconds: of the
+    whole job, start-up and all; images_per_second: once running, from the first commit to the last;
+    images_per_second_over_all: `made` over `seconds`; busy_seconds: of each stage's workers, summed."""
 
     rows: int
     counts: dict[str, dict[str, int]]
@@ -42,6 +43,7 @@ class Outcome:
     seconds: float
     evaluations: int
     images_per_second: float
+    images_per_second_over_all: float = 0.0
     slowest_stage: str = ""
     busy_seconds: dict[str, float] = field(default_factory=dict)
 
@@ -72,6 +74,7 @@ def take_stock(log: Log, work: Work, developed: Developed, seconds: float) -> Ou
         seconds=round(seconds, 2),
         evaluations=developed.totals["evaluations"],
         images_per_second=round(developed.rate, 3),
+        images_per_second_over_all=round(developed.totals["ok"] / seconds, 3) if seconds > 0 else 0.0,
         slowest_stage=max(developed.busy, key=developed.busy.__getitem__, default=""),
         busy_seconds={name: round(value, 2) for name, value in developed.busy.items()},
     )
@@ -82,13 +85,32 @@ def describe(outcome: Outcome, out: str) -> str:
     lines = [f"{plural(outcome.rows, 'row')} in {out}"]
     for task, counts in outcome.counts.items():
         lines.append(f"  {task:<16}" + ", ".join(f"{count:,} {status}" for status, count in sorted(counts.items())))
-    lines.append(
-        f"made {outcome.made:,} in {duration(outcome.seconds)}, {plural(outcome.evaluations, 'model evaluation')}"
-    )
+    asked = plural(outcome.evaluations, "model evaluation")
+    lines.append(f"made {outcome.made:,} in {duration(outcome.seconds)}, {asked}{_speeds(outcome)}")
     if outcome.slowest_stage:
         lines.append(
             f"slowest stage: {outcome.slowest_stage}, busy {duration(outcome.busy_seconds[outcome.slowest_stage])}"
         )
+    return "\n".join(lines)
+
+
+def _speeds(outcome: Outcome) -> str:
+    over_all, running = outcome.images_per_second_over_all, outcome.images_per_second
+    if not over_all:
+        return ""
+    return f", {over_all:.3g} rows/s over all" + (f", {running:.3g} once running" if running else "")
+
+
+def what_next(outcome: Outcome, out: str, page: str | None) -> str:
+    """Where to look, and what to type. page: the report's index.html, where it is drawn."""
+    lines = [f"pictures: {out.rstrip('/')}/images"]
+    if page is not None:
+        far = "s3://" in page
+        lines.append(f"the page: {page}" + (f" (to open it here: aws s3 sync {out} FOLDER)" if far else ""))
+    else:
+        lines.append(f"the page: darkroom report {out}")
+    if outcome.failed:
+        lines.append(f"why rows failed: darkroom failed {out}; the same command tries them again")
     return "\n".join(lines)
 
 

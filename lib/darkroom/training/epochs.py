@@ -10,6 +10,7 @@ import torch
 import torch.distributed
 from torch import Tensor
 
+from darkroom.phases import duration
 from darkroom.training.feeds import Feed
 from darkroom.training.steps import Steps
 
@@ -36,14 +37,24 @@ class Epochs:
             waiting.append(self.steps.take(batch, batch.rows * self.worker.count / feed.batch))
             if len(waiting) == LOOK_EVERY:
                 self._look(waiting, feed.batch)
-                if self.worker.rank == 0 and time.monotonic() - said > SAY_EVERY:
-                    said = time.monotonic()
-                    at = f"epoch {self.epoch + 1}/{self.steps.how.epochs}  step {self.steps.step:,}"
-                    say(f"{at}  loss {self.losses[-1]:.4f}")
+            if self.worker.rank == 0 and time.monotonic() - said > SAY_EVERY:
+                said = time.monotonic()
+                say(self._line(feed, said - began))
         self._look(waiting, feed.batch)
         self.steps.share_buffers()
         self.epoch += 1
         self.seconds.append(time.monotonic() - began)
+
+    def _line(self, feed: Feed, seconds: float) -> str:
+        """Where the training is, so many seconds into an epoch. The time that is left is by this epoch's speed."""
+        step, total = self.steps.step, feed.steps * self.steps.how.epochs
+        speed = (step - feed.steps * self.epoch) / seconds
+        parts = [f"epoch {self.epoch + 1}/{self.steps.how.epochs}", f"step {step:,}/{total:,}"]
+        parts += [f"loss {self.losses[-1]:.4f}"] if self.losses else []
+        parts += (
+            [f"{speed * feed.batch:,.0f} images/s", f"{duration((total - step) / speed)} left"] if speed > 0 else []
+        )
+        return "  ".join(parts)
 
     def _look(self, waiting: list[Tensor], batch: int) -> None:
         """Takes the losses of the last steps, each of `batch` images, from the device, as means over the workers."""
