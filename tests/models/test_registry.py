@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from darkroom.models import registry
+from darkroom.models import registration, registry
 from darkroom.models.catalog import open_model
 from darkroom.models.errors import ModelError
 from darkroom.models.registry import RegisteredModel, names
 from darkroom.storage import LocalStore
+from toys import network_config, save_toy_network
 
 
 def add(model: RegisteredModel, source: str, **record: Any) -> int:
@@ -207,3 +208,38 @@ def test_the_first_champion_may_be_withdrawn(tmp_path: Path, toy_network: str) -
     assert model.champion_at(datetime.now(UTC)) is None and model.retire(keep=1) == []
     assert promoted(model, toy_network) == 2 and model.champion().version == 2
     assert [event["version"] for event in model.moves()] == [1, None, 2]
+
+
+def test_a_rollback_undoes_the_last_promotion_that_is_not_undone(tmp_path: Path, toy_network: str) -> None:
+    """Whoever was promoted by hand took over from whoever was live then, whatever was live when it was added."""
+    early = registration.add(str(tmp_path), "digits", toy_network)
+    model = RegisteredModel(str(tmp_path), "digits")
+    second, third = promoted(model, toy_network), promoted(model, toy_network)
+    registration.promote(str(tmp_path), "digits", early)
+    registration.promote(str(tmp_path), "digits", second)
+    assert [model.rollback().version for _ in range(3)] == [early, third, second]
+    assert model.champion_at(datetime.now(UTC)) == second
+    with pytest.raises(ModelError, match="digits@2 is the first champion"):
+        model.rollback()
+    model.rollback(to=third)
+    assert model.rollback().version == second, "it was pointed to from there"
+    assert model.retire(keep=1) == [early], "3 was live just now"
+
+
+def test_what_may_not_be_added_by_hand(tmp_path: Path, toy_network: str) -> None:
+    root = str(tmp_path / "registry")
+    registration.promote(root, "digits", registration.add(root, "digits", toy_network))
+    with pytest.raises(ModelError, match="if-xs is no network that was trained here"):
+        registration.add(root, "digits", "if-xs")
+    fewer = save_toy_network(str(tmp_path / "fewer"), network_config(num_classes=3))
+    with pytest.raises(ModelError, match="than the champion digits@1: classes 3 in place of 10; give it another name"):
+        registration.add(root, "digits", fewer)
+    torn = tmp_path / "torn"
+    torn.mkdir()
+    (torn / "config.json").write_bytes(Path(toy_network, "config.json").read_bytes())
+    (torn / "model.safetensors").write_bytes(Path(toy_network, "model.safetensors").read_bytes()[:-100])
+    with pytest.raises(ModelError, match="model.safetensors is damaged"):
+        registration.add(root, "digits", str(torn))
+    with pytest.raises(ModelError, match="digits has no version 2"):
+        registration.promote(root, "digits", 2)
+    assert RegisteredModel(root, "digits").versions() == [1]

@@ -114,11 +114,11 @@ class RegisteredModel:
             number += 1
         return number
 
-    def register(self, number: int, source: str, record: Mapping[str, Any]) -> None:
+    def register(self, number: int, source: str, record: Mapping[str, Any], **more: Any) -> None:
         """Copies a model directory as version `number`, which was claimed; done again, it finishes what it began.
 
         The version's config.json names it NAME@NUMBER, so that every result row does. record: what version.json holds
-        besides its name, number and the digest of the weights.
+        besides its name, number and the digest of the weights; more: what the event says besides.
         """
         if not self.store.exists(f"versions/{number}/{RECORD}"):
             model, folder = open_store(source), f"versions/{number}"
@@ -128,7 +128,7 @@ class RegisteredModel:
             artifact = {"sha256": hashlib.sha256(weights).hexdigest(), "bytes": len(weights)}
             whole = {"name": self.name, "version": number, "created_at": _now().isoformat(), "artifact": artifact}
             self.store.write(f"{folder}/{RECORD}", _json({**whole, **record}))
-        self.note("registered", f"version-{number:06d}", version=number)
+        self.note("registered", f"version-{number:06d}", version=number, **more)
 
     def promote(self, number: int, before: Pointer | None, **more: Any) -> Pointer | None:
         """Points to version `number`, if the pointer still is `before`; None if another was faster.
@@ -149,7 +149,7 @@ class RegisteredModel:
         before = self.champion()
         if before is None or before.version is None:
             raise ModelError(f"{self.name} in {self.root} has no champion: there is nothing to roll back")
-        target = self.version(before.version).get("parent") if to is None else to
+        target = self._champion_before() if to is None else to
         if target is None:
             raise ModelError(f"{self.name}@{before.version} is the first champion: there is none to roll back to")
         if target == before.version:
@@ -167,8 +167,7 @@ class RegisteredModel:
             return []
         versions = self.versions()
         spared = {champion.version, champion.event["previous"], *versions[-keep:]}
-        if champion.version is not None:
-            spared.add(self.version(champion.version).get("parent"))
+        spared.add(self._champion_before())
         gone = [number for number in self.kept() if number not in spared]
         for number in gone:
             self.discard(number, f"not among the {keep} newest")
@@ -185,6 +184,19 @@ class RegisteredModel:
         """Adds an event. about: with the kind its name, so that noted twice it is there once."""
         event = {"kind": kind, "at": _now().isoformat(), "actor": actor(), **more}
         self.store.create(f"events/{about}-{kind}.json", _json(event))
+
+    def _champion_before(self) -> int | None:
+        """Whom the champion took over from, None if it was the first. By the moves, as a version that was added or
+        promoted by hand took over from whoever was live at that moment: a rollback undoes the last promotion that is
+        not undone yet."""
+        live: list[int] = []
+        for event in self.moves():
+            number, undone = event["version"], event["kind"] == "rolled_back"
+            while undone and live and live[-1] != number and (number is None or number in live):
+                live.pop()
+            if number is not None and live[-1:] != [number]:
+                live.append(number)
+        return live[-2] if len(live) > 1 else None
 
     def _move(self, kind: str, number: int | None, before: Pointer | None, more: Mapping[str, Any]) -> Pointer | None:
         if number is not None:
@@ -220,6 +232,12 @@ def names(root: str) -> list[str]:
     """The models of a registry that have a champion."""
     keys = (key.split("/") for key in open_store(root).list())
     return [parts[0] for parts in keys if len(parts) == 2 and parts[1] == CHAMPION]
+
+
+def names_of_all(root: str) -> list[str]:
+    """The models of a registry, those too of which no version was promoted yet."""
+    keys = (key.split("/") for key in open_store(root).list())
+    return sorted({parts[0] for parts in keys if parts[-1] in (CHAMPION, RECORD)})
 
 
 def resolve(uri: str) -> str:

@@ -7,14 +7,15 @@ from datetime import datetime
 from typing import Any
 
 from darkroom.models.errors import ModelError
-from darkroom.models.registry import RegisteredModel, names
+from darkroom.models.registry import Pointer, RegisteredModel, names_of_all
+from darkroom.phases import plural
 
 _TOLD = ("tick", "from", "reason", "against", "passed", "failed")
 
 
 def known(root: str) -> str:
     """The names of a registry's models."""
-    return ", ".join(names(root)) or "none"
+    return ", ".join(names_of_all(root)) or "none"
 
 
 def find(root: str, name: str) -> RegisteredModel:
@@ -28,15 +29,17 @@ def find(root: str, name: str) -> RegisteredModel:
 def listed(root: str) -> str:
     """A line for each model: its champion, when it was moved there, how many versions there are."""
     lines = []
-    for name in names(root):
+    for name in names_of_all(root):
         model = RegisteredModel(root, name)
-        pointer = model.champion()
-        assert pointer is not None, "names are of models that have a pointer"
-        live = "none, it was withdrawn" if pointer.version is None else f"version {pointer.version}"
-        lines.append(
-            f"{name:<24}champion: {live}, since {_moment(pointer.event['at'])}; {len(model.versions())} versions"
-        )
+        lines.append(f"{name:<24}champion: {_live(model.champion())}; {plural(len(model.versions()), 'version')}")
     return "\n".join(lines) or f"no models in {root}"
+
+
+def _live(pointer: Pointer | None) -> str:
+    if pointer is None:
+        return "none yet"
+    live = "none, it was withdrawn" if pointer.version is None else f"version {pointer.version}"
+    return f"{live}, since {_moment(pointer.event['at'])}"
 
 
 def shown(model: RegisteredModel, at: datetime | None) -> str:
@@ -80,7 +83,8 @@ def _comparable(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def _event(event: Mapping[str, Any]) -> str:
     about = f"version {event['version']}" if event.get("version") is not None else ""
-    told = ", ".join(f"{key} {_value(event[key])}" for key in _TOLD if event.get(key) not in (None, "", []))
+    said = [f"{key} {_value(event[key])}" for key in _TOLD if event.get(key) not in (None, "", [])]
+    told = ", ".join(["by hand, past every gate"] * bool(event.get("by_hand") and event["kind"] == "promoted") + said)
     return f"{_moment(event['at'])}  {event['kind']:<12}{about:<12}{told}  by {event['actor']}"
 
 
