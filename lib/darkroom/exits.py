@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 import typer
+from typer.exceptions import TyperException
 
 from darkroom import phases  # first: its clock begins here
 
@@ -136,7 +137,7 @@ def exit_codes(verbose: bool = False) -> Iterator[None]:
         _stop(f"Ray gave up: {last}\n{KEPT}", ENVIRONMENT, verbose)
     except ValueError as error:
         _stop(str(error), WRONG_INPUT, verbose)
-    except typer.Exit:
+    except (typer.Exit, TyperException):  # of a job's own command line, which another command was given
         raise
     except Exception as error:  # a fault of ours: a sentence all the same
         _stop(f"a fault of this program, {_described(error)}; --verbose says more", ENVIRONMENT, verbose)

@@ -20,6 +20,7 @@ from cluster.test_kubernetes import KUBERNETES, LONGEST, problems, validators  #
 from darkroom.retrain.cronjob import FILE
 from darkroom.retrain.rayjob import of_tick, read_rayjob
 from darkroom.retrain.render import read_scheduled, rendered
+from darkroom.retrain.times import read_tick
 from kustomize import Object
 
 ROOT = Path(__file__).parents[2]
@@ -27,6 +28,7 @@ FOLDER = ROOT / "cluster" / "kubernetes"
 BASE = str(FOLDER / "base" / "rayjob-train.yaml")
 AT = "s3://darkroom/manifests/pipelines/nightly.yaml"
 TICK = "20261121T020000Z"
+MOMENT = read_tick(TICK)
 PIPELINE = """\
 name: {name}
 out: {out}
@@ -72,8 +74,9 @@ def test_kubernetes_takes_the_cronjob_and_kuberay_what_it_creates(tmp_path: Path
     for one in found.values():
         kubernetes_validate.validate(one, KUBERNETES, strict=True)
         assert one["metadata"]["namespace"] == "darkroom"
-        assert one["metadata"]["labels"]["app.kubernetes.io/component"] == "retrain"
-    created = of_tick(rayjob(found), TICK)
+        shared = one["kind"] not in ("ConfigMap", "CronJob")
+        assert one["metadata"]["labels"]["app.kubernetes.io/component"] == ("schedule" if shared else "retrain")
+    created = of_tick(rayjob(found), MOMENT, "UTC")
     assert problems(validators, created) == []
     assert created["metadata"]["name"] == "nightly-20261121t020000z"
     assert created["spec"]["entrypoint"] == f"python -m darkroom.submit.entry retrain {AT} --tick {TICK}"
@@ -82,11 +85,12 @@ def test_kubernetes_takes_the_cronjob_and_kuberay_what_it_creates(tmp_path: Path
 def test_pods_are_those_of_the_training(tmp_path: Path) -> None:
     """Token, network policies' labels, secrets by reference, non-root: all of it, as the base's own tests see it."""
     base = read_rayjob(BASE)["spec"]
-    for spec in (
-        objects("raycronjob", write(tmp_path))["RayCronJob"]["spec"]["jobTemplate"],
-        rayjob(objects("cronjob", write(tmp_path)))["spec"],
+    for spec, tick in (
+        (objects("raycronjob", write(tmp_path))["RayCronJob"]["spec"]["jobTemplate"], ""),
+        (rayjob(objects("cronjob", write(tmp_path)))["spec"], " --tick {tick}"),
+        (rayjob(objects("cronjob", write(tmp_path, missed="all")))["spec"], ""),  # it asks itself what is due
     ):
-        assert spec.pop("entrypoint") == f"python -m darkroom.submit.entry retrain {AT}"
+        assert spec.pop("entrypoint") == f"python -m darkroom.submit.entry retrain {AT}{tick}"
         assert spec == {key: value for key, value in base.items() if key != "entrypoint"}
 
 
@@ -119,9 +123,7 @@ def test_the_creators_command_is_one_that_exists(tmp_path: Path) -> None:
     assert python == "python" and (ROOT / script.removeprefix("/app/")).is_file()
     command = typer.main.get_command(schedule.app).commands[arguments[0]]  # type: ignore[attr-defined]
     given = command.make_context(script, arguments[1:]).params
-    assert given == {"job": f"/etc/darkroom/{FILE}", "cron": "0 2 * * *", "time_zone": "Europe/Zurich", "missed": False}
-    everything = creator(objects("cronjob", write(tmp_path, missed="all")))["containers"][0]["command"]
-    assert everything == [python, script, *arguments, "--all"]
+    assert given == {"job": f"/etc/darkroom/{FILE}", "cron": "0 2 * * *", "time_zone": "Europe/Zurich"}
 
 
 @pytest.mark.parametrize(
@@ -151,7 +153,7 @@ def test_another_image_is_in_every_pod(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("kind", "longest"), [("raycronjob", 36), ("cronjob", 30)])
 def test_names_fit(tmp_path: Path, kind: str, longest: int) -> None:
     found = objects(kind, write(tmp_path, name="Aa._" + "b" * (longest - 3)))
-    one = found.get("RayCronJob") or of_tick(rayjob(found), TICK)
+    one = found.get("RayCronJob") or of_tick(rayjob(found), MOMENT, "UTC")
     assert len(one["metadata"]["name"]) == LONGEST[one["kind"]] and one["metadata"]["name"].startswith("aa-bbb")
     with pytest.raises(ValueError, match=f"a letter first, and {longest} characters at most"):
         objects(kind, write(tmp_path, name="a" * (longest + 1)))
@@ -165,6 +167,11 @@ def test_names_fit(tmp_path: Path, kind: str, longest: int) -> None:
         ({}, None, "need the pipeline in a bucket"),
         ({}, "s3://darkroom/my pipeline.yaml", "plain letters"),
         ({"out": "/var/runs"}, AT, "out: /var/runs is a folder of one machine"),
+        (
+            {"out": "../../runs"},
+            "s3://b/nightly.yaml",
+            "out: ../../runs counts .* climbs out of the bucket; keep as many",
+        ),
     ],
 )
 def test_what_only_this_machine_has_is_refused(tmp_path: Path, change: dict, at: str | None, said: str) -> None:
@@ -196,7 +203,7 @@ def test_the_readmes_command_renders_the_shipped_pipeline(validators: dict) -> N
         done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         found = {one["kind"]: one for one in yaml.safe_load_all(done.stdout)}
-        made = of_tick(rayjob(found), TICK) if kind == "cronjob" else found["RayCronJob"]
+        made = of_tick(rayjob(found), MOMENT, "UTC") if kind == "cronjob" else found["RayCronJob"]
         assert problems(validators, made) == [] and made["metadata"]["name"].startswith("mnist-nightly")
         assert made["metadata"]["namespace"] == "darkroom"
 

@@ -30,7 +30,7 @@ JOB = {
     "apiVersion": "ray.io/v1",
     "kind": "RayJob",
     "metadata": {"name": "nightly", "namespace": "darkroom"},
-    "spec": {"entrypoint": "python -m darkroom.submit.entry retrain s3://darkroom/nightly.yaml"},
+    "spec": {"entrypoint": "python -m darkroom.submit.entry retrain s3://darkroom/nightly.yaml --tick {tick}"},
 }
 
 
@@ -95,14 +95,14 @@ def pod(tmp_path: Path) -> Iterator[SimpleNamespace]:
     thread.join()
 
 
-def run(pod: SimpleNamespace, alone: bool = True) -> str:
+def run(pod: SimpleNamespace) -> str:
     file = str(pod.folder / "rayjob.yaml")
-    return rayjob.create_due(file, "0 2 * * *", "Europe/Zurich", alone, pod.environment, pod.folder)
+    return rayjob.create_due(file, "0 2 * * *", "Europe/Zurich", pod.environment, pod.folder)
 
 
 def test_a_tick_has_one_rayjob_however_often_it_is_begun(pod: SimpleNamespace) -> None:
     tick = tick_id(last_fire("0 2 * * *", "Europe/Zurich", datetime.now(UTC)))  # type: ignore[arg-type]
-    assert run(pod) == f"created RayJob nightly-{tick.lower()}: {JOB['spec']['entrypoint']} --tick {tick}"
+    assert run(pod) == f"created RayJob nightly-{tick.lower()}: {JOB['spec']['entrypoint'].format(tick=tick)}"
     assert run(pod) == f"RayJob nightly-{tick.lower()} is there already: the tick was begun before"
     (created,) = pod.kept.values()
     assert created["metadata"] == {
@@ -113,9 +113,15 @@ def test_a_tick_has_one_rayjob_however_often_it_is_begun(pod: SimpleNamespace) -
     }
 
 
-def test_to_make_up_for_all_that_was_missed_the_job_asks_itself(pod: SimpleNamespace) -> None:
-    assert run(pod, alone=False).endswith(f": {JOB['spec']['entrypoint']}")
-    assert run(pod).endswith("is there already: the tick was begun before")
+def test_a_tick_is_named_where_the_entry_point_asks_for_it_and_its_day_is_the_clocks() -> None:
+    """22:30 UTC is the next day in Zurich in summer."""
+    moment = datetime(2026, 7, 1, 22, 30, tzinfo=UTC)
+    words = "generate s3://b/{date}.yaml --out s3://b/runs/{date}/{tick}"
+    for zone, day in (("UTC", "2026-07-01"), ("Europe/Zurich", "2026-07-02")):
+        created = rayjob.of_tick({**JOB, "spec": {"entrypoint": words}}, moment, zone)
+        assert created["spec"]["entrypoint"] == f"generate s3://b/{day}.yaml --out s3://b/runs/{day}/20260701T223000Z"
+    bare = {**JOB, "spec": {"entrypoint": "retrain s3://b/p.yaml"}}
+    assert rayjob.of_tick(bare, moment, "UTC")["spec"] == bare["spec"], "then it asks itself what is due"
 
 
 def test_what_kubernetes_says_is_told(pod: SimpleNamespace) -> None:

@@ -113,7 +113,7 @@ spec:
 
 
 def rights() -> list[Object]:
-    """The creator's account, what it may do, and its way to Kubernetes' API: the same for every pipeline."""
+    """The creator's account, what it may do, and its way to Kubernetes' API: the same for every schedule."""
     return list(yaml.safe_load_all(RIGHTS))
 
 
@@ -133,8 +133,6 @@ def cron_job(config_map: str, schedule: Schedule, image: str, job_spec: Object) 
     pod = found["spec"]["jobTemplate"]["spec"]["template"]["spec"]
     pod["containers"][0]["image"] = image
     pod["containers"][0]["command"] += ["--cron", schedule.cron, "--time-zone", schedule.time_zone]
-    if schedule.missed == "all":
-        pod["containers"][0]["command"].append("--all")
     pod["volumes"][1]["configMap"]["name"] = config_map
     return found
 

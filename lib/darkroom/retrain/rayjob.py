@@ -20,17 +20,19 @@ from typing import Any
 import yaml
 
 from darkroom.ray_cluster import ClusterError
-from darkroom.retrain.times import check_cron, last_fire, tick_id
+from darkroom.retrain.times import check_cron, last_fire, read_zone, tick_id
 
 Object = dict[str, Any]
 BASE = "cluster/kubernetes/base/rayjob-train.yaml of the repository"
 TICK = "darkroom/tick"
+# What an entry point may say of the tick that its RayJob is created for: its id, and its day where its clock hangs.
+TICK_WORD, DATE_WORD = "{tick}", "{date}"
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 TIMEOUT_SECONDS = 30
 
 
-def read_rayjob(file: str) -> Object:
-    """The RayJob in a file (- is stdin), the one named train if there are several. ValueError if there is none."""
+def read_rayjob(file: str, named: str = "train") -> Object:
+    """The RayJob in a file (- is stdin), the one of that name if there are several. ValueError if there is none."""
     try:
         text = sys.stdin.read() if file == "-" else Path(file).read_text()
         found = [each for each in yaml.safe_load_all(text) if isinstance(each, dict) and each.get("kind") == "RayJob"]
@@ -38,33 +40,27 @@ def read_rayjob(file: str) -> Object:
         raise ValueError(f"{file}: {error.strerror}; wanted a file with a RayJob, such as {BASE}") from None
     except yaml.YAMLError as error:
         raise ValueError(f"{file} is no YAML: {' '.join(str(error).split())}") from None
-    chosen = found if len(found) == 1 else [each for each in found if each["metadata"]["name"] == "train"]
+    chosen = found if len(found) == 1 else [each for each in found if each["metadata"]["name"] == named]
     if len(chosen) != 1:
-        raise ValueError(f"{file} has {len(found)} RayJobs: wanted one, or one that is named train")
+        raise ValueError(f"{file} has {len(found)} RayJobs: wanted one, or one that is named {named}")
     return chosen[0]
 
 
-def of_tick(job: Object, tick: str, alone: bool = True) -> Object:
-    """The RayJob of a tick: `job` with the tick in its name, annotations and, if it is to run alone, entry point.
-
-    Else the job finds out by itself what is due: this tick, and the ones before it that were missed.
+def of_tick(job: Object, moment: datetime, time_zone: str) -> Object:
+    """The RayJob of the tick at a moment: `job` with the tick in its name, its annotations and, where that asks for it,
+    its entry point. Without it there a retraining finds out by itself what is due: this tick, and those missed before.
     """
+    tick, day = tick_id(moment), moment.astimezone(read_zone(time_zone)).date().isoformat()
     found = copy.deepcopy(job)
     found["metadata"]["name"] = f"{job['metadata']['name']}-{tick.lower()}"
     found["metadata"]["annotations"] = {TICK: tick}
-    found["spec"]["entrypoint"] += f" --tick {tick}" if alone else ""
+    entrypoint = found["spec"]["entrypoint"]
+    found["spec"]["entrypoint"] = entrypoint.replace(TICK_WORD, tick).replace(DATE_WORD, day)
     return found
 
 
-def create_due(
-    file: str,
-    cron: str,
-    time_zone: str,
-    alone: bool,
-    environment: Mapping[str, str],
-    account: Path = ACCOUNT,
-) -> str:
-    """A sentence that says what was done. file: holds a RayJob; alone: see `of_tick`.
+def create_due(file: str, cron: str, time_zone: str, environment: Mapping[str, str], account: Path = ACCOUNT) -> str:
+    """A sentence that says what was done. file: holds a RayJob, as `of_tick` takes it.
 
     Raises ValueError for the user's part, ClusterError.
     """
@@ -72,7 +68,7 @@ def create_due(
     due = last_fire(cron, time_zone, datetime.now(UTC))
     if due is None:
         raise ValueError(f"{cron!r} in {time_zone} was never due yet")
-    job = of_tick(read_rayjob(file), tick_id(due), alone)
+    job = of_tick(read_rayjob(file), due, time_zone)
     job = owned(job, environment.get("JOB_NAME"), environment.get("JOB_UID"))
     name = job["metadata"]["name"]
     if Api.of_this_pod(environment, account).create_rayjob(job):

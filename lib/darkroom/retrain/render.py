@@ -1,4 +1,4 @@
-"""A pipeline's schedule as Kubernetes objects: a RayCronJob of KubeRay's, or a plain CronJob that creates RayJobs.
+"""A schedule as Kubernetes objects: a RayCronJob of KubeRay's, or a plain CronJob that creates RayJobs.
 
 Both hold the spec of a RayJob that is there already, with another entry point: one place says what a training's pods
 look like. Neither object can tell the job its tick. A RayCronJob's job asks the schedule itself which tick is due; a
@@ -17,13 +17,13 @@ import yaml
 
 from darkroom.retrain import cronjob
 from darkroom.retrain.pipeline_file import read_pipeline
-from darkroom.retrain.rayjob import Object
+from darkroom.retrain.rayjob import DATE_WORD, TICK_WORD, Object
 from darkroom.retrain.schema import Schedule
 from darkroom.storage import join, read_uri
 
 Kind = Literal["raycronjob", "cronjob"]
 LONGEST = {"raycronjob": 36, "cronjob": 30}  # KubeRay's limits: 36, and 47 for a RayJob, whose tick takes 17
-QUEUE = "kueue.x-k8s.io/queue-name"
+QUEUE, PART = "kueue.x-k8s.io/queue-name", "app.kubernetes.io/component"
 _RAYCRONJOB = """\
 # For KubeRay 1.6 and later, alpha: the operator must have been started with --feature-gates=RayCronJob=true. Else
 # nothing starts, and nothing says so; a plain CronJob (--kind cronjob) needs no gate. The job finds out by itself which
@@ -35,12 +35,16 @@ _RAYCRONJOB = """\
 
 @dataclass(frozen=True)
 class Scheduled:
-    """What is to run and when. entrypoint: without a tick; image: for every pod that has the base's, None: keep it."""
+    """What is to run and when. entrypoint: without a tick; one that retrains takes it, or finds out what is due. image:
+    for every pod that has the base's, None: keep it. workers: how many a base with one group of them is to have, None:
+    as many as it has."""
 
     name: str
     schedule: Schedule
     entrypoint: str
     image: str | None = None
+    part: Literal["retrain", "generate"] = "retrain"
+    workers: int | None = None
 
 
 def read_scheduled(uri: str, at: str | None = None, image: str | None = None) -> Scheduled:
@@ -58,7 +62,14 @@ def read_scheduled(uri: str, at: str | None = None, image: str | None = None) ->
         )
     document = yaml.safe_load(read_uri(uri))
     for key in ("out", "registry"):
-        if not (place := join(at.rpartition("/")[0], document[key])).startswith("s3://"):
+        try:
+            place = join(at.rpartition("/")[0], document[key])
+        except ValueError:
+            raise ValueError(
+                f"{uri}: {key}: {document[key]} counts from where the file lies, and from {at} it climbs out of the "
+                "bucket; keep as many folders above the file there as it has here: s3://bucket/manifests/pipelines/"
+            ) from None
+        if not place.startswith("s3://"):
             raise ValueError(
                 f"{uri}: {key}: {place} is a folder of one machine; wanted one in a bucket, or a relative path"
             )
@@ -70,15 +81,19 @@ def rendered(kind: Kind, scheduled: Scheduled, base: Object) -> str:
 
     ValueError where the name does not fit, or the base asks for what this kind cannot do.
     """
-    job = _like(base, scheduled, _kubernetes_name(scheduled.name, LONGEST[kind]))
+    name = _kubernetes_name(scheduled.name, LONGEST[kind])
+    entrypoint = scheduled.entrypoint
+    if scheduled.part == "retrain" and kind == "cronjob" and scheduled.schedule.missed != "all":
+        entrypoint += f" --tick {TICK_WORD}"
+    job = _like(base, scheduled, name, entrypoint)
     if kind == "raycronjob":
         head, objects = _RAYCRONJOB, [_ray_cron_job(scheduled, job)]
     else:
         config = {"apiVersion": "v1", "kind": "ConfigMap", "data": {cronjob.FILE: _dump(job)}}
-        name, image = job["metadata"]["name"], _image(job)
-        cron_job = cronjob.cron_job(name, scheduled.schedule, image, job["spec"])
+        cron_job = cronjob.cron_job(name, scheduled.schedule, _image(job), job["spec"])
         head, objects = cronjob.HEAD, [*cronjob.rights(), config, cron_job]
-    heading = f"# Made by `darkroom schedule render` from the pipeline {scheduled.name}: change that, not this.\n#\n"
+    what = f"the pipeline {scheduled.name}: change that" if scheduled.part == "retrain" else "--generate: do that anew"
+    heading = f"# Made by `darkroom schedule render` from {what}, not this.\n#\n"
     return heading + head + "---\n".join(_dump(_placed(each, job)) for each in objects)
 
 
@@ -86,19 +101,27 @@ def _kubernetes_name(name: str, longest: int) -> str:
     found = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     if not re.match(r"[a-z]", found) or len(found) > longest:
         wanted = f"a letter first, and {longest} characters at most"
-        raise ValueError(f"the pipeline's name {name!r} would be {found!r} in Kubernetes; wanted {wanted}")
+        raise ValueError(f"the name {name!r} would be {found!r} in Kubernetes; wanted {wanted}")
     return found
 
 
-def _like(base: Object, scheduled: Scheduled, name: str) -> Object:
+def _like(base: Object, scheduled: Scheduled, name: str, entrypoint: str) -> Object:
     """A RayJob like the base that runs it."""
     metadata = base["metadata"]
-    labels = {**metadata.get("labels", {}), "app.kubernetes.io/component": "retrain"}
-    spec = copy.deepcopy(base["spec"]) | {"entrypoint": scheduled.entrypoint}
+    labels = {**metadata.get("labels", {}), PART: scheduled.part}
+    spec = copy.deepcopy(base["spec"]) | {"entrypoint": entrypoint}
+    if scheduled.workers is not None:
+        (group,) = worker_groups(spec)
+        group |= dict.fromkeys(("replicas", "minReplicas", "maxReplicas"), scheduled.workers)
     if scheduled.image is not None:
         _replace_image(spec, _image(base), scheduled.image)
     placed = {"name": name, "namespace": metadata.get("namespace", "default"), "labels": labels}
     return {"apiVersion": base["apiVersion"], "kind": "RayJob", "metadata": placed, "spec": spec}
+
+
+def worker_groups(spec: Object) -> list[Object]:
+    """The groups of worker nodes in the spec of a RayJob."""
+    return spec["rayClusterSpec"]["workerGroupSpecs"]
 
 
 def _image(job: Object) -> str:
@@ -115,6 +138,10 @@ def _replace_image(node: Any, old: str, new: str) -> None:
 def _ray_cron_job(scheduled: Scheduled, job: Object) -> Object:
     if QUEUE in job["metadata"]["labels"] or job["spec"].get("suspend"):
         raise ValueError("a RayCronJob gives its jobs no labels, so Kueue would never let them begin: --kind cronjob")
+    if DATE_WORD in job["spec"]["entrypoint"] or TICK_WORD in job["spec"]["entrypoint"]:
+        raise ValueError(
+            f"a RayCronJob does not tell its job which tick it is for, so nothing fills {DATE_WORD} in: --kind cronjob"
+        )
     begins = job["spec"].get("preRunningDeadlineSeconds", 0)
     if scheduled.schedule.missed == "none" and scheduled.schedule.deadline_seconds < begins:
         raise ValueError(
@@ -127,7 +154,8 @@ def _ray_cron_job(scheduled: Scheduled, job: Object) -> Object:
 
 def _placed(found: Object, job: Object) -> Object:
     """With the job's namespace, this part's labels, and the job's name where it has none."""
-    labels = {"app.kubernetes.io/part-of": "darkroom", "app.kubernetes.io/component": "retrain"}
+    part = "schedule" if found.get("metadata") else job["metadata"]["labels"][PART]  # one account creates all RayJobs
+    labels = {"app.kubernetes.io/part-of": "darkroom", PART: part}
     name = found.get("metadata", {}).get("name", job["metadata"]["name"])
     metadata = {"name": name, "namespace": job["metadata"]["namespace"], "labels": labels}
     for subject in found.get("subjects", ()):

@@ -25,6 +25,7 @@ PATHS = (
     *RUNS, "data", "source", "against", "embeddings", "imported", "pipeline", "registry", "inputs_root", "ids", "depth",
 )  # fmt: skip
 NAMED = ("adapter", "control")  # name=URI, of which there may be several
+SHARED = ". Where every node sees this machine's folders at the same paths, say --shared-filesystem"
 
 
 class LocalPath(ValueError):
@@ -64,13 +65,13 @@ def prepare(job: str, arguments: list[str], shared: bool, image: bool = False) -
 
     Raises typer's errors of usage, LocalPath, ManifestError, ModelError for the user's part; StorageError.
     """
-    command = _command(job)
+    command = command_of(job)
     context = command.make_context(job, list(arguments))
     given = dict(context.params)
     if shared:
         given = {name: _absolute(name, value) for name, value in given.items()}
     else:
-        _refuse_local(given, {parameter.name: parameter.opts[0] for parameter in command.params})
+        refuse_local(given, {parameter.name: parameter.opts[0] for parameter in command.params})
     run = _run(given, shared)
     manifest, model = given.get("manifest") or "", given.get("model") or ""
     notes: list[str] = []
@@ -78,20 +79,20 @@ def prepare(job: str, arguments: list[str], shared: bool, image: bool = False) -
         notes.append(f"the manifest {manifest} must lie at that path on every node; it was not checked")
     elif manifest:
         scorer = job == "embed" or bool(given.get("scorer"))
-        notes += _check_manifest(manifest, model, scorer, given)
+        notes += check_manifest(manifest, model, scorer, given)
         if not shared and "://" not in manifest:
             given["manifest"], missing = _bring(manifest, run)
             notes += missing
     if model.startswith("/"):
         notes.append(f"the model {model} must lie at that path on every node")
-    return Request(job, tuple(_spell(command, context, given)), run, tuple(notes))
+    return Request(job, tuple(spell(command, context, given)), run, tuple(notes))
 
 
 def run_of(job: str, arguments: list[str]) -> str:
     """Where a job with these arguments writes to; "" where that is nowhere, or they are not understood: the job itself
     says then what is wrong."""
     try:
-        return _run(_command(job).make_context(job, list(arguments)).params, shared=True)
+        return _run(command_of(job).make_context(job, list(arguments)).params, shared=True)
     except (ValueError, StorageError, typer.Exit, TyperException):
         return ""
 
@@ -102,7 +103,7 @@ def _run(given: dict[str, Any], shared: bool) -> str:
     return next((given[name] for name in RUNS if given.get(name)), "")
 
 
-def _command(job: str) -> Any:
+def command_of(job: str) -> Any:
     """The job's own command line. ValueError for a job there is not."""
     module = import_module(f"darkroom.jobs.{job}") if job in job_names() else None
     if not hasattr(module, "main"):
@@ -117,7 +118,7 @@ def _is_single(job: str) -> bool:
     return hasattr(import_module(f"darkroom.jobs.{job}"), "main")
 
 
-def _spell(command: Any, context: Any, given: dict[str, Any]) -> list[str]:
+def spell(command: Any, context: Any, given: dict[str, Any]) -> list[str]:
     """Arguments that parse to `given`; what has its default is left out."""
     options: list[str] = []
     positional: list[str] = []
@@ -152,15 +153,15 @@ def _is_elsewhere(manifest: str) -> bool:
     return manifest.startswith("/") and not Path(manifest).exists()
 
 
-def _refuse_local(given: dict[str, Any], labels: dict[str, str]) -> None:
+def refuse_local(given: dict[str, Any], labels: dict[str, str], unless: str = SHARED) -> None:
+    """LocalPath where an argument names a place on this machine. unless: a sentence on when it may."""
     several = [
         (name, item) for name, value in given.items() for item in (value if isinstance(value, list) else [value])
     ]
     local = [f"{labels.get(name, name)} {value}" for name, value in several if _is_local(name, value)]
     if local:
         raise LocalPath(
-            f"{', '.join(local)}: on this machine, and the cluster's nodes see others; wanted s3://bucket/prefix. "
-            "Where every node sees this machine's folders at the same paths, say --shared-filesystem"
+            f"{', '.join(local)}: on this machine, and the cluster's nodes see others; wanted s3://bucket/prefix{unless}"
         )
 
 
@@ -170,7 +171,7 @@ def _pipelines_run(pipeline: str, shared: bool) -> str:
 
     read = read_pipeline(pipeline)
     if not shared:
-        _refuse_local({"out": read.out, "registry": read.registry, "source": read.data.source}, {})
+        refuse_local({"out": read.out, "registry": read.registry, "source": read.data.source}, {})
     return read.out
 
 
@@ -192,7 +193,7 @@ def _absolute(name: str, value: Any) -> Any:
     return str(Path(value.removeprefix("file://")).expanduser().absolute()) if local else value
 
 
-def _check_manifest(manifest: str, model: str, scorer: bool, given: Mapping[str, Any]) -> list[str]:
+def check_manifest(manifest: str, model: str, scorer: bool, given: Mapping[str, Any]) -> list[str]:
     """ManifestError for what would be refused on the cluster; what could not be looked at here, said."""
     # Here, as the models' libraries cost seconds that other jobs need not pay.
     from darkroom.batch.options import parse_named
