@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 import ray
+import yaml
 
 from darkroom import metrics
 from darkroom.sampling.engine import Statistics
 
-DASHBOARD = Path(__file__).parents[1] / "cluster" / "grafana" / "darkroom.json"
+CLUSTER = Path(__file__).parents[1] / "cluster"
+DASHBOARD, RULES = CLUSTER / "grafana" / "darkroom.json", CLUSTER / "kubernetes" / "prometheusrule.yaml"
 # Ray's own that the dashboard draws and that only machines with a GPU have; the rest is looked for on the endpoint.
 ONLY_WITH_A_GPU = {"ray_node_gpus_utilization", "ray_node_gram_used", "ray_node_gram_available"}
 
@@ -114,6 +116,41 @@ def test_the_dashboard_draws_what_is_there(endpoint: dict) -> None:
     """Every metric of ours is drawn, and every metric that is drawn exists: ours in METRICS, Ray's on the endpoint."""
     assert _ours() <= _used()
     assert _used() - ONLY_WITH_A_GPU <= set(endpoint)
+
+
+def _alerts() -> list[dict[str, Any]]:
+    (rules,) = yaml.safe_load_all(RULES.read_text())
+    return [rule for group in rules["spec"]["groups"] for rule in group["rules"]]
+
+
+def test_alerts_ask_for_what_is_there(endpoint: dict) -> None:
+    """What Ray tells, by its own endpoint; and what KubeRay's operator calls a RayJob's state."""
+    asked = {name for rule in _alerts() for name in re.findall(r"\b[a-z]\w*_\w+\b(?=[{[ /])", rule["expr"])} - {
+        "last_over_time"
+    }
+    assert {name for name in asked if name.startswith("ray_")} <= set(endpoint)
+    assert {name for name in asked if not name.startswith("ray_")} == {"kuberay_job_deployment_status"}
+    monitor = yaml.safe_load((RULES.parent / "podmonitor.yaml").read_text())
+    assert yaml.safe_load(RULES.read_text())["metadata"]["labels"] == monitor["metadata"]["labels"], "one Prometheus"
+
+
+def test_alerts_are_ones_that_prometheus_takes() -> None:
+    rules = _alerts()
+    assert len({rule["alert"] for rule in rules}) == len(rules)
+    for rule in rules:
+        assert set(rule) <= {"alert", "expr", "for", "labels", "annotations"} and _closed(rule["expr"]), rule["alert"]
+        assert re.fullmatch(r"Darkroom[A-Za-z]+", rule["alert"]) and re.fullmatch(r"\d+[mh]", rule.get("for", "1m"))
+        assert rule["labels"]["severity"] in ("info", "warning") and set(rule["annotations"]) == {
+            "summary",
+            "description",
+        }
+        kept = re.search(r"\bby \(([\w, ]+)\)", rule["expr"])
+        labels = set(kept[1].split(", ")) if kept else set()
+        told = " ".join(rule["annotations"].values())
+        assert set(re.findall(r"\$labels\.(\w+)", told)) <= labels, (
+            f"{rule['alert']} names a label that it has summed up"
+        )
+        assert told.count("{{") == told.count("}}")
 
 
 def test_the_dashboard_is_one_that_grafana_takes() -> None:

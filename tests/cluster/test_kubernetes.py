@@ -208,7 +208,7 @@ def test_every_object_belongs_to_a_part(name: str, rendered: dict) -> None:
     """`kubectl apply -l app.kubernetes.io/component=...` must leave nothing out."""
     for one in rendered[name]:
         assert one["metadata"]["labels"]["app.kubernetes.io/component"] in {"platform", "cluster", "generate", "train"}
-        assert one["kind"] == "Namespace" or one["metadata"]["namespace"] == "darkroom"
+        assert one["kind"] in ("Namespace", "PriorityClass") or one["metadata"]["namespace"] == "darkroom"
     assert len({identity(one) for one in rendered[name]}) == len(rendered[name])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -116,3 +117,10 @@ def test_a_manifest_that_lies_here_is_checked_here(tmp_path: Path) -> None:
 def test_mistakes_are_told(arguments: tuple[str, ...], said: str) -> None:
     done = invoke(*arguments)
     assert done.exit_code == 2 and said in done.stderr, done.output
+
+
+def test_the_readmes_command_renders(validators: dict) -> None:  # noqa: F811
+    text = (ROOT / "cluster" / "README.md").read_text().replace("\\\n", " ")
+    (line,) = re.findall(r"^darkroom schedule render (--generate .*) \| kubectl apply -f -$", text, re.MULTILINE)
+    job = created(objects(*shlex.split(line)))
+    assert problems(validators, job) == [] and "--out s3://darkroom/digits/2026-11-21 " in job["spec"]["entrypoint"]

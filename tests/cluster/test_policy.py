@@ -88,7 +88,8 @@ def test_one_version_of_ray(objects: list[Object]) -> None:
 
 def test_one_image(objects: list[Object]) -> None:
     used = {container["image"] for _, pod in pods(objects) for container in pod["containers"]}
-    assert {image.removeprefix("registry.example.com/") for image in used} - OTHER_IMAGES == {IMAGE}
+    ours = {image.removeprefix("registry.example.com/") for image in used} - OTHER_IMAGES
+    assert ours in ({IMAGE}, {f"darkroom@sha256:{'0' * 64}"}), "a digest is for whoever pushes the image to fill in"
     assert {service["image"] for service in compose()["services"].values()} - OTHER_IMAGES == {IMAGE}
     assert f"-t {IMAGE} " in DOCKERFILE
     for path in texts():
@@ -197,6 +198,47 @@ def test_prometheus_and_nobody_else_may_ask_for_metrics(objects: list[Object]) -
     for name, pod in pods(objects):
         for port in (port for container in pod["containers"] for port in container.get("ports", ())):
             assert port["containerPort"] != 8080 or port["name"] == "metrics", name
+
+
+def test_a_store_of_secrets_makes_the_secrets_of_the_example() -> None:
+    shown = {one["metadata"]["name"]: set(one["stringData"]) for one in read_yaml(KUBERNETES / "secret.example.yaml")}
+    for one in read_yaml(KUBERNETES / "externalsecret.example.yaml"):
+        name = one["metadata"]["name"]
+        assert one["spec"]["target"] == {"name": name} and one["metadata"]["namespace"] == "darkroom"
+        assert {entry["secretKey"] for entry in one["spec"]["data"]} == shown.pop(name)
+        assert all(set(entry) == {"secretKey", "remoteRef"} for entry in one["spec"]["data"]), "no value is written"
+    assert set(shown) == {"darkroom-hub"}, "which few need"
+
+
+def test_production_has_room_for_its_jobs_and_keeps_its_head() -> None:
+    """Its names fit together: what is referred to is there, and the quota lets one job of each kind run at once."""
+    found = render(KUBERNETES / "overlays" / "production")
+    by_kind: dict[str, list[Object]] = {}
+    for one in found:
+        by_kind.setdefault(one["kind"], []).append(one)
+    (budget,), (cluster,), (claim,) = (
+        by_kind[kind] for kind in ("PodDisruptionBudget", "RayCluster", "PersistentVolumeClaim")
+    )
+    labels = {"ray.io/cluster": cluster["metadata"]["name"], "ray.io/node-type": "head"}  # as KubeRay gives them
+    assert budget["spec"] == {"minAvailable": 1, "selector": {"matchLabels": labels}}
+    classes = {one["metadata"]["name"]: one["value"] for one in by_kind["PriorityClass"]}
+    assert classes["darkroom-worker"] < classes["darkroom-head"] < 0, "what serves people goes first"
+    asked = 0
+    for name, pod in pods(found):
+        part = name.rpartition(" ")[2]
+        if part == "submitter":
+            continue
+        assert pod["priorityClassName"] == ("darkroom-head" if part == "head" else "darkroom-worker"), name
+        assert ("nodeSelector" in pod) is (part == "gpu"), name
+        claims = [volume["persistentVolumeClaim"] for volume in pod["volumes"] if "persistentVolumeClaim" in volume]
+        assert claims == ([{"claimName": claim["metadata"]["name"]}] if part == "gpu" else []), name
+    for one in by_kind["RayJob"]:
+        for group in one["spec"]["rayClusterSpec"]["workerGroupSpecs"]:
+            (container,) = group["template"]["spec"]["containers"]
+            asked += group["replicas"] * int(container["resources"]["requests"]["nvidia.com/gpu"])
+    (quota,) = by_kind["ResourceQuota"]
+    staying = sum(group["maxReplicas"] for group in cluster["spec"]["workerGroupSpecs"] if group["groupName"] == "gpu")
+    assert asked + staying <= int(quota["spec"]["hard"]["requests.nvidia.com/gpu"])
 
 
 def test_models_are_kept_on_the_cache_volume() -> None:
