@@ -151,10 +151,12 @@ def test_memory_is_asked_for_as_it_is_limited(objects: list[Object]) -> None:
 
 
 def test_heads_run_no_work_and_workers_drain(objects: list[Object]) -> None:
+    """But for one that is alone, on a laptop."""
     for one in objects:
         if one["kind"].startswith("Ray"):
             cluster = one["spec"].get("rayClusterSpec", one["spec"])
-            assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+            alone = not cluster["workerGroupSpecs"]
+            assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == ("2" if alone else "0")
             for group in cluster["workerGroupSpecs"]:
                 assert group["template"]["spec"]["terminationGracePeriodSeconds"] > 30, group["groupName"]
 
@@ -239,6 +241,17 @@ def test_production_has_room_for_its_jobs_and_keeps_its_head() -> None:
     (quota,) = by_kind["ResourceQuota"]
     staying = sum(group["maxReplicas"] for group in cluster["spec"]["workerGroupSpecs"] if group["groupName"] == "gpu")
     assert asked + staying <= int(quota["spec"]["hard"]["requests.nvidia.com/gpu"])
+
+
+def test_a_laptop_has_room_for_a_job() -> None:
+    """2 processors and 4 GB, of which kind's own pods ask for 950m and 290Mi, and the kubelet keeps 100Mi."""
+    free = 4e9 - (290 + 100 + 128) * 2**20, 2 - 0.95 - 0.1  # KubeRay's operator: 128Mi, 100m
+    found = render(KUBERNETES / "overlays" / "laptop")
+    asked = {name: [c["resources"]["requests"] for c in pod["containers"]] for name, pod in pods(found)}
+    for job in ("RayJob generate", "RayJob train", "RayCluster darkroom"):
+        there = [*asked["Deployment s3"], *(one for name in asked if name.startswith(job) for one in asked[name])]
+        assert sum(float(one["memory"].removesuffix("Mi")) * 2**20 for one in there) <= free[0], job
+        assert sum(float(one["cpu"].removesuffix("m")) / 1000 for one in there) <= free[1], job
 
 
 def test_models_are_kept_on_the_cache_volume() -> None:
