@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable
 
@@ -116,6 +117,28 @@ HOSTILE: dict[str, tuple[str, str | Callable[[], bytes], str]] = {
         lambda: parquet(one_text(5_000, 100_000)),
         "row 1: 'prompt' must have at most 20000 characters",
     ),
+    "empty lines in gzip": (
+        "a.jsonl.gz",
+        lambda: gzip.compress(b"\n" * 80_000_000, 6),
+        "a.jsonl.gz: the gzip file unpacks to more than 300 times its size, and was read no further",
+    ),
+    "empty lines of a table": (
+        "a.csv",
+        lambda: b"prompt\n" + b"\n" * 8_000_000,
+        "cannot be read from here on: 2,097,152 lines with nothing in them",
+    ),
+    "zeros in gzip": ("a.txt.gz", lambda: gzip.compress(bytes(300 * 2**20), 1), "line 1: has more than 4 MiB"),
+    "zeros in a gzip of JSON": ("a.json.gz", lambda: gzip.compress(bytes(300 * 2**20), 1), "may have 32 MiB"),
+    "zeros in a gzip of YAML": ("a.yaml.gz", lambda: gzip.compress(bytes(300 * 2**20), 1), "may have 16 MiB"),
+    "many values in JSON": ("a.json", lambda: b"[" + b"{}," * 2_000_000 + b"{}]", "and 2,000,000 values; for more"),
+    "a template of long words": (
+        "a.yaml",
+        f'matrix: {{prompt: "{"{word}" * 3000}", word: ["{"a" * 20_000}"]}}',
+        "matrix 1 combination 1: 'prompt' becomes longer than 20,000 characters",
+    ),
+    "a range without an end": ("a.yaml", f"matrix: {{{YAML_ROW}, seed: 0..{'9' * 5000}}}", "matrix 1: "),
+    "a range of 10^12": ("a.yaml", f"matrix: {{{YAML_ROW}, seed: 0..999999999999}}", "1,000,000,000,000 combinations"),
+    "a row's range of 10^12": ("a.yaml", f"rows: [{{{YAML_ROW}, seed: 0..999999999999}}]", "combinations; all"),
     "a deep table": ("a.parquet", lambda: parquet(nested(60)), "row 1: nested too deeply"),
 }
 

@@ -69,6 +69,17 @@ YAML: dict[str, tuple[str | bytes, str]] = {
     "a template of Python": (f'rows: [{{{YAML_ROW}, id: "{{seed.__class__}}", seed: 1}}]', "row 1: id template"),
     "a template that is open": (f'rows: [{{{YAML_ROW}, id: "{{seed", seed: 1}}]', "row 1: "),
     "a template of another key": (f'rows: [{{{YAML_ROW}, id: "{{sed}}", seed: 1}}]', "row 1: id template '{sed}' name"),
+    "a variable of nothing": ("matrix: {prompt: 'a {word}', word: []}", "matrix 1: 'word' lists no values"),
+    "a variable that none names": ("matrix: {prompt: a, word: [b]}", "matrix 1: unknown key 'word': no text of this"),
+    "a variable misspelt": ("matrix: {prompt: 'a {wrd}', word: [b]}", "this matrix names {word}; they name {wrd}"),
+    "a variable of yes": ("matrix: {prompt: 'a {word}', word: [yes]}", "1: the variable 'word' is True"),
+    "a variable of lists": ("matrix: {prompt: 'a {word}', word: [[b]]}", "the variable 'word' is ['b'], wanted a text"),
+    "a variable's end": ("matrix: {prompt: 'a {word', word: [b]}", "matrix 1: 'prompt' is no template: expected"),
+    "a variable of Python": ("matrix: {prompt: 'a {word.real}', word: [b]}", "matrix 1: unknown key 'word': no text"),
+    "a range that falls": (f"matrix: {{{YAML_ROW}, seed: 7..0}}", "matrix 1: 'seed: 7..0' goes down"),
+    "half a range": (f"matrix: {{{YAML_ROW}, seed: 0..}}", "matrix 1: 'seed: 0..' is no range, wanted such as 0..7"),
+    "a range of fractions": (f"rows: [{{{YAML_ROW}, guidance: 1..7.5}}]", "row 1: 'guidance: 1..7.5' is no range"),
+    "a range of defaults": (f"defaults: {{seed: 0..7}}\nrows: [{{{YAML_ROW}}}]", "'seed' must be a number, was '0..7'"),
     "a tag of Python": ("rows: !!python/object/apply:os.system [true]\n", "a.yaml line 1: "),
     "a set": ("rows: !!set {a, b}\n", "a.yaml"),
     "binary": ("rows: !!binary AAAA\n", "a.yaml"),
@@ -138,6 +149,35 @@ PARQUET: dict[str, tuple[bytes, str]] = {
     "JSON lines": (json.dumps(TEXT).encode(), "a.parquet: not a readable Parquet file"),
 }  # fmt: skip
 
+TEXTS: dict[str, tuple[str, Content, str]] = {
+    "txt of nothing": ("a.txt", "", "a.txt: the manifest has no rows"),
+    "txt of comments": ("a.txt", "# prompts\n\n", "a.txt: the manifest has no rows"),
+    "txt in cp1252": ("a.txt", "a\ncaf\xe9".encode("cp1252"), "a.txt line 2: is not UTF-8"),
+    "txt in UTF-16": ("a.txt", "a seven".encode("utf-16"), "a.txt: the text is UTF-16"),
+    "txt of noise": ("a.txt", NOISE, "a.txt line 1: is not UTF-8"),
+    "txt with half a sign": ("a.txt", b"a \xe2\x82\n", "a.txt line 1: is not UTF-8"),
+    "tsv of commas": ("a.tsv", "prompt,seed\na,1\n", "line 1: the columns are separated by commas, wanted tabs"),
+    "tsv of capitals": ("a.tsv", "Prompt\tSeed\na\t1\n", "'Prompt' is none that a task takes, did you"),
+    "tsv of too many cells": ("a.tsv", "prompt\na\tb\n", "line 2: has 2 cells, the header has 1"),
+    "csv of prompts with commas": ("a.csv", "prompt\na, b\n", "1; a text with commas stands in"),
+    "csv of an index read twice": ("a.csv", "Unnamed: 0,prompt\n0,a\n", "'Unnamed: 0' is one without a nam"),
+    "csv of WebUI": ("a.csv", "prompt,cfg_scale\na,7\n", "'cfg_scale' is none that a task takes, did you mean 'gui"),
+    "json of nothing": ("a.json", "", "a.json: not JSON: Expecting value at character 1"),
+    "json of an object": ("a.json", '{"prompt": "a"}', "a.json: wanted a list of rows or of prompts, [...], was"),
+    "json of numbers": ("a.json", "[1]", "a.json row 1: a row is an object or a prompt, was 1"),
+    "json of lines": ("a.json", '{"prompt": "a"}\n{"prompt": "b"}\n', "a file with a row on each line is .jsonl"),
+    "json, deep": ("a.json", "[" * 100_000, "a.json: not JSON: nested too deeply"),
+    "json of NaN": ("a.json", '[{"seed": NaN}]', "a.json: not JSON: NaN is not a JSON number"),
+    "json with a key twice": ("a.json", '[{"seed": 1, "seed": 2}]', "the key 'seed' is given twice"),
+    "json in cp1252": ("a.json", '["caf\xe9"]'.encode("cp1252"), "a.json: is not UTF-8"),
+    "json of a long number": ("a.json", f"[{'9' * 5000}]", "a.json: not JSON: "),
+    "gzip cut short": ("a.txt.gz", gzip.compress(b"a red seven\n" * 99)[:-9], "a.txt.gz: the gzip file is cut short"),
+    "gzip that is none": ("a.csv.gz", "prompt\na\n", "from here on: not a gzip file, or a damaged"),
+    "gzip in gzip": ("a.txt.gz", gzip.compress(gzip.compress(b"a")), "a.txt.gz line 1: is not UTF-8"),
+    "gzip of a document": ("a.docx.gz", gzip.compress(b"a"), "a.docx.gz: unsupported suffix: wanted one of .jsonl"),
+    "gzip of Parquet": ("a.parquet.gz", b"", "a Parquet file packs its own columns: wanted it without .gz"),
+}  # fmt: skip
+
 LISTS: dict[str, tuple[str, Content, dict[str, list[str]], str]] = {
     "nothing": ("a.txt", "", {}, "a.txt has no row with a key of a manifest"),
     "blanks": ("a.txt", "\n \n", {}, "a.txt has no row with a key of a manifest"),
@@ -193,6 +233,8 @@ def cases() -> dict[str, Case]:
     found = {}
     for kind, table in (("csv", CSV), ("yaml", YAML), ("parquet", PARQUET)):
         found |= {f"{kind}: {name}": Case(says, {f"a.{kind}": content}) for name, (content, says) in table.items()}
+    for name, (file, content, says) in TEXTS.items():
+        found[name] = Case(says, {file: content})
     for name, (file, content, options, says) in LISTS.items():
         found[f"list: {name}"] = Case(says, {file: content}, "convert", options=options)
     for name, (text, says) in PIPELINES.items():

@@ -114,9 +114,10 @@ MISTAKES = [
         ALL_SAMPLERS + "was 'dimm', did you mean 'ddim'?",
     ),
     (GOOD | {"steps": 10, "stride": 30}, "'steps' and 'stride' are given, wanted at most one of them"),
-    (GOOD | {"task": "inpant"}, "unknown task 'inpant', did you mean 'inpaint'?"),
+    (GOOD | {"task": "text_imge"}, "unknown task 'text_imge', did you mean 'text_to_image'?"),
     (GOOD | {"task": 3}, f"unknown task 3, wanted one of {ALL_TASKS}"),
-    ({"prompt": "x"}, f"'task' is missing, wanted one of {ALL_TASKS}"),
+    (GOOD | {"task": "txt2img"}, "unknown task 'txt2img', did you mean 'text_to_image'?"),
+    ({"prompt": "x", "mask": "m.png"}, f"'task' is missing, wanted one of {ALL_TASKS}"),
     (GOOD | {"size": 64}, "the size 64 is not one the model 'if-xs' makes: 24, 48"),
     (GOOD | {"label": 3}, "'prompt' and 'label' are both given, wanted one of them"),
     ({"task": "text_to_image"}, "'prompt' is missing, the model 'if-xs' takes a prompt"),
@@ -224,6 +225,29 @@ def test_a_row_with_several_mistakes_names_each(tmp_path: Path) -> None:
         "line 1: 'size' must be a number, was 'big'",
         "line 1: 'image' is missing",
     ]
+
+
+def test_a_task_that_is_none_hides_no_other_mistake(tmp_path: Path) -> None:
+    wrong = {"prompt": "x", "cfg_scale": 7, "seed": -1, "num_images": 4}
+    beside = [
+        "line 1: 'seed' must be at least 0, was -1",
+        "line 1: unknown key 'cfg_scale', did you mean 'guidance'?",
+        "line 1: unknown key 'num_images': a row is one picture, so give one for each 'seed'",
+    ]
+    assert problems(tmp_path, [wrong]) == beside, "a prompt alone needs no task"
+    assert problems(tmp_path, [{"task": "generate", "strength": 0.5} | wrong]) == [
+        f"line 1: unknown task 'generate', wanted one of {ALL_TASKS}",
+        *beside,
+    ]
+    meant = [{"task": "img2img", "strength": 0.5, "foo": 1} | wrong]
+    assert problems(tmp_path, meant) == [
+        "line 1: unknown task 'img2img', did you mean 'image_to_image'?",
+        beside[0],
+        "line 1: 'image' is missing",
+        "line 1: unknown key 'foo', which image_to_image does not take",
+        *beside[1:],
+    ]
+    assert problems(tmp_path, [{"label": 3, "foo": 1}])[1] == "line 1: unknown key 'foo', which no task takes"
 
 
 def test_the_message_lists_fifty_and_counts_the_rest(tmp_path: Path) -> None:

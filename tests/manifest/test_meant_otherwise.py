@@ -163,7 +163,9 @@ def test_strength_that_rounds_to_no_step(tmp_path: Path) -> None:
 SPREADSHEETS = {
     "task;prompt\ntext_to_image;a\n": "line 1: the columns are separated by ';', wanted commas",
     '\ufefftask;prompt\r\ntext_to_image;"a, b"\r\n': "line 1: the columns are separated by ';', wanted commas",
-    "task\tprompt\ntext_to_image\ta\n": "line 1: the columns are separated by tabs, wanted commas",
+    "task\tprompt\ntext_to_image\ta\n": (
+        "line 1: the columns are separated by tabs, wanted commas, or a name that ends in .tsv"
+    ),
     "sep=,\ntask,prompt\ntext_to_image,a\n": "line 1: 'sep=' is for a spreadsheet alone: take this line out",
     ",task,prompt\n0,text_to_image,a\n": (
         "line 1: the first column has no name; an index that pandas wrote is left out by index=False"

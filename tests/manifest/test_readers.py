@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -29,15 +31,29 @@ def as_yaml(rows: list[dict[str, object]]) -> bytes:
     return yaml.safe_dump({"rows": rows}).encode()
 
 
-def as_csv(rows: list[dict[str, object]]) -> bytes:
+def as_csv(rows: list[dict[str, object]], separator: str = ",") -> bytes:
     columns = sorted({column for row in rows for column in row})
     text = io.StringIO()
-    table = csv.writer(text)
+    table = csv.writer(text, delimiter=separator)
     table.writerow(columns)
     for row in rows:
         cells = [row.get(column, "") for column in columns]
         table.writerow([json.dumps(cell) if isinstance(cell, (list, dict)) else cell for cell in cells])
     return text.getvalue().encode()
+
+
+def as_tsv(rows: list[dict[str, object]]) -> bytes:
+    return as_csv(rows, "\t")
+
+
+def packed(write: Callable[[list[dict[str, object]]], bytes]) -> Callable[[list[dict[str, object]]], bytes]:
+    """In two members, as who appends to a file leaves it."""
+
+    def write_packed(rows: list[dict[str, object]]) -> bytes:
+        content = write(rows)
+        return gzip.compress(content[:9]) + gzip.compress(content[9:])
+
+    return write_packed
 
 
 def as_parquet(rows: list[dict[str, object]]) -> bytes:
@@ -48,7 +64,13 @@ def as_parquet(rows: list[dict[str, object]]) -> bytes:
     return sink.getvalue()
 
 
-WRITERS = {"a.jsonl": as_jsonl, "a.csv": as_csv, "a.parquet": as_parquet, "a.yaml": as_yaml}
+def as_json(rows: list[dict[str, object]]) -> bytes:
+    return json.dumps(rows, indent=1).encode()
+
+
+PLAIN = {"a.jsonl": as_jsonl, "a.csv": as_csv, "a.tsv": as_tsv, "a.json": as_json, "a.yaml": as_yaml}
+WRITERS = PLAIN | {"a.parquet": as_parquet}
+PACKED = {f"{name}.gz": packed(write) for name, write in PLAIN.items()}
 
 # Text without what a format cannot hold: YAML and CSV readers fold carriage returns and refuse control characters.
 PROMPTS = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Co", "Cn", "Zl", "Zp")), min_size=1)
@@ -162,15 +184,16 @@ def test_yaml_anchors_and_merges() -> None:
 
 
 def test_suffixes() -> None:
-    wanted = "unsupported suffix: wanted one of .jsonl, .ndjson, .parquet, .csv, .yaml, .yml, "
-    assert found("jobs.txt", "") == [("jobs.txt", {}, wanted + "was '.txt'")]
+    wanted = "unsupported suffix: wanted one of .jsonl, .ndjson, .parquet, .csv, .tsv, .txt, .json, .yaml, .yml, "
+    assert found("jobs.md", "") == [("jobs.md", {}, wanted + "was '.md'")]
+    assert found("jobs.gz", "") == [("jobs.gz", {}, wanted + "has none")]
     assert found("jobs", "") == [("jobs", {}, wanted + "has none")]
     assert found("JOBS.JSONL", '{"seed": 1}') == [("JOBS.JSONL line 1", {"seed": 1}, "")]
 
 
-@pytest.mark.parametrize("name", sorted(WRITERS))
+@pytest.mark.parametrize("name", sorted(WRITERS | PACKED))
 def test_read_rows_opens_local_files(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_bytes(WRITERS[name]([{"seed": 1}, {"seed": 2}]))
+    (tmp_path / name).write_bytes((WRITERS | PACKED)[name]([{"seed": 1}, {"seed": 2}]))
     assert [row.data for row in read_rows(str(tmp_path / name))] == [{"seed": 1}, {"seed": 2}]
 
 
@@ -190,3 +213,49 @@ def test_yaml_aliases_that_flood_are_refused_before_they_are_built() -> None:
     base = "defaults: &base {" + ", ".join(f"k{n}: {n}" for n in range(10)) + "}\n"
     many = base + "rows:\n" + "- *base\n" * 30_000
     assert len(found("demo.yaml", many)) == 30_000, "one default for many rows is no flood"
+
+
+def test_prompts_a_line() -> None:
+    text = "\ufeffa red seven\r\n\n# of papers\n  a blue six, on white \n{}"
+    assert found("jobs.txt", text) == [
+        ("jobs.txt line 1", {"prompt": "a red seven"}, ""),
+        ("jobs.txt line 4", {"prompt": "a blue six, on white"}, ""),
+        ("jobs.txt line 5", {"prompt": "{}"}, ""),
+    ]
+    assert found("jobs.txt", b"caf\xe9\na seven\n")[0][2].startswith("is not UTF-8: byte 4 is 0xe9")
+
+
+def test_a_prompt_alone_asks_for_a_picture_of_it() -> None:
+    prompt = {"prompt": "a red seven"}
+    for name, text in {"a.csv": "prompt\na red seven\n", "a.txt": "a red seven", "a.json": '["a red seven"]'}.items():
+        (row,) = rows_in(name, text.encode())
+        assert row.data == prompt, name
+    wanted = row_key(parse_task({"task": "text_to_image", **prompt}), "r", "1")
+    assert row_key(parse_task(prompt), "r", "1") == wanted
+    with pytest.raises(ValueError):
+        parse_task({"prompt": "a red seven", "image": "a.png"})
+
+
+def test_arrays_of_json() -> None:
+    assert found("a.json", '["a six", {"seed": 1, "size": null}, 7]') == [
+        ("a.json row 1", {"prompt": "a six"}, ""),
+        ("a.json row 2", {"seed": 1}, ""),
+        ("a.json row 3", {}, "a row is an object or a prompt, was 7"),
+    ]
+    assert found("a.json", '{"seed": 1}') == [
+        ("a.json", {}, "wanted a list of rows or of prompts, [...], was \"{'seed': 1}\"")
+    ]
+    ((_, _, problem),) = found("a.json", '{"seed": 1}\n{"seed": 2}\n')
+    assert problem == "not JSON: Extra data at character 13; a file with a row on each line is .jsonl"
+    assert "2,000,000 values; for more rows" in found("a.json", b"[" + b"{}," * 2_000_000 + b"{}]")[0][2]
+
+
+def test_gzip_files_that_are_none() -> None:
+    whole = gzip.compress(b'{"seed": 1}\n')
+    assert found("a.jsonl.gz", whole + bytes(512)) == [("a.jsonl.gz line 1", {"seed": 1}, "")]
+    assert found("a.jsonl.gz", b"")[-1][2] == "the gzip file is cut short"
+    assert found("a.jsonl.gz", whole[:-3])[-1][2] == "the gzip file is cut short"
+    assert found("a.jsonl.gz", b'{"seed": 1}\n')[-1][2].startswith("not a gzip file, or a damaged one (")
+    assert found("a.csv.gz", gzip.compress(b"seed\n1\n")[:-9])[-1][2].endswith("on: the gzip file is cut short")
+    ((_, _, problem),) = found("a.parquet.gz", gzip.compress(as_parquet([{"seed": 1}])))
+    assert problem == "a Parquet file packs its own columns: wanted it without .gz"

@@ -74,7 +74,7 @@ def test_problems_of_all_parts_are_reported_with_the_part(folder: Path) -> None:
 
 
 def test_a_folder_without_parts_and_one_with_yaml(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match=r"with files of \.jsonl, \.ndjson, \.parquet, \.csv; there is none"):
+    with pytest.raises(ManifestError, match=r"with files of .jsonl, .ndjson, .parquet, .csv, .tsv; there is none"):
         open_manifest(str(tmp_path), TEXT)
     (tmp_path / "demo.yaml").write_text("rows: []")
     (tmp_path / "a.jsonl").write_text(json.dumps(RED) + "\n")

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from darkroom.manifest.sweeps import combinations, expand, fill_template
+from darkroom.manifest.sweeps import combinations, expand
+from darkroom.manifest.templates import fill_id
 
 
 def rows(document: object) -> list[dict[str, object]]:
@@ -71,7 +72,7 @@ def test_a_row_that_names_an_alternative_sets_the_default_aside() -> None:
 def test_id_template_uses_the_rows_own_values() -> None:
     matrix = {"id": "sdedit-{start:02d}-{guidance}", "start": [1, 10], "guidance": 7.5}
     assert [row["id"] for row in rows({"matrix": matrix})] == ["sdedit-01-7.5", "sdedit-10-7.5"]
-    assert fill_template("{{literal}}", {}) == "{literal}"
+    assert fill_id("{{literal}}", {}) == "{literal}"
 
 
 def test_unknown_name_in_an_id_is_a_problem_of_that_row() -> None:
@@ -91,7 +92,76 @@ def test_unknown_name_in_an_id_is_a_problem_of_that_row() -> None:
 @pytest.mark.parametrize("template", ["{", "{seed.real}", "{seed[0]}", "{}", "{seed!r}", "{seed:zz}"])
 def test_broken_templates_are_refused(template: str) -> None:
     with pytest.raises(ValueError):
-        fill_template(template, {"seed": 1})
+        fill_id(template, {"seed": 1})
+
+
+def test_texts_of_a_matrix_are_filled_in_with_its_variables() -> None:
+    matrix = {
+        "id": "{colour}-{digit}-{seed:02d}",
+        "prompt": "a {colour} {digit}, {{sic}}",
+        "colour": ["red", "blue"],
+        "digit": "6..7",
+        "seed": [0],
+    }
+    assert rows({"matrix": matrix}) == [
+        {"id": f"{colour}-{digit}-00", "prompt": f"a {colour} {digit}, {{sic}}", "seed": 0}
+        for colour in ("red", "blue")
+        for digit in (6, 7)
+    ]
+    views = [{"view": "identity", "prompt": "a {word}"}, {"view": "negate", "prompt": "no {word}"}]
+    shared = {"defaults": {"negative_prompt": "{word}s"}, "matrix": [{"views": views, "word": "six"}]}
+    assert rows(shared) == [
+        {
+            "negative_prompt": "sixs",
+            "views": [{"view": "identity", "prompt": "a six"}, {"view": "negate", "prompt": "no six"}],
+        }
+    ]
+    assert rows({"matrix": {"prompt": ["a {b}", "{"], "seed": 1}}) == [
+        {"prompt": "a {b}", "seed": 1},
+        {"prompt": "{", "seed": 1},
+    ], "without a variable a text is as it is written"
+
+
+def test_variables_that_are_none() -> None:
+    def said(**matrix: object) -> str:
+        ((_, problem),) = problems({"matrix": matrix})
+        return problem
+
+    assert said(prompt="a {colour}", colour="red", sed=[1, 2]) == "unknown key 'sed', did you mean 'seed'?"
+    assert said(prompt="a seven", colour=["red"]) == "unknown key 'colour': no text of this matrix names {colour}"
+    assert said(prompt="a {color} {colour}", colour="red").startswith("'prompt' names 'color', which this row has no ")
+    assert said(prompt="a {colour", colour="red").startswith("'prompt' is no template: expected '}' before end of st")
+    assert said(prompt="{truth}", truth=True).startswith("the variable 'truth' is True, wanted a text or a number (YAM")
+    assert said(prompt="{truth}", truth=None).startswith("the variable 'truth' is None")
+    assert "the format 'd' does not fit 'colour', 'red'" in said(prompt="{colour:d}", colour="red")
+
+
+def test_ranges_have_both_their_ends() -> None:
+    assert [row["seed"] for row in rows({"matrix": {"seed": "0..3"}})] == [0, 1, 2, 3]
+    assert [row["seed"] for row in rows({"matrix": {"seed": [9, " -1 .. 1 "]}})] == [9, -1, 0, 1]
+    assert rows({"matrix": {"prompt": "0..3", "seed": "5..5"}}) == [{"prompt": "0..3", "seed": 5}]
+    spread = list(expand({"rows": [{"id": "a{seed}", "seed": "0..1", "steps": "8..9"}, {"seed": 4}]}, "a.yaml"))
+    assert [(row.where, row.data) for row in spread] == [
+        ("a.yaml row 1 combination 1", {"id": "a0", "seed": 0, "steps": 8}),
+        ("a.yaml row 1 combination 2", {"id": "a0", "seed": 0, "steps": 9}),
+        ("a.yaml row 1 combination 3", {"id": "a1", "seed": 1, "steps": 8}),
+        ("a.yaml row 1 combination 4", {"id": "a1", "seed": 1, "steps": 9}),
+        ("a.yaml row 2", {"seed": 4}),
+    ]
+
+
+def test_ranges_that_are_none() -> None:
+    assert problems({"matrix": {"seed": "7..0"}}) == [
+        ("demo.yaml matrix 1", "'seed: 7..0' goes down: wanted its smaller end first")
+    ]
+    wrong = ["0..", "..7", "..", "0...7", "a..b", "0.5..2"]
+    assert [problem for _, problem in problems({"rows": [{"guidance": text} for text in wrong]})] == [
+        f"'guidance: {text}' is no range, wanted such as 0..7, of whole numbers" for text in wrong
+    ]
+    assert rows({"matrix": {"prompt": "so {word}", "word": ["well...", "0..1"]}})[0] == {"prompt": "so well..."}
+    for document in ({"matrix": {"seed": ["1..9999999", "1..9"]}}, {"rows": [{"seed": "1..9999999", "steps": "1..2"}]}):
+        ((_, problem),) = problems(document)
+        assert "combinations; all of a file may have 10,000,000 together" in problem
 
 
 def test_shapes_that_are_not_a_manifest() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,14 @@ def test_every_path_leads_from_there_to_the_same_bytes(manifest: str, store_uri:
         assert join(base, path).startswith(f"{open_store(store_uri).root}/inputs/"), "it stays within the run"
     with pytest.raises(NotFound):
         read_uri(join(base, "in/none.png"))
+
+
+@pytest.mark.parametrize("name", ["v1.2.prompts.txt", "v1.2.txt.gz"])
+def test_a_name_keeps_what_says_its_format(name: str, tmp_path: Path, store_uri: str) -> None:
+    content = b"a red seven\n"
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    there, _ = upload(str(tmp_path / name), store_uri)
+    assert [row.data for row in read_rows(there)] == [{"prompt": "a red seven"}]
 
 
 def test_again_nothing_is_sent(manifest: str, store_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:

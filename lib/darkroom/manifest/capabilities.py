@@ -93,7 +93,9 @@ def misfits(task: Task, abilities: Abilities) -> Iterator[str]:
 
 def doubts(task: Task, abilities: Abilities) -> Iterator[str]:
     """What the model can do, and who asked for it may not have meant, in sentences."""
-    strength = getattr(task, "strength", None)
+    prompt, strength = getattr(task, "prompt", None), getattr(task, "strength", None)
+    if prompt and "{" in prompt and (found := re.search(r"\{\w{1,60}\}", prompt)):
+        yield f"'prompt' holds {found[0]}, and no variable of that name stands beside it: it is asked as it is written"
     if strength:
         count = _schedule_length(_total(abilities), task.steps, task.stride, task.timesteps)
         if start_index(count, strength) == count:
@@ -115,13 +117,19 @@ def _size_misfits(task: Task, abilities: Abilities) -> Iterator[str]:
         yield from _step_misfits(task, abilities)
         return
     if task.width is not None:
-        yield f"'{abilities.name}' makes squares, and {task.width} x {task.height} is none: give 'size'"
+        given = f"{task.width} x {task.height}"
+        yield f"'{abilities.name}' makes squares, and {given} is none: give 'size', {_either(sizes)}"
         return
     size = abilities.default_size if task.size is None else task.size
     if size not in sizes:
         given = "no size is given and the model's own" if task.size is None else "the size"
         does = "upscales to" if isinstance(task, Upscale) else "makes"
         yield f"{given} {size} is not one the model '{abilities.name}' {does}: {', '.join(map(str, sizes))}"
+
+
+def _either(sizes: tuple[int, ...]) -> str:
+    """E.g. "24 or 48"."""
+    return " or ".join(filter(None, (", ".join(map(str, sizes[:-1])), str(sizes[-1]))))
 
 
 def _step_misfits(task: Task, abilities: Abilities) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""CSV as a stream of rows. An empty cell is an absent key, a row of nothing but empty cells an empty line."""
+"""CSV, or TSV, as a stream of rows. An empty cell is an absent key, a row of nothing but empty cells an empty line."""
 
 from __future__ import annotations
 
@@ -7,22 +7,14 @@ import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
 
-from darkroom.manifest.keys import column_problems
+from darkroom.manifest.keys import NESTED_FIELDS, SWITCHES, TEXT_FIELDS, column_problems
 from darkroom.manifest.sweeps import WrittenRow
 from darkroom.manifest.texts import BadText, lines_of, loads
 from darkroom.phases import plural
 
-# The only cells that are taken as they stand; a prompt "7" stays text.
-TEXT_FIELDS = frozenset(
-    {"id", "task", "prompt", "negative_prompt", "timesteps", "sampler", "image", "mask", "reduction", "method"}
-    | {"spacing", "fit", "empty_mask", "full_mask", "prompt_2"}
-)
-NESTED_FIELDS = frozenset(
-    {"views", "components", "resample", "stage2", "stage3", "guidance_interval", "adapters", "control"}
-)
-SWITCHES = frozenset({"karras", "guess_mode"})  # a spreadsheet writes TRUE
 _ROUNDED = re.compile(r"[-+]?[0-9.,]+[eE][-+]?[0-9]+")
-SEPARATORS = {";": "';'", "\t": "tabs", "|": "'|'"}
+MOST_EMPTY = 2**21  # lines one after the other, twice a spreadsheet's
+SEPARATORS = {";": "';'", "\t": "tabs", "|": "'|'", ",": "commas"}
 
 
 class Cells(NamedTuple):
@@ -35,15 +27,15 @@ class Cells(NamedTuple):
         return (_row(where, self.header, cells) for where, cells in self.found)
 
 
-def cut_csv(name: str, stream: BinaryIO, count: int) -> Iterator[Cells | list[WrittenRow]]:
+def cut_csv(name: str, stream: BinaryIO, count: int, separator: str) -> Iterator[Cells | list[WrittenRow]]:
     """So many rows at a time; and what ends the reading, as rows with a problem."""
-    table = csv.reader(lines_of(stream), strict=True)
+    table = csv.reader(lines_of(stream), strict=True, delimiter=separator)
     lines = _numbered(name, table)
     found: list[tuple[str, list[str]]] = []
     problem: WrittenRow | None = None
     try:
         where, header = next(lines, ("", []))
-        if problems := list(_header_problems(header)):
+        if problems := list(_header_problems(header, separator)):
             yield [WrittenRow(where, problem=text) for text in problems]
             return
         for line in lines:
@@ -62,15 +54,18 @@ def cut_csv(name: str, stream: BinaryIO, count: int) -> Iterator[Cells | list[Wr
 
 
 def _numbered(name: str, table: Any) -> Iterator[tuple[str, list[str]]]:
-    """The lines that say something, each with its place."""
-    before = 0
+    """The lines that say something, each with its place. BadText."""
+    before, empty = 0, 0
     for cells in table:
-        where, before = f"{name} line {before + 1}", table.line_num
+        line, before = before + 1, table.line_num
         if any(cells):
-            yield where, cells
+            yield f"{name} line {line}", cells
+            empty = 0
+        elif (empty := empty + 1) > MOST_EMPTY:
+            raise BadText(f"{MOST_EMPTY:,} lines with nothing in them")
 
 
-def _header_problems(header: list[str]) -> Iterator[str]:
+def _header_problems(header: list[str], wanted: str) -> Iterator[str]:
     if not header:
         return
     if header[0].startswith("sep="):
@@ -78,14 +73,16 @@ def _header_problems(header: list[str]) -> Iterator[str]:
         return
     for separator, words in SEPARATORS.items():
         if len(header) == 1 and separator in header[0]:
-            yield f"the columns are separated by {words}, wanted commas"
+            hint = ", or a name that ends in .tsv" if separator == "\t" else ""
+            yield f"the columns are separated by {words}, wanted {SEPARATORS[wanted]}{hint}"
             return
     yield from column_problems(header)
 
 
 def _row(where: str, header: list[str], cells: list[str]) -> WrittenRow:
     if len(cells) != len(header):
-        return WrittenRow(where, problem=f"has {plural(len(cells), 'cell')}, the header has {len(header)}")
+        hint = "; a text with commas stands in quotes" if len(cells) > len(header) else ""
+        return WrittenRow(where, problem=f"has {plural(len(cells), 'cell')}, the header has {len(header)}{hint}")
     data: dict[str, Any] = {}
     for column, cell in zip(header, cells, strict=True):
         if not cell:

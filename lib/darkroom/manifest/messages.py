@@ -8,8 +8,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from darkroom.manifest.branches import AdapterUse, NetUse, Resample, UpperStage
-from darkroom.manifest.keys import did_you_mean, sampler_meant
-from darkroom.manifest.tasks import TASKS
+from darkroom.manifest.keys import ROW_KEYS, did_you_mean, sampler_meant, task_meant
+from darkroom.manifest.tasks import TASKS, parse_task
 from darkroom.sampling.names import nearest
 from darkroom.storage import without_secrets
 
@@ -21,8 +21,10 @@ LISTED = 20  # findings of a row
 
 def sentences(error: ValidationError, row: dict[str, Any]) -> list[str]:
     """Pydantic's findings about a row, one plain sentence each, with the value that was given."""
-    count = error.error_count()
-    found = [_sentence(finding, row) for finding in error.errors(include_url=False)[:LISTED]]
+    count, findings = error.error_count(), error.errors(include_url=False)[:LISTED]
+    if findings[0]["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        return [*dict.fromkeys([_task_sentence(row), *_beside_the_task(row)])]
+    found = [_sentence(finding, row) for finding in findings]
     # A misspelt key is one mistake, not also the absence of the one that was meant.
     hints = [re.fullmatch(r"(.*)unknown key '.*', did you mean ('.*')\?", text) for text in found]
     meant = {f"{hint[1]}{hint[2]} is missing" for hint in hints if hint}
@@ -32,8 +34,6 @@ def sentences(error: ValidationError, row: dict[str, Any]) -> list[str]:
 
 def _sentence(finding: Any, row: dict[str, Any]) -> str:
     kind, place, context, given = finding["type"], list(finding["loc"]), finding.get("ctx", {}), finding["input"]
-    if kind in ("union_tag_invalid", "union_tag_not_found"):
-        return _task_sentence(row)
     task = place.pop(0)
     model, present, prefix, taker = TASKS[task], row, "", task
     if len(place) > 1 and place[0] in BRANCH_NAMES:
@@ -72,8 +72,36 @@ def _task_sentence(row: dict[str, Any]) -> str:
         if meant is not None:
             return f"unknown key {shown(meant)}, did you mean 'task'?"
         return f"'task' is missing, wanted one of {', '.join(TASKS)}"
-    hint = nearest(row["task"], TASKS)
-    return f"unknown task {shown(row['task'])}" + (hint or f", wanted one of {', '.join(TASKS)}")
+    meant = task_meant(row["task"])
+    hint = f", did you mean '{meant}'?" if meant else f", wanted one of {', '.join(TASKS)}"
+    return f"unknown task {shown(row['task'])}{hint}"
+
+
+def _beside_the_task(row: dict[str, Any]) -> list[str]:
+    """What else is wrong with a row whose task is none: by the one that was meant, or what is wrong in any."""
+    if meant := task_meant(row.get("task", "")):
+        error = _refusal(row, meant)
+        return sentences(error, row) if error else []
+    errors = {name: error for name in TASKS if (error := _refusal(row, name))}
+    if len(errors) < len(TASKS):
+        return []
+    nearest_task = min(errors, key=lambda name: errors[name].error_count())
+    takes = f", which {nearest_task} does not take"
+    found = []
+    for finding in errors[nearest_task].errors(include_url=False)[:LISTED]:
+        kind, place = finding["type"], finding["loc"][1:]
+        if kind == "missing" or not place or (kind == "extra_forbidden" and place[0] in ROW_KEYS):
+            continue  # which another task may want, or take
+        found.append(_sentence(finding, row).replace(takes, ", which no task takes"))
+    return found
+
+
+def _refusal(row: dict[str, Any], task: str) -> ValidationError | None:
+    try:
+        parse_task(row | {"task": task})
+    except ValidationError as error:
+        return error
+    return None
 
 
 def _unknown_key(key: str, taker: str, model: Any, present: dict[str, Any]) -> str:

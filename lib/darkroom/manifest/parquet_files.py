@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -24,8 +24,19 @@ class BadParquet(ValueError):
     """What keeps a whole file from being read, in words."""
 
 
-def cut_parquet(name: str, file: BinaryIO, count: int) -> Iterator[tuple[int, pa.Buffer] | list[WrittenRow]]:
-    """The number of the first row, from 1, and a stream of Arrow of so many; and what ends the reading."""
+class ArrowRows(NamedTuple):
+    """A stream of Arrow. first: the number of its first row, from 1."""
+
+    name: str
+    first: int
+    content: pa.Buffer
+
+    def rows(self) -> Iterator[WrittenRow]:
+        return _rows(*self)
+
+
+def cut_parquet(name: str, file: BinaryIO, count: int) -> Iterator[ArrowRows | list[WrittenRow]]:
+    """So many rows at a time; and what ends the reading, as rows with a problem."""
     number = 0
     # The bytes came whole, or a StorageError did, so an OSError here is a damaged file and never a failing disk.
     try:
@@ -39,7 +50,7 @@ def cut_parquet(name: str, file: BinaryIO, count: int) -> Iterator[tuple[int, pa
             sink = pa.BufferOutputStream()
             with pa.ipc.new_stream(sink, batch.schema) as writer:
                 writer.write_batch(batch)
-            yield number + 1, sink.getvalue()
+            yield ArrowRows(name, number + 1, sink.getvalue())
             number += batch.num_rows
     except BadParquet as error:
         yield [WrittenRow(name, problem=str(error))]
@@ -48,7 +59,7 @@ def cut_parquet(name: str, file: BinaryIO, count: int) -> Iterator[tuple[int, pa
         yield [WrittenRow(name, problem=f"not a readable Parquet file after row {number}: {text}")]
 
 
-def rows_of(name: str, first: int, content: pa.Buffer) -> Iterator[WrittenRow]:
+def _rows(name: str, first: int, content: pa.Buffer) -> Iterator[WrittenRow]:
     table = pa.ipc.open_stream(content).read_all()
     small = [field for field in table.schema if _has_small_floats(field.type)]
     for start in range(0, table.num_rows, SLICE):

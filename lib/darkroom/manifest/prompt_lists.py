@@ -10,9 +10,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from darkroom.manifest.csv_files import TEXT_FIELDS
-from darkroom.manifest.keys import ROW_KEYS, did_you_mean
-from darkroom.manifest.sources import file_name, suffix_of
+from darkroom.manifest.keys import ROW_KEYS, TEXT_FIELDS, did_you_mean
+from darkroom.manifest.sources import file_name, is_packed, suffix_of
 from darkroom.manifest.texts import BOM, decoded, loads
 from darkroom.storage import TooLarge, read_uri, write_uri
 
@@ -80,7 +79,7 @@ def _rows(source: str) -> Iterator[dict[str, Any]]:
         data = read_uri(source, MOST_BYTES)
     except TooLarge as error:
         raise ValueError(f"{name}: has {error.size:,} bytes, wanted at most {MOST_BYTES:,}: cut it in parts") from None
-    if data.startswith(b"\x1f\x8b"):
+    if data.startswith(b"\x1f\x8b") or is_packed(name):
         data, name = _unpacked(data, name), name.removesuffix(".gz")
     suffix = suffix_of(name)
     if suffix not in SUFFIXES:

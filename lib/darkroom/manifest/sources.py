@@ -18,13 +18,21 @@ from darkroom.storage import LocalStore, NotFound, Store, StoredFile, open_store
 
 PIECE = 8 * 2**20  # bytes of a request
 IN_MEMORY = 64 * 2**20  # bytes of a part that is wanted in any order; a larger one waits on disk
-PART_SUFFIXES = (".jsonl", ".ndjson", ".parquet", ".csv")
+PART_SUFFIXES = (".jsonl", ".ndjson", ".parquet", ".csv", ".tsv")
+NAMED_SUFFIXES = (".txt", ".json")  # parts only of a glob that ends so: folders hold others that are no rows
 ALONE_SUFFIXES = (".yaml", ".yml")
+PACKED = ".gz"
 
 
 def suffix_of(name: str) -> str:
-    """In lower case, with its dot; "" where there is none. Of a whole uri its last part counts."""
-    return PurePosixPath(file_name(name)).suffix.lower()
+    """In lower case, with its dot; "" where there is none. Of a whole uri its last part counts; of a gzipped file what
+    is packed."""
+    name = file_name(name).lower()
+    return PurePosixPath(name.removesuffix(PACKED)).suffix
+
+
+def is_packed(name: str) -> bool:
+    return name.lower().endswith(PACKED)
 
 
 def file_name(uri: str) -> str:
@@ -104,7 +112,8 @@ def find_parts(uri: str) -> Source:
 def _of_folder(uri: str, folder: str, pattern: str | None) -> Source:
     store = open_store(folder)
     keys = [key for key in store.list() if not _hidden(key) and (pattern is None or _matches(key, pattern))]
-    parts = tuple(Part(key, store, key) for key in keys if suffix_of(key) in PART_SUFFIXES)
+    named = [suffix for suffix in NAMED_SUFFIXES if suffix == suffix_of(pattern or "")]
+    parts = tuple(Part(key, store, key) for key in keys if suffix_of(key) in (*PART_SUFFIXES, *named))
     unread = tuple(key for key in keys if suffix_of(key) in ALONE_SUFFIXES)
     return Source(uri, store.root, parts, alone=False, unread=unread)
 

@@ -1,21 +1,21 @@
-"""From one YAML document to its rows: defaults merged under, combinations of listed values, ids from templates."""
+"""From one YAML document to its rows: defaults merged under, combinations of listed values and ranges, texts and ids
+from templates."""
 
 from __future__ import annotations
 
 import itertools
 import math
 import re
-import string
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from darkroom.manifest.keys import NUMBER_FIELDS, ROW_KEYS
+from darkroom.manifest.templates import fill_id, fill_texts, find_variables
 from darkroom.sampling.names import nearest
 
 MOST_ROWS = 10_000_000  # of a file's matrices: who writes more zeros than meant would wait for hours
-MOST_TEMPLATE, MOST_ID = 1000, 200  # characters
-# What a number's or a text's format may ask for; a width of ten digits is a memory's worth of blanks.
-_SPEC = re.compile(r"(.?[<>=^])?[-+ ]?#?0?[0-9]{0,3}[,_]?(\.[0-9]{1,2})?[a-zA-Z%]?")
+_RANGE = re.compile(r"\s*(-?[0-9]{1,18})\s*\.\.\s*(-?[0-9]{1,18})\s*")
 LIST_FIELDS = frozenset({"views", "components", "guidance_interval"})
 TOP_LEVEL = ("defaults", "rows", "matrix")
 # A row that names one of these means it instead of a default's other one, not together with it.
@@ -61,39 +61,47 @@ def combinations(matrix: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield dict(zip(matrix, chosen, strict=True))
 
 
-def _axes(matrix: Mapping[str, Any]) -> list[list[Any]]:
-    """The values of each key."""
-    axes = []
+def _axes(matrix: Mapping[str, Any]) -> list[Sequence[Any]]:
+    """The values of each key. ValueError."""
+    axes: list[Sequence[Any]] = []
     for key, value in matrix.items():
         swept = isinstance(value, list)
         if key in LIST_FIELDS:
             swept = swept and all(isinstance(choice, list) for choice in value)
         if swept and not value:
             raise ValueError(f"'{key}' lists no values, so there is no combination")
-        axes.append(value if swept else [value])
+        axes.append(_spread(key, value if swept else [value]))
     return axes
 
 
-def fill_template(template: str, values: Mapping[str, Any]) -> str:
-    """`"sdedit-{start}-{seed:03d}"` with the row's own scalar values. ValueError for a name the row does not have."""
-    if len(template) > MOST_TEMPLATE:
-        raise ValueError(f"id template of {len(template):,} characters, wanted at most {MOST_TEMPLATE:,}")
-    scalars = {key: value for key, value in values.items() if key != "id" and isinstance(value, (str, int, float))}
-    parts = []
-    for literal, name, spec, conversion in string.Formatter().parse(template):
-        parts.append(literal)
-        if name is None:
-            continue
-        if name not in scalars:
-            hint = nearest(name, scalars) or f"; it has {', '.join(sorted(scalars)) or 'none'}"
-            raise ValueError(f"id template {template!r} names '{name}', which this row has no single value for{hint}")
-        if conversion:
-            raise ValueError(f"id template {template!r}: conversions such as !{conversion} are not offered")
-        if not _SPEC.fullmatch(spec):
-            raise ValueError(f"id template {template!r}: the format {spec!r} is not offered")
-        value = scalars[name]
-        parts.append(format(value[: MOST_ID + 1] if isinstance(value, str) else value, spec))
-    return "".join(parts)
+def _spread(key: Any, values: list[Any]) -> Sequence[Any]:
+    """The values, with each range's numbers in its place. ValueError."""
+    ranges = [_range(key, value) for value in values]
+    if len(ranges) == 1 and ranges[0]:
+        return ranges[0]  # as it is, which may be long: the combinations are counted before any is made
+    _refuse_many(sum(map(len, filter(None, ranges))), MOST_ROWS)
+    return [item for value, found in zip(values, ranges, strict=True) for item in found or [value]]
+
+
+def _range(key: Any, value: Any) -> range | None:
+    """`0..7` as its numbers, both ends among them; None for what is none: a text, or a variable's. ValueError."""
+    if not isinstance(value, str) or ".." not in value or (key in ROW_KEYS and key not in NUMBER_FIELDS):
+        return None
+    shown = f"'{str(key)[:60]}: {value.strip()[:40]}'"
+    found = _RANGE.fullmatch(value)
+    if found is None and key in NUMBER_FIELDS:
+        raise ValueError(f"{shown} is no range, wanted such as 0..7, of whole numbers")
+    if found is None:
+        return None
+    first, last = map(int, found.groups())
+    if first > last:
+        raise ValueError(f"{shown} goes down: wanted its smaller end first")
+    return range(first, last + 1)
+
+
+def _refuse_many(count: int, left: int) -> None:
+    if count > left:
+        raise ValueError(f"{count:,} combinations; all of a file may have {MOST_ROWS:,} together")
 
 
 def _unknown_keys(document: Mapping[str, Any], name: str) -> Iterator[WrittenRow]:
@@ -109,8 +117,26 @@ def _written(rows: Any, defaults: Mapping[str, Any], name: str) -> Iterator[Writ
     if not isinstance(rows, list):
         yield WrittenRow(name, problem=f"'rows' must be a list, was {_kind(rows)}")
         return
+    left = MOST_ROWS
     for number, row in enumerate(rows, 1):
-        yield _row(row, defaults, f"{name} row {number}")
+        where = f"{name} row {number}"
+        try:
+            ranges = _ranges_of(row)
+            count = math.prod(map(len, ranges.values()))
+            _refuse_many(count, left)
+        except ValueError as error:
+            yield WrittenRow(where, problem=str(error))
+            continue
+        left -= count
+        for place, chosen in enumerate(itertools.product(*ranges.values()), 1):
+            part = row | dict(zip(ranges, chosen, strict=True)) if ranges else row
+            yield _row(part, defaults, f"{where} combination {place}" if ranges else where)
+
+
+def _ranges_of(row: Any) -> dict[str, range]:
+    """Of the row's own numbers. ValueError."""
+    own = row.items() if isinstance(row, Mapping) else ()
+    return {key: found for key, value in own if key in NUMBER_FIELDS and (found := _range(key, value))}
 
 
 def _swept(matrices: Any, defaults: Mapping[str, Any], name: str) -> Iterator[WrittenRow]:
@@ -127,25 +153,27 @@ def _swept(matrices: Any, defaults: Mapping[str, Any], name: str) -> Iterator[Wr
             continue
         try:
             total = math.prod(map(len, _axes(matrix)))
-            if total > left:
-                raise ValueError(f"{total:,} combinations; all matrices of a file may have {MOST_ROWS:,} together")
+            _refuse_many(total, left)
             left -= total
+            variables = find_variables(matrix, defaults)
             for count, row in enumerate(combinations(matrix), 1):
-                yield _row(row, defaults, f"{where} combination {count}")
+                yield _row(row, defaults, f"{where} combination {count}", variables)
         except ValueError as error:
             yield WrittenRow(where, problem=str(error))
 
 
-def _row(row: Any, defaults: Mapping[str, Any], where: str) -> WrittenRow:
+def _row(row: Any, defaults: Mapping[str, Any], where: str, variables: frozenset[str] = frozenset()) -> WrittenRow:
     if not isinstance(row, Mapping):
         return WrittenRow(where, problem=f"must be a mapping, was {_kind(row)}")
     replaced = {other for group in ALTERNATIVES if group & row.keys() for other in group}
-    data = {key: value for key, value in defaults.items() if key not in replaced} | dict(row)
-    if isinstance(data.get("id"), str):
-        try:
-            data["id"] = fill_template(data["id"], data)
-        except ValueError as error:
-            return WrittenRow(where, problem=str(error))
+    data, values = {key: value for key, value in defaults.items() if key not in replaced} | dict(row), {}
+    try:
+        if variables:
+            data, values = fill_texts(data, variables)
+        if isinstance(data.get("id"), str):
+            data["id"] = fill_id(data["id"], data | values)
+    except ValueError as error:
+        return WrittenRow(where, problem=str(error))
     return WrittenRow(where, data)
 
 

@@ -271,8 +271,14 @@ TASKS: dict[str, type[BaseTask]] = {
 _adapter: TypeAdapter[Task] = TypeAdapter(Annotated[Task, Field(discriminator="task")])
 
 
+_OF_OTHERS = {key for task in TASKS.values() for key in task.model_fields} - TextToImage.model_fields.keys()
+
+
 def parse_task(row: dict[str, Any]) -> Task:
-    """The task a row asks for. Raises pydantic.ValidationError (a ValueError)."""
+    """The task a row asks for: a prompt alone asks for a picture of it, where nothing beside it is of another task.
+    Raises pydantic.ValidationError (a ValueError)."""
+    if "task" not in row and "prompt" in row and not row.keys() & _OF_OTHERS:
+        row = {"task": "text_to_image", **row}
     return _adapter.validate_python(row)
 
 

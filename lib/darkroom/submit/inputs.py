@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from darkroom.manifest import ManifestError, parse_task, read_rows
 from darkroom.manifest.messages import sentences
+from darkroom.manifest.sources import is_packed
 from darkroom.storage import NotFound, open_store, read_uri
 
 PICTURES = ("image", "mask")
@@ -64,7 +65,8 @@ def upload(manifest: str, run: str) -> tuple[str, list[str]]:
 
     with ThreadPoolExecutor(UPLOADS) as pool:
         list(pool.map(put, digests))
-    key = f"{folder}/{here.stem}-{hashlib.sha256(data).hexdigest()[:16]}{here.suffix}"
+    stem = here.name.removesuffix(suffixes := "".join(here.suffixes[-1 - is_packed(here.name) :]))
+    key = f"{folder}/{stem}-{hashlib.sha256(data).hexdigest()[:16]}{suffixes}"
     if not store.exists(key):
         store.write(key, data)
     return store.uri(key), missing
