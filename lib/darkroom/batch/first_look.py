@@ -13,11 +13,12 @@ from darkroom.manifest import ManifestError, WrittenRow, parse_task, read_rows
 from darkroom.manifest.capabilities import as_read
 from darkroom.manifest.messages import sentences
 from darkroom.manifest.problems import Problems
+from darkroom.manifest.sources import is_packed, suffix_of
 from darkroom.models.model_names import refuse_unknown
 from darkroom.storage import open_store
 
 ROWS = 1_000  # a tenth of a second
-YAML_BYTES = 64 * 2**10  # is parsed as a whole
+WHOLE, WHOLE_BYTES = (".yaml", ".yml", ".json"), 64 * 2**10  # are parsed as a whole, where they are no larger
 ANY_STAGE = (64,) * 9  # a size of "stage2" is good until the model is asked
 
 
@@ -53,7 +54,8 @@ def _is_quick(manifest: str) -> bool:
         return False
     if not path.exists():
         return True
-    return path.is_file() and (path.suffix not in (".yaml", ".yml") or path.stat().st_size <= YAML_BYTES)
+    whole = suffix_of(path.name) in WHOLE
+    return path.is_file() and not (whole and (is_packed(path.name) or path.stat().st_size > WHOLE_BYTES))
 
 
 def _problems(row: WrittenRow) -> list[str]:
