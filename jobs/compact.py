@@ -25,4 +25,4 @@ def main(run: Annotated[str, typer.Argument(help="the run's folder or s3:// uri"
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    cli.run(main)

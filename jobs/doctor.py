@@ -31,4 +31,4 @@ def main(uri: Annotated[str, typer.Argument(help="a folder, or s3://bucket/prefi
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    cli.run(main)

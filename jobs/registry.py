@@ -110,4 +110,4 @@ def rollback(
 
 
 if __name__ == "__main__":
-    app()
+    cli.run(app)

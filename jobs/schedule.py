@@ -102,4 +102,4 @@ def create(
 
 
 if __name__ == "__main__":
-    app()
+    cli.run(app)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 from subprocess import PIPE
 
@@ -15,11 +17,13 @@ import pytest
 import typer
 from ray.exceptions import GetTimeoutError, RayTaskError
 
-from darkroom import cli
+from darkroom import __version__, cli
 from darkroom.batch.progress import Stalled
+from darkroom.command_help import GROUPS, dress, epilog
 from darkroom.exits import Interrupted, interruptible
 from darkroom.ray_cluster import ClusterError
 from darkroom.storage import StorageError
+from darkroom.submit.request import job_names
 from runs import RED, png, tree, write_manifest
 
 ROOT = Path(__file__).parent.parent
@@ -70,13 +74,36 @@ def test_a_bug_of_ours_is_a_sentence_that_says_where(capsys: pytest.CaptureFixtu
 
 
 def test_the_commands_and_their_help() -> None:
-    shown = darkroom("--help")
-    assert shown.returncode == 0
-    for name in ("generate", "audit", "report"):
-        assert name in shown.stdout
+    shown = darkroom("-h")
+    assert shown.returncode == 0 and "darkroom generate manifests/demo.yaml --out runs/demo" in shown.stdout
+    names = [line.split()[1] for line in shown.stdout.splitlines() if re.match(r"│ [a-z]+ ", line)]
+    order = ("generate", "report", "audit", "train", "retrain", "submit", "cluster")
+    assert [name for name in names if name in order] == [*order], "as one comes to need them"
+    assert set(job_names()) < set(names)
     options = darkroom("generate", "--help", COLUMNS="200").stdout
     for option in ("--out", "--model", "--workers", "--capacity", "--dry-run", "--limit"):
         assert option in options
+    assert "darkroom generate jobs.jsonl --out runs/try --limit 20 --dry-run\n" in re.sub(" +\n", "\n", options)
+
+
+def test_the_version() -> None:
+    assert darkroom("--version").stdout == f"darkroom {__version__}\n"
+
+
+@pytest.mark.parametrize("job", job_names())
+def test_every_help_has_examples_and_names_for_values(job: str) -> None:
+    module = import_module(f"darkroom.jobs.{job}")
+    assert f"darkroom {job} " in epilog(module.__doc__).replace("\n", " "), "an example of it"
+    app = getattr(module, "app", None) or typer.Typer(add_completion=False)
+    if not hasattr(module, "app"):
+        app.command()(module.main)
+    command = typer.main.get_command(app)
+    dress(command, job)
+    for part in getattr(command, "commands", {"": command}).values():
+        bare = {p.name for p in part.params if p.metavar is None}
+        assert not bare & {"out", "run", "data", "manifest", "model", "address", "pipeline", "limit"}, "no <str>"
+        ungrouped = {p.name for p in part.params if p.param_type_name == "option" and p.rich_help_panel is None}
+        assert job not in GROUPS or ungrouped == {"verbose"}
 
 
 def test_every_problem_of_a_manifest_in_one_message(tmp_path: Path, toy_model: str) -> None:
@@ -156,6 +183,14 @@ def test_storage_that_is_down_is_a_sentence_and_code_3(tmp_path: Path, toy_model
     assert ended.returncode == 3, ended.stderr
     assert "the endpoint cannot be reached; check AWS_ENDPOINT_URL_S3" in ended.stderr
     assert "run the same command again" in ended.stderr and "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("arguments", [("jobs",), ("generate", "jobs.jsonl", "--out", "run")])
+def test_a_shell_that_names_a_cluster_which_has_ended(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    token = str(tmp_path / "token")
+    ended = darkroom(*arguments, RAY_ADDRESS="127.0.0.2:6379", RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=token)
+    assert ended.returncode == 3 and ended.stderr.startswith(f"darkroom: RAY_AUTH_TOKEN_PATH names {token}, which is")
+    assert "unset RAY_ADDRESS RAY_AUTH_MODE RAY_AUTH_TOKEN_PATH" in ended.stderr and "Traceback" not in ended.stderr
 
 
 def test_an_audit_where_there_is_no_run(tmp_path: Path) -> None:

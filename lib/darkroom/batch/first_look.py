@@ -15,6 +15,7 @@ from darkroom.manifest.messages import sentences
 from darkroom.manifest.problems import Problems
 from darkroom.manifest.sources import is_packed, suffix_of
 from darkroom.models.model_names import refuse_unknown
+from darkroom.ray_cluster import refuse_lost_token
 from darkroom.storage import open_store
 
 ROWS = 1_000  # a tenth of a second
@@ -24,8 +25,9 @@ ANY_STAGE = (64,) * 9  # a size of "stage2" is good until the model is asked
 
 def look(options: Options) -> None:
     """Raises ValueErrors for the user's part, ManifestError among them; StorageError where the run cannot be reached,
-    as without credentials."""
+    as without credentials; ClusterError for a cluster that has ended."""
     refuse_wrong(options)
+    refuse_lost_token()
     refuse_unknown(options.model)
     _look_at_rows(options.manifest)
     open_store(options.out).exists("run.json")

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+SHELL = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")  # what a shell has that may come into a cluster
 SHORT_FOLDER = 36  # characters: of the 107 of a socket's path, Ray takes up to 70 behind it
 
 
@@ -18,9 +19,21 @@ class ClusterError(RuntimeError):
     """The cluster cannot do what was asked, or broke while doing it."""
 
 
+def refuse_lost_token() -> None:
+    """ClusterError where the shell still names the token of a cluster that has ended: Ray ends the process for it, with
+    the stack of its C++."""
+    token = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if token and not os.path.isfile(token):
+        raise ClusterError(
+            f"RAY_AUTH_TOKEN_PATH names {token}, which is not there, as after `darkroom cluster down`: to forget that "
+            f"cluster, unset {' '.join(SHELL)}"
+        )
+
+
 def connect(address: str | None, verbose: bool) -> None:
     """Joins the cluster at `address` (HOST:PORT of its control plane, or "auto"), or starts one on this machine, quiet
     and with no dashboard. ClusterError; ValueError for the address of a job API."""
+    refuse_lost_token()
     import ray  # here: whoever only catches a ClusterError need not wait for it
     import ray.data
 

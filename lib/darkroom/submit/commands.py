@@ -5,6 +5,7 @@ They are not jobs: they run where the user sits, and no cluster runs them.
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,12 +23,13 @@ Folder = Annotated[str | None, typer.Option(help="where the cluster's records ar
 local = typer.Typer(no_args_is_help=True, help="A Ray cluster of several nodes on this machine, to try things on.")
 
 
-def add_to(app: typer.Typer) -> None:
-    """Adds the commands to the console command."""
-    app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})(submit)
+def add_to(app: typer.Typer, panel: str) -> None:
+    """Adds the commands to the console command. panel: of its help."""
+    as_given = {"ignore_unknown_options": True, "allow_extra_args": True}
+    app.command(context_settings=as_given, rich_help_panel=panel)(submit)
     for command in (jobs, logs, stop):
-        app.command()(command)
-    app.add_typer(local, name="cluster")
+        app.command(rich_help_panel=panel)(command)
+    app.add_typer(local, name="cluster", rich_help_panel=panel)
 
 
 def submit(
@@ -119,7 +121,7 @@ def up(
     cpus_per_node: Annotated[int, typer.Option(min=1, help="processors that Ray counts on each")] = 1,
     folder: Folder = None,
 ) -> None:
-    """Start a head and workers here, each with an address of its own, and a token."""
+    """Start a head and workers here, each with an address of its own, and a token: eval "$(darkroom cluster up)"."""
     with exits.exit_codes():
         from darkroom.submit import nodes as local_nodes
 
@@ -182,11 +184,16 @@ def kill(
 
 @local.command()
 def down(folder: Folder = None) -> None:
-    """End the cluster that `up` started, and nothing else."""
+    """End the cluster that `up` started, and nothing else: eval "$(darkroom cluster down)" has the shell forget it."""
     with exits.exit_codes():
         from darkroom.submit import nodes as local_nodes
 
-        print(f"{local_nodes.down(folder or local_nodes.default_folder())} nodes ended")
+        known = local_nodes.read(folder or local_nodes.default_folder()).environment
+        print(f"# {local_nodes.down(folder or local_nodes.default_folder())} nodes ended", file=sys.stderr)
+        if (
+            os.environ.get("RAY_AUTH_TOKEN_PATH") == known["RAY_AUTH_TOKEN_PATH"]
+        ):  # else the shell knows another cluster
+            print(f"unset {' '.join(known)}")
 
 
 def _follow(cluster: Cluster, name: str) -> int:

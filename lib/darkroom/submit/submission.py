@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import darkroom
 import darkroom.jobs
 from darkroom.phases import redacted
-from darkroom.ray_cluster.connection import ClusterError
+from darkroom.ray_cluster.connection import ClusterError, refuse_lost_token
 from darkroom.submit.request import Request
 from darkroom.submit.secret_values import why_secret
 
@@ -73,6 +73,8 @@ class Cluster:
                 f"--address {shown} had a password in it: a cluster's token comes from RAY_AUTH_TOKEN_PATH"
             )
         self.address = address
+        if token is None:
+            refuse_lost_token()
         with _reporting(address):
             self._client = _client(address, token)
 
