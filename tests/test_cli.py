@@ -19,7 +19,7 @@ from ray.exceptions import GetTimeoutError, RayTaskError
 
 from darkroom import __version__, cli
 from darkroom.batch.progress import Stalled
-from darkroom.command_help import GROUPS, dress, epilog
+from darkroom.cli import GROUPS, dress, epilog
 from darkroom.exits import Interrupted, interruptible
 from darkroom.ray_cluster import ClusterError
 from darkroom.storage import StorageError
