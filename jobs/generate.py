@@ -1,5 +1,6 @@
 """Make the pictures a manifest asks for.
 
+    darkroom generate --prompt "a red seven" --count 4 --out runs/try
     darkroom generate manifests/demo.yaml --out runs/demo
     darkroom generate jobs.jsonl --out s3://bucket/run --workers 8 --capacity 64
     darkroom generate manifests/course.yaml --model deepfloyd-xl --stage1-workers 2 --stage2-workers 4 --out runs/course
@@ -12,7 +13,6 @@ an argument is wrong; 3 storage or the cluster failed.
 
 from __future__ import annotations
 
-import os
 from typing import Annotated, Literal
 
 import typer
@@ -21,8 +21,19 @@ from darkroom import cli
 
 
 def main(
-    manifest: Annotated[str, typer.Argument(help="rows to make: .jsonl, .parquet, .csv or .yaml, a path or s3:// uri")],
+    manifest: Annotated[
+        str | None,
+        typer.Argument(
+            help="rows to make: .jsonl, .parquet, .csv, .tsv, .txt, .json or .yaml, a path or s3:// uri; or -"
+        ),
+    ] = None,
+    *,
     out: Annotated[str, typer.Option(help="the run's folder or s3://bucket/prefix")],
+    prompt: Annotated[list[str] | None, typer.Option(help="instead of a manifest; may be repeated")] = None,
+    count: Annotated[int | None, typer.Option(min=1, max=100_000, help="pictures of each --prompt; default: 1")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="of the first of them, the others count on; default: 0")
+    ] = None,
     model: Annotated[str, typer.Option(help="an embedded model's name, a folder or s3:// uri")] = "if-xs",
     workers: Annotated[
         int | None, typer.Option(min=1, help="engine actors per stage; default: all GPUs, shared out by cost, else 1")
@@ -90,57 +101,31 @@ def main(
     verbose: Annotated[bool, typer.Option("--verbose", help="let Ray talk; show tracebacks")] = False,
 ) -> None:
     """Make the pictures a manifest asks for; run again, only what is missing or changed."""
+    arguments = locals()
     with cli.exit_codes(verbose):
-        from darkroom.batch.options import Options, parse_capacity
+        from darkroom.batch.given_rows import with_manifest
+        from darkroom.batch.options import of_command
 
-        options = Options(
-            manifest=manifest,
-            out=out,
-            model=model,
-            workers=workers,
-            stage_workers=(stage1_workers, stage2_workers, stage3_workers),
-            capacity=parse_capacity(capacity),
-            dtype=dtype,
-            compile=compile,
-            embeddings=embeddings,
-            scorer=scorer,
-            safety=safety,
-            watermark=watermark,
-            wait_seconds=wait_seconds,
-            unit_rows=unit_rows,
-            limit=limit,
-            images=images,
-            stall_seconds=stall_seconds,
-            replace=replace,
-            verify=verify,
-            rerun=rerun,
-            ids=ids,
-            max_failed_rows=max_failed_rows,
-            inputs_root=tuple(inputs_root or ()),
-            adapter=tuple(adapter or ()),
-            control=tuple(control or ()),
-            depth=depth,
-            address=address or os.environ.get("RAY_ADDRESS"),
-            verbose=verbose,
-        )
-        if dry_run:  # which says all at once
-            from darkroom.batch import generate
+        asked = of_command(arguments)
+        with with_manifest(asked, prompt or (), count, seed, keep=not dry_run) as options:
+            if dry_run:  # which says all at once
+                from darkroom.batch import generate
 
-            print(generate.describe_work(*generate.dry_run(options)))
-            raise typer.Exit(cli.DONE)
-        from darkroom.batch.first_look import look
-        from darkroom.batch.progress import Progress
-        from darkroom.phases import phase, to_stderr
+                print(generate.describe_work(*generate.dry_run(options)))
+                raise typer.Exit(cli.DONE)
+            from darkroom.batch.first_look import look
+            from darkroom.batch.progress import Progress
+            from darkroom.phases import phase, to_stderr
 
-        look(options)
-        with Progress() as screen:
-            phase(to_stderr, "importing torch")
-            from darkroom.batch import generate
+            look(options)
+            with Progress() as screen:
+                phase(to_stderr, "importing torch")
+                from darkroom.batch import generate
 
-            outcome = generate.run(options, progress=screen)
-            page = generate.draw(outcome, out, report)
-        print(generate.describe(outcome, out), generate.what_next(outcome, out, page), sep="\n")
-        raise typer.Exit(cli.FAILED if outcome.failed else cli.DONE)
+                outcome = generate.run(options, progress=screen)
+                page = generate.draw(outcome, out, report)
+            print(generate.describe(outcome, out), generate.what_next(outcome, out, page), sep="\n")
+            raise typer.Exit(cli.FAILED if outcome.failed else cli.DONE)
 
 
 if __name__ == "__main__":

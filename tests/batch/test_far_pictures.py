@@ -64,7 +64,7 @@ def test_a_run_that_was_planned_says_so_too(tmp_path: Path, capsys: pytest.Captu
     with pytest.raises(ValueError, match="5 pictures lie outside"):
         order(tmp_path)
     with pytest.raises(typer.Exit) as stopped:
-        job.main(opened.options.manifest, str(tmp_path / "new"), dry_run=True)
+        job.main(opened.options.manifest, out=str(tmp_path / "new"), dry_run=True)
     said = capsys.readouterr().err
     assert (
         stopped.value.exit_code == 2 and said.startswith("darkroom: 5 pictures lie outside") and said.count("\n") == 1

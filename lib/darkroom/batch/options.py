@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
@@ -86,6 +87,16 @@ class Options:
     def workers_of(self, number: int) -> int | None:
         own = self.stage_workers[number - 1] if number <= len(self.stage_workers) else None
         return own or self.workers
+
+
+def of_command(arguments: Mapping[str, Any]) -> Options:
+    """From the arguments of `darkroom generate`, by their names; those that are no option of the work are left out.
+    ValueError."""
+    own = {field.name: arguments[field.name] for field in fields(Options) if field.name in arguments}
+    own |= {name: tuple(arguments[name] or ()) for name in ("inputs_root", "adapter", "control")}
+    own["stage_workers"] = tuple(arguments[f"stage{number}_workers"] for number in (1, 2, 3))
+    own["address"] = arguments["address"] or os.environ.get("RAY_ADDRESS")
+    return Options(**own | {"manifest": arguments["manifest"] or "", "capacity": parse_capacity(arguments["capacity"])})
 
 
 def refuse_secrets(options: Options) -> None:

@@ -1,4 +1,5 @@
-"""Rows that Python hands over instead of a file: written as a manifest, with the pictures that come with them."""
+"""Rows that Python or a command hands over instead of a file: written as a manifest, with the pictures that come with
+them."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,16 +42,21 @@ def write_rows(rows: Rows, store: Store) -> str:
 
 
 @contextmanager
-def named_by_row() -> Iterator[None]:
-    """What is wrong with a row is said of the row, and not of the line of a file that nobody has seen."""
+def named_by_row(places: Sequence[str] = ()) -> Iterator[None]:
+    """What is wrong with a row is said of the row, or of its place where that is known, and not of the line of a file
+    that nobody has seen."""
     try:
         yield
     except ManifestError as error:
-        raise ManifestError([_named(text) for text in error.problems]) from None
+        raise ManifestError([_named(text, places) for text in error.problems], error.note) from None
 
 
-def _named(problem: str) -> str:
-    return re.sub(r"rows-[0-9a-f]{12}\.jsonl( line)?", lambda found: "row" if found[1] else "rows", problem)
+def _named(problem: str, places: Sequence[str]) -> str:
+    def place(found: re.Match[str]) -> str:
+        number = int(found[1] or 0)
+        return places[number - 1] if 0 < number <= len(places) else f"row {number}" if number else "rows"
+
+    return re.sub(r"rows-[0-9a-f]{12}\.jsonl(?: line ([0-9]+))?", place, problem)
 
 
 def _line(number: int, row: Any, store: Store) -> str:

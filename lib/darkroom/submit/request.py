@@ -68,12 +68,18 @@ def prepare(job: str, arguments: list[str], shared: bool, image: bool = False) -
     command = command_of(job)
     context = command.make_context(job, list(arguments))
     given = dict(context.params)
+    if job == "generate":
+        from darkroom.batch.given_rows import refuse_other
+
+        refuse_other(given["manifest"] or "", given["prompt"] or (), given["count"], given["seed"])
     if shared:
         given = {name: _absolute(name, value) for name, value in given.items()}
     else:
         refuse_local(given, {parameter.name: parameter.opts[0] for parameter in command.params})
     run = _run(given, shared)
     manifest, model = given.get("manifest") or "", given.get("model") or ""
+    if manifest == "-":
+        raise ValueError("standard input is read on this machine, and the job is to run elsewhere: give a file")
     notes: list[str] = []
     if image and _is_elsewhere(manifest):
         notes.append(f"the manifest {manifest} must lie at that path on every node; it was not checked")
@@ -140,7 +146,7 @@ def _is_local(name: str, value: Any) -> bool:
     """Whether a parameter's value, or one of several, names a place on this machine."""
     if isinstance(value, (list, tuple)):
         return any(_is_local(name, item) for item in value)
-    if not isinstance(value, str) or name in ("manifest", "address"):
+    if not isinstance(value, str) or name in ("manifest", "address", "prompt"):
         return False
     if name in NAMED:
         return not _is_embedded(place := value.partition("=")[2]) and _is_local("data", place)
