@@ -24,11 +24,12 @@ COMMAND = re.compile(r'(?:^|(?<!-n)\s|\$\()darkroom (?=[a-z])(.*?)(?:\)"|\s#\s.*
 
 
 def commands(text: str) -> list[str]:
-    """What follows `darkroom` in fenced and indented lines: no synopses, whose words are in brackets."""
+    """What follows `darkroom` in fenced and indented lines: no synopses, whose words are in brackets,
+    and no loops of a shell."""
     blocks = [body for language, body in FENCE.findall(text) if language in ("", "sh", "bash")]
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines() + re.findall(r"^ {4}(darkroom .*)", text, re.MULTILINE)
     found = [match[1].partition(')"')[0] for line in lines if (match := COMMAND.search(line))]
-    return [line for line in found if not re.search(r"[\[\]{|]", line)]
+    return [line for line in found if not re.search(r"[\[\]{|;]", line)]
 
 
 @pytest.fixture(scope="module")

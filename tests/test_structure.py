@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "lib" / "darkroom"
 JOBS = Path(__file__).parent.parent / "jobs"
 # Whoever stands further up may import what stands further down, and what stands beside it.
 FLOORS = (
-    ("jobs", "api", "cli", "exits", "submit", "studio"),
+    ("jobs", "api", "cli", "exits", "submit", "starter", "studio"),
     ("retrain",),
     ("sample", "batch", "training", "evaluation", "report"),
     ("runs", "models", "manifest", "ray_cluster", "metrics"),

@@ -91,7 +91,7 @@ __all__ = [
 
 def main() -> None:
     """Entry point of the console command."""
-    command = typer.main.get_command(_app())
+    command = typer.main.get_command(command_line())
     if _asks_for_help():
         dress(command, "darkroom")
     command()
@@ -109,7 +109,8 @@ def run(job: Callable[..., None] | typer.Typer) -> None:
     command()
 
 
-def _app() -> typer.Typer:
+def command_line() -> typer.Typer:
+    """All commands."""
     from darkroom.submit import commands
     from darkroom.submit.request import job_names
 
