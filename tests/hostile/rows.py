@@ -218,7 +218,7 @@ FILES: dict[str, tuple[str, str | bytes, str]] = {
     "YAML": ("a.jsonl", "rows:\n- task: text_to_image\n", "a.jsonl line 1: not a JSON object: "),
     "JSON over lines": ("a.jsonl", json.dumps(TEXT, indent=2), "a.jsonl line 1: not a JSON object: "),
     "a name of no kind": ("manifest", _GOOD, "manifest"),
-    "a page": ("a.md", "a red seven\n", "a.md: unsupported suffix: wanted one of .jsonl, .ndjson, .parquet, .csv, "),
+    "a page of Markdown": ("a.md", "a red seven\n", "a.md: unsupported suffix: wanted one of .jsonl, "),
     "a spreadsheet": ("a.xlsx", b"PK\3\4" + NOISE, "a.xlsx"),
     "a pickle": ("a.pkl", b"\x80\x04N.", "a.pkl"),
 }  # fmt: skip
