@@ -36,6 +36,12 @@ def main(
 ) -> None:
     """Encode a manifest's prompts ahead of time, or import their embeddings."""
     with cli.exit_codes(verbose):
+        from darkroom.batch.first_look import look_at_rows
+        from darkroom.models.model_names import refuse_unknown
+
+        refuse_unknown(model)
+        if manifest is not None:
+            look_at_rows(manifest)
         from darkroom.batch.prompts import EmbedOptions, embed
         from darkroom.phases import plural
 

@@ -22,6 +22,7 @@ from typing import Annotated
 import typer
 
 from darkroom import cli
+from darkroom.phases import phase, to_stderr
 
 
 def main(
@@ -48,6 +49,13 @@ def main(
 ) -> None:
     """Measure a model by what it paints."""
     with cli.exit_codes(verbose):
+        from darkroom.models.model_names import refuse_unknown
+        from darkroom.training.data import read_record
+
+        refuse_unknown(model)
+        if data is not None:
+            read_record(data)
+        phase(to_stderr, "importing torch")
         from darkroom.models.catalog import open_model
 
         opened = open_model(model)

@@ -34,11 +34,12 @@ def main(
     """Run a pipeline's tick: ingest what is new, train, evaluate, gate, promote, try out, generate."""
     with cli.exit_codes(verbose):
         from darkroom.retrain.pipeline_file import read_pipeline
-        from darkroom.retrain.scheduler import due_ticks
-        from darkroom.retrain.tick import run_tick
-        from darkroom.retrain.times import tick_id
 
         asked = read_pipeline(pipeline)
+        from darkroom.retrain.scheduler import due_ticks
+        from darkroom.retrain.tick import run_tick  # not before: torch and Ray cost seconds
+        from darkroom.retrain.times import tick_id
+
         due = due_ticks(asked, tick)
         if check:
             print(f"{asked.name}: due: {', '.join(map(tick_id, due)) or 'nothing'}")

@@ -19,15 +19,16 @@ from typing import Annotated
 import typer
 
 from darkroom import cli
+from darkroom.phases import phase, to_stderr
 
-RECIPES = (
-    "mnist-denoiser, mnist-denoiser-pure-noise, mnist-flow-time, mnist-flow-class, mnist-flow-class-constant-lr, "
-    "mnist-ddpm, cifar10-ddpm, if-xs, sd-xs, classifier"
-)
+RECIPES = (  # known before torch is imported
+    "mnist-denoiser", "mnist-denoiser-pure-noise", "mnist-flow-time", "mnist-flow-class",
+    "mnist-flow-class-constant-lr", "mnist-ddpm", "cifar10-ddpm", "if-xs", "sd-xs", "classifier",
+)  # fmt: skip
 
 
 def main(
-    recipe: Annotated[str, typer.Argument(help=f"what to train: {RECIPES}")],
+    recipe: Annotated[str, typer.Argument(help=f"what to train: {', '.join(RECIPES)}")],
     data: Annotated[str, typer.Option(help="an ingested data set, a folder or s3:// uri")],
     out: Annotated[str, typer.Option(help="the run and model's folder or s3://bucket/prefix")],
     workers: Annotated[str, typer.Option(help="how many share each batch, or a range such as 2:8")] = "1",
@@ -41,6 +42,13 @@ def main(
 ) -> None:
     """Train a network from an ingested data set."""
     with cli.exit_codes(verbose):
+        from darkroom.sampling.names import unknown
+        from darkroom.training.data import read_record
+
+        if recipe not in RECIPES:
+            raise unknown("recipe", recipe, RECIPES)
+        read_record(data)
+        phase(to_stderr, "importing torch")
         from darkroom.training.job import TrainOptions, kept, train
 
         options = TrainOptions(
@@ -54,7 +62,7 @@ def main(
             verbose=verbose,
         )
         try:
-            train(options, lambda line: print(line, file=sys.stderr))
+            train(options, to_stderr)
         except FloatingPointError as error:
             print(f"darkroom: {error}", file=sys.stderr)
             raise typer.Exit(cli.FAILED) from None
@@ -63,6 +71,7 @@ def main(
             raise
         print(f"the model lies in {out}")
         if report:
+            phase(to_stderr, "drawing the report; --no-report does without")
             from darkroom.report.training import write_training_report
 
             print(write_training_report(out))

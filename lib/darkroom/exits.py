@@ -24,6 +24,7 @@ from darkroom import phases  # first: its clock begins here
 DONE, FAILED, WRONG_INPUT, ENVIRONMENT = 0, 1, 2, 3
 STUCK_SECONDS = 20.0  # that an interrupted job may take to let go of what it holds
 KEPT = "Nothing that was committed is lost: run the same command again to go on."
+AGAIN = "When that is mended, run the same command again."  # of a command that had no phase yet: nothing is kept of it
 
 
 class Interrupted(KeyboardInterrupt):
@@ -131,7 +132,7 @@ def exit_codes(verbose: bool = False) -> Iterator[None]:
     except LogDamaged as error:
         _stop(f"{error}. `darkroom audit RUN --fix` makes a run's log anew from its metadata/", ENVIRONMENT, verbose)
     except (StorageError, ClusterError, Stalled) as error:
-        _stop(f"{error}\n{KEPT}", ENVIRONMENT, verbose)
+        _stop(f"{error}\n{KEPT if phases.current else AGAIN}", ENVIRONMENT, verbose)
     except errors_of_ray() as error:  # before ValueError: of a worker's, Ray's wrapper is one too
         *_, last = str(error).strip().splitlines() or [type(error).__name__]
         _stop(f"Ray gave up: {last}\n{KEPT}", ENVIRONMENT, verbose)

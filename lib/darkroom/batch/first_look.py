@@ -29,12 +29,12 @@ def look(options: Options) -> None:
     refuse_wrong(options)
     refuse_lost_token()
     refuse_unknown(options.model)
-    _look_at_rows(options.manifest)
+    look_at_rows(options.manifest, "; --dry-run says all at once")
     open_store(options.out).exists("run.json")
 
 
-def _look_at_rows(manifest: str) -> None:
-    """Of a file on this machine; what is elsewhere is read once, when the model is known."""
+def look_at_rows(manifest: str, advice: str = "") -> None:
+    """ManifestError. Of a file on this machine; what is elsewhere is read once, when the model is known."""
     if not _is_quick(manifest):
         return
     problems = Problems()
@@ -46,7 +46,7 @@ def _look_at_rows(manifest: str) -> None:
             problems.add(number, row.where, text)
     if problems:
         others = f"only the first {ROWS:,} rows were read, and not" if number == ROWS else "the other rows were not"
-        note = f"{others} held against the model yet: --dry-run says all at once" if good else ""
+        note = f"{others} held against the model yet{advice}" if good else ""
         raise ManifestError(problems.lines(), note)
 
 

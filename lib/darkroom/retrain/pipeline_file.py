@@ -25,7 +25,6 @@ from pydantic import ValidationError
 
 from darkroom.manifest.problems import ProblemsError
 from darkroom.manifest.yaml_files import BadYaml, Place, line_of, read_yaml
-from darkroom.models.classifier import Classifier
 from darkroom.models.errors import ModelError
 from darkroom.retrain.gate import Rule
 from darkroom.retrain.pipeline_checks import Problem, meant_wrong
@@ -95,6 +94,8 @@ def _missing_files(pipeline: Pipeline) -> list[Problem]:
             found.append((place, f"there is no manifest {uri}"))
     if pipeline.classifier is not None:
         try:
+            from darkroom.models.classifier import Classifier  # here: torch costs two seconds
+
             Classifier.open(pipeline.classifier)
         except ModelError as error:
             found.append((("classifier",), str(error)))
