@@ -1,15 +1,17 @@
 """Draw what a run has made, or what a training has learned: an index.html that opens from disk, in RUN/report.
 
     darkroom report runs/demo
+    darkroom report runs/demo --animate gif --rows 5000
+    darkroom report s3://bucket/run --out report
     darkroom report models/mnist-flow-class
     darkroom report models/ddpm-cosine --samples 500 --against models/ddpm-linear
-    python jobs/report.py s3://bucket/run
 
 Exit codes: 0 done; 2 an option does not fit the run; 3 storage failed or there is no run.
 """
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -17,9 +19,17 @@ import typer
 from darkroom import cli
 
 
+class Animation(StrEnum):
+    GIF = "gif"
+    WEBP = "webp"
+
+
 def main(
     run: Annotated[str, typer.Argument(help="the run's folder or s3:// uri")],
     against: Annotated[str | None, typer.Option(help="another training run of a diffusion, to compare with")] = None,
+    rows: Annotated[int, typer.Option(min=1, help="rows to draw of each task or figure")] = 200,
+    out: Annotated[str, typer.Option(help="a folder to draw into instead of RUN/report, as of a run on S3")] = "",
+    animate: Annotated[Animation | None, typer.Option(help="draw turning anagrams and strips in motion too")] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="pictures to compare a diffusion's samplers by")] = None,
 ) -> None:
     """Draw the pictures of a run, or what a training run learned, and an index.html."""
@@ -29,6 +39,8 @@ def main(
 
         kind = read_run_record(open_store(run)).get("kind", "generation")
         if kind == "training":
+            if rows != 200 or out or animate is not None:
+                raise ValueError(f"--rows, --out and --animate are for runs of generate; {run} is a training run")
             from darkroom.report.training import write_training_report
 
             print(write_training_report(run, against, samples))
@@ -37,7 +49,7 @@ def main(
             raise ValueError(f"--against and --samples are for training runs; {run} is a {kind} run")
         from darkroom.report.page import write_report
 
-        print(write_report(run))
+        print(write_report(run, rows, out, animate or ""))
 
 
 if __name__ == "__main__":

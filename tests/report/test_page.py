@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import re
-from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,82 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from darkroom.batch.planned_rows import prompts_of
-from darkroom.batch.row_state import Failure, RowState, Source, StageRecord
-from darkroom.batch.write_results import WriteOptions, write_unit
 from darkroom.manifest import parse_task, row_key
 from darkroom.report.captions import details, flags, score
 from darkroom.report.page import write_report
 from darkroom.report.rows import Shown
-from darkroom.runs import Shard
 from darkroom.runs.reading import NoRun
 from darkroom.storage import Store, encode_png, open_store
+from report_runs import ERROR, NASTY, ODD_ID, ROWS, VIEWS, make_run, picture
 from runs import next_owner
-
-ODD_ID = 'odd / id #1?&%20 ü "quoted"'
-NASTY = 'a <script>alert("x")</script> & a "red" seven'
-VIEWS = [{"view": "identity", "prompt": "an old man"}, {"view": "flip_vertical", "prompt": "a campfire"}]
-PARTS = [{"component": "low_pass", "prompt": "a two"}, {"component": "high_pass", "prompt": "a six"}]
-IMAGE = {"image": "in/x.png", "prompt": "a seven"}
-ROWS: list[dict[str, Any]] = [
-    {"task": "text_to_image", "prompt": NASTY, "id": ODD_ID, "seed": 5},
-    {"task": "text_to_image", "prompt": "a blue three", "guidance": 3, "seed": 6, "negative_prompt": "blurry"},
-    *({"task": "image_to_image", **IMAGE, "start": start} for start in (1, 3, 5)),
-    {"task": "inpaint", **IMAGE, "mask": "in/m.png"},
-    {"task": "anagram", "views": VIEWS},
-    {"task": "hybrid", "components": PARTS},
-    {"task": "upscale", **IMAGE},
-    {"task": "upscale", "prompt": "a zero", "image": "in/gone.png", "id": "bad <i>row</i>"},
-]
-ERROR = "there is no file in/gone.png <b>!"
-
-
-def picture(number: int, side: int = 48) -> np.ndarray:
-    return np.random.default_rng(number).integers(0, 256, (side, side, 3), np.uint8)
-
-
-def make_run(
-    uri: str, folder: Path, rows: list[dict[str, Any]], record: dict[str, Any] | None = None, **delivery: Any
-) -> Store:
-    """A run as the job's last stage leaves it; row N has picture(N), a row of gone.png has failed.
-
-    record: what the stages and a scorer have written of every row."""
-    (folder / "in").mkdir(parents=True)
-    for name in ("x", "m"):
-        (folder / f"in/{name}.png").write_bytes(encode_png(picture(ord(name))))
-    how = WriteOptions(uri, "plan", "if-xs", "rev-1", "ddpm", **delivery)
-    made = [_made(number, row, folder, how) for number, row in enumerate(rows)]
-    for state in made if record else ():
-        state.stages = [StageRecord(**stage) for stage in record["stages"]]
-        state.flags, state.scores = record["flags"], record["scores"]
-    store = open_store(uri)
-    run = {
-        "created_at": "2026-03-04T05:06:07+00:00",
-        "plan": how.plan,
-        "manifest": {"uri": "/somewhere/<demo>.yaml"},
-        "model": {"name": "if-xs", "revision": "rev-1"},
-        "options": {},
-    }
-    store.write("run.json", json.dumps(run).encode())
-    half, writer = len(made) // 2, next_owner(store)
-    for unit, states in enumerate(part for part in (made[:half], made[half:]) if part):
-        receipt = write_unit([replace(state, unit=unit) for state in states], how)
-        writer.commit([Shard.from_json(receipt.shard)])
-    return store
-
-
-def _made(number: int, row: dict[str, Any], folder: Path, how: WriteOptions) -> RowState:
-    task = parse_task(row)
-    key = row_key(task, how.revision, "1")
-    row = task.canonical()
-    made = RowState(0, task.id or key, key, row, prompts_of(row))
-    if "gone.png" in str(row):
-        return replace(made, failure=Failure("input", ERROR))
-    made.picture = np.ascontiguousarray(picture(number).transpose(2, 0, 1), np.float32) / 127.5 - 1
-    if task.sources():
-        source = folder / task.sources()[0]
-        made.source = Source(str(source), hashlib.sha256(source.read_bytes()).hexdigest())
-    return made
 
 
 def _written(record: dict[str, Any]) -> dict[str, Any]:
@@ -141,7 +71,9 @@ def run(tmp_path: Path) -> Store:
 def test_a_report_of_every_task(store_uri: str, tmp_path: Path) -> None:
     store = make_run(store_uri, tmp_path / "manifest", ROWS)
     said = write_report(store_uri)
-    assert said == f"10 rows, the report is at {store.uri('report/index.html')}"
+    first, *others = said.splitlines()
+    assert first == f"10 rows, the report is at {store.uri('report/index.html')}"
+    assert [f"`aws s3 sync {store.uri('report')} report`" in line for line in others] == [True] * ("s3:" in store_uri)
     page = Page(store)
     shown = {task: [read_picture(store, link) for link in links] for task, links in page.pictures.items()}
     x, m = picture(ord("x")), np.where(picture(ord("m")) >= 128, 255, 0)
@@ -166,13 +98,17 @@ def test_every_link_is_relative_and_there(store_uri: str, tmp_path: Path) -> Non
     page = Page(store)
     links = page.values("src") + [link for link in page.values("href") if not link.startswith("#")]
     assert len(links) > 30
+    beside = [link for link in links if link.startswith("../")]
+    assert bool(beside) == (not store_uri.startswith("s3:")), "what is copied off a bucket has no run beside it"
+    assert all(store.exists(link.removeprefix("../")) for link in beside)
+    links = [link for link in links if link not in beside]
     for link in links:
         assert re.fullmatch(r"(tiles|sheets)/[A-Za-z0-9_.]+", link)
         assert store.exists(f"report/{link}"), link
     anchors = [link.removeprefix("#") for link in page.values("href") if link.startswith("#")]
     assert anchors and set(anchors) <= set(page.values("id"))
     written = {key.removeprefix("report/") for key in store.list("report/")}
-    assert written == {"index.html", *links}
+    assert written == {"index.html", "rows.js", *links}
 
 
 def test_the_page_needs_no_network_and_loads_pictures_late(run: Store) -> None:
@@ -190,7 +126,7 @@ def test_everything_from_the_run_is_escaped(run: Store) -> None:
     assert not {"i", "b", "demo"} & {tag for tag, _ in page.elements}
     assert NASTY in page.text["text_to_image"] and ODD_ID in page.text["text_to_image"]
     assert "bad <i>row</i>" in page.text["failed"] and ERROR in page.text["failed"]
-    assert "/somewhere/<demo>.yaml" in page.text[""]
+    assert "/somewhere/<demo>.yaml" in page.text["about"]
     assert any(given.get("alt") == NASTY for _, given in page.elements)
     assert any(ODD_ID in str(given.get("data-more")) for _, given in page.elements)
 
@@ -199,7 +135,8 @@ def test_captions_say_prompts_and_parameters(run: Store) -> None:
     write_report(run.root)
     text = {section: " ".join(text.split()) for section, text in Page(run).text.items()}
     assert "a blue three seed 6 · guidance 3 · negative prompt blurry" in text["text_to_image"]
-    assert "2 rows, all shown. Unless said otherwise: sampler ddpm · size 48 px · stride 30." in text["text_to_image"]
+    assert "Unless said otherwise: sampler ddpm · size 48 px · stride 30." in text[""], "said once for all sections"
+    assert "2 rows, all shown. Contact sheet" in text["text_to_image"]
     assert "start 1 start 3 start 5 source a seven seed 0" in text["image_to_image"]
     assert "identity an old man flip vertical a campfire" in text["anagram"]
     assert "near from far a two detail alone a six" in text["hybrid"]
@@ -209,7 +146,7 @@ def test_captions_say_prompts_and_parameters(run: Store) -> None:
 def test_the_header_of_a_finished_run(run: Store) -> None:
     run.write("summary.json", json.dumps({"seconds": 1234.5, "images_per_second": 2.5, "evaluations": 678}).encode())
     write_report(run.root)
-    head = " ".join(Page(run).text[""].split())
+    head = " ".join(Page(run).text["about"].split())
     for fact in ("if-xs", "rev-1", "4 March 2026, 05:06 UTC", "1,234.5 seconds", "2.50 images per second", "678"):
         assert fact in head
     assert "Upscaling 1 1" in head and "Text to image 2 \N{EN DASH}" in head and "10 rows 9 1" in head
@@ -217,7 +154,7 @@ def test_the_header_of_a_finished_run(run: Store) -> None:
 
 def test_the_header_of_a_run_that_is_not_finished(run: Store) -> None:
     write_report(run.root)
-    assert "not finished" in Page(run).text[""]
+    assert "not finished" in Page(run).text["about"]
 
 
 def test_the_cap_is_kept_and_said(tmp_path: Path) -> None:
@@ -296,7 +233,7 @@ def test_rows_of_a_figure_stand_together_under_its_name(tmp_path: Path) -> None:
     assert text["figure-2"].startswith("2 <views> Anagrams.") and text["figure-2"].endswith("seed 0 one")
     assert_same([read_picture(store, link) for link in page.pictures["figure-1"]], picture(0), picture(2))
     assert len(page.pictures["text_to_image"]) == 1
-    assert {"#figure-1", "#figure-2", "#text_to_image"} <= set(page.values("href"))
+    assert {"#figure-1", "#figure-2"} <= set(page.values("href"))
 
 
 def test_two_swept_parameters_are_the_axes_of_a_grid(tmp_path: Path) -> None:
@@ -332,7 +269,9 @@ def test_guidance_is_drawn_in_curves_with_their_numbers(tmp_path: Path) -> None:
     ]
     store = make_run(str(tmp_path / "run"), tmp_path / "manifest", rows)
     write_report(store.root)
-    curves = [link for link in Page(store).values("src") if link.startswith("sheets/figure-1-")]
+    page = Page(store)
+    links = page.values("src") + page.values("href")
+    curves = list(dict.fromkeys(link for link in links if link.startswith("sheets/figure-1-")))
     assert [link.removeprefix("sheets/figure-1-") for link in curves] == [
         "quality.png", "diversity.png", "saturation.png", "1.png"
     ]  # fmt: skip
@@ -374,10 +313,72 @@ def test_what_is_on_record_of_a_row() -> None:
     assert (flags(bare), score(bare), details(bare)) == ([], {}, [])
 
 
-def test_the_record_of_a_row_is_on_the_page(tmp_path: Path) -> None:
+def test_the_record_of_a_row_is_beside_the_page(tmp_path: Path) -> None:
     row = {"task": "anagram", "views": VIEWS, "id": "one"}
     store = make_run(str(tmp_path / "run"), tmp_path / "manifest", [row], record=RECORD)
     write_report(store.root)
     text = " ".join(Page(store).text["anagram"].split())
-    assert "alignment 0.750 · concealment 0.800 nsfw prompt truncated one record stage 1: steps 34" in text
-    assert "view 1: 0.900 0.100 view 2: 0.200 0.750" in text and "seed 6: alignment 0.750, kept" in text
+    assert text.endswith("alignment 0.750 · concealment 0.800 nsfw prompt truncated one")
+    (facts,) = rows_beside(store)
+    assert facts["record"][0].startswith("stage 1: steps 34")
+    assert "view 1: 0.900  0.100" in facts["record"] and "seed 6: alignment 0.750, kept" in facts["record"]
+    assert facts["score"] == {"alignment": "0.750", "concealment": "0.800"}
+
+
+def rows_beside(store: Store, folder: str = "report/") -> list[dict[str, Any]]:
+    """What rows.js hands to the page."""
+    text = store.read(f"{folder}rows.js").decode()
+    return json.loads(text.removeprefix("darkroomRows(").rstrip().removesuffix(");"))
+
+
+def test_the_page_has_every_row_as_a_manifest_has_it(run: Store) -> None:
+    write_report(run.root)
+    rows = {facts["key"]: facts["row"] for facts in rows_beside(run)}
+    assert len(rows) == 9
+    for key, row in rows.items():
+        assert row_key(parse_task(row), "rev-1", "1") == key
+    assert [row["id"] for row in rows.values() if "id" in row] == [ODD_ID]
+
+
+def test_long_prompts_do_not_swell_the_page(tmp_path: Path) -> None:
+    views = [{"view": "patch_permute", "seed": seed, "prompt": "<b>seven</b> " * 1500} for seed in range(8)]
+    row = {"task": "anagram", "views": views, "size": 48}
+    store = make_run(str(tmp_path / "run"), tmp_path / "manifest", [row])
+    write_report(store.root)
+    assert len(store.read("report/index.html")) + len(store.read("report/rows.js")) < 100_000
+    assert rows_beside(store)[0]["row"] is None
+    assert "<b>seven</b> <b>seven</b>" in Page(store).text["anagram"]
+
+
+def test_a_report_elsewhere(run: Store, tmp_path: Path) -> None:
+    folder = tmp_path / "page"
+    assert write_report(run.root, out=str(folder)) == f"10 rows, the report is at {folder}/index.html"
+    page = (folder / "index.html").read_text()
+    assert not [*run.list("report/")]
+    assert "../" not in page, "the run may not be beside it"
+    assert run.uri("run.json") in page
+    old = {path.name for path in (folder / "tiles").iterdir()}
+    (folder / "notes.txt").write_text("not ours")
+    write_report(run.root, out=str(folder), per_task=1)
+    assert {path.name for path in (folder / "tiles").iterdir()} < old
+    assert (folder / "notes.txt").exists()
+
+
+def test_a_page_of_something_else_is_not_replaced(run: Store, tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text("<h1>mine</h1>")
+    with pytest.raises(ValueError, match="a page of something else"):
+        write_report(run.root, out=str(tmp_path))
+    assert (tmp_path / "index.html").read_text() == "<h1>mine</h1>"
+
+
+@pytest.mark.parametrize("images", ["objects", "inline"])
+def test_large_pictures_have_small_ones_on_the_page(tmp_path: Path, images: str) -> None:
+    large, row = picture(3, 300), {"task": "text_to_image", "prompt": "a seven"}
+    store = make_run(str(tmp_path / "run"), tmp_path / "manifest", [row], images=images, pictures=[large])
+    write_report(store.root)
+    page = Page(store)
+    (link,) = page.pictures["text_to_image"]
+    (full,) = [str(given["href"]) for _, given in page.elements if given.get("class") == "shown"]
+    assert read_picture(store, link).shape == (256, 256, 3)
+    assert full.startswith("../images/" if images == "objects" else "tiles/")
+    assert np.array_equal(np.array(Image.open(Path(store.root) / "report" / full)), large)

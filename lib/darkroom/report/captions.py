@@ -115,6 +115,11 @@ def in_words(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def clipped(text: str, most: int = 300) -> str:
+    """At most so many characters: a page must open whatever a row holds, and its large view has the rest."""
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
 def details(shown: Shown) -> list[str]:
     """A line on each stage, then on the scores: what the caption has no room for."""
     lines = [_stage(stage) for stage in json.loads(shown.row.get("stages") or "[]")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,13 +22,15 @@ from darkroom.storage import to_uint8
 class Panel:
     """One picture, uint8 [S, S, 3], of any S.
 
-    label: what it is; detail: its parameters; text: the prompt that it answers to, if it has one of its own.
+    label: what it is; detail: its parameters; text: the prompt that it answers to, if it has one of its own; shown: the
+    row whose very picture it is, None for what was made of it or given to it.
     """
 
     label: str
     picture: np.ndarray
     text: str = ""
     detail: str = ""
+    shown: Shown | None = field(default=None, compare=False)
 
 
 def panels(task: str, group: list[Shown], pictures: Pictures) -> list[Panel]:
@@ -41,26 +43,26 @@ def panels(task: str, group: list[Shown], pictures: Pictures) -> list[Panel]:
 
 def _text_to_image(group: list[Shown], pictures: Pictures) -> list[Panel]:
     differ = varying(group)
-    return [Panel(drawn_label(shown, differ), pictures.made(shown)) for shown in group]
+    return [Panel(drawn_label(shown, differ), pictures.made(shown), shown=shown) for shown in group]
 
 
 def _image_to_image(group: list[Shown], pictures: Pictures) -> list[Panel]:
     """From the most noise to the least, so that the picture it began with comes last."""
     swept = sorted(group, key=lambda shown: start_of(shown)[0])
-    drawn = [Panel(start_of(shown)[1], pictures.made(shown)) for shown in swept]
+    drawn = [Panel(start_of(shown)[1], pictures.made(shown), shown=shown) for shown in swept]
     return drawn + _source_panels("source", group[0], pictures, drawn[0])
 
 
 def _noised(group: list[Shown], pictures: Pictures) -> list[Panel]:
     """The picture noised, and what came of it, in the manifest's order; then the picture itself."""
     labels = noised_labels(group)
-    drawn = [Panel(label, pictures.made(shown)) for label, shown in zip(labels, group, strict=True)]
+    drawn = [Panel(label, pictures.made(shown), shown=shown) for label, shown in zip(labels, group, strict=True)]
     return drawn + _source_panels("source", group[0], pictures, drawn[0])
 
 
 def _inpaint(group: list[Shown], pictures: Pictures) -> list[Panel]:
     (shown,) = group
-    result = Panel("result", pictures.made(shown))
+    result = Panel("result", pictures.made(shown), shown=shown)
     mask = pictures.mask(shown, len(result.picture))
     masks = [] if mask is None else [Panel("mask", mask)]
     return [*_source_panels("source", shown, pictures, result), *masks, result]
@@ -68,7 +70,7 @@ def _inpaint(group: list[Shown], pictures: Pictures) -> list[Panel]:
 
 def _upscale(group: list[Shown], pictures: Pictures) -> list[Panel]:
     (shown,) = group
-    result = Panel("result", pictures.made(shown))
+    result = Panel("result", pictures.made(shown), shown=shown)
     return [*_source_panels("source", shown, pictures, result), result]
 
 
@@ -113,9 +115,9 @@ def _hybrid(group: list[Shown], pictures: Pictures) -> list[Panel]:
     names = [branch["component"] for branch in branches]
     label = next((_WHOLE[name] for name in names if name in _WHOLE), "the picture")
     if not set(names) & _SEEN.keys():
-        return [Panel(label, made, " + ".join(_weighted(branch) for branch in branches))]
+        return [Panel(label, made, " + ".join(_weighted(branch) for branch in branches), shown=shown)]
     picture = torch.from_numpy(made).float().permute(2, 0, 1)[None] / 127.5 - 1
-    return [Panel(label, made), *(_part(branch, picture) for branch in branches)]
+    return [Panel(label, made, shown=shown), *(_part(branch, picture) for branch in branches)]
 
 
 def _part(branch: dict[str, Any], picture: Tensor) -> Panel:

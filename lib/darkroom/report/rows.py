@@ -97,11 +97,10 @@ def figure_of(row_id: str, key: str) -> str:
 
 
 def in_manifest_order(selection: Selection, store: Store, plan: str) -> None:
-    """Puts figures and their rows into the manifest's order: a run's is that of its commits, and a row that was made
+    """Puts figures and all rows into the manifest's order: a run's is that of its commits, and a row that was made
     anew came last. Where the run's copy of the manifest is gone, they stay as they are."""
-    wanted = {shown.row["id"] for part in selection.figures.values() for group in part.groups for shown in group}
-    if not wanted:
-        return
+    parts = [*selection.tasks.values(), *selection.figures.values()]
+    wanted = {shown.row["id"] for part in parts for group in part.groups for shown in group}
     places: dict[str, int] = {}
     for key in store.list(f"manifest/{plan}/"):
         for line in store.read(key).splitlines():
@@ -112,11 +111,13 @@ def in_manifest_order(selection: Selection, store: Store, plan: str) -> None:
     def place(shown: Shown) -> int:
         return places.get(shown.row["id"], len(places) + shown.position)
 
-    for name, part in selection.figures.items():
-        groups = sorted((sorted(group, key=place) for group in part.groups), key=lambda group: place(group[0]))
-        selection.figures[name] = Part(part.good, groups)
-    firsts = {name: place(part.groups[0][0]) for name, part in selection.figures.items()}
-    selection.figures = {name: selection.figures[name] for name in sorted(firsts, key=lambda name: firsts[name])}
+    def ordered(part: Part) -> Part:
+        groups = [sorted(group, key=place) for group in part.groups]
+        return Part(part.good, sorted(groups, key=lambda group: place(group[0])))
+
+    selection.tasks = {task: ordered(part) for task, part in selection.tasks.items()}
+    figures = {name: ordered(part) for name, part in selection.figures.items()}
+    selection.figures = dict(sorted(figures.items(), key=lambda item: place(item[1].groups[0][0])))
 
 
 def _draw(tasks: dict[str, _Draw], figures: dict[str, _Draw], task: str, figure: str, rows: int) -> _Draw:

@@ -1,69 +1,39 @@
-"""Sections of a run's page: what is drawn of a task or a figure, its tiles and contact sheet written."""
+"""Sections of a run's page: what is drawn of a task or a figure, its tiles, contact sheet and animations written."""
 
 from __future__ import annotations
 
-import hashlib
-import io
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
-from darkroom.report.captions import details, flags, prompt_of_strip, score, sentence, settings, usual
+from darkroom.report.animations import one_after_the_other, turning
+from darkroom.report.captions import clipped, flags, prompt_of_strip, score, sentence, settings, usual
 from darkroom.report.comparisons import varying
+from darkroom.report.desk import Desk
 from darkroom.report.figures import Panel, panels
 from darkroom.report.pictures import Pictures
 from darkroom.report.rows import Part, Shown
 from darkroom.report.sheets import Cell, caption_font, draw_sheet, edge, fitted, tile
-from darkroom.storage import Store
+from darkroom.report.turning import turns
 
-LARGEST_TILE = 256  # pixels; larger pictures are shrunk, the page shows at most 128
 DRAWN_AT_ONCE = 16
-NARROWEST = 150  # pixels of the page, so that a caption below one picture has room
+ON_A_SHEET = 200  # figures; a sheet of thousands is a picture that nothing opens
+SHORTEST_STRIP = 3  # pictures of a strip that is worth an animation
+SMOOTH = 128  # pixels; larger pictures are drawn smoothly, smaller ones pixel by pixel
 TELLING = ("sampler", "start", "strength", "guidance")  # parameters that a contact sheet has room for
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A group of rows as drawn. said: its parameters; tiles: relative links, one for each panel; size: as shown."""
+    """A group of rows as drawn. said: its parameters; panels: what the page shows of each; animation: a link or ""."""
 
     rows: list[Shown]
     said: dict[str, str]
     prompt: str
     problem: str
-    size: int
     panels: list[dict[str, Any]]
     cell: Cell | None
-
-
-class Desk:
-    """The folder report/, as far as this report writes it."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._written: set[str] = set()
-
-    def write(self, name: str, data: bytes) -> None:
-        self._store.write(f"report/{name}", data)
-        self._written.add(f"report/{name}")
-
-    def tile(self, picture: np.ndarray) -> str:
-        """Writes a picture, once however often it is shown; its link. Named by its content: ids may hold anything."""
-        side = min(len(picture), LARGEST_TILE)
-        buffer = io.BytesIO()
-        image = Image.fromarray(picture) if side == len(picture) else tile(picture, side)
-        image.save(buffer, "PNG")
-        name = f"tiles/{hashlib.sha256(buffer.getvalue()).hexdigest()[:24]}.png"
-        if f"report/{name}" not in self._written:
-            self.write(name, buffer.getvalue())
-        return name
-
-    def sweep(self) -> None:
-        """Takes away what an earlier report drew; last, so that its page keeps its pictures till then."""
-        old = {key for folder in ("tiles/", "sheets/") for key in self._store.list(f"report/{folder}")}
-        self._store.delete(*sorted(old - self._written))
+    animation: str = ""
 
 
 @dataclass(frozen=True)
@@ -75,18 +45,28 @@ class Heading:
     about: str
 
 
-def section(heading: Heading, part: Part, pictures: Pictures, desk: Desk) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Materials:
+    """What sections are drawn with. animate: a format of `animations`, or "" for none."""
+
+    pictures: Pictures
+    desk: Desk
+    animate: str = ""
+
+
+def section(heading: Heading, part: Part, materials: Materials) -> dict[str, Any]:
     """What the page says of one task or figure, its contact sheet and tiles written."""
+    numbered = enumerate(part.groups, 1)
     with ThreadPoolExecutor(DRAWN_AT_ONCE, thread_name_prefix="report") as pool:
-        figures = list(pool.map(lambda group: _figure(group, pictures, desk), part.groups))
+        figures = list(pool.map(lambda pair: _figure(f"{heading.name}-{pair[0]}", pair[1], materials), numbered))
     common = usual([figure.said for figure in figures])
-    cells = [_captioned(figure, common) for figure in figures if figure.cell is not None]
+    cells = [_captioned(figure, common) for figure in figures[:ON_A_SHEET] if figure.cell is not None]
     sheet = ""
     if cells:
         sheet = f"sheets/{heading.name}.png"
         shown = f"{part.shown:,} of {part.good:,} · {sentence(common)}"
-        desk.write(sheet, draw_sheet(heading.title, shown, cells))
-    drawn = [_on_page(figure, common, heading.title) for figure in figures]
+        materials.desk.write(sheet, draw_sheet(heading.title, shown, cells))
+    drawn = [_on_page(figure, common, heading.title, materials.desk) for figure in figures]
     return on_page(heading, part, common, sheet=sheet, figures=drawn)
 
 
@@ -99,7 +79,7 @@ def on_page(heading: Heading, part: Part, common: dict[str, str], **drawn: Any) 
         "about": heading.about,
         "good": part.good,
         "shown": part.shown,
-        "common": sentence(common),
+        "common": common,
         "sheet": "",
         "figures": [],
         "grids": [],
@@ -109,24 +89,51 @@ def on_page(heading: Heading, part: Part, common: dict[str, str], **drawn: Any) 
     }
 
 
-def _figure(group: list[Shown], pictures: Pictures, desk: Desk) -> Figure:
+def _figure(name: str, group: list[Shown], materials: Materials) -> Figure:
     task = group[0].parameters["task"]
     prompt = prompt_of_strip(group)
     try:
-        drawn, problem = panels(task, group, pictures), ""
+        drawn, problem = panels(task, group, materials.pictures), ""
     except ValueError as error:
         drawn, problem = [], str(error)
-    size = edge(len(drawn[-1].picture if task in ("inpaint", "upscale") else drawn[0].picture)) if drawn else 0
-    linked = [_linked(panel, desk.tile(panel.picture), prompt, len(panel.picture) > size) for panel in drawn]
+    linked = [_linked(panel, prompt, materials.desk) for panel in drawn]
+    if task == "anagram":
+        for panel, turn in zip(linked, turns(group[0].parameters["views"]), strict=False):  # control maps come last
+            panel.update(turn)
     # Only the small tiles stay in memory for the sheet.
+    size = edge(len(drawn[-1].picture if task in ("inpaint", "upscale") else drawn[0].picture)) if drawn else 0
     cell = _cell(drawn, size) if drawn else None
-    return Figure(group, settings(group), prompt, problem, size, linked, cell)
+    animation = _animated(name, group, drawn, materials) if drawn and materials.animate else ""
+    return Figure(group, settings(group), prompt, problem, linked, cell, animation)
 
 
-def _linked(panel: Panel, link: str, prompt: str, smooth: bool) -> dict[str, Any]:
-    alt = f"{panel.label} {panel.text or prompt}".strip()
-    shown = {"label": panel.label, "detail": panel.detail, "text": panel.text}
-    return {**shown, "src": link, "alt": alt, "smooth": smooth}
+def _linked(panel: Panel, prompt: str, desk: Desk) -> dict[str, Any]:
+    return {
+        **desk.picture(panel.picture, panel.shown),
+        "label": panel.label,
+        "detail": panel.detail,
+        "text": clipped(panel.text),
+        "alt": clipped(f"{panel.label} {panel.text or prompt}".strip()),
+        "smooth": max(panel.picture.shape[:2]) > SMOOTH,
+        "shown": panel.shown,
+        "motion": "",
+        "negated": False,
+    }
+
+
+def _animated(name: str, group: list[Shown], drawn: list[Panel], materials: Materials) -> str:
+    """Writes what moves of a figure, if anything does: its link."""
+    parameters = group[0].parameters
+    if parameters["task"] == "anagram":
+        data = turning(materials.pictures.made(group[0]), parameters["views"], materials.animate)
+    else:
+        frames = [panel.picture for panel in drawn if panel.shown is not None]
+        if len(frames) < SHORTEST_STRIP or len({frame.shape for frame in frames}) > 1:
+            return ""
+        data = one_after_the_other(frames, materials.animate)
+    link = f"animations/{name}.{materials.animate}"
+    materials.desk.write(link, data)
+    return link
 
 
 def _cell(drawn: list[Panel], size: int) -> Cell:
@@ -156,28 +163,35 @@ def _seed(figure: Figure) -> dict[str, str]:
     return {} if "seed" in varying(figure.rows) else {"seed": str(figure.rows[0].row["seed"])}
 
 
-def _on_page(figure: Figure, common: dict[str, str], above: str) -> dict[str, Any]:
+def _on_page(figure: Figure, common: dict[str, str], above: str, desk: Desk) -> dict[str, Any]:
     """What the template shows of a figure. above: the section's title, which an id need not say again."""
-    first = figure.rows[0].row
-    single = len(figure.rows) == 1
-    named = first["id"] != first["key"]
+    numbers = {id(shown): desk.row(shown) for shown in figure.rows}
+    task = figure.rows[0].parameters["task"]
+    for panel in figure.panels:
+        shown = panel.pop("shown")
+        panel["own"] = shown is not None or (panel is figure.panels[0] and task == "anagram")
+        panel["row"] = numbers.get(id(shown), numbers[id(figure.rows[0])])
+    scored = score(figure.rows[0]) if len(figure.rows) == 1 else {}
     return {
-        "id": first["id"].removeprefix(f"{above}/") if single and named else "",
-        "ids": " ".join(shown.row["id"] for shown in figure.rows),
-        "all": sentence(figure.said),
-        "prompt": figure.prompt,
-        "said": sentence({**_seed(figure), **_varying(figure, common)}),
-        "score": sentence(score(figure.rows[0])) if single else "",
+        "tasks": sorted({shown.parameters["task"] for shown in figure.rows}),
+        "id": clipped(_named(figure, above)),
+        "ids": clipped(" ".join(shown.row["id"] for shown in figure.rows), 2000),
+        "all": clipped(sentence(figure.said), 2000),
+        "prompt": clipped(figure.prompt),
+        "said": clipped(sentence({**_seed(figure), **_varying(figure, common)})),
+        "seeds": sorted({shown.row["seed"] for shown in figure.rows}),
+        "score": scored,
         "flags": sorted({flag for shown in figure.rows for flag in flags(shown)}),
-        "details": [_detail(shown, single) for shown in figure.rows if details(shown)],
-        "problem": figure.problem,
-        "size": figure.size,
-        "width": max(NARROWEST, (figure.size + 8) * len(figure.panels) - 8),
+        "problem": clipped(figure.problem),
         "panels": figure.panels,
+        "animation": figure.animation,
     }
 
 
-def _detail(shown: Shown, single: bool) -> dict[str, Any]:
-    """A row's record; of several rows, each with its id and its own scores and flags."""
-    own = [] if single else [*flags(shown), *([sentence(score(shown))] if score(shown) else [])]
-    return {"id": "" if single else shown.row["id"], "lines": [*own, *details(shown)]}
+def _named(figure: Figure, above: str) -> str:
+    """The row's id, as far as section and seed do not say it; "" of several rows, or where nobody named it."""
+    first = figure.rows[0].row
+    if len(figure.rows) > 1 or first["id"] == first["key"]:
+        return ""
+    name = first["id"].removeprefix(f"{above}/")
+    return "" if name == str(first["seed"]) and name != first["id"] else name

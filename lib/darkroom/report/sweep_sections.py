@@ -9,21 +9,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from darkroom.report.captions import flags, sentence, settings, usual
+from darkroom.report.captions import clipped, flags, sentence, settings, usual
+from darkroom.report.desk import Desk
 from darkroom.report.grids import draw_grid, page_size
 from darkroom.report.guidance import guidance_curves
 from darkroom.report.pictures import Pictures
 from darkroom.report.rows import Part, Shown
-from darkroom.report.run_sections import DRAWN_AT_ONCE, Desk, Heading, on_page
+from darkroom.report.run_sections import DRAWN_AT_ONCE, Heading, Materials, on_page
 from darkroom.report.sheets import edge, tile
 from darkroom.report.sweeps import Sweep
 
 BLANK = 0.5  # the grey that stands for a picture that is gone
 
 
-def sweep_section(heading: Heading, part: Part, found: list[Sweep], pictures: Pictures, desk: Desk) -> dict[str, Any]:
+def sweep_section(heading: Heading, part: Part, found: list[Sweep], materials: Materials) -> dict[str, Any]:
     """What the page says of a figure that is these grids, its tiles, grids and curves written."""
-    common = usual([_said(sweep) for sweep in found])
+    common, pictures, desk = usual([_said(sweep) for sweep in found]), materials.pictures, materials.desk
     drawings, table = guidance_curves(found, pictures)
     for drawing in drawings:
         desk.write(f"sheets/{heading.name}-{drawing.name}.png", drawing.png)
@@ -66,9 +67,11 @@ def _grid(sheet: str, sweep: Sweep, common: dict[str, str], pictures: Pictures, 
     desk.write(sheet, draw_grid(tensors, sweep.down.words, sweep.across.words, size, sweep.down.title, across))
     said = {name: value for name, value in _said(sweep).items() if common.get(name) != value}
     return {
-        "prompt": sweep.prompt,
-        "said": sentence(said),
-        "all": " ".join(shown.row["id"] for shown in sweep.shown),
+        "prompt": clipped(sweep.prompt),
+        "said": clipped(sentence(said)),
+        "all": clipped(" ".join(shown.row["id"] for shown in sweep.shown), 2000),
+        "seeds": sorted({shown.row["seed"] for shown in sweep.shown}),
+        "flags": sorted({flag for shown in sweep.shown for flag in flags(shown)}),
         "sheet": sheet,
         "size": size,
         "down": sweep.down.title,
@@ -83,8 +86,8 @@ def _grid(sheet: str, sweep: Sweep, common: dict[str, str], pictures: Pictures, 
 
 def _cell(shown: Shown, picture: np.ndarray | None, desk: Desk) -> dict[str, Any]:
     """src: "" where the picture is gone; alt: the row's id and flags."""
-    alt = ", ".join([shown.row["id"], *flags(shown)])
-    return {"src": "" if picture is None else desk.tile(picture), "alt": alt}
+    links = {"src": ""} if picture is None else desk.picture(picture, shown) | {"row": desk.row(shown)}
+    return {**links, "alt": clipped(", ".join([shown.row["id"], *flags(shown)]))}
 
 
 def _tile(picture: np.ndarray | None, size: int) -> Tensor:
