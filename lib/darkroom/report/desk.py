@@ -46,8 +46,8 @@ class Desk:
         self._written.add(name)
 
     def picture(self, picture: np.ndarray, shown: Shown | None = None) -> dict[str, Any]:
-        """Writes a picture, uint8 [H, W, 3], once however often it is shown: its tile's link `src` and `size`, and `full`,
-        a link to the whole. shown: the row whose very picture it is, which is not copied where the page may link it."""
+        """Writes a picture, uint8 [H, W, 3], once however often it is shown: a link to its tile, `src`, with the tile's
+        `size`, and to the whole, `full`. shown: the row whose very picture it is, not copied where it lies near."""
         image = Image.fromarray(picture)
         small = image.copy()
         small.thumbnail((LARGEST_TILE, LARGEST_TILE), Image.Resampling.LANCZOS)
