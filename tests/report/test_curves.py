@@ -4,9 +4,10 @@ import io
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
-from darkroom.report.curves import epochs_curve, is_steep, moving_mean, smoothing_window, steps_curve
+from darkroom.report.curves import epochs_curve, from_zero, is_steep, moving_mean, smoothing_window, steps_curve
 from darkroom.report.grids import page_size
 
 RANDOM = np.random.default_rng(0)
@@ -43,3 +44,11 @@ def test_epochs_without_validation_are_drawn() -> None:
     for validation in ([None, None], [None, 0.5], [0.7, 0.5]):
         assert Image.open(io.BytesIO(epochs_curve([1, 2], [0.9, 0.4], validation))).format == "PNG"
     assert Image.open(io.BytesIO(epochs_curve([1], [0.9], [0.8]))).format == "PNG"
+
+
+@pytest.mark.parametrize(("values", "bottom"), [([0.01, 0.9], 0.0), ([5.0, 6.0], 4.95), ([-1.0, 6.0], -1.35)])
+def test_what_is_never_negative_has_no_axis_below_zero(values: list[float], bottom: float) -> None:
+    axes = Figure().add_subplot()
+    axes.plot(values)
+    from_zero(axes, np.array(values))
+    assert axes.get_ylim()[0] == pytest.approx(bottom)

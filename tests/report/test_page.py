@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from darkroom.jobs import report as report_job
 from darkroom.manifest import parse_task, row_key
 from darkroom.report.captions import details, flags, score
 from darkroom.report.page import write_report
@@ -382,3 +383,14 @@ def test_large_pictures_have_small_ones_on_the_page(tmp_path: Path, images: str)
     assert read_picture(store, link).shape == (256, 256, 3)
     assert full.startswith("../images/" if images == "objects" else "tiles/")
     assert np.array_equal(np.array(Image.open(Path(store.root) / "report" / full)), large)
+
+
+def test_what_moves_is_written_linked_and_goes_again(run: Store) -> None:
+    report_job.main(run.root, animate="webp")
+    page = Page(run)
+    linked = {link for link in page.values("href") if link.startswith("animations/")}
+    assert linked == {"animations/anagram-1.webp", "animations/image_to_image-1.webp"}
+    assert {key.removeprefix("report/") for key in run.list("report/animations/")} == linked
+    assert set(page.values("data-animation")) == linked
+    report_job.main(run.root)
+    assert not [*run.list("report/animations/")]

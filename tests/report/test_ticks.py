@@ -78,3 +78,9 @@ def test_the_page_before_anything_was_measured(tmp_path: Path) -> None:
     tick(tmp_path, 19, "failed", reason="no data")
     page = Path(write_ticks_page(str(tmp_path), TITLES)).read_text()
     assert "no data" in page and "History" not in page and "Gate" not in page
+
+
+def test_one_dot_is_no_curve(tmp_path: Path) -> None:
+    tick(tmp_path, 19, "promoted", 0.8)
+    page = Path(write_ticks_page(str(tmp_path), TITLES)).read_text()
+    assert "History" not in page and "Gate" in page and not (tmp_path / "page").exists()

@@ -324,5 +324,9 @@ def test_the_job_tells_runs_apart(tmp_path: Path, digits: str, capsys: pytest.Ca
         report_job.main(str(tmp_path / "other"), samples=3)
     assert stopped.value.exit_code == 2
     assert "--against and --samples are for training runs" in capsys.readouterr().err
+    with pytest.raises(typer.Exit) as stopped:
+        report_job.main(str(tmp_path / "run"), out=str(tmp_path / "page"))
+    assert stopped.value.exit_code == 2
+    assert "--out and --animate are for runs of generate" in capsys.readouterr().err
     with pytest.raises(NoRun):
         write_training_report(str(tmp_path / "nowhere"))

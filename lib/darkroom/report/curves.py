@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -74,7 +74,7 @@ def metric_curve(
     bound: float | None,
 ) -> bytes:
     """One metric across ticks: candidates {"mean", "interval"}, filled where promoted; the champion each was held
-    against; the gate's bound. Sequences of one length, at least 1."""  # fmt: skip
+    against; the gate's bound. Sequences of one length, at least 2."""  # fmt: skip
     figure, axes = _axes(title, "tick")
     means = np.array([one["mean"] for one in candidates])
     ends = np.array([one["interval"] for one in candidates])
@@ -89,12 +89,17 @@ def metric_curve(
         axes.scatter(*zip(*known, strict=True), s=26, marker="_", color=INK, label="the champion then")
     if bound is not None:
         axes.axhline(bound, color=SOFT, linewidth=0.9, linestyle="--", label="bound")
-    if len(set(times)) == 1:
-        axes.set_xlim(times[0] - timedelta(days=1), times[0] + timedelta(days=1))
+    from_zero(axes, means)
     locator = AutoDateLocator(minticks=2, maxticks=8)
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
     return _png(figure, axes)
+
+
+def from_zero(axes: Axes, values: np.ndarray) -> None:
+    """No axis of shares, distances or counts begins below 0, whatever margin or interval would have it so."""
+    if values.min() >= 0:
+        axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]))
 
 
 def smoothing_window(count: int) -> int:

@@ -16,7 +16,7 @@ from darkroom.report.desk import Desk
 from darkroom.report.pictures import Pictures
 from darkroom.report.rows import LISTED_FAILURES, PER_TASK, Part, Selection, in_manifest_order, select
 from darkroom.report.run_sections import Heading, Materials, section
-from darkroom.report.sections import render
+from darkroom.report.sections import moment, render
 from darkroom.report.sweep_sections import sweep_section
 from darkroom.report.sweeps import sweeps
 from darkroom.runs import Ledger
@@ -144,7 +144,7 @@ def _facts(run: dict[str, Any], summary: dict[str, Any]) -> list[tuple[str, str]
     facts = [
         ("manifest", run["manifest"]["uri"]),
         ("model", f"{run['model']['name']}, revision {run['model']['revision']}"),
-        ("begun", _moment(run["created_at"])),
+        ("begun", moment(run["created_at"])),
     ]
     if not summary:
         return [*facts, ("state", "not finished: the job has written no summary yet")]
@@ -157,7 +157,3 @@ def _facts(run: dict[str, Any], summary: dict[str, Any]) -> list[tuple[str, str]
         ("speed", speed),
         ("model evaluations", f"{summary['evaluations']:,}"),
     ]
-
-
-def _moment(text: str) -> str:
-    return datetime.fromisoformat(text).strftime("%-d %B %Y, %H:%M %Z")

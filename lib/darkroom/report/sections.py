@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -49,6 +50,11 @@ def attempt(id: str, title: str, draw: Callable[[], Section]) -> Section:
         return draw()
     except (ValueError, StorageError) as error:
         return Section(id, title, problem=str(error))
+
+
+def moment(text: str) -> str:
+    """A time of ISO 8601 as people write it."""
+    return datetime.fromisoformat(text).strftime("%-d %B %Y, %H:%M %Z").rstrip()
 
 
 def render(template: str, **values: Any) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from darkroom.report.curves import metric_curve
 from darkroom.report.grids import page_size
-from darkroom.report.sections import render
+from darkroom.report.sections import moment, render
 from darkroom.storage import NotFound, Store, open_store
 
 LISTED, DRAWN = 60, 400  # ticks in the table; measured ticks in a curve
@@ -116,11 +116,13 @@ def _gate(tick: Tick, titles: Titles) -> dict[str, Any]:
 
 
 def _drawings(store: Store, measured: list[Tick], titles: Titles) -> list[dict[str, Any]]:
-    """A curve for each metric that some tick measured, written as page/METRIC.png."""
+    """A curve for each metric that two ticks measured (one dot shows nothing), written as page/METRIC.png."""
     found = {metric for tick in measured for metric in tick["steps"]["evaluate"]["metrics"]}
     drawings = []
     for metric in [name for name in titles.by_metric if name in found]:
         having = [tick for tick in measured if metric in tick["steps"]["evaluate"]["metrics"]]
+        if len(having) < 2:
+            continue
         rules = [check for check in having[-1]["rounds"][-1]["table"] if check["metric"] == metric and check["bound"]]
         png = metric_curve(
             titles.of(metric),
@@ -153,7 +155,8 @@ def _sheet(store: Store, tick: Tick) -> dict[str, Any] | None:
 
 
 def _moment(tick: str) -> str:
-    return datetime.fromisoformat(tick).strftime("%-d %B %Y, %H:%M")
+    """The page says once that its times are UTC."""
+    return moment(tick).removesuffix(" UTC")
 
 
 def _number(value: float | None) -> str:

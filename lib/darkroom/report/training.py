@@ -11,7 +11,7 @@ import numpy as np
 
 from darkroom.report import curves, denoiser, diffusions, flows, pure_noise
 from darkroom.report.grids import page_size
-from darkroom.report.sections import Drawing, Section, Table, attempt, render
+from darkroom.report.sections import Drawing, Section, Table, attempt, moment, render
 from darkroom.report.trained import TrainingRun
 from darkroom.storage import Store
 
@@ -129,7 +129,8 @@ def _write(store: Store, run: TrainingRun, sections: list[Section]) -> None:
 def _html(run: TrainingRun, sections: list[Section]) -> str:
     about = _about_model(run) if run.drawable else []
     facts = [("state", _state(run)), *about, *_effort(run), *_circumstances(run)]
-    recipe = [(key.replace("_", " "), _value(value)) for key, value in run.recipe.items() if key not in _IN_FACTS]
+    chosen = {key: value for key, value in run.recipe.items() if key not in _IN_FACTS and value != "auto"}
+    recipe = [(key.replace("_", " "), _value(value)) for key, value in chosen.items()]
     return render(
         "sections.html",
         title=run.name,
@@ -151,7 +152,7 @@ def _about_model(run: TrainingRun) -> list[tuple[str, str]]:
     return [
         ("network", f"{config['network']['architecture']}, {_sentence(network)}"),
         ("parameters", f"{run.parameters:,}"),
-        ("process", "none: it cleans pictures and generates none" if process is None else _sentence(process)),
+        ("process", "none: it cleans pictures and generates none" if process is None else _process(process)),
         ("data", f"{data['name']} at {data['uri']}"),
         ("data digest", data["train"][:16]),
         ("images", f"{config['training']['images']:,}"),
@@ -170,14 +171,20 @@ def _effort(run: TrainingRun) -> list[tuple[str, str]]:
 
 def _circumstances(run: TrainingRun) -> list[tuple[str, str]]:
     """What run.json says of who worked, and with which versions."""
-    names = {"workers": "workers", "created_at": "begun", "packages": "packages"}
-    return [(said, _value(run.record[name])) for name, said in names.items() if run.record.get(name)]
+    known = {name: _value(run.record[name]) for name in ("workers", "packages") if run.record.get(name)}
+    begun = run.record.get("created_at")
+    return [*([("begun", moment(begun))] if begun else []), *known.items()]
 
 
 def _state(run: TrainingRun) -> str:
     done = run.epochs[-1] if run.epochs else None
     far = f"{done.epoch} epochs, {done.step:,} steps" if done else "no epoch yet"
     return f"finished: {far}" if run.finished else f"not finished: {far}"
+
+
+def _process(process: dict[str, Any]) -> str:
+    """ "flow, num timesteps 1000": its kind is a word of its own."""
+    return ", ".join(filter(None, [process["kind"], _sentence({**process, "kind": None})]))
 
 
 def _sentence(fields: dict[str, Any]) -> str:
