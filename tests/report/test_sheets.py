@@ -72,3 +72,8 @@ def test_long_text_is_cut_to_width_with_an_ellipsis(text: str, lines: int, font)
     assert len(found) <= lines
     assert found[-1].endswith("…")
     assert all(font.getlength(line) <= 96 for line in found)
+
+
+def test_a_text_of_megabytes_is_cut_before_it_is_measured() -> None:
+    (line,) = fitted("x" * 5_000_000, 100, 1, caption_font())
+    assert line.endswith("x\N{HORIZONTAL ELLIPSIS}") and caption_font().getlength(line) <= 100

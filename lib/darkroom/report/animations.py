@@ -149,6 +149,7 @@ def _at_most(picture: np.ndarray, side: int) -> np.ndarray:
 def _movie(frames: Sequence[np.ndarray], durations: list[int], kind: str) -> bytes:
     first, *others = map(Image.fromarray, frames)
     buffer = io.BytesIO()
-    options = {"lossless": True} if kind == "webp" else {"optimize": False, "disposal": 1}
+    small = max(first.size) <= SIDE  # of large ones nobody wants ten megabytes
+    options = {"lossless": small, "quality": 85} if kind == "webp" else {"optimize": False, "disposal": 1}
     first.save(buffer, kind.upper(), save_all=True, append_images=others, duration=durations, loop=0, **options)
     return buffer.getvalue()

@@ -74,6 +74,8 @@ def draw_sheet(title: str, subtitle: str, cells: list[Cell]) -> bytes:
 
 def fitted(text: str, width: int, lines: int, font: ImageFont.FreeTypeFont) -> list[str]:
     """The text in at most so many lines of so many pixels, cut with an ellipsis; at least one line, maybe empty."""
+    most = lines * width  # characters, were each a pixel wide: to measure more takes minutes of a long prompt
+    text = text if len(text) <= most else text[:most] + ELLIPSIS
     words, done = " ".join(text.split()).split(" "), []
     while words and len(done) < lines:
         count = 1
