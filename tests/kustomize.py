@@ -36,9 +36,9 @@ def render(folder: Path) -> list[Object]:
             for operation in operations:
                 apply(found, operation)
     for image in told.get("images", ()):
-        assert set(image) in ({"name", "newName"}, {"name", "digest"}), f"{folder}: {image}"
+        assert set(image) in ({"name", "newName"}, {"name", "newName", "digest"}), f"{folder}: {image}"
         for found in objects:
-            _rename(found, image["name"], image.get("newName"), image.get("digest"))
+            _rename(found, image["name"], image["newName"], image.get("digest"))
     return objects
 
 
@@ -86,14 +86,14 @@ def _separate(node: Any) -> Any:
     return [_separate(value) for value in node] if isinstance(node, list) else node
 
 
-def _rename(node: Any, old: str, new: str | None, digest: str | None) -> None:
-    """Another name for an image, or its digest in place of its tag."""
+def _rename(node: Any, old: str, new: str, digest: str | None) -> None:
+    """Another name for an image, and its digest in place of its tag."""
     if isinstance(node, list):
         for value in node:
             _rename(value, old, new, digest)
     elif isinstance(node, dict):
         name, colon, tag = str(node.get("image", "")).rpartition(":")
         if name == old:
-            node["image"] = f"{old}@{digest}" if digest else f"{new}{colon}{tag}"
+            node["image"] = f"{new}@{digest}" if digest else f"{new}{colon}{tag}"
         for value in node.values():
             _rename(value, old, new, digest)

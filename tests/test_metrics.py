@@ -145,7 +145,7 @@ def test_alerts_are_ones_that_prometheus_takes() -> None:
             "description",
         }
         kept = re.search(r"\bby \(([\w, ]+)\)", rule["expr"])
-        labels = set(kept[1].split(", ")) if kept else set()
+        labels = set(kept[1].split(", ")) if kept else {"pod", "namespace"}  # which a PodMonitor adds
         told = " ".join(rule["annotations"].values())
         assert set(re.findall(r"\$labels\.(\w+)", told)) <= labels, (
             f"{rule['alert']} names a label that it has summed up"

@@ -5,6 +5,7 @@ errors             `ModelError`: what can be wrong with a model that a user name
 network, cascade   `Network`, `Cascade`: the two kinds; `build_network`, `save_network`, `sample`, `sampling_row`
 classifier         `Classifier`, `mnist_classifier`: the judges of pictures
 registry           `RegisteredModel`: versions of a model, and which of them is the champion
+registration       `add`, `promote`: a model put into a registry, and made its champion, by hand
 scorers            `Scorer`, `open_scorer`: how well pictures answer their prompts
 sources            `Source`, `open_source`: a model's files, wherever they lie
 weights            `check_dtype`, `load_module`, `read_header`, `read_tensor`: safetensors, whole or in part
