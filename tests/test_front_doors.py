@@ -8,7 +8,7 @@ from importlib import import_module
 
 import pytest
 
-ROOMS = ("sampling", "models", "training", "report")
+ROOMS = ("sampling", "models", "training", "report", "export")
 
 
 @pytest.mark.parametrize("room", ROOMS)

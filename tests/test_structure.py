@@ -14,7 +14,7 @@ JOBS = Path(__file__).parent.parent / "jobs"
 FLOORS = (
     ("jobs", "api", "cli", "exits", "submit", "starter", "studio"),
     ("retrain",),
-    ("sample", "batch", "training", "evaluation", "report"),
+    ("sample", "batch", "training", "evaluation", "report", "export"),
     ("runs", "models", "manifest", "ray_cluster", "metrics"),
     ("storage", "sampling", "phases", "front_door"),
 )

@@ -17,9 +17,9 @@ import re
 import secrets
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import pyarrow as pa
@@ -39,7 +39,7 @@ from darkroom.runs.log import (
     position_of,
     record_key,
 )
-from darkroom.runs.results import from_parquet, to_parquet, with_added
+from darkroom.runs.results import SCHEMA, from_parquet, to_parquet, with_added
 from darkroom.storage import NotFound, StorageError, Store, StoredFile
 from darkroom.storage.hashing import hashes
 
@@ -84,10 +84,30 @@ class Ledger:
         table = from_parquet(self._data(shard))
         return table if columns is None else table.select(list(columns))
 
+    def rows(self, shard: Shard, places: np.ndarray) -> Iterator[pa.Table]:
+        """Those rows of a shard, int [N] in ascending order, all at once or, of a large one, a row group at a time.
+        Raises as `table`."""
+        if shard.bytes <= _LARGE:
+            yield self.table(shard).take(places)
+            return
+        with self._reading(shard) as file:
+            groups = pq.ParquetFile(file, pre_buffer=True)
+            first = 0
+            for number in range(groups.num_row_groups):
+                after = first + groups.metadata.row_group(number).num_rows
+                if len(inside := places[(places >= first) & (places < after)]):
+                    yield with_added(groups.read_row_group(number), SCHEMA.names).take(inside - first)
+                first = after
+
     def _columns(self, shard: Shard, columns: list[str]) -> pa.Table:
+        with self._reading(shard) as file:
+            return with_added(pq.read_table(file, columns=columns), columns)
+
+    @contextmanager
+    def _reading(self, shard: Shard) -> Iterator[StoredFile]:
         where = self._where(shard)
         try:
-            return with_added(pq.read_table(StoredFile(self.store, where), columns=columns), columns)
+            yield StoredFile(self.store, where)
         except NotFound as error:
             raise _gone(shard, self.store) from error
         except (pa.ArrowException, OSError) as error:
