@@ -157,7 +157,7 @@ def _on_ray(todo: list[ExportShard], plan: Plan, options: ExportOptions) -> Iter
         batch_size=1,
         batch_format="pyarrow",
         num_cpus=1,
-        compute=TaskPoolStrategy(size=_at_once(ray.cluster_resources(), options.shard_bytes)),
+        compute=TaskPoolStrategy(size=min(len(todo), _at_once(ray.cluster_resources(), options.shard_bytes))),
     )
     for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         for row in batch.to_pylist():
