@@ -67,6 +67,12 @@ VALUES = {
     "TIME": "tick at",
     "FILE": "ids",
     "CLASSES": "rerun only",
+    "FORMAT": "format",
+    "SQL": "where",
+    "NAME=PART,...": "split",
+    "SIZE": "shard_size",
+    "OWNER/NAME": "push",
+    "LICENSE": "license",
 }
 _VALUE = {name: value for value, names in VALUES.items() for name in names.split()}
 SHARED: dict[str, Any] = {
