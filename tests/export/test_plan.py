@@ -57,6 +57,11 @@ def test_a_condition_that_is_none_is_refused(where: str, said: str) -> None:
         RowFilter(where)
 
 
+def test_a_split_without_rows_is_none(run: str) -> None:
+    options = options_of(run, "nowhere", "parquet", where="seed = 0", splits=(("train", 0.999), ("test", 0.001)))
+    assert make_plan(options, open_store(run)).facts.splits == {"train": 1}
+
+
 def test_no_row_is_nothing_to_export(run: str) -> None:
     with pytest.raises(ValueError, match="has no picture for which 'seed > 99' is true: nothing to export"):
         make_plan(options_of(run, "nowhere", "parquet", where="seed > 99"), open_store(run))

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from darkroom.runs import SCHEMA, Ledger, Shard
 from darkroom.sampling.names import nearest
@@ -202,9 +203,9 @@ class _Selection:
     def add(self, shard: Shard) -> None:
         """Those of a file's rows that are wanted."""
         table = self.ledger.table(shard, self.columns)
-        wanted = np.array(table["status"].to_pylist()) == "ok"
+        wanted = pc.equal(table["status"], "ok").to_numpy()
         if self.filter:
-            wanted &= self.filter.matches(table)
+            wanted = wanted & self.filter.matches(table)
         places = np.flatnonzero(wanted)
         rows = table.select(_PLANNED).take(places)
         width, height = (rows[name].fill_null(0).to_numpy().astype(np.int64) for name in ("width", "height"))
@@ -219,16 +220,17 @@ class _Selection:
 
     def _count(self, rows: pa.Table, width: np.ndarray, height: np.ndarray, splits: np.ndarray) -> None:
         facts = self.facts
-        facts.tasks.update(rows["task"].to_pylist())
-        facts.sizes.update(zip(width.tolist(), height.tolist(), strict=True))
-        facts.splits.update(self.names[number] for number in splits.tolist())
+        facts.tasks.update({one["values"]: one["counts"] for one in rows["task"].value_counts().to_pylist()})
+        sizes, counts = np.unique(np.stack([width, height]), axis=1, return_counts=True)
+        facts.sizes.update(dict(zip(zip(*sizes.tolist(), strict=True), counts.tolist(), strict=True)))
+        facts.splits.update({self.names[number]: int(np.sum(splits == number)) for number in np.unique(splits)})
         seeds = rows["seed"].drop_null().to_numpy().astype(np.int64)
         self.seeds.add(seeds.view(np.uint64))
         if len(seeds):
             least, most = int(seeds.min()), int(seeds.max())
             facts.least_seed = least if facts.least_seed is None else min(least, facts.least_seed)
             facts.most_seed = most if facts.most_seed is None else max(most, facts.most_seed)
-        texts = [text for prompts in rows["prompts"].to_pylist() for text in prompts if text]
+        texts = list(filter(None, pc.unique(pc.list_flatten(rows["prompts"])).to_pylist()))
         new = self.prompts.add(hashes(texts))
         facts.examples += [text for text, first in zip(texts, new, strict=True) if first][:_PROMPTS]
         del facts.examples[_PROMPTS:]
