@@ -86,7 +86,7 @@ def test_rows_of_one_key_are_one_picture_and_lie_in_one_split(tmp_path: Path) ->
 
 
 def test_shards_are_about_as_large_as_was_asked_for(run: str) -> None:
-    # Pictures of noise: 8 pixels are 0.3 kB, 16 are 0.9; a row is 1 kB more. About 32 kB are four shards of 8 kB.
+    # Pictures of noise: 8 pixels are 0.3 kB, 16 are 0.9; a row is 0.4 kB more. About 20 kB are four shards of 5 kB.
     plan = make_plan(options_of(run, "nowhere", "parquet", splits=(("train", 1.0),)), open_store(run))
     assert [shard.number for shard in plan.shards] == [0, 1, 2, 3] and {shard.of for shard in plan.shards} == {4}
     assert sum(shard.rows for shard in plan.shards) == 20

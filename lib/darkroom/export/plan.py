@@ -23,7 +23,8 @@ from darkroom.storage.hashing import HashSet, hashes
 Format = Literal["webdataset", "imagefolder", "huggingface", "parquet"]
 FORMATS: tuple[str, ...] = get_args(Format)
 VERSION = 1  # of what is written: with another one, shards that were begun are not gone on with
-ROW_BYTES = 1_000  # of a row beside its picture, about
+# Bytes of a row beside its picture, about: a tar begins each of its three files anew, with a header of 512.
+ROW_BYTES = {"webdataset": 3_300, "imagefolder": 800, "huggingface": 400, "parquet": 400}
 MOST_ROWS = {"imagefolder": 10_000}  # of a shard: the hub wants no folder of more files
 _MOST_ROWS, _SAMPLED, _SAMPLED_OF_FILE, _PROMPTS = 100_000, 64, 8, 12
 _PLANNED = ["status", "task", "width", "height", "seed", "prompts", "image_uri"]
@@ -294,7 +295,7 @@ def _shards(
         if not len(places):
             continue
         homes = np.repeat([at for at, *_ in chosen], [len(part[1]) for part in chosen])
-        sizes = np.maximum(np.concatenate([part[2] for part in chosen]) * per_pixel + ROW_BYTES, least)
+        sizes = np.maximum(np.concatenate([part[2] for part in chosen]) * per_pixel + ROW_BYTES[options.format], least)
         ends = np.cumsum(sizes)
         shards = np.floor((ends - sizes) / options.shard_bytes).astype(np.int64)
         shards = np.unique(shards, return_inverse=True)[1]
