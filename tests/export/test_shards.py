@@ -151,7 +151,7 @@ def test_another_export_is_not_mixed_in(run: str, tmp_path: Path) -> None:
     options = options_of(run, tmp_path / "out", "parquet")
     export_here(options)
     with pytest.raises(ValueError, match="holds another export, with format 'parquet'; wanted a new place"):
-        export_here(options_of(run, tmp_path / "out", "webdataset"))
+        export_here(options_of(run, tmp_path / "out", "webdataset", shard_bytes=5_000))
     make_run(run, 22)
     with pytest.raises(ValueError, match="holds another export, of other rows: the run has changed since"):
         export_here(options)
