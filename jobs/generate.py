@@ -91,6 +91,9 @@ def main(
     address: Annotated[
         str | None, typer.Option(help="a Ray cluster's address; default RAY_ADDRESS, else this machine")
     ] = None,
+    check_inputs: Annotated[
+        bool, typer.Option("--check-inputs", help="look at every picture that rows name before anything runs")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be done, and how long it takes")] = False,
     report: Annotated[
         bool | None,

@@ -59,7 +59,7 @@ VALUES = {
     "NAME": "sampler submission_id env",
     "CLIP:URI|digits": "scorer",
     "FOLDER": "folder",
-    "TEXT": "reason",
+    "TEXT": "reason prompt",
     "N|auto": "capacity",
     "N|N%": "max_failed_rows",
     "SECONDS": "wait_seconds stall_seconds",

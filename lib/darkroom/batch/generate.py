@@ -54,6 +54,7 @@ def dry_run(options: Options, say: Say = to_stderr) -> tuple[Work, Estimate, str
     refuse_other_folder(order)
     for note in order.notes:
         say(note)
+    _look_at_inputs(order, say)
     log = Ledger(order.store).read()
     work = _planned(order, log, None)
     _refuse(order, work)
@@ -99,10 +100,23 @@ def _run(options: Options, progress: Progress, began: float, say: Say) -> Outcom
     order = Order.open(options)
     for note in order.notes:
         say(note)
+    _look_at_inputs(order, say)
     phase(say, "holding it against the run")
     refuse_other_folder(order)
     with _owning(order, say) as writer:
         return _run_as_owner(order, writer, progress, began, say)
+
+
+def _look_at_inputs(order: Order, say: Say) -> None:
+    """ManifestError, StorageError."""
+    if not order.options.check_inputs:
+        return
+    from darkroom.batch.check_inputs import check_inputs
+    from darkroom.batch.load_inputs import LoadOptions
+
+    phase(say, "looking at the pictures that rows name")
+    options = LoadOptions.of(order.model, order.manifest.base, order.input_roots, order.maker.nets)
+    check_inputs(order.manifest, options, order.options.limit)
 
 
 def _run_as_owner(order: Order, writer: Writer, progress: Progress, began: float, say: Say) -> Outcome:

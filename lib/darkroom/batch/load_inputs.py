@@ -8,10 +8,10 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,7 @@ from darkroom.batch.row_state import RowState, Source, Unit, guarded, read_unit,
 from darkroom.storage import Mode, Size, in_a_decoder, join, open_store, read_mask, read_squares, size_name
 
 if TYPE_CHECKING:
+    from darkroom.models.catalog import Model
     from darkroom.models.depth import StoredDepth
 
 FETCHES = 16  # at once in one task; a fetch waits on the network, not on the processor
@@ -52,6 +53,16 @@ class LoadOptions:
     any_size: bool = False
     nets: tuple[tuple[str, str], ...] = ()
     depth: StoredDepth | None = None
+
+    @classmethod
+    def of(cls, model: Model, base: str, roots: tuple[str, ...], nets: tuple[tuple[str, str], ...], *run: str) -> Self:
+        """run: its root and its plan, where there is one."""
+        first, (root, plan) = model.stages[0], run or ("", "")
+        sizes = tuple(stage.size for stage in model.stages if not stage.enlarges_latents)
+        any_size = first.step > 0
+        return cls(
+            root, plan, base, sizes, first.channels, model.default_size, roots, any_size, nets=nets, depth=model.depth
+        )
 
     def wanted(self, row: dict[str, Any]) -> tuple[Size, ...]:
         """The sizes that the stages take a row's pictures in: for `upscale` the smallest, else up to the row's own."""
@@ -91,6 +102,24 @@ def load_row(state: RowState, options: LoadOptions) -> RowState:
             uri = join(options.base, use["image"])
             state.maps.append(ControlMap(use["net"], digest, found.key, found.digest, uri, found.sha256))
     return state
+
+
+def look_at(row: dict[str, Any], options: LoadOptions) -> Iterator[str]:
+    """What is wrong with a row's pictures, in sentences; those of control networks are read, and no map is drawn."""
+    paths = _paths(row)
+    pictures: dict[str, Picture] = {}
+    uses = {hint_name(place): use["image"] for place, use in enumerate(row.get("control", ()))}
+    for name, path in {**paths, **uses}.items():
+        try:
+            pictures[name] = _picture(name, path, options, row)
+        except ValueError as error:
+            yield str(error)
+    if pictures.keys() >= {"image", "mask"}:
+        try:
+            _check_shapes(pictures, paths)
+            _check_selects(pictures["mask"], paths["mask"], row)
+        except ValueError as error:
+            yield str(error)
 
 
 def hint_name(place: int) -> str:

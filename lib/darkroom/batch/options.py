@@ -46,6 +46,7 @@ class Options:
     adapter, control: "name=URI" of adapters and control networks that rows may ask for; depth: of a model that draws
     maps of depth for these.
     inputs_root: more folders and buckets that pictures may come from, beside the manifest's own.
+    check_inputs: every picture that rows name is looked at before anything runs.
     replace: good rows of a run that was made with another model, or by another manifest, may go.
     wait_seconds: for a cluster that has too little yet; None: not on this machine, ten minutes on one that is joined.
     """
@@ -69,6 +70,7 @@ class Options:
     watermark: Literal["on", "off"] | None = None
     wait_seconds: Annotated[float, Field(ge=0)] | None = None
     compile: Mode = "off"
+    check_inputs: bool = False
     replace: bool = False
     verify: bool = False
     rerun: str = "failed"

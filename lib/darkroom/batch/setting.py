@@ -74,7 +74,6 @@ def _wanted(order: Order, work: Work, numbers: list[int]) -> list[Wanted]:
 
 def job_of(order: Order, work: Work, setting: Setting, evaluations: dict[int, float]) -> pipeline.Job:
     options, model, root = order.options, order.model, order.store.root
-    taken = tuple(stage.size for stage in model.stages if not stage.enlarges_latents)
     first = model.stages[0]
     return pipeline.Job(
         model=order.address,
@@ -93,18 +92,7 @@ def job_of(order: Order, work: Work, setting: Setting, evaluations: dict[int, fl
             for n in setting.numbers
         ),
         units=work.units(options.unit_rows or _unit_rows(order, work, setting, evaluations)),
-        load=LoadOptions(
-            root,
-            work.plan,
-            order.manifest.base,
-            taken,
-            first.channels,
-            model.default_size,
-            order.input_roots,
-            any_size=first.step > 0,
-            nets=order.maker.nets,
-            depth=model.depth,
-        ),
+        load=LoadOptions.of(model, order.manifest.base, order.input_roots, order.maker.nets, root, work.plan),
         write=WriteOptions(root, work.plan, model.name, model.revision, first.process.default_sampler, options.images),
         judge=order.judging,
         chooses=bool(work.best_of),
