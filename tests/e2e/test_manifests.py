@@ -146,4 +146,5 @@ def test_every_figure_is_made_and_drawn(
     write_report(out)
     page = open_store(out).read("report/index.html").decode()
     figures = list(dict.fromkeys(row_id.split("/")[0] for row_id in ids))
-    assert re.findall("<h2>(.*)</h2>", page) == figures, "in the manifest's order"
+    titles = [figure[:1].upper() + figure[1:] for figure in figures]
+    assert re.findall("<h2>(.*)</h2>", page) == [*titles, "About this run"], "in the manifest's order"

@@ -394,3 +394,20 @@ def test_what_moves_is_written_linked_and_goes_again(run: Store) -> None:
     assert set(page.values("data-animation")) == linked
     report_job.main(run.root)
     assert not [*run.list("report/animations/")]
+
+
+def test_sections_come_in_the_manifests_order(tmp_path: Path) -> None:
+    rows = [
+        {"task": "anagram", "views": VIEWS, "id": "one"},
+        {"task": "text_to_image", "prompt": "a seven", "id": "two"},
+        {"task": "text_to_image", "prompt": "a six", "id": "last figure/three"},
+        {"task": "text_to_image", "prompt": "a two", "id": "zero"},
+    ]
+    store = make_run(str(tmp_path / "run"), tmp_path / "manifest", rows)
+    lines = [json.dumps({"id": row_id}).encode() for row_id in ("zero", "one", "two", "last figure/three")]
+    store.write("manifest/plan/000000.jsonl", b"\n".join(lines))
+    write_report(store.root)
+    page = Page(store)
+    assert list(page.pictures) == ["text_to_image", "anagram", "figure-1"]
+    assert page.text["figure-1"].split()[:2] == ["Last", "figure"]
+    assert_same([read_picture(store, link) for link in page.pictures["text_to_image"]], picture(3), picture(1))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from datetime import datetime
 from itertools import islice
 from pathlib import PurePosixPath
@@ -11,7 +10,6 @@ from typing import Any
 from urllib.parse import quote
 
 from darkroom.report.captions import clipped, sentence
-from darkroom.report.comparisons import NOISED
 from darkroom.report.desk import Desk
 from darkroom.report.pictures import Pictures
 from darkroom.report.rows import LISTED_FAILURES, PER_TASK, Part, Selection, in_manifest_order, select
@@ -76,19 +74,18 @@ def _section(heading: Heading, part: Part, materials: Materials) -> dict[str, An
     return section(heading, part, materials)
 
 
-def _parts(selection: Selection) -> Iterator[tuple[Heading, Part]]:
-    """Figures, then what belongs to none, by task; studies of noise last, as they are no pictures to look at."""
+def _parts(selection: Selection) -> list[tuple[Heading, Part]]:
+    """Figures, and what belongs to none by task, in the order of the manifest."""
     parts = []
     for number, (figure, part) in enumerate(selection.figures.items(), 1):
         tasks = {shown.parameters["task"] for group in part.groups for shown in group}
         about = " and ".join(TASKS[task][0] for task in TASKS if task in tasks)
         title = figure[:1].upper() + figure[1:]
-        parts.append((tasks <= set(NOISED), Heading(f"{FIGURE}{number}", title, f"{about}.".capitalize()), part))
+        parts.append((Heading(f"{FIGURE}{number}", title, f"{about}.".capitalize()), part))
     for task, (title, about) in TASKS.items():
         if task in selection.tasks:
-            parts.append((task in NOISED, Heading(task, title, about), selection.tasks[task]))
-    for _, heading, part in sorted(parts, key=lambda part: part[0]):
-        yield heading, part
+            parts.append((Heading(task, title, about), selection.tasks[task]))
+    return sorted(parts, key=lambda pair: pair[1].place)
 
 
 def _summary(store: Store) -> dict[str, Any]:

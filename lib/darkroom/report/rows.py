@@ -41,10 +41,12 @@ class Shown:
 
 @dataclass(frozen=True)
 class Part:
-    """Rows with a section of their own. good: how many there are; groups: what is drawn together, in run order."""
+    """Rows with a section of their own. good: how many there are; groups: what is drawn together, in run order; place:
+    where the first of them stands among all that are drawn, once that is known."""
 
     good: int
     groups: list[list[Shown]]
+    place: int = 0
 
     @property
     def shown(self) -> int:
@@ -113,11 +115,12 @@ def in_manifest_order(selection: Selection, store: Store, plan: str) -> None:
 
     def ordered(part: Part) -> Part:
         groups = [sorted(group, key=place) for group in part.groups]
-        return Part(part.good, sorted(groups, key=lambda group: place(group[0])))
+        groups.sort(key=lambda group: place(group[0]))
+        return Part(part.good, groups, place(groups[0][0]))
 
     selection.tasks = {task: ordered(part) for task, part in selection.tasks.items()}
     figures = {name: ordered(part) for name, part in selection.figures.items()}
-    selection.figures = dict(sorted(figures.items(), key=lambda item: place(item[1].groups[0][0])))
+    selection.figures = dict(sorted(figures.items(), key=lambda item: item[1].place))
 
 
 def _draw(tasks: dict[str, _Draw], figures: dict[str, _Draw], task: str, figure: str, rows: int) -> _Draw:
