@@ -97,7 +97,7 @@ def test_prompts_that_were_brought_along_need_no_text_encoder(
     options = asked(tmp_path, model, ROWS[:1], embeddings=place, watermark="off")
     said: list[str] = []
     assert run(options, said.append).made == 1
-    assert "2 prompts for text_encoder, 0 of them to encode" in said
+    assert "2 prompts for text_encoder, encoded before" in said
     assert results(options.out)["small"]["flags"] == [] and not list(open_store(options.out).list("embeddings/"))
     more = asked(tmp_path, model, [*ROWS[:1], ROWS[2]], embeddings=place, watermark="off")
     with pytest.raises(ModelError) as caught:
@@ -120,9 +120,9 @@ def test_from_a_bucket_to_a_bucket_with_prompts_encoded_before(
     assert embed(asks, lambda line: None) == 2
     said: list[str] = []
     assert run(options, said.append).made == 1
-    assert [line for line in said if line.endswith("0 of them to encode")] == [
-        "2 prompts for text_encoder, 0 of them to encode",
-        "2 prompts for stage3, 0 of them to encode",
+    assert [line for line in said if line.endswith("encoded before")] == [
+        "2 prompts for text_encoder, encoded before",
+        "2 prompts for stage3, encoded before",
     ]
     assert opened(options.out)["large"].shape == (64, 64, 3) and audit(options.out).passed
 

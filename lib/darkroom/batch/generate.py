@@ -61,7 +61,11 @@ def dry_run(options: Options, say: Say = to_stderr) -> tuple[Work, Estimate, str
     capacity = ON_CPU if options.capacity == "auto" else options.capacity
     dtypes = option.stage_dtypes(order.model, options.dtype, on_gpu=True)
     found = placement.needs(order.model, sorted(work.stages), dtypes, options.capacity, True, list(work.prompts))
-    return work, estimate(work, order.model, capacity), "on a GPU:\n" + placement.table(found) if found else ""
+    return (
+        work,
+        estimate(work, order.model, capacity),
+        "what each stage would take of a GPU:\n" + placement.table(found) if found else "",
+    )
 
 
 def run(options: Options, say: Say = to_stderr, progress: Progress | None = None) -> Outcome:

@@ -50,7 +50,8 @@ def set_up(order: Order, work: Work, say: Say) -> Setting:
     missing = prompts.find_missing(model, work.prompts, dtypes, stores)
     for name, asked in work.prompts.items():
         left = sum(len(one.prompts) for one in missing if one.encoder == name)
-        say(f"{plural(len(asked), 'prompt')} for {name}, {left:,} of them to encode")
+        state = f"{left:,} of them to encode" if left else "encoded before"
+        say(f"{plural(len(asked), 'prompt')} for {name}, {state}")
     large = [one for one in missing if not prompts.is_small(model, one)]
     needs = placement.needs(model, numbers, dtypes, options.capacity, on_gpu, [one.encoder for one in large])
     hardware = resources.read_hardware(asked_hardware, say)
