@@ -336,7 +336,9 @@ class Progress:
 
 def _own_stderr() -> TextIO:
     """Where people look. Of its own: while Ray starts, what its C++ side says on file 2 goes nowhere."""
+    if sys.stderr is not sys.__stderr__:  # a notebook's, a test's
+        return sys.stderr
     try:
         return os.fdopen(os.dup(sys.stderr.fileno()), "w", buffering=1)
-    except (OSError, ValueError, AttributeError):  # replaced by something that is no file
+    except (OSError, ValueError, AttributeError):  # there is none, or it is closed
         return sys.stderr
