@@ -1,6 +1,6 @@
 """Pictures of results, on pages that open from disk and as PNGs. What others use, by module:
 
-page               `write_report`: a run's page, its tiles and contact sheets
+page               `write_report`: a run's page, its tiles, contact sheets and animations
 training           `write_training_report`: a training's page: curves and samples by epoch
 evaluation         `write_evaluation`: an evaluation's page
 cascade            `write_cascade_evaluation`: the sheets of an evaluated cascade
