@@ -50,16 +50,24 @@ def render(
     ] = None,
     generate: Annotated[
         str | None,
-        typer.Option(help="no pipeline: make what this manifest asks for; its options follow, {date} is filled in"),
+        typer.Option(
+            metavar="MANIFEST",
+            help="no pipeline: make what this manifest asks for; its options follow, {date} is filled in",
+        ),
     ] = None,
-    cron: Annotated[str | None, typer.Option(help="of --generate: when it is due; a pipeline says that itself")] = None,
+    cron: Annotated[str | None, typer.Option(help="of --generate: when it is due; a pipeline says it itself")] = None,
     time_zone: Annotated[str, typer.Option(help="of --generate: whose clock that is")] = "UTC",
     name: Annotated[str | None, typer.Option(help="of --generate: in Kubernetes; default the manifest's")] = None,
-    at: Annotated[str | None, typer.Option(help="where the cluster finds the file, if not where it lies here")] = None,
+    at: Annotated[
+        str | None, typer.Option(metavar="URI", help="where the cluster finds the file, if not there")
+    ] = None,
     kind: Annotated[Kind, typer.Option(help="raycronjob is KubeRay's, behind a feature gate")] = "cronjob",
     image: Annotated[str | None, typer.Option(help="the image, in place of the one that --job names")] = None,
     job: Annotated[
-        str | None, typer.Option(help=f"a file with the RayJob to do it like; - for stdin; default {BASE.format('*')}")
+        str | None,
+        typer.Option(
+            metavar="FILE", help=f"a file with the RayJob to do it like; - for stdin; default {BASE.format('*')}"
+        ),
     ] = None,
 ) -> None:
     """Print the Kubernetes objects that run a pipeline, or make a data set, on a schedule.

@@ -43,7 +43,7 @@ GROUPS = {
 }
 VALUES = {
     "URI": "out data source against classifier embeddings imported registry depth run uri",
-    "MANIFEST": "manifest",
+    "MANIFEST": "manifest generate",
     "PIPELINE": "pipeline",
     "MODEL": "model like",
     "NAME=URI": "adapter control",
@@ -56,7 +56,7 @@ VALUES = {
         "samples nodes cpus_per_node cpus to priority"
     ),
     "NUMBER": "guidance",
-    "NAME": "sampler submission_id env",
+    "NAME": "sampler submission_id env name",
     "CLIP:URI|digits": "scorer",
     "FOLDER": "folder",
     "TEXT": "reason prompt",
@@ -73,6 +73,9 @@ VALUES = {
     "SIZE": "shard_size",
     "OWNER/NAME": "push",
     "LICENSE": "license",
+    "CRON": "cron",
+    "ZONE": "time_zone",
+    "IMAGE": "image",
 }
 _VALUE = {name: value for value, names in VALUES.items() for name in names.split()}
 SHARED: dict[str, Any] = {
@@ -176,7 +179,7 @@ def dress(command: Any, name: str) -> None:
     for parameter in command.params:
         if getattr(parameter, "is_flag", False):
             parameter.metavar = ""
-        elif parameter.name in _VALUE:
+        elif parameter.metavar is None and parameter.name in _VALUE:
             parameter.metavar = _VALUE[parameter.name]
         if parameter.param_type_name == "option" and parameter.name in groups:
             parameter.rich_help_panel = groups[parameter.name]
