@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from darkroom.manifest.sweeps import combinations, expand
+from darkroom.manifest.tasks import parse_task
 from darkroom.manifest.templates import fill_id
+from darkroom.manifest.yaml_files import read_yaml
 
 
 def rows(document: object) -> list[dict[str, object]]:
@@ -120,6 +125,14 @@ def test_texts_of_a_matrix_are_filled_in_with_its_variables() -> None:
         {"prompt": "a {b}", "seed": 1},
         {"prompt": "{", "seed": 1},
     ], "without a variable a text is as it is written"
+
+
+def test_the_sweep_of_the_manual_is_what_it_says() -> None:
+    text = (Path(__file__).parents[2] / "manifests/README.md").read_text()
+    (block,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    *written, last = rows(read_yaml(block.encode()).value)
+    assert len(written) == 4 + 48 - 1 and last["id"] == "green-seven-7"
+    assert last["prompt"] == "a green seven on white" and parse_task(last).seed == 7
 
 
 def test_variables_that_are_none() -> None:
