@@ -348,7 +348,7 @@ def test_entry_points_are_commands_that_exist(objects: list[Object]) -> None:
         app.command()(import_module(f"darkroom.jobs.{name}").main)
         parsed = typer.main.get_command(app).make_context(name, arguments).params
         assert parsed["out"].startswith("s3://"), "the workers share no folder"
-        assert parsed.get("recipe", "cifar10-ddpm") in import_module("darkroom.jobs.train").RECIPES.split(", ")
+        assert parsed.get("recipe", "cifar10-ddpm") in import_module("darkroom.jobs.train").RECIPES
         assert parsed.get("resume", True), "a second try would be refused"
         for group in job["rayClusterSpec"]["workerGroupSpecs"]:
             marks = set(group.get("resources", ())) - {ENCODERS}
