@@ -85,7 +85,7 @@ WRONG = [
     ("a.json", "{", [], "a.json: not JSON"),
     ("a.docx", "x", [], "a.docx: wanted a list that ends in .txt"),
     ("a.txt", "café".encode("cp1252"), [], "is not UTF-8"),
-    ("a.txt.gz", gzip.compress(b"a" * 99, mtime=0)[:-9], [], "a.txt.gz: cut short"),
+    ("a.txt.gz", gzip.compress(b"a" * 99, mtime=0)[:-9], [], "a.txt.gz: the gzip file is cut short"),
 ]
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from darkroom.manifest.keys import ROW_KEYS, TEXT_FIELDS, did_you_mean
+from darkroom.manifest.packed_files import unpacked
 from darkroom.manifest.sources import file_name, is_packed, suffix_of
-from darkroom.manifest.texts import BOM, decoded, loads
+from darkroom.manifest.texts import BOM, BadText, decoded, loads
 from darkroom.storage import TooLarge, read_uri, write_uri
 
 MOST_BYTES = 64 * 2**20  # of a list, unpacked
@@ -93,13 +94,12 @@ def _rows(source: str) -> Iterator[dict[str, Any]]:
 
 
 def _unpacked(data: bytes, name: str) -> bytes:
-    unpacking = zlib.decompressobj(wbits=31)
     try:
-        found = unpacking.decompress(data, MOST_BYTES)
-    except zlib.error as error:
-        raise ValueError(f"{name}: not a whole gzip file ({error})") from None
-    if unpacking.unconsumed_tail or not unpacking.eof:
-        raise ValueError(f"{name}: cut short, or more than {MOST_BYTES // 2**20} MiB unpacked")
+        found = unpacked(io.BytesIO(data)).read(MOST_BYTES + 1)
+    except BadText as error:
+        raise ValueError(f"{name}: {error}") from None
+    if len(found) > MOST_BYTES:
+        raise ValueError(f"{name}: more than {MOST_BYTES // 2**20} MiB unpacked")
     return found
 
 
