@@ -28,7 +28,7 @@ def main(
     run: Annotated[str, typer.Argument(help="the run's folder or s3:// uri")],
     against: Annotated[str | None, typer.Option(help="another training run of a diffusion, to compare with")] = None,
     rows: Annotated[int, typer.Option(min=1, help="rows to draw of each task or figure")] = 200,
-    out: Annotated[str, typer.Option(help="a folder to draw into instead of RUN/report, as of a run on S3")] = "",
+    out: Annotated[str | None, typer.Option(help="a folder to draw into, not RUN/report, as of a run on S3")] = None,
     animate: Annotated[Animation | None, typer.Option(help="draw turning anagrams and strips in motion too")] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="pictures to compare a diffusion's samplers by")] = None,
 ) -> None:
@@ -39,7 +39,7 @@ def main(
 
         kind = read_run_record(open_store(run)).get("kind", "generation")
         if kind == "training":
-            if rows != 200 or out or animate is not None:
+            if rows != 200 or out is not None or animate is not None:
                 raise ValueError(f"--rows, --out and --animate are for runs of generate; {run} is a training run")
             from darkroom.report.training import write_training_report
 
@@ -49,7 +49,7 @@ def main(
             raise ValueError(f"--against and --samples are for training runs; {run} is a {kind} run")
         from darkroom.report.page import write_report
 
-        print(write_report(run, rows, out, animate or ""))
+        print(write_report(run, rows, out or "", animate or ""))
 
 
 if __name__ == "__main__":

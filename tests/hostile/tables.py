@@ -193,7 +193,7 @@ LISTS: dict[str, tuple[str, Content, dict[str, list[str]], str]] = {
     "a document": ("a.docx", b"PK\3\4", {}, "a.docx: wanted a list that ends in .txt"),
     "cp1252": ("a.txt", "caf\xe9".encode("cp1252"), {}, "is not UTF-8"),
     "noise": ("a.txt", NOISE, {}, "is not UTF-8"),
-    "a gzip file that is cut": ("a.txt.gz", gzip.compress(b"a" * 99)[:-9], {}, "a.txt.gz: cut short"),
+    "a gzip file that is cut": ("a.txt.gz", gzip.compress(b"a" * 99)[:-9], {}, "a.txt.gz: the gzip file is cut short"),
     "no gzip file": ("a.txt.gz", "a red seven\n", {}, "a.txt.gz"),
     "a gzip bomb": ("a.txt.gz", later(lambda: gzip.compress(bytes(300 * 2**20), 1)), {}, "more than 64 MiB unpacked"),
     "a gzip file of a document": ("a.docx.gz", gzip.compress(b"a"), {}, "a.docx: wanted a list that ends in .txt"),

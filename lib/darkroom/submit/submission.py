@@ -34,6 +34,8 @@ ENTRY = ("python", "-m", "darkroom.submit.entry")
 SUFFIXES = {
     ".py",
     ".pyi",
+    ".js",
+    ".png",
     ".json",
     ".safetensors",
     ".parquet",
