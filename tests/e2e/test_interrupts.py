@@ -76,10 +76,11 @@ def test_a_training_is_kept_and_goes_on(number: int, start: Start, tmp_path: Pat
     store = open_store(str(out))
     last = interrupted(start(*command, "--set", "epochs=500"), number, lambda: len(epochs_kept(store)) >= 2)
     epoch = epochs_kept(store)[-1]
-    assert last == (
-        f"darkroom: interrupted: the checkpoint of epoch {epoch} is kept; the same command with --resume goes on from "
+    assert last in [  # a worker may bring one more to its end after the sentence
+        f"darkroom: interrupted: the checkpoint of epoch {kept} is kept; the same command with --resume goes on from "
         "there"
-    )
+        for kept in (epoch, epoch - 1)
+    ]
     again = start(*command, "--set", "epochs=500", "--resume")
     interrupted(again, number, lambda: epochs_kept(store)[-1] > epoch)
 
