@@ -11,7 +11,6 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 demo: setup  ## the main job on the embedded model: manifests/demo.yaml -> runs/demo
 	$(BIN)/darkroom generate manifests/demo.yaml --out runs/demo
 	$(BIN)/darkroom audit runs/demo
-	$(BIN)/darkroom report runs/demo
 
 # A process each for two files of tests at a time, with a Ray and an S3 server of its own: more processors, more of them.
 TEST_PROCESSES ?= 2

@@ -15,11 +15,12 @@ from gpu_check_jobs import (
     add_drift,
     generate,
     of_stages,
+    on_processor,
     picture_of,
     read_rows,
     told_stages,
 )
-from gpu_check_pictures import add_start, on_processor, once_running, write_lines
+from gpu_check_pictures import add_start, once_running, write_lines
 from gpu_check_sd import ADAPTERS, CONTROL, PICTURE
 from mix import Row
 

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from darkroom.export.plan import ExportShard, lost
+from darkroom.runs import SCHEMA as RESULTS
 from darkroom.runs import Ledger, Shard
 from darkroom.runs.results import ROW_GROUP
 from darkroom.storage import NotFound, Store, image_key_of
@@ -54,43 +55,25 @@ _STAGE = pa.struct(
 )
 _CONTROL = pa.struct([("net", pa.string()), ("digest", pa.string()), ("sha256", pa.string()),
                       ("source_sha256", pa.string())])  # fmt: skip
-_COLUMNS: list[tuple[str, pa.DataType]] = [
-    ("file_name", pa.string()),
-    ("text", pa.string()),
-    ("id", pa.string()),
-    ("task", pa.string()),
-    ("prompts", pa.list_(pa.string())),
-    ("negative_prompt", pa.string()),
-    ("seed", pa.int64()),
-    ("steps", pa.int32()),
-    ("guidance", pa.float64()),
-    ("sampler", pa.string()),
-    ("start_timestep", pa.float64()),
-    ("width", pa.int32()),
-    ("height", pa.int32()),
-    ("sha256", pa.string()),
-    ("dhash", pa.string()),
-    ("alignment", pa.float64()),
-    ("concealment", pa.float64()),
-    ("flags", pa.list_(pa.string())),
-    ("scores", _SCORES),
-    ("stages", pa.list_(_STAGE)),
-    ("controls", pa.list_(_CONTROL)),
-    ("parameters", pa.string()),  # JSON: by task other keys
-    ("source_sha256", pa.string()),
-    ("model", pa.string()),
-    ("model_revision", pa.string()),
-    ("evaluations", pa.int32()),
-    ("created_at", pa.timestamp("us", tz="UTC")),
-    ("key", pa.string()),
-]
-SCHEMA = pa.schema(_COLUMNS)
+# Of an export alone, or structs where a run's results have JSON; all other columns are of the results' own types.
+_OWN = {
+    "file_name": pa.string(),
+    "text": pa.string(),
+    "dhash": pa.string(),
+    "scores": _SCORES,
+    "stages": pa.list_(_STAGE),
+    "controls": pa.list_(_CONTROL),
+}
+_COLUMNS = ("file_name", "text", "id", "task", "prompts", "negative_prompt", "seed", "steps", "guidance", "sampler",
+            "start_timestep", "width", "height", "sha256", "dhash", "alignment", "concealment", "flags", "scores",
+            "stages", "controls", "parameters", "source_sha256", "model", "model_revision", "evaluations",
+            "created_at", "key")  # fmt: skip
+SCHEMA = pa.schema([(name, _OWN[name] if name in _OWN else RESULTS.field(name).type) for name in _COLUMNS])
 # What every row has: a reader of JSON takes the types of all rows from the first ones.
 FLAT = ("file_name", "text", "id", "task", "seed", "steps", "guidance", "sampler", "width", "height", "sha256", "dhash",
         "parameters", "model", "model_revision", "created_at", "key")  # fmt: skip
 _JSON = ("scores", "stages", "controls")
 _REPEATED = ["task", "sampler", "model", "model_revision", "negative_prompt"]
-_HF_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 SUFFIX = {"webdataset": ".tar", "huggingface": ".parquet", "parquet": ".parquet", "imagefolder": ""}
 
 Row = dict[str, Any]
@@ -198,7 +181,7 @@ def schema_of(form: str) -> pa.Schema:
     if form == "parquet":
         return SCHEMA.insert(0, pa.field("image", pa.binary()))
     features = {"info": {"features": {"image": {"_type": "Image"}}}}
-    schema = SCHEMA.insert(0, pa.field("image", _HF_IMAGE))
+    schema = SCHEMA.insert(0, RESULTS.field("image"))
     return schema.with_metadata({"huggingface": json.dumps(features)})
 
 
