@@ -76,6 +76,9 @@ VALUES = {
     "CRON": "cron",
     "ZONE": "time_zone",
     "IMAGE": "image",
+    "HOST": "host",
+    "PORT": "port",
+    "TOKEN": "token",
 }
 _VALUE = {name: value for value, names in VALUES.items() for name in names.split()}
 SHARED: dict[str, Any] = {
