@@ -94,6 +94,13 @@ class LocalStore:
                 found[key] = fact.st_size, f"{fact.st_mtime_ns}-{fact.st_ino}"
         return found
 
+    def folders(self, folder: str = "") -> list[str]:
+        try:
+            with self._reporting("list", folder), os.scandir(Path(self.root, folder)) as entries:
+                return sorted(entry.name for entry in entries if os.path.isdir(entry))  # entry.is_dir trips over loops
+        except NotFound:
+            return []
+
     def delete(self, *keys: str) -> None:
         for key in keys:
             with self._reporting("delete", key):

@@ -111,6 +111,12 @@ class S3Store:
         facts = {item["Key"].removeprefix(start): (item["Size"], item["ETag"].strip('"')) for item in found}
         return {key: fact for key, fact in facts.items() if not key.endswith("/")}  # consoles put empty "folders"
 
+    def folders(self, folder: str = "") -> list[str]:
+        start = "/".join(filter(None, (self.prefix, folder)))
+        pages = self._pages("list", folder, f"{start}/" if start else "", Delimiter="/")
+        found = (item["Prefix"] for page in pages for item in page.get("CommonPrefixes", ()))
+        return sorted(filter(None, (prefix.rstrip("/").rpartition("/")[2] for prefix in found)))
+
     def etag(self, key: str) -> ETag:
         """An object's ETag as it is now; NotFound if there is none."""
         answer = self._head("look for", key)
@@ -216,12 +222,16 @@ class S3Store:
         return self._ask(action, key, head)
 
     def _list(self, action: str, key: str, prefix: str) -> Iterator[dict[str, Any]]:
-        """Each page is a request of its own: of thousands, some may fail each time."""
+        for page in self._pages(action, key, prefix):
+            yield from page.get("Contents", ())
+
+    def _pages(self, action: str, key: str, prefix: str, **how: str) -> Iterator[dict[str, Any]]:
+        """Each is a request of its own: of thousands, some may fail each time."""
         more: dict[str, str] = {}
         while True:
-            ask = {"Bucket": self.bucket, "Prefix": prefix, **more}
+            ask = {"Bucket": self.bucket, "Prefix": prefix, **how, **more}
             page = self._ask(action, key, lambda s3, ask=ask: s3.list_objects_v2(**ask))
-            yield from page.get("Contents", ())
+            yield page
             if not page.get("IsTruncated"):
                 return
             more = {"ContinuationToken": page["NextContinuationToken"]}

@@ -55,6 +55,10 @@ class Store(Protocol):
     def listing(self, prefix: str = "") -> dict[str, tuple[int, str]]:
         """What `list` gives -> its size in bytes and its version, a text that changes when the content is written."""
 
+    def folders(self, folder: str = "") -> list[str]:
+        """The names of the folders directly in `folder` ("": the root), sorted; what lies in them is not walked. None
+        where there is no such folder."""
+
     def delete(self, *keys: str) -> None:
         """Remove; a key that is missing is fine."""
 
