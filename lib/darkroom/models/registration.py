@@ -33,15 +33,20 @@ def add(registry: str, name: str, source: str, reason: str = "") -> int:
     return number
 
 
-def promote(registry: str, name: str, number: int, reason: str = "") -> Pointer:
-    """Makes that version the champion. ModelError where it is that already, is not there, or was not the fastest."""
+def promote(registry: str, name: str, number: int, reason: str = "", seen: int | None = None) -> Pointer:
+    """Makes that version the champion. seen: the number of the last move that the caller knows of, 0 for none.
+
+    ModelError where it is the champion already, is not there, or another process was faster.
+    """
     model = RegisteredModel(registry, name)
     before = model.champion()
+    if seen is not None and (before.move if before else 0) != seen:
+        raise model.moved_meanwhile()
     if before is not None and before.version == number:
         raise ModelError(f"{name}@{number} is the champion already")
     moved = model.promote(number, before, by_hand=True, reason=reason)
     if moved is None:
-        raise ModelError(f"the champion of {name} was moved by another process meanwhile; look and try again")
+        raise model.moved_meanwhile()
     return moved
 
 

@@ -141,23 +141,30 @@ class RegisteredModel:
         """Undoes a promotion: back to what was live before it, which may be nothing. None if it moved on meanwhile."""
         return self._move("rolled_back", moved.event["previous"], moved, {"from": moved.version, **more})
 
-    def rollback(self, to: int | None = None, **more: Any) -> Pointer:
-        """Points back: to version `to`, or the champion that the present one took over from.
+    def rollback(self, to: int | None = None, seen: int | None = None, **more: Any) -> Pointer:
+        """Points back: to version `to`, or the champion that the present one took over from. seen: the number of the
+        last move that the caller knows of.
 
         ModelError where there is nothing to go back to, or another process moved the pointer meanwhile.
         """
         before = self.champion()
+        if seen is not None and (before.move if before else 0) != seen:
+            raise self.moved_meanwhile()
         if before is None or before.version is None:
             raise ModelError(f"{self.name} in {self.root} has no champion: there is nothing to roll back")
-        target = self._champion_before() if to is None else to
+        target = self.champion_before() if to is None else to
         if target is None:
             raise ModelError(f"{self.name}@{before.version} is the first champion: there is none to roll back to")
         if target == before.version:
             raise ModelError(f"{self.name}@{target} is the champion already")
         moved = self._move("rolled_back", target, before, {"from": before.version, **more})
         if moved is None:
-            raise ModelError(f"the champion of {self.name} was moved by another process meanwhile; look and try again")
+            raise self.moved_meanwhile()
         return moved
+
+    def moved_meanwhile(self) -> ModelError:
+        """What to raise where the pointer is no longer what somebody decided by."""
+        return ModelError(f"the champion of {self.name} was moved by another process meanwhile; look and try again")
 
     def retire(self, keep: int) -> list[int]:
         """Discards all versions but the `keep` newest, the champion, and those it was moved from or can be rolled back
@@ -167,7 +174,7 @@ class RegisteredModel:
             return []
         versions = self.versions()
         spared = {champion.version, champion.event["previous"], *versions[-keep:]}
-        spared.add(self._champion_before())
+        spared.add(self.champion_before())
         gone = [number for number in self.kept() if number not in spared]
         for number in gone:
             self.discard(number, f"not among the {keep} newest")
@@ -185,7 +192,7 @@ class RegisteredModel:
         event = {"kind": kind, "at": _now().isoformat(), "actor": actor(), **more}
         self.store.create(f"events/{about}-{kind}.json", _json(event))
 
-    def _champion_before(self) -> int | None:
+    def champion_before(self) -> int | None:
         """Whom the champion took over from, None if it was the first. By the moves, as a version that was added or
         promoted by hand took over from whoever was live at that moment: a rollback undoes the last promotion that is
         not undone yet."""

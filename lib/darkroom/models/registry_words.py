@@ -31,35 +31,39 @@ def listed(root: str) -> str:
     lines = []
     for name in names_of_all(root):
         model = RegisteredModel(root, name)
-        lines.append(f"{name:<24}champion: {_live(model.champion())}; {plural(len(model.versions()), 'version')}")
+        lines.append(f"{name:<24}champion: {live(model.champion())}; {plural(len(model.versions()), 'version')}")
     return "\n".join(lines) or f"no models in {root}"
 
 
-def _live(pointer: Pointer | None) -> str:
+def live(pointer: Pointer | None) -> str:
+    """Which version a pointer points to, and since when."""
     if pointer is None:
         return "none yet"
-    live = "none, it was withdrawn" if pointer.version is None else f"version {pointer.version}"
-    return f"{live}, since {_moment(pointer.event['at'])}"
+    version = "none, it was withdrawn" if pointer.version is None else f"version {pointer.version}"
+    return f"{version}, since {moment(pointer.event['at'])}"
 
 
 def shown(model: RegisteredModel, at: datetime | None) -> str:
     """The champion, and the history; with `at`, which version was live then."""
     if at is not None:
         version = model.champion_at(at)
-        return f"{_moment(at.isoformat())}: {'no champion' if version is None else f'version {version}'}"
+        return f"{moment(at.isoformat())}: {'no champion' if version is None else f'version {version}'}"
     pointer = model.champion()
-    live = None if pointer is None else pointer.version
-    lines = [f"{model.name}: {'no champion' if live is None else f'champion {live}'}"]
+    version = None if pointer is None else pointer.version
+    lines = [f"{model.name}: {'no champion' if version is None else f'champion {version}'}"]
     return "\n".join([*lines, *(_event(event) for event in model.history())])
 
 
 def diff(model: RegisteredModel, a: int, b: int) -> str:
     """A line for everything in which two versions' records differ: measures, gate, data, recipe, code, packages."""
-    lines = [
-        f"{name}: {_value(left)} -> {_value(right)}"
-        for name, left, right in differences(_comparable(model.version(a)), _comparable(model.version(b)))
-    ]
+    found = compared(model.version(a), model.version(b))
+    lines = [f"{name}: {value_text(left)} -> {value_text(right)}" for name, left, right in found]
     return "\n".join(lines) or f"versions {a} and {b} differ in nothing that is on record"
+
+
+def compared(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """`differences` of two versions' records, but for what always differs or says the same twice."""
+    return list(differences(_comparable(a), _comparable(b)))
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -73,7 +77,6 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any], path: str = "") -> I
 
 
 def _comparable(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what always differs, or says the same twice."""
     kept = {key: value for key, value in record.items() if key not in ("name", "version", "champion", "gate")}
     evaluation = dict(kept.pop("evaluation", {}))
     means = {name: value["mean"] for name, value in evaluation.get("metrics", {}).items()}
@@ -83,16 +86,23 @@ def _comparable(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def _event(event: Mapping[str, Any]) -> str:
     about = f"version {event['version']}" if event.get("version") is not None else ""
-    said = [f"{key} {_value(event[key])}" for key in _TOLD if event.get(key) not in (None, "", [])]
-    told = ", ".join(["by hand, past every gate"] * bool(event.get("by_hand") and event["kind"] == "promoted") + said)
-    return f"{_moment(event['at'])}  {event['kind']:<12}{about:<12}{told}  by {event['actor']}"
+    return f"{moment(event['at'])}  {event['kind']:<12}{about:<12}{about_event(event)}  by {event['actor']}"
 
 
-def _value(value: Any) -> str:
+def about_event(event: Mapping[str, Any]) -> str:
+    """What an event says besides its kind, version, time and actor."""
+    by_hand = ["by hand, past every gate"] * bool(event.get("by_hand") and event["kind"] == "promoted")
+    said = [f"{key} {value_text(event[key])}" for key in _TOLD if event.get(key) not in (None, "", [])]
+    return ", ".join(by_hand + said)
+
+
+def value_text(value: Any) -> str:
+    """As people read it."""
     if isinstance(value, float):
         return f"{value:.5g}"
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _moment(text: str) -> str:
+def moment(text: str) -> str:
+    """A time of ISO 8601 as these lists have it."""
     return datetime.fromisoformat(text).strftime("%Y-%m-%d %H:%M:%S %Z")

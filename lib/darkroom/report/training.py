@@ -17,6 +17,7 @@ from darkroom.storage import Store
 
 LISTED_EPOCHS = 20
 _LINKED = ("losses.parquet", "epochs.csv", "config.json", "run.json")
+_SAMPLES = ("samples", "denoised", "pure-noise")  # sections
 _IN_FACTS = ("name",)  # of the recipe's fields: said in the heading
 
 Draw = Callable[[], Section]
@@ -48,6 +49,14 @@ def _shown(run: TrainingRun, samples: int | None) -> list[tuple[str, str, Draw]]
     if process["kind"] == "flow":
         return _of_flow(run)
     return _of_diffusion(run, samples)
+
+
+def draw_samples(run_uri: str) -> Section:
+    """The section of a training's report that shows what its networks make, epoch by epoch; nothing is written. Its
+    `problem` says why there is none."""
+    run = TrainingRun(run_uri)
+    drawn = [found for found in _shown(run, None) if found[0] in _SAMPLES]
+    return attempt(*drawn[0]) if drawn else Section("samples", "Samples", problem=f"{run.name} is shown by no samples.")
 
 
 def _of_denoiser(run: TrainingRun) -> list[tuple[str, str, Draw]]:
