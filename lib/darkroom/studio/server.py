@@ -31,7 +31,7 @@ def serve(settings: Settings, host: str = "127.0.0.1", port: int = PORT, token: 
 
     print(f"darkroom studio: http://{_named(host)}:{port}, Ctrl-C ends it", flush=True)
     gates = [Middleware(Gate, token=token)] if token else []
-    App(Path(__file__).with_name("app.py"), middleware=gates).run(config=_config(host, port, guarded=bool(token)))
+    App(Path(__file__).parent / "pages/app.py", middleware=gates).run(config=_config(host, port, guarded=bool(token)))
 
 
 def _config(host: str, port: int, guarded: bool) -> dict[str, Any]:

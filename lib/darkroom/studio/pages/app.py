@@ -1,4 +1,7 @@
-"""The script that Streamlit runs at every move of somebody who looks."""
+"""The script that Streamlit runs at every move of somebody who looks.
+
+It lies among the pages, as beside a folder of that name Streamlit would take each file in there for a page of its own.
+"""
 
 from __future__ import annotations
 
