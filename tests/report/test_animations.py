@@ -9,10 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from darkroom.report.animations import FORMATS, FRAMES, _angle, _scattered, _turned, one_after_the_other, turning
-from darkroom.report.turning import MOTIONS, turns
-from darkroom.sampling.plans import view_of
-from darkroom.sampling.views import VIEWS
+from darkroom.report.animations import FORMATS, FRAMES, _scattered, _turned, one_after_the_other, turning
+from darkroom.report.turning import MOTIONS, angle, turns
+from darkroom.sampling.views import VIEWS, view_of
 
 SIDE = 12
 LINEAR = {"rotate": lambda turn: [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]],
@@ -97,7 +96,7 @@ def test_a_quarter_turn_is_that_of_the_view(picture: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize(
-    ("left", "right", "angle"),
+    ("left", "right", "degrees"),
     [
         ({"view": "identity"}, {"view": "rotate_90"}, 90),
         ({"view": "rotate_270"}, {"view": "rotate_180"}, -90),
@@ -106,8 +105,8 @@ def test_a_quarter_turn_is_that_of_the_view(picture: np.ndarray) -> None:
         ({"view": "inner_circle"}, {"view": "rotate_90"}, 0),
     ],
 )
-def test_what_turns_and_how_far(left: dict[str, Any], right: dict[str, Any], angle: float) -> None:
-    assert _angle(left, right) == angle
+def test_what_turns_and_how_far(left: dict[str, Any], right: dict[str, Any], degrees: float) -> None:
+    assert angle(left, right) == degrees
 
 
 def test_a_strip_plays_from_its_first_picture_to_its_last() -> None:

@@ -77,9 +77,13 @@ def test_shards_of_earlier_versions_are_still_read(version: int, lacks: list[str
     assert from_parquet(to_parquet(back)).equals(back), "retiring a row writes the others of its shard anew"
 
 
-def test_plain_pyarrow_reads_every_column_and_finds_zstd_in_small_groups() -> None:
-    file = pq.ParquetFile(io.BytesIO(to_parquet(to_table([result(n) for n in range(250)]))))
-    assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == [100, 100, 50]
+@pytest.mark.parametrize(("inside", "groups"), [(False, [250]), (True, [100, 100, 50])])
+def test_plain_pyarrow_reads_every_column_and_finds_zstd_in_groups(inside: bool, groups: list[int]) -> None:
+    """Small ones where pictures lie inside: whoever shows one reads a group."""
+    rows = [result(n) for n in range(250)]
+    rows[-1]["image"] = {"bytes": b"png" if inside else None, "path": "x.png"}
+    file = pq.ParquetFile(io.BytesIO(to_parquet(to_table(rows))))
+    assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == groups
     assert file.metadata.row_group(0).column(0).compression == "ZSTD"
     table = file.read()
     assert table.column_names == COLUMNS

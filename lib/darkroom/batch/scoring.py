@@ -23,8 +23,9 @@ from darkroom.models.catalog import open_revision
 from darkroom.models.errors import ModelError
 from darkroom.models.scorers import Scorer, open_scorer
 from darkroom.sampling.components import Component
-from darkroom.sampling.plans import component_of, view_of
+from darkroom.sampling.plans import component_of
 from darkroom.sampling.stage import Row
+from darkroom.sampling.views import view_of
 from darkroom.storage import to_uint8
 
 MARKED = "watermarked"  # by us; the checker's own flag `watermark` says that a picture seems to hold somebody's

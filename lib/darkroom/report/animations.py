@@ -7,17 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
-from darkroom.sampling.plans import view_of
+from darkroom.report.turning import across, angle, places, seen
 
 FORMATS = ("gif", "webp")
 SIDE = 192  # pixels at which small pictures are drawn, about: a whole number of times their size
 LARGEST = 384  # larger ones are shrunk first: each pixel travels alone
 FRAMES, FRAME_MS, REST_MS = 14, 50, 1100
 BLANK = np.array([128, 128, 128], np.uint8)  # where nothing lies while pixels are under way
-_TURNS = {"rotate_90": 90, "rotate_180": 180, "rotate_270": -90}  # degrees, counter-clockwise
 
 
 def turning(picture: np.ndarray, views: Sequence[Mapping[str, Any]], kind: str = "gif") -> bytes:
@@ -27,14 +25,14 @@ def turning(picture: np.ndarray, views: Sequence[Mapping[str, Any]], kind: str =
     the view puts it. The colours of a negative fade over.
     """
     picture = _at_most(picture, LARGEST)
-    seen = [_seen(picture, view) for view in views]
+    rest = [seen(picture, view) for view in views]
     frames: list[np.ndarray] = []
     rests: list[int] = []
     for number, view in enumerate(views):
         following = (number + 1) % len(views)
         rests.append(len(frames))
-        frames.append(_enlarged(seen[number]))
-        frames += _between(seen[number], seen[following], view, views[following], len(picture))
+        frames.append(_enlarged(rest[number]))
+        frames += _between(rest[number], rest[following], view, views[following], len(picture))
     return _movie(frames, [REST_MS if number in rests else FRAME_MS for number in range(len(frames))], kind)
 
 
@@ -51,11 +49,11 @@ def _between(
 ) -> list[np.ndarray]:
     """Frames from one view to another, neither of the two among them."""
     shares = [0.5 - 0.5 * np.cos(np.pi * step / FRAMES) for step in range(1, FRAMES)]
-    if angle := _angle(left, right):
-        return [_turned(start, share * angle, _across(left, right)) for share in shares]
-    places = _places(left, side)
-    colours = start.reshape(-1, 3)[places].astype(float)  # in the order of the picture itself
-    at, to = _points(places, side), _points(_places(right, side), side)
+    if turn := angle(left, right):
+        return [_turned(start, share * turn, across(left, right)) for share in shares]
+    started = places(left, side)
+    colours = start.reshape(-1, 3)[started].astype(float)  # in the order of the picture itself
+    at, to = _points(started, side), _points(places(right, side), side)
     negated = (left["view"] == "negate") != (right["view"] == "negate")
     frames = []
     for share in shares:
@@ -64,8 +62,8 @@ def _between(
     return frames
 
 
-def _turned(picture: np.ndarray, degrees: float, across: float) -> np.ndarray:
-    """The enlarged picture, the disc in its middle, `across` of its side wide, turned counter-clockwise."""
+def _turned(picture: np.ndarray, degrees: float, width: float) -> np.ndarray:
+    """The enlarged picture, the disc in its middle, `width` of its side wide, turned counter-clockwise."""
     large = _enlarged(picture)
     side = len(large)
     down, right = np.mgrid[:side, :side] - (side - 1) / 2
@@ -74,7 +72,7 @@ def _turned(picture: np.ndarray, degrees: float, across: float) -> np.ndarray:
     y, x = np.round(whence + (side - 1) / 2).astype(int)
     inside = (y >= 0) & (x >= 0) & (y < side) & (x < side)
     turned = np.where(inside[..., None], large[y.clip(0, side - 1), x.clip(0, side - 1)], BLANK)
-    disc = np.hypot(down, right) <= across * side / 2
+    disc = np.hypot(down, right) <= width * side / 2
     return np.where(disc[..., None], turned, large)
 
 
@@ -84,51 +82,15 @@ def _scattered(colours: np.ndarray, points: np.ndarray, side: int) -> np.ndarray
     canvas = np.broadcast_to(BLANK, (side * scale, side * scale, 3)).copy()
     corners = np.round((points + (side - 1) / 2) * scale).astype(int)
     for down in range(scale, -1, -1):  # one more than the square, drawn first: turned squares leave no seams
-        for across in range(scale, -1, -1):
-            y, x = corners[:, 0] + down, corners[:, 1] + across
+        for right in range(scale, -1, -1):
+            y, x = corners[:, 0] + down, corners[:, 1] + right
             inside = (y >= 0) & (x >= 0) & (y < len(canvas)) & (x < len(canvas))
             canvas[y[inside], x[inside]] = colours[inside]
     return canvas
 
 
-def _places(view: Mapping[str, Any], side: int) -> np.ndarray:
-    """int64 [side * side]: by a pixel's flat place in the picture, its flat place in the view."""
-    numbers = torch.arange(side * side).view(1, 1, side, side)
-    shown = view_of({**view}).apply(numbers).abs().flatten().numpy()
-    return np.argsort(shown)
-
-
-def _points(places: np.ndarray, side: int) -> np.ndarray:
-    return np.stack([places // side, places % side], 1) - (side - 1) / 2
-
-
-def _angle(left: Mapping[str, Any], right: Mapping[str, Any]) -> float:
-    """Degrees, counter-clockwise and at most half a turn, by which what moves between two views turns; 0 if it does not
-    turn: then it travels."""
-    names = {left["view"], right["view"]}
-    discs = [view for view in (left, right) if view["view"] == "inner_circle"]
-    if not names <= {"identity", *(["inner_circle"] if discs else _TURNS)}:
-        return 0.0
-    if len({disc.get("diameter") for disc in discs}) > 1:
-        return 0.0
-    turn = _degrees(right) - _degrees(left)
-    return float(turn - 360 if turn > 180 else turn + 360 if turn < -180 else turn)
-
-
-def _across(left: Mapping[str, Any], right: Mapping[str, Any]) -> float:
-    """How wide the disc is that turns, in sides of the picture; 2 holds all of it."""
-    discs = [view.get("diameter", 0.75) for view in (left, right) if view["view"] == "inner_circle"]
-    return discs[0] if discs else 2.0
-
-
-def _degrees(view: Mapping[str, Any]) -> int:
-    return int(view.get("degrees", 180)) if view["view"] == "inner_circle" else _TURNS.get(view["view"], 0)
-
-
-def _seen(picture: np.ndarray, view: Mapping[str, Any]) -> np.ndarray:
-    signed = torch.from_numpy(picture.astype(np.int16)).permute(2, 0, 1)[None] * 2 - 255
-    seen = (view_of({**view}).apply(signed) + 255) // 2
-    return np.ascontiguousarray(seen[0].permute(1, 2, 0).numpy().astype(np.uint8))
+def _points(flat: np.ndarray, side: int) -> np.ndarray:
+    return np.stack([flat // side, flat % side], 1) - (side - 1) / 2
 
 
 def _scale(side: int) -> int:

@@ -14,7 +14,8 @@ from darkroom.report.captions import drawn_label, noised_labels, prompt_of, seen
 from darkroom.report.comparisons import varying
 from darkroom.report.pictures import Pictures
 from darkroom.report.rows import Shown
-from darkroom.sampling.plans import component_of, view_of
+from darkroom.sampling.plans import component_of
+from darkroom.sampling.views import view_of
 from darkroom.storage import to_uint8
 
 

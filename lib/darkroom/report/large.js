@@ -90,11 +90,9 @@ function view(link, number) {
   return button;
 }
 
-function far() { // as from further away: smaller, or as blurred
+function far() {
   if (find("far").hidden) return;
-  const [distance, blur] = [find("distance").value / 100, find("blur").value / 100];
-  picture.style.transform = `scale(${(1 - 0.94 * distance).toFixed(3)})`;
-  picture.style.filter = blur ? `blur(${(blur * blur * picture.clientWidth / 8).toFixed(1)}px)` : "";
+  Object.assign(picture.style, seenFrom(find("distance").value / 100, find("blur").value / 100, picture.clientWidth));
 }
 
 async function describe(number) {

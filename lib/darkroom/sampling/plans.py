@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,13 +20,12 @@ from darkroom.sampling.prompt_keys import PromptKey, prompt_key
 from darkroom.sampling.schedules import Move, outside
 from darkroom.sampling.stage import CONDITION, NOISE_LEVEL, SIZES, Fields, Inputs, Row, Stage, at_size
 from darkroom.sampling.trajectories import asks_nothing, enlarged, make_trajectory, sampler_of
-from darkroom.sampling.views import View, make_view
+from darkroom.sampling.views import IDENTITY, View, own_parameters, view_of
 
 SAMPLER_VERSION = "1"  # part of every row's key: raise it when rows of every kind would give another picture
 
 Kind = tuple[tuple[int, int, int], tuple[str, ...], tuple[tuple[str, tuple[int, ...]], ...]]
 
-IDENTITY = make_view("identity")
 WHOLE = make_component("whole")
 
 
@@ -279,27 +277,9 @@ def _condition_key(part: Row) -> str | None:
     return None if prompt is None else prompt_key(prompt, part.get("prompt_2"), part.get("clip_skip", 0))
 
 
-def view_of(part: Row) -> View:
-    """The view of an anagram's view, whose parameters stand beside it, or of a component: a name or a mapping."""
-    given = part.get("view")
-    if given is None:
-        return IDENTITY
-    if isinstance(given, Mapping):
-        return make_view(given["view"], **_own(given))
-    return make_view(given, **({} if part.get("component") else _own(part)))
-
-
 def component_of(part: Row) -> Component:
     """The component of a hybrid's part; the whole picture for an anagram's view."""
-    return WHOLE if part.get("component") is None else make_component(part["component"], **_own(part))
-
-
-def _own(part: Row) -> dict[str, Any]:
-    """The parameters of a view or component itself, which stand beside its name."""
-    return {key: value for key, value in part.items() if key not in _OTHER_KEYS}
-
-
-_OTHER_KEYS = {"view", "component", "prompt", "label", "image"}
+    return WHOLE if part.get("component") is None else make_component(part["component"], **own_parameters(part))
 
 
 def _constraint(row: Row, stage: Stage, inputs: Inputs) -> Constraint | None:

@@ -10,7 +10,7 @@ sign. So it is undone to the last bit.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -50,6 +50,12 @@ class View:
         cuts = f"cuts {pieces} pieces a side and " if pieces > SMALLEST else ""
         return f"{cuts}takes pictures of {max(pieces, SMALLEST)} px or more"
 
+    def order(self, size: int) -> np.ndarray:
+        """int64 [size * size]: by a pixel's flat place in the view, its flat place in the picture."""
+        if self.name not in ORDERS:
+            return np.arange(size * size)
+        return np.ascontiguousarray(ORDERS[self.name](size, **dict(self.params))).reshape(-1)
+
     def apply(self, x: Tensor) -> Tensor:
         """What is seen in this view."""
         moved = self._rearranged(x, back=False)
@@ -79,7 +85,7 @@ class View:
 
 def _build(view: View, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Flat source positions, int64 [size * size], of the view and of its inverse."""
-    order = np.ascontiguousarray(ORDERS[view.name](size, **dict(view.params))).reshape(-1)
+    order = view.order(size)
     import torch  # not at the top, as everywhere that a row's check comes by: it costs two seconds
 
     return torch.tensor(order, device=device), torch.tensor(np.argsort(order), device=device)
@@ -202,3 +208,22 @@ def number(owner: str, name: str, value: Any, least: float, most: float) -> floa
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
         raise ValueError(f"'{name}' of {owner} is {value!r}, wanted a number from {least:g} to {most:g}")
     return float(value)
+
+
+IDENTITY = make_view("identity")
+_BESIDE = {"view", "component", "prompt", "label", "image"}  # keys of a part that are no parameter of its view
+
+
+def view_of(part: Mapping[str, Any]) -> View:
+    """The view of an anagram's view, whose parameters stand beside it, or of a component: a name or a mapping."""
+    given = part.get("view")
+    if given is None:
+        return IDENTITY
+    if isinstance(given, Mapping):
+        return make_view(given["view"], **own_parameters(given))
+    return make_view(given, **({} if part.get("component") else own_parameters(part)))
+
+
+def own_parameters(part: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of a view or component itself, which stand beside its name."""
+    return {key: value for key, value in part.items() if key not in _BESIDE}
