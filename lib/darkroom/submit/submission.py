@@ -126,6 +126,14 @@ class Cluster:
         with _reporting(self.address):
             return self._client.get_job_logs(name)
 
+    def nodes(self) -> list[dict[str, Any]]:
+        """The nodes as Ray's dashboard lists them, dead ones too: their address, state, resources and use."""
+        with _reporting(self.address):
+            # The client lists jobs alone, and knows how to come in; its request is the one that has no other name.
+            answer = self._client._do_request("GET", "/nodes?view=summary")
+            answer.raise_for_status()
+            return answer.json()["data"]["summary"]
+
     def follow(self, name: str, say: Callable[[str], None]) -> int:
         """Says the job's log as it grows, until the job's end; its exit code."""
         said = 0
