@@ -7,9 +7,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from darkroom.runs.reading import NoRun, read_run_record
+import pyarrow as pa
+
+from darkroom.runs.reading import read_run_record
 from darkroom.storage import StorageError, Store, open_store
 
+# What may come of reading files that others wrote, or half wrote.
+DAMAGED = (
+    ValueError, KeyError, TypeError, AttributeError, IndexError, ArithmeticError, RecursionError, OSError, StorageError,
+    pa.ArrowException,
+)  # fmt: skip
 DEEPEST = 6  # folders below the one that was named
 MOST = 5_000  # folders to look into: a studio that was started on "/" must open too
 _AT_ONCE = 16
@@ -55,7 +62,7 @@ def _look(store: Store, name: str) -> Found | list[str]:
         if inner.exists("run.json"):
             return Found(place, name, read_run_record(inner))
         return list(_below(name, inner.folders()))
-    except (NoRun, StorageError) as error:
+    except DAMAGED as error:
         return Found(place, name, problem=str(error))
 
 

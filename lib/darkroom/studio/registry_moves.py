@@ -9,6 +9,7 @@ from typing import Any, Literal
 from darkroom.models import registration
 from darkroom.models.registry import Pointer, RegisteredModel
 from darkroom.models.registry_words import about_event, compared, moment, value_text
+from darkroom.studio.found_runs import DAMAGED
 
 
 @dataclass(frozen=True)
@@ -59,16 +60,18 @@ def versions(model: RegisteredModel) -> list[dict[str, Any]]:
     champion, kept = model.champion(), set(model.kept())
     lines = []
     for number in reversed(model.versions()):
-        try:
-            record = model.version(number)
-        except ValueError:  # no JSON
-            lines.append({"version": number, "state": "damaged"})
-            continue
         live = champion is not None and champion.version == number
         state = "champion" if live else "kept" if number in kept else "retired"
-        made = moment(record["created_at"])
-        lines.append({"version": number, "state": state, "made": made, "from": _origin(record), **_measures(record)})
+        lines.append({"version": number, "state": state, **_about(model, number)})
     return lines
+
+
+def _about(model: RegisteredModel, number: int) -> dict[str, Any]:
+    try:
+        record = model.version(number)
+        return {"made": moment(record["created_at"]), "from": _origin(record), **_measures(record)}
+    except DAMAGED as error:
+        return {"made": "", "from": f"its record is damaged: {error}"[:300]}
 
 
 def differences(model: RegisteredModel, move: Move) -> list[dict[str, str]]:

@@ -15,12 +15,11 @@ from darkroom.models.weights import read_header, read_tensor
 from darkroom.report.curves import moving_mean, smoothing_window
 from darkroom.report.trained import Epoch, TrainingRun
 from darkroom.storage import NotFound, StorageError, Store, open_store
-from darkroom.studio.found_runs import Found
+from darkroom.studio.found_runs import DAMAGED, Found
 from darkroom.training.checkpoints import epochs_kept
 
 POINTS = 1_000  # of a curve that is drawn
 _AT_ONCE = 16
-_DAMAGED = (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, StorageError)  # of files of others
 
 
 @dataclass(frozen=True)
@@ -75,20 +74,20 @@ def read_training(uri: str, name: str) -> Training:
         return Training(
             uri,
             name,
-            str(recipe["name"]),
+            str(recipe["name"])[:100],
             str(run.record.get("created_at", "")),
             run.finished,
             int(recipe.get("epochs") or 0),
             tuple(run.epochs),
             {phase: max(epochs_kept(run.store, f"checkpoints/{phase}"), default=0) for phase in _phases(run.store)},
         )
-    except _DAMAGED as error:
+    except DAMAGED as error:
         return Training(uri, name, problem=f"{type(error).__name__}: {error}")
 
 
 def losses(uri: str) -> dict[str, np.ndarray]:
     """The loss of each step so far, by phase, "" where there is one alone. Those of phases are read from their newest
-    checkpoints. ValueError, StorageError for what is damaged."""
+    checkpoints. Raises one of DAMAGED."""
     run = TrainingRun(uri)
     if phases := _phases(run.store):
         read = {phase: _of_checkpoint(run.store, f"checkpoints/{phase}") for phase in phases}
@@ -148,7 +147,7 @@ def _evaluation(store: Store, folder: str) -> Evaluation | None:
             head, rows = table(record)
         except NotFound:
             continue
-        except _DAMAGED as error:
+        except DAMAGED as error:
             return Evaluation(folder, ["problem"], [[f"{name}: {type(error).__name__}: {error}"]])
         return Evaluation(folder, head, rows, _sheet(store, folder, sheet))
     return None

@@ -7,7 +7,7 @@ import os
 import pandas as pd
 import streamlit as st
 
-from darkroom.phases import redacted
+from darkroom.phases import duration, redacted
 from darkroom.ray_cluster import ClusterError
 from darkroom.studio.cluster_jobs import Job, job_of, last_lines, node_lines, progress, totals
 from darkroom.studio.settings import Settings
@@ -60,11 +60,12 @@ def _jobs(cluster: Cluster) -> None:
         return
     st.dataframe(pd.DataFrame(job.line for job in jobs), hide_index=True, height=min(38 + 35 * len(jobs), 290))
     by_id = {job.id: job for job in jobs}
-    chosen = st.selectbox("Job", list(by_id), format_func=lambda name: f"{name} · {by_id[name].status}", key="job")
+    chosen = st.selectbox("Job", list(by_id), key="job")
     _job(cluster, by_id[chosen])
 
 
 def _job(cluster: Cluster, job: Job) -> None:
+    st.caption(f"{plain(job.status)}, for {duration(job.seconds)}" if job.began else plain(job.status))
     st.code(job.command, language=None, wrap_lines=True)
     if job.message and job.over:
         st.caption(plain(job.message, 1000))
@@ -116,7 +117,7 @@ def _confirm(cluster: Cluster, job: Job) -> None:
 def _nodes(cluster: Cluster) -> None:
     try:
         nodes = cluster.nodes()
-    except (ClusterError, ValueError, KeyError) as error:
+    except (ClusterError, ValueError, KeyError, TypeError) as error:
         st.error(plain(f"The nodes cannot be listed: {error}", 2000))
         return
     st.subheader("Nodes")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pandas as pd
 import streamlit as st
 
@@ -9,6 +12,7 @@ from darkroom.models.errors import ModelError
 from darkroom.models.registry import RegisteredModel, names_of_all
 from darkroom.models.registry_words import live
 from darkroom.storage import StorageError
+from darkroom.studio.pages.attempt import attempt
 from darkroom.studio.registry_moves import Move, differences, history, moves, versions
 from darkroom.studio.text import plain
 
@@ -30,12 +34,16 @@ def registry_view(root: str) -> None:
 
 
 def _model(root: str, model: RegisteredModel) -> None:
-    st.markdown(f"`registry://{model.name}` — champion: {plain(live(model.champion()))}")
-    _offers(root, model)
+    st.markdown(f"`registry://{model.name}`, champion: {plain(live(model.champion()))}")
+    attempt(_offers, root, model)
     st.subheader("Versions")
-    st.dataframe(pd.DataFrame(versions(model)), hide_index=True)
+    attempt(_table, versions, model)
     st.subheader("History")
-    st.dataframe(pd.DataFrame(history(model)), hide_index=True)
+    attempt(_table, history, model)
+
+
+def _table(lines: Callable[[RegisteredModel], list[dict[str, Any]]], model: RegisteredModel) -> None:
+    st.dataframe(pd.DataFrame(lines(model)), hide_index=True)
 
 
 def _offers(root: str, model: RegisteredModel) -> None:

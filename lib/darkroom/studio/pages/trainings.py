@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,8 @@ import pandas as pd
 import streamlit as st
 
 from darkroom.phases import duration
-from darkroom.storage import StorageError
 from darkroom.studio.found_runs import find_runs
+from darkroom.studio.pages.attempt import attempt
 from darkroom.studio.text import plain
 from darkroom.studio.trainings import Evaluation, Training, curve, evaluations, losses, read_training, read_trainings
 
@@ -35,7 +36,8 @@ def _find(runs: str) -> list[Training]:
 
 
 def _label(training: Training) -> str:
-    return " · ".join(filter(None, (training.name or training.uri, training.recipe, training.state)))
+    """What does not change while it is shown: Streamlit knows an option by its words."""
+    return " · ".join(filter(None, (training.name or training.uri, training.recipe)))
 
 
 def _overview(found: list[Training]) -> pd.DataFrame:
@@ -60,7 +62,7 @@ def _training(training: Training) -> None:
     live = None if training.finished else LOOK_EVERY
     st.fragment(_progress, run_every=live)(training)
     st.subheader("Samples")
-    st.fragment(_samples, run_every=live)(training)
+    st.fragment(partial(attempt, _samples), run_every=live)(training)
     for evaluation in _evaluations(training.uri, training.finished):
         _evaluation(evaluation)
 
@@ -74,11 +76,11 @@ def _progress(shown: Training) -> None:
     if now.finished and not shown.finished:
         st.rerun()  # the whole page: it need not look again
     _facts(now)
-    try:
-        by_phase = losses(now.uri)
-    except (ValueError, KeyError, StorageError) as error:
-        st.error(plain(f"The losses cannot be read: {error}", 2000))
-        return
+    attempt(_curves, now)
+
+
+def _curves(now: Training) -> None:
+    by_phase = losses(now.uri)
     columns = st.columns(2)
     with columns[0]:
         for name, values in by_phase.items():
@@ -103,7 +105,7 @@ def _facts(now: Training) -> None:
     with st.container(horizontal=True):
         for name, value in facts:
             if value:
-                st.metric(name, value, width="content")
+                st.metric(name, plain(value), width="content")
     if not now.finished and not now.epochs and not any(now.phases.values()):
         st.caption("No epoch has ended yet: curves appear with the first.")
 
@@ -133,13 +135,11 @@ def _chart(
     """Lines over steps or epochs; on a log scale where that shows more."""
     from darkroom.report.curves import is_steep
 
-    axis = {"field": "loss", "type": "quantitative", "title": None, "scale": {"zero": False}}
-    if is_steep(values):
-        axis["scale"] = {"type": "log"}
+    scale = {"type": "log"} if is_steep(values) else {"zero": False}
+    axis = {"field": "loss", "type": "quantitative", "title": None, "scale": scale, "axis": {"tickCount": 5}}
     spec = {
         "mark": {"type": "line", "point": dots, "clip": True, "strokeWidth": 1.5},
         "title": title,
-        "height": 260,
         "encoding": {
             "x": {"field": x, "type": "quantitative", "axis": {"tickMinStep": 1, "format": "~s"}},
             "y": axis,
@@ -148,12 +148,12 @@ def _chart(
                 "type": "nominal",
                 "title": None,
                 "scale": {"domain": list(colours), "range": list(colours.values())},
-                "legend": {"orient": "bottom"},
+                "legend": {"orient": "top"},
             },
             "tooltip": [{"field": x}, {"field": "loss", "format": ".5g"}, {"field": "line"}],
         },
     }
-    st.vega_lite_chart(pd.DataFrame(points), spec, width="stretch", alt=title)
+    st.vega_lite_chart(pd.DataFrame(points), spec, width="stretch", height=320, alt=title)
 
 
 def _samples(shown: Training) -> None:
