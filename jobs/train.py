@@ -4,6 +4,7 @@
     darkroom train mnist-flow-class --data data/mnist --out models/small --set hidden=32 --set epochs=5
     darkroom train cifar10-ddpm --data s3://bucket/cifar10 --out s3://bucket/models/cifar10 --workers 8
     darkroom train mnist-flow-class --data data/mnist --out models/flow --resume
+    darkroom train lora --data data/style --model sd-xs --out models/style --set rank=8 --set epochs=50
     python jobs/train.py mnist-ddpm --data data/mnist --out models/ddpm
 
 Exit codes: 0 done; 1 the training diverged; 2 the recipe, a setting or the data is wrong; 3 storage or the cluster
@@ -23,14 +24,16 @@ from darkroom.phases import phase, to_stderr
 
 RECIPES = (  # known before torch is imported
     "mnist-denoiser", "mnist-denoiser-pure-noise", "mnist-flow-time", "mnist-flow-class",
-    "mnist-flow-class-constant-lr", "mnist-ddpm", "cifar10-ddpm", "if-xs", "sd-xs", "classifier",
+    "mnist-flow-class-constant-lr", "mnist-ddpm", "cifar10-ddpm", "if-xs", "sd-xs", "classifier", "lora",
 )  # fmt: skip
+LORA = "lora"
 
 
 def main(
     recipe: Annotated[str, typer.Argument(help=f"what to train: {', '.join(RECIPES)}")],
     data: Annotated[str, typer.Option(help="an ingested data set, a folder or s3:// uri")],
     out: Annotated[str, typer.Option(help="the run and model's folder or s3://bucket/prefix")],
+    model: Annotated[str | None, typer.Option(help="of lora: the model that the adapter is for")] = None,
     workers: Annotated[str, typer.Option(help="how many share each batch, or a range such as 2:8")] = "1",
     resume: Annotated[bool, typer.Option("--resume", help="go on from the last checkpoint in --out")] = False,
     settings: Annotated[list[str] | None, typer.Option("--set", help="key=value, a field of the recipe")] = None,
@@ -47,7 +50,9 @@ def main(
 
         if recipe not in RECIPES:
             raise unknown("recipe", recipe, RECIPES)
-        read_record(data)
+        if model is not None and recipe != LORA:
+            raise ValueError(f"--model says what an adapter is for, and {recipe} trains a network of its own")
+        read_record(data, "captions" if recipe == LORA else "labels")
         phase(to_stderr, "importing torch")
         from darkroom.training.job import TrainOptions, kept, train
 
@@ -55,7 +60,7 @@ def main(
             recipe=recipe,
             data=data,
             out=out,
-            settings=tuple(settings or ()),
+            settings=(*([f"model={model}"] if model else []), *(settings or ())),
             workers=workers,
             resume=resume,
             address=address or os.environ.get("RAY_ADDRESS"),

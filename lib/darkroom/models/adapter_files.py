@@ -21,7 +21,7 @@ from darkroom.models.errors import ModelError, refuse_replaced
 from darkroom.models.sources import Source, file_sha256, open_source, read_json
 
 METADATA = "lora_adapter_metadata"  # where diffusers' files say rank and alpha, as JSON
-PEFT_CONFIG = "adapter_config.json"
+PEFT_CONFIG, CONFIG = "adapter_config.json", "config.json"
 SHOWN = 8
 
 # How a key ends, and whether the tensor goes down to the rank or up from it.
@@ -95,12 +95,14 @@ class StoredAdapter:
 
 
 def adapter_file(address: str) -> tuple[Source, str]:
-    """The folder and the name of the file of weights at an address: of the file itself, or of a folder with one.
-    ModelError."""
+    """The folder and the name of the file of weights at an address: of the file itself, of a folder with one, or of the
+    folder of a training, whose config.json names it. ModelError."""
     if address.endswith(".safetensors"):
         folder, _, name = address.rpartition("/")
         return open_source(folder or "."), name
     source = open_source(address)
+    if CONFIG in source.names() and (named := read_json(source, CONFIG).get("weights")):
+        return source, named
     files = sorted(name for name in source.names() if name.endswith(".safetensors"))
     if len(files) != 1:
         found = f"{len(files)}: {', '.join(files[:SHOWN])}" if files else "none"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -130,14 +130,14 @@ class _Layer:
 
 def _add(adapters: Adapters, layer: _Layer, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
     assert adapters.numbers is not None and adapters.scales is not None, "no pass was announced by `choose`"
-    (x, *_) = inputs
+    return with_addition(module, inputs[0], output, partial(layer, numbers=adapters.numbers, scales=adapters.scales))
+
+
+def with_addition(module: nn.Module, x: Tensor, output: Tensor, addition: Callable[[Tensor], Tensor]) -> Tensor:
+    """What an adaptable layer gives for x, and beside it what `addition` makes of x, [B, N, in] -> [B, N, out]."""
     if isinstance(module, nn.Conv2d):
-        flat = x.flatten(2).transpose(1, 2)
-        added = layer(flat, adapters.numbers, adapters.scales).transpose(1, 2).reshape(output.shape)
-    else:
-        flat = x.reshape(len(x), -1, x.shape[-1])
-        added = layer(flat, adapters.numbers, adapters.scales).reshape(output.shape)
-    return output + added
+        return output + addition(x.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(output.shape)
+    return output + addition(x.reshape(len(x), -1, x.shape[-1])).reshape(output.shape)
 
 
 def _shape(name: str, adapters: Sequence[Adapter]) -> tuple[int, int, int]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from darkroom.manifest import Abilities
 from darkroom.models import registry
 from darkroom.models.adapter_files import StoredAdapter
+from darkroom.models.adapter_folder import KIND, check_base
 from darkroom.models.control import StoredNet
 from darkroom.models.errors import ModelError
 from darkroom.models.model_names import EMBEDDED, PRESETS, no_model
@@ -58,10 +59,17 @@ def open_model(
     """
     model = _open(name_or_uri)
     if adapters:
-        model = model.adapted([StoredAdapter.at(name, place) for name, place in adapters.items()])
+        model = model.adapted([_adapter_at(name, place, model) for name, place in adapters.items()])
     if control:
         model = model.controlled([StoredNet.at(name, place) for name, place in control.items()])
     return model if depth is None else model.with_depth(_depth_at(depth))
+
+
+def _adapter_at(name: str, place: str, model: Model) -> StoredAdapter:
+    """ModelError where it was trained here on another model."""
+    place = registry.resolve(place) if place.startswith(registry.SCHEME) else place
+    check_base(name, place, model.name, model.revision)
+    return StoredAdapter.at(name, place)
 
 
 def _depth_at(place: str) -> StoredDepth:
@@ -90,6 +98,9 @@ def _open(name_or_uri: str) -> Model:
     pinned = f"{store.root}@{revision}" if revision else store.root
     if config.get("kind") == "pipeline":  # of diffusers, with a name and what was measured beside it
         return replace(_pipelines(config["name"], (open_source(pinned),)), config=config)
+    if config.get("kind") == KIND:
+        base = config.get("base", {}).get("model", "its model")
+        raise ModelError(f"{name_or_uri} is an adapter: give it with --model {base} --adapter NAME={name_or_uri}")
     if "stages" not in config:
         raise ModelError(f"the config.json of {name_or_uri} describes neither a network nor a cascade")
     # Here and not at the top: diffusers and transformers cost four seconds, which a network need not pay.

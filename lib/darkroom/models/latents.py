@@ -33,13 +33,20 @@ class Latents:
         """
 
         def sample(vae: AutoencoderKL) -> Tensor:
-            given = picture[None].to(vae.device, vae.dtype)
-            mean, log_variance = vae._encode(given).float().chunk(2, dim=1)
-            spread = (0.5 * log_variance.clamp(-30.0, 20.0)).exp()  # the bounds of DiagonalGaussianDistribution
-            own = mean + spread * noise[None].to(mean.device)
-            return ((own - self._mean) * self._factor / self._deviation)[0].cpu()
+            mean, spread = _moments(vae, picture)
+            return self.scaled(mean + spread * noise[None].to(mean.device))[0].cpu()
 
         return self._finite(sample)
+
+    @torch.inference_mode()
+    def moments(self, picture: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and deviation [C, h, w] of the VAE's own latents of a picture as of `encode`, on the host."""
+        mean, spread = self._finite(lambda vae: torch.stack(_moments(vae, picture)))
+        return mean[0].cpu(), spread[0].cpu()
+
+    def scaled(self, own: Tensor) -> Tensor:
+        """The model's latents [B, C, h, w] of the VAE's own, float32 on its device."""
+        return (own - self._mean) * self._factor / self._deviation
 
     @torch.inference_mode()
     def decode(self, states: Tensor) -> Tensor:
@@ -59,14 +66,15 @@ class Latents:
 
     def decode_whole(self, states: Tensor) -> Tensor:
         """`decode` in full precision, by weights that are loaded for it and let go."""
-        return self._whole().decode(states)
+        return self.whole().decode(states)
 
     @property
     def is_whole(self) -> bool:
         """Whether it works in full precision already."""
         return self._load is None
 
-    def _whole(self) -> Latents:
+    def whole(self) -> Latents:
+        """The same in full precision, by weights that are loaded for it."""
         return self if self._load is None else Latents(self._load("float32"))
 
     def _finite(self, work: Callable[[AutoencoderKL], Tensor]) -> Tensor:
@@ -74,7 +82,13 @@ class Latents:
         found = work(self.vae)
         if self.is_whole or bool(found.isfinite().all()):
             return found
-        return work(self._whole().vae)
+        return work(self.whole().vae)
+
+
+def _moments(vae: AutoencoderKL, picture: Tensor) -> tuple[Tensor, Tensor]:
+    """[1, C, h, w] each, float32."""
+    mean, log_variance = vae._encode(picture[None].to(vae.device, vae.dtype)).float().chunk(2, dim=1)
+    return mean, (0.5 * log_variance.clamp(-30.0, 20.0)).exp()  # the bounds of DiagonalGaussianDistribution
 
 
 def _normalization(config: Mapping[str, Any], device: torch.device) -> tuple[Tensor, Tensor, float]:

@@ -25,6 +25,7 @@ PAPERS = {"white": (255, 255, 255), "black": (0, 0, 0), "yellow": (255, 235, 130
 INK_SHARE = 0.04  # of all pixels, the inkiest: even a thin "one" has more, and none of them is a blurred edge
 COLOUR_SPREAD = 0.25  # of RGB in -1..1, per channel: names are 0.5 apart and more
 SIDE = 28  # of MNIST's frame
+FAINT = 0.25  # share of ink below which a pixel may be noise of the paper
 BLANK = 0.2  # ink closer to the paper than this (white to black is 3.46) is no ink
 
 
@@ -108,6 +109,17 @@ def boxes(map_of_ink: Tensor) -> Tensor:
             rows, columns = inked.any(dim=1).nonzero()[:, 0], inked.any(dim=0).nonzero()[:, 0]
             found[row] = torch.tensor([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
     return found
+
+
+def lean(map_of_ink: Tensor) -> Tensor:
+    """How far digits lean to the right: by how many pixels the ink moves there for each that it goes up, the slope of
+    x by y in the least squares of ink, [N]; 0 where there is none. map_of_ink: [N, 1, H, W], where faint ink is none."""
+    mass = torch.where(map_of_ink[:, 0] < FAINT, 0.0, map_of_ink[:, 0])
+    total = mass.sum(dim=(1, 2)).clamp(min=1e-6)
+    y, x = (torch.arange(length, device=mass.device, dtype=mass.dtype) for length in mass.shape[1:])
+    y = y[None, :, None] - (mass.sum(dim=2) @ y / total)[:, None, None]
+    x = x[None, None, :] - (mass.sum(dim=1) @ x / total)[:, None, None]
+    return -(mass * x * y).sum(dim=(1, 2)) / (mass * y * y).sum(dim=(1, 2)).clamp(min=1e-6)
 
 
 def fitted(map_of_ink: Tensor, found: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -38,7 +38,12 @@ FILE_ROWS = 100_000
 DECODERS = min(8, os.cpu_count() or 1)
 ROW_GROUP = 100  # as in a run's results: a viewer reads a whole group to show one picture
 
+Kind = Literal["labels", "captions"]
 Decoded = tuple[str, np.ndarray, int]  # where, image, label
+_MADE_BY = {
+    "labels": "`darkroom ingest folder` and its like make them",
+    "captions": "`darkroom ingest captions FOLDER --out URI` makes them, and the recipe lora learns from them",
+}
 
 _FEATURES = {"image": {"_type": "Image"}, "label": {"dtype": "int32", "_type": "Value"}}
 SCHEMA = pa.schema(
@@ -100,12 +105,12 @@ def write_dataset(uri: str, splits: Mapping[str, tuple[np.ndarray, np.ndarray]],
         "splits": {name: _write_split(store, name, *arrays) for name, arrays in splits.items()},
     }
     store.write(RECORD, json.dumps(record, indent=1).encode() + b"\n")
-    _delete_stale(store, record["splits"])
+    delete_stale(store, record["splits"])
     return record
 
 
-def read_record(uri: str) -> dict[str, Any]:
-    """What dataset.json holds. ValueError if there is none, or none that this program can read."""
+def read_record(uri: str, kind: Kind = "labels") -> dict[str, Any]:
+    """What dataset.json holds. ValueError if there is none, none that this program can read, or of the other kind."""
     store = open_store(uri)
     try:
         record = json.loads(store.read(RECORD))
@@ -117,6 +122,8 @@ def read_record(uri: str) -> dict[str, Any]:
         raise ValueError(f"{store.uri(RECORD)} is not JSON: {error}") from None
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise ValueError(f"{store.uri(RECORD)}: not a data set of format {FORMAT}; ingest the data again")
+    if (found := record.get("kind", "labels")) != kind:
+        raise ValueError(f"{uri} holds pictures with {found}, wanted pictures with {kind}: {_MADE_BY[kind]}")
     return record
 
 
@@ -184,7 +191,7 @@ def _write_split(store: Store, split: str, images: np.ndarray, labels: np.ndarra
     return {"rows": len(images), "files": files, "digest": digest}
 
 
-def _delete_stale(store: Store, splits: Mapping[str, Mapping[str, Any]]) -> None:
+def delete_stale(store: Store, splits: Mapping[str, Mapping[str, Any]]) -> None:
     """Deletes the files of former data sets, and of ingests that died. What else lies there is not ours."""
     for name, split in splits.items():
         written = re.compile(rf"{re.escape(name)}-\d{{5}}(-[0-9a-f]{{8}})?\.parquet")

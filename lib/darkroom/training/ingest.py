@@ -9,6 +9,7 @@ import numpy as np
 
 from darkroom.sampling.names import unknown
 from darkroom.training.data import write_dataset
+from darkroom.training.ingest_captions import ingest_captions
 from darkroom.training.ingest_cifar10 import read_cifar10
 from darkroom.training.ingest_folder import read_folder
 from darkroom.training.ingest_mnist import read_idx, read_mnist
@@ -22,16 +23,26 @@ INGESTERS: dict[str, Callable[[str | None], tuple[Splits, dict[str, Any]]]] = {
     "idx": read_idx,
     "folder": read_folder,
 }
+CAPTIONS = "captions"
 
 
-def ingest(kind: str, source: str | None, out: str, per_class: int | None = None) -> dict[str, Any]:
+def ingest(
+    kind: str, source: str | None, out: str, per_class: int | None = None, prompt: str | None = None
+) -> dict[str, Any]:
     """Writes the data set under `out`, a folder or s3:// uri; returns what its dataset.json holds.
 
-    kind: a name of `INGESTERS`. per_class: only the first so many of each class (of the test split half as many).
-    Raises ValueError for bad data, StorageError where nothing could be fetched.
+    kind: a name of `INGESTERS`, or captions. per_class: only the first so many of each class (of the test split half as
+    many); prompt: of captions, of every picture. Raises ValueError for bad data or an option that the kind has no use
+    for, StorageError where nothing could be fetched.
     """
-    if kind not in INGESTERS:
-        raise unknown("kind of data set", kind, INGESTERS)
+    if kind not in (*INGESTERS, CAPTIONS):
+        raise unknown("kind of data set", kind, [*INGESTERS, CAPTIONS])
+    if prompt is not None and kind != CAPTIONS:
+        raise ValueError(f"--prompt is the caption of every picture of `ingest captions`; {kind} has classes")
+    if kind == CAPTIONS:
+        if per_class is not None:
+            raise ValueError("--per-class chooses of classes, and pictures with captions have none")
+        return ingest_captions(source, out, prompt)
     splits, about = INGESTERS[kind](source)
     if per_class is not None:
         counts = {"train": per_class, "test": max(1, per_class // 2)}

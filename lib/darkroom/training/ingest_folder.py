@@ -64,7 +64,7 @@ def read_folder(source: str | None, quarantine: list[str] | None = None) -> tupl
         images, pictures, unusable = images[usable], [pictures[number] for number in usable], {}
         problems += _empty(pictures, classes, store, own_splits)
     if problems or unusable:
-        raise ValueError(_listed(source, list(dict.fromkeys([*problems, *unusable.values()]))))
+        raise ValueError(listed(source, list(dict.fromkeys([*problems, *unusable.values()]))))
     images = _grey_if_all_are(images)
     labels = np.array([classes.index(picture.name) for picture in pictures], np.int64)
     splits = {}
@@ -219,7 +219,7 @@ def _grey_if_all_are(images: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(images[..., :1])
 
 
-def _listed(source: str, problems: list[str]) -> str:
+def listed(source: str, problems: list[str]) -> str:
     count = len(problems)
     lines = [f"{source} has {plural(count, 'problem')}:", *problems[:LISTED_PROBLEMS]]
     if count > LISTED_PROBLEMS:

@@ -20,7 +20,7 @@ from darkroom.training.recipes.recipe import Recipe, with_settings
 
 PACKAGES = ("ray", "torch", "torchvision", "numpy", "pyarrow")
 # Fields that may differ when a training is resumed: they say how fast and what is kept, not what is learned.
-FREE = {"keep_last", "show", "bf16", "compile", "channels_last", "fused", "graphs"}
+FREE = {"keep_last", "show", "bf16", "compile", "channels_last", "fused", "graphs", "layout"}
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ def train(options: TrainOptions, say: Callable[[str], None]) -> None:
     # Absolute, as workers stand in other folders.
     options = replace(options, data=open_store(options.data).root, out=open_store(options.out).root)
     workers = Workers.parse(options.workers)
-    recipe, store = with_settings(find_recipe(options.recipe)(), options.settings), open_store(options.out)
-    record = read_record(options.data)
+    recipe, store = with_settings(find_recipe(options.recipe)(), options.settings).settled(), open_store(options.out)
+    record = read_record(options.data, recipe.reads)
     recipe.check(record)
     if _finished(recipe, record, options, store):
         say(f"the training in {options.out} is finished already")

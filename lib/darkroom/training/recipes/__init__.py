@@ -8,12 +8,13 @@ from darkroom.training.recipes.ddpm import Cifar10DDPM, MnistDDPM
 from darkroom.training.recipes.denoiser import Denoiser, PureNoiseDenoiser
 from darkroom.training.recipes.flow import FlowClass, FlowClassConstantRate, FlowTime
 from darkroom.training.recipes.if_xs import IfXs
+from darkroom.training.recipes.lora import Lora
 from darkroom.training.recipes.recipe import Recipe
 from darkroom.training.recipes.sd_xs import SdXs
 
 _ALL: tuple[type[Recipe], ...] = (
     Denoiser, PureNoiseDenoiser, FlowTime, FlowClass, FlowClassConstantRate, MnistDDPM, Cifar10DDPM, IfXs,
-    SdXs, ClassifierRecipe,
+    SdXs, ClassifierRecipe, Lora,
 )  # fmt: skip
 RECIPES = {recipe.name: recipe for recipe in _ALL}
 

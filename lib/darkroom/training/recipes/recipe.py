@@ -11,6 +11,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from darkroom.sampling.names import unknown
 from darkroom.storage import Store
+from darkroom.training.data import Kind
 from darkroom.training.epochs import Say
 from darkroom.training.feeds import Worker
 
@@ -20,10 +21,11 @@ Settings = TypeVar("Settings")
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Something that `darkroom train` trains. The last five fields name speed and change rounding only; "auto" is on
-    where the device gains by it."""
+    """Something that `darkroom train` trains. reads: the kind of data sets that it takes. The last five fields name
+    speed and change rounding only; "auto" is on where the device gains by it."""
 
     name: ClassVar[str]
+    reads: ClassVar[Kind] = "labels"
 
     batch: int
     learning_rate: float
@@ -39,6 +41,10 @@ class Recipe:
         for name in ("batch", "learning_rate", "keep_last"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be more than 0, was {getattr(self, name)}")
+
+    def settled(self) -> Recipe:
+        """The same, in which every name means on any machine what it means here now. ModelError."""
+        return self
 
     def check(self, data: Mapping[str, Any]) -> None:
         """ValueError where it cannot take a data set with that dataset.json; before any worker is asked for."""
