@@ -112,8 +112,8 @@ def boxes(map_of_ink: Tensor) -> Tensor:
 
 
 def lean(map_of_ink: Tensor) -> Tensor:
-    """How far digits lean to the right: by how many pixels the ink moves there for each that it goes up, the slope of
-    x by y in the least squares of ink, [N]; 0 where there is none. map_of_ink: [N, 1, H, W], where faint ink is none."""
+    """How far digits lean to the right: by how many pixels the ink moves there for each that it goes up (the slope of
+    x by y in least squares), [N]; 0 where there is no ink. map_of_ink: [N, 1, H, W], of which faint ink is none."""
     mass = torch.where(map_of_ink[:, 0] < FAINT, 0.0, map_of_ink[:, 0])
     total = mass.sum(dim=(1, 2)).clamp(min=1e-6)
     y, x = (torch.arange(length, device=mass.device, dtype=mass.dtype) for length in mass.shape[1:])

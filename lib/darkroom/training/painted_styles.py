@@ -1,5 +1,5 @@
-"""Pictures of one style, for an adapter of `sd-xs` to learn it: digits that all lean to the right alike, painted as that
-model's own world is, with captions that say nothing of it.
+"""Pictures of one style, for an adapter of `sd-xs` to learn it: digits that all lean to the right alike, painted as the
+world of that model is, with captions that say nothing of it.
 
     python -m darkroom.training.painted_styles style --count 20 && darkroom ingest captions style --out data/style
 """
@@ -19,7 +19,7 @@ from darkroom.storage import Store, encode_png, open_store, to_uint8
 from darkroom.training.data import load_images, sample_uri
 from darkroom.training.painted_scenes import World, paint
 
-LEAN = 0.5  # pixels to the right for each upwards, 27 degrees; those of MNIST lean by 0.0 on the mean, 0.24 is their spread
+LEAN = 0.5  # pixels to the right for each upwards, 27 degrees; MNIST's own: 0.0, with a deviation of 0.24
 MOST = 1.2  # that a digit is sheared by: beyond, its frame cuts it
 KINDS = {"": 0.7, "large": 0.15, "small": 0.15}  # of pictures, one digit each
 
