@@ -63,8 +63,8 @@ def _save_if(folder: Path, number: int, size: int, fp16: bool, safety: bool) -> 
         "text_encoder": ["transformers", "T5EncoderModel"] if number == 1 else [None, None],
     }
     if number == 1:
-        _save_t5_tokenizer(folder / "tokenizer")
-        _save(_t5(), folder / "text_encoder", fp16, max_shard_size="20KB")
+        save_t5_tokenizer(folder / "tokenizer")
+        _save(small_t5(), folder / "text_encoder", fp16, max_shard_size="20KB")
     else:
         index["image_noising_scheduler"] = ["diffusers", "DDPMScheduler"]
         DDPMScheduler(beta_schedule="squaredcos_cap_v2").save_pretrained(folder / "image_noising_scheduler")
@@ -163,7 +163,7 @@ def _if_unet(size: int, upscales: bool) -> UNet2DConditionModel:
     )
 
 
-def _t5() -> T5EncoderModel:
+def small_t5() -> T5EncoderModel:
     shape = {"d_model": WIDTH, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2}
     return T5EncoderModel(T5Config(vocab_size=PIECES + EXTRA_IDS, feed_forward_proj="gated-gelu", **shape))
 
@@ -172,7 +172,7 @@ _CLIP_TEXT = {"hidden_size": CLIP_WIDTH, "intermediate_size": 16, "num_hidden_la
 _CLIP_TEXT |= {"vocab_size": 2 * 256 + 2, "bos_token_id": 512, "eos_token_id": 513, "pad_token_id": 0}
 
 
-def _save_t5_tokenizer(folder: Path) -> None:
+def save_t5_tokenizer(folder: Path) -> None:
     """What lies in IF's tokenizer folder: pieces and two small files, and no tokenizer.json."""
     folder.mkdir(parents=True)
     pieces = io.BytesIO()

@@ -191,6 +191,6 @@ def run_record(order: Order, work: Work) -> dict[str, Any]:
 
 def too_long(model: Model) -> Callable[[str, str], bool]:
     """Whether an encoder of the model would cut a prompt."""
-    lengths = {name: model.encoder_length(name) for name in model.encoders}
+    lengths = {name: model.most_tokens(name) for name in model.encoders}
     count = lru_cache(TOKENS_KEPT)(lambda name, prompt: model.encoder_tokens(name, [prompt])[0])
     return lambda name, prompt: count(name, prompt) > lengths[name]

@@ -15,6 +15,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -23,21 +24,24 @@ from darkroom.models import stages, texts
 from darkroom.models.adapter_files import StoredAdapter
 from darkroom.models.control import StoredNet, control_fields
 from darkroom.models.errors import ModelError
-from darkroom.models.families import family_of, stage_kind
+from darkroom.models.families import SD3, family_of, network_folder, stage_kind
 from darkroom.models.memory import Memory, most_adapter_bytes
 from darkroom.models.node_cache import remember
 from darkroom.models.paired_texts import PairedEncoding
 from darkroom.models.sources import LocalFolder, Source, read_json
 from darkroom.models.texts import Encoding, TextEncoder
+from darkroom.models.triple_texts import TripleEncoding
 from darkroom.models.weights import DIFFUSERS, check_dtype, config_of, load_module
 from darkroom.sampling.stage import Fields, Row, Stage
 
 if TYPE_CHECKING:  # diffusers' networks cost three seconds, which whoever only plans need not pay
-    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from diffusers import AutoencoderKL
+    from torch import nn
 
     from darkroom.models.adapter_files import Adapter
     from darkroom.models.depth import StoredDepth
     from darkroom.models.latents import Latents
+    from darkroom.models.mmdit import TransformerPredictor
     from darkroom.models.predictors import UNetPredictor
 
 TEXT, CLIP = "text_encoder", "stage3"  # the names of the encoders: of stages I and II, and the upscaler's own
@@ -112,7 +116,7 @@ class Cascade:
             own = self.config["stages"][number - 1] if self.root else None
             made.append(stages.read_stage(source, number, made[-1].size if made else None, own))
         if len(made) == 1 and made[0].encodes:  # what follows enlarges pictures of one size
-            made = [replace(made[0], step=made[0].factor)]
+            made = [replace(made[0], step=made[0].factor * made[0].patch)]
         return tuple(made)
 
     @property
@@ -156,14 +160,19 @@ class Cascade:
         return self.encodings[self.encoder_of(number)].fields(embedding)
 
     def encoder_length(self, name: str) -> int:
-        """How many tokens encoder `name` reads."""
+        """How many positions an embedding by encoder `name` has."""
         return self.encodings[name].positions
+
+    def most_tokens(self, name: str) -> int:
+        """How many tokens encoder `name` reads."""
+        return self.encodings[name].most_tokens
 
     def empty_fields(self, number: int, adapters: int = 0) -> tuple[torch.Tensor, ...]:
         """What stage `number`'s model is told beside state and time: zeros of the shapes of one question, in their
         order, of a row with so many adapters or with all that there are."""
-        unet = config_of(self.sources[number - 1], "unet")
-        fields = stages.unet_fields(unet, self.encoder_length(self.encoder_of(number)))
+        folder, config = self._network(number)
+        fields_of = stages.transformer_fields if folder == "transformer" else stages.unet_fields
+        fields = fields_of(config, self.encoder_length(self.encoder_of(number)))
         row = {"adapters": [{"adapter": adapter.name, "scale": 0.0} for adapter in self.adapters[:adapters]]}
         return (*fields.values(), *self.row_fields(number, row).values())
 
@@ -178,23 +187,21 @@ class Cascade:
 
     def adapted(self, adapters: Sequence[StoredAdapter]) -> Cascade:
         """The same with adapters, in the order of their names. ModelError for those of other models."""
-        from diffusers import UNet2DConditionModel
-
         from darkroom.models.adapters import adaptable_layers
 
         with torch.device("meta"):
-            targets = adaptable_layers(UNet2DConditionModel.from_config(config_of(self.sources[0], "unet")))
+            targets = adaptable_layers(_build(*self._network(1)))
         for adapter in adapters:
             adapter.load(targets)
         return replace(self, adapters=tuple(sorted(adapters, key=lambda adapter: adapter.name)))
 
     def controlled(self, nets: Sequence[StoredNet]) -> Cascade:
         """The same with control networks. ModelError for those of other models."""
-        (first, *_), unet = self.stages, config_of(self.sources[0], "unet")
-        if not first.encodes:
-            names = ", ".join(repr(net.name) for net in nets)
+        (first, *_), (folder, unet) = self.stages, self._network(1)
+        if not first.encodes or folder == "transformer":
+            names, why = ", ".join(repr(net.name) for net in nets), "is a transformer" if first.encodes else "works on pixels"
             raise ModelError(
-                f"control networks are for Stable Diffusion and SDXL, {self.name} works on pixels; {names} given"
+                f"control networks are for Stable Diffusion and SDXL, {self.name} {why}; {names} given"
             )
         for net in nets:
             net.check(unet, first.factor)
@@ -208,28 +215,34 @@ class Cascade:
         """What stage `number`'s model is told besides `empty_fields` where a question is all its control networks'."""
         return control_fields(len(self.nets), self.stages[0].pixels) if number == 1 else ()
 
-    def predictor(self, number: int, device: torch.device, dtype: str = "float32") -> UNetPredictor:
+    def predictor(self, number: int, device: torch.device, dtype: str = "float32") -> UNetPredictor | TransformerPredictor:
         """Stage `number` (1, 2, ...) with its weights on the device, ready for the engine. Raises ModelError."""
-        from diffusers import UNet2DConditionModel
-
-        from darkroom.models.predictors import UNetPredictor
-
         check_dtype(dtype, device)
         source, stage = self.sources[number - 1], self.stages[number - 1]
-        config = config_of(source, "unet")
-        unet = load_module(source, "unet", DIFFUSERS, lambda: UNet2DConditionModel.from_config(config), device, dtype)
+        folder, config = self._network(number)
+        network = load_module(source, folder, DIFFUSERS, lambda: _build(folder, config), device, dtype)
         latents = self._latents(number, device, dtype) if stage.factor > 1 else None
-        nets = {net.name: net.load(device, dtype) for net in self.nets if number == 1}
-        return UNetPredictor(
-            unet, stage.process, device, latents, False, self._adapters(number, unet), most_adapter_bytes(device), nets
-        )
+        adapters, room = self._adapters(number, network), most_adapter_bytes(device)
+        if folder == "transformer":
+            from darkroom.models.mmdit import TransformerPredictor
 
-    def _adapters(self, number: int, unet: UNet2DConditionModel) -> list[Adapter]:
+            return TransformerPredictor(network, stage.process, device, latents, adapters, room)
+        from darkroom.models.predictors import UNetPredictor
+
+        nets = {net.name: net.load(device, dtype) for net in self.nets if number == 1}
+        return UNetPredictor(network, stage.process, device, latents, False, adapters, room, nets)
+
+    def _network(self, number: int) -> tuple[str, dict[str, Any]]:
+        """The folder of stage `number`'s network, and its config.json."""
+        source = self.sources[number - 1]
+        return (folder := network_folder(source)), config_of(source, folder)
+
+    def _adapters(self, number: int, network: nn.Module) -> list[Adapter]:
         if number > 1 or not self.adapters:
             return []
         from darkroom.models.adapters import adaptable_layers
 
-        targets = adaptable_layers(unet)
+        targets = adaptable_layers(network)
         return [adapter.load(targets) for adapter in self.adapters]
 
     def _latents(self, number: int, device: torch.device, dtype: str) -> Latents:
@@ -267,30 +280,28 @@ class Cascade:
         source, stage = self.sources[number - 1], self.stages[number - 1]
         vae = config_of(source, "vae") if stage.factor > 1 else None
         nets = [dict(net.config) for net in self.nets if number == 1]
-        shape = (dtype, capacity, *self._pass_shape(number), vae, self.vae_dtype(number, dtype), nets)
+        folder, config = self._network(number)
+        shape = (dtype, capacity, *self._pass_shape(number), vae, self.vae_dtype(number, dtype))
+        shape += () if folder == "transformer" else (nets,)
 
         def measured() -> Memory:
-            from darkroom.models.predictors import pass_memory
+            return _measuring(folder).pass_memory(config, *shape)
 
-            return pass_memory(config_of(source, "unet"), *shape)
-
-        return Memory(*_remembered("memory", [config_of(source, "unet"), *shape], measured))
+        return Memory(*_remembered("memory", [config, *shape], measured))
 
     def evaluation_flops(self, number: int) -> int:
         """Floating point operations of one evaluation of stage `number`; nothing is loaded."""
-        unet, shape = config_of(self.sources[number - 1], "unet"), self._pass_shape(number)
+        (folder, config), shape = self._network(number), self._pass_shape(number)
 
         def counted() -> int:
-            from darkroom.models.predictors import evaluation_flops
+            return _measuring(folder).evaluation_flops(config, *shape)
 
-            return evaluation_flops(unet, *shape)
+        return _remembered("flops", [config, *shape], counted)
 
-        return _remembered("flops", [unet, *shape], counted)
-
-    def _pass_shape(self, number: int) -> tuple[int, int]:
-        """Side of stage `number`'s state, and positions of an embedding."""
-        stage = self.stages[number - 1]
-        return stage.size // stage.factor, self.encoder_length(self.encoder_of(number))
+    def _pass_shape(self, number: int) -> tuple[int | tuple[int, int, int], int]:
+        """Stage `number`'s state, of a UNet its side alone, and positions of an embedding."""
+        stage, length = self.stages[number - 1], self.encoder_length(self.encoder_of(number))
+        return (stage.size // stage.factor if self._network(number)[0] == "unet" else stage.shape), length
 
     def encoder_memory(self, name: str, dtype: str, prompts: int = texts.BATCH) -> Memory:
         """What encoder `name` needs on a device to encode `prompts` at a time; nothing is loaded."""
@@ -308,7 +319,27 @@ def _encoding_of(source: Source) -> Encoding:
     family = family_of(source)
     if family is None or not family.latent:
         return Encoding(source, texts.IF_LENGTH, "lower strip")
+    if family.transformer:
+        return TripleEncoding.of_sd3(source) if family is SD3 else TripleEncoding.of_flux(source)
     return PairedEncoding.of(source) if family.paired else Encoding(source, None, "none")
+
+
+def _build(folder: str, config: dict[str, Any]) -> nn.Module:
+    """A stage's network, without weights."""
+    if folder == "transformer":
+        from darkroom.models.mmdit import build_transformer
+
+        return build_transformer(config)
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel.from_config(config)
+
+
+def _measuring(folder: str) -> ModuleType:
+    """What knows how much a network of this folder needs."""
+    from darkroom.models import mmdit, predictors
+
+    return mmdit if folder == "transformer" else predictors
 
 
 def _remembered(kind: str, says: list[Any], find: Callable[[], Any]) -> Any:

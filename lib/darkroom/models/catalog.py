@@ -134,7 +134,7 @@ def abilities(model: Model, scorer: bool = False) -> Abilities:
         nets=tuple(net.name for net in model.nets),
         depth=model.depth is not None,
         prompt_tokens=(lambda prompt: model.encoder_tokens(reads, [prompt])[0]) if reads else None,
-        max_tokens=model.encoder_length(reads) if reads else None,
+        max_tokens=model.most_tokens(reads) if reads else None,
     )
 
 
@@ -177,7 +177,7 @@ def _parts(name_or_uri: str) -> tuple[str, ...] | None:
 def _of_folder(name_or_uri: str, source: Source) -> Cascade:
     """A folder without a config.json of ours: one pipeline, or one in each of stage1/, stage2/, ..."""
     names = source.names()
-    if "unet/config.json" in names:
+    if {"unet/config.json", "transformer/config.json"} & names:
         return _pipelines(_short(source), (source,))
     count = next(n for n in range(len(names) + 1) if f"stage{n + 1}/unet/config.json" not in names)
     if not count:

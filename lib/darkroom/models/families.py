@@ -20,15 +20,18 @@ INDEX = "model_index.json"
 @dataclass(frozen=True)
 class Family:
     """What the pipelines of a class are. latent: their states are latents, which a VAE makes pictures of; paired: two
-    encoders read text."""
+    encoders read text; transformer: what asks the questions is none of a UNet."""
 
     name: str
     latent: bool = False
     paired: bool = False
+    transformer: bool = False
 
 
 _IF, _X4 = Family("DeepFloyd IF"), Family("the x4 upscaler")
 _SD, _SDXL = Family("Stable Diffusion", latent=True), Family("Stable Diffusion XL", latent=True, paired=True)
+SD3 = Family("Stable Diffusion 3", latent=True, transformer=True)
+FLUX = Family("Flux", latent=True, transformer=True)
 FAMILIES: dict[str, Family] = {
     "IFPipeline": _IF,
     "IFImg2ImgPipeline": _IF,
@@ -43,6 +46,12 @@ FAMILIES: dict[str, Family] = {
     "StableDiffusionXLPipeline": _SDXL,
     "StableDiffusionXLImg2ImgPipeline": _SDXL,
     "StableDiffusionXLInpaintPipeline": _SDXL,
+    "StableDiffusion3Pipeline": SD3,
+    "StableDiffusion3Img2ImgPipeline": SD3,
+    "StableDiffusion3InpaintPipeline": SD3,
+    "FluxPipeline": FLUX,
+    "FluxImg2ImgPipeline": FLUX,
+    "FluxInpaintPipeline": FLUX,
 }
 
 
@@ -64,7 +73,10 @@ def family_of(source: Source) -> Family | None:
 
 def stage_kind(source: Source) -> Kind:
     """What a folder's stage is, by its family, its files and its UNet's channels. Raises ModelError."""
-    family, unet = family_of(source), config_of(source, "unet")
+    family = family_of(source)
+    if family is not None and family.transformer:
+        return _transformer_kind(source, family)
+    unet = config_of(source, "unet")
     if "in_channels" not in unet or "out_channels" not in unet:
         raise ModelError(f"{source.address}/unet/config.json is no UNet's: it wants 'in_channels' and 'out_channels'")
     if family is not None and family.latent:
@@ -76,6 +88,20 @@ def stage_kind(source: Source) -> Kind:
     if "image_noising_scheduler/scheduler_config.json" in names or unet.get("class_embed_type") == "timestep":
         return "super_resolution"
     return "base"
+
+
+def network_folder(source: Source) -> str:
+    """Where a pipeline's network lies."""
+    return "transformer" if "transformer/config.json" in source.names() else "unet"
+
+
+def _transformer_kind(source: Source, family: Family) -> Kind:
+    config, channels = config_of(source, "transformer"), config_of(source, "vae")["latent_channels"]
+    wanted = channels if family is SD3 else 4 * channels
+    if config.get("in_channels") != wanted or (config.get("out_channels") or wanted) != wanted:
+        given = f"{config.get('in_channels')} channels and gives {config.get('out_channels')}"
+        raise ModelError(f"the transformer of {source.address} takes {given}; of {family.name}, wanted {wanted} of both")
+    return "latent"
 
 
 def _latent_kind(source: Source, family: Family, unet: Mapping[str, Any]) -> Kind:

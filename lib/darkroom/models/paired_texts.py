@@ -47,6 +47,11 @@ class PairedEncoding:
         return self.first.positions
 
     @property
+    def most_tokens(self) -> int:
+        """See `Encoding.most_tokens`."""
+        return self.first.most_tokens
+
+    @property
     def layers(self) -> int | None:
         """See `Encoding.layers`: of the encoder that has fewer. One is left out whatever a row says."""
         return min(part.layers or 0 for part in (self.first, self.second)) - 1

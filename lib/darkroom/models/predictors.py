@@ -144,12 +144,15 @@ def pass_memory(
     """
     networks, run = _meta_pass(unet, dtype, capacity, size, length, nets)
     needed = measure(networks, run)
-    if vae is None:
-        return needed
+    return needed if vae is None else with_decoding(needed, vae, vae_dtype, (size, size))
+
+
+def with_decoding(needed: Memory, vae: Mapping[str, Any], vae_dtype: str, size: tuple[int, int]) -> Memory:
+    """What a network needs, and a VAE that decodes states of this height and width beside it."""
     with torch.device("meta"):
         latents = Latents(in_dtype(AutoencoderKL.from_config(dict(vae)), vae_dtype))
     at_once = 1 if vae_dtype == "float32" else DECODED_AT_ONCE
-    states = torch.empty(at_once, latents.vae.config.latent_channels, size, size, device="meta")
+    states = torch.empty(at_once, latents.vae.config.latent_channels, *size, device="meta")
     decoding = measure(latents.vae, lambda: latents.decode(states))
     return Memory(needed.weights + decoding.weights, needed.activations + decoding.activations)
 

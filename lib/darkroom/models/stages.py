@@ -1,6 +1,7 @@
 """What a stage of a cascade is, read from the files of its folder, in diffusers' pipeline layout.
 
-unet/ scheduler/                      every stage
+unet/ scheduler/                      every stage, but for
+transformer/ scheduler/ vae/          one that is a flow of latents (StableDiffusion3Pipeline, FluxPipeline)
 vae/                                  one whose states are latents (StableDiffusionPipeline)
 image_noising_scheduler/              one that enlarges in pixels (IFSuperResolutionPipeline)
 vae/ low_res_scheduler/               one that enlarges in latents (StableDiffusionUpscalePipeline)
@@ -15,13 +16,15 @@ import torch
 from torch import Tensor
 
 from darkroom.models.errors import ModelError
-from darkroom.models.families import Kind, stage_kind
+from darkroom.models.families import SD3, Family, Kind, family_of, stage_kind
 from darkroom.models.sources import Source, read_json
 from darkroom.models.weights import config_of
 from darkroom.sampling.diffusion import Diffusion
+from darkroom.sampling.flow import Flow
 from darkroom.sampling.grids import GridDefaults
 from darkroom.sampling.processes import Process
-from darkroom.sampling.stage import CONDITION, NOISE_LEVEL, POOLED, SIZES, Stage
+from darkroom.sampling.shifts import Shift
+from darkroom.sampling.stage import CONDITION, GUIDANCE, NOISE_LEVEL, POOLED, SIZES, Stage
 
 # What diffusers' pipelines do unless they are told otherwise. A base stage follows the row.
 DEFAULTS: dict[Kind, dict[str, Any]] = {
@@ -32,10 +35,16 @@ DEFAULTS: dict[Kind, dict[str, Any]] = {
     "upscaler": {"steps": 75, "guidance": 9.0, "noise_level": 20},
 }
 _NOISING = {"super_resolution": "image_noising_scheduler", "upscaler": "low_res_scheduler"}
-FOLDERS = ("unet", "scheduler", "image_noising_scheduler", "low_res_scheduler", "vae")
+FOLDERS = ("unet", "transformer", "scheduler", "image_noising_scheduler", "low_res_scheduler", "vae")
 SIZE_IDS = (
     6  # numbers that SDXL is told: original height and width, crop from the top and left, wanted height and width
 )
+FLUX_SIDE, PACKED = 128, 2  # of Flux: latents of a picture's side, and of a token's
+_NO_FLOW_OF_OURS = (
+    "shift_terminal", "invert_sigmas", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas",
+    "stochastic_sampling",
+)  # fmt: skip
+_BY_TOKENS = {"base_image_seq_len": 256, "max_image_seq_len": 4096, "base_shift": 0.5, "max_shift": 1.15}
 _PREDICTIONS = {"epsilon": "epsilon", "sample": "x0", "v_prediction": "v"}
 _CLIPPING = ("DDPMScheduler", "DDIMScheduler")  # of which a file that says nothing bounds what a picture may hold
 _SAMPLERS = {
@@ -68,10 +77,13 @@ def read_stage(source: Source, number: int, below: int | None, own: Mapping[str,
     own: its steps, guidance, noise level and start, where a cascade's config.json says them; else diffusers' defaults.
     Raises ModelError.
     """
-    kind, unet = stage_kind(source), config_of(source, "unet")
+    kind, family = stage_kind(source), family_of(source)
     if (kind in ("base", "latent", "latent_inpainting")) != (below is None):
         wanted, got = ("paint from noise", "enlarges") if below is None else ("enlarge a picture", "paints from noise")
         raise ModelError(f"stage {number} must {wanted}, and the one in {source.address} {got}")
+    if family is not None and family.transformer:
+        return _transformer_stage(source, number, family)
+    unet = config_of(source, "unet")
     settled = _SETTLED if kind in ("latent", "latent_inpainting") and not _is_sized(unet) else {}
     process = _process(source, "scheduler", settled, **_AS_EVER.get(kind, {}))
     how = DEFAULTS[kind] if own is None else dict(own)
@@ -88,6 +100,47 @@ def read_stage(source: Source, number: int, below: int | None, own: Mapping[str,
     channels = unet["out_channels"] // (2 if process.learned_variance else 1)
     size = unet.get("sample_size") or 4 * (below or 16)
     return Stage(number, size, channels, process, noising=_noising(source, kind, process), **how)
+
+
+def _transformer_stage(source: Source, number: int, family: Family) -> Stage:
+    """Of a flow of latents. What Flux was trained at stands in no file, but in its pipelines."""
+    config, vae = config_of(source, "transformer"), config_of(source, "vae")
+    factor, name = vae_factor(vae), "scheduler/scheduler_config.json"
+    try:
+        process = flow_from_scheduler(read_json(source, name), ends_trained=family is SD3)
+    except ModelError:
+        raise
+    except ValueError as error:
+        raise ModelError(f"{source.address}/{name}: {error}") from None
+    size, patch = factor * config.get("sample_size", FLUX_SIDE), config["patch_size"] if family is SD3 else PACKED
+    embeds = bool(config.get("guidance_embeds", False))
+    how = {"factor": factor, "patch": patch, "embeds_guidance": embeds, "distilled": family is not SD3}
+    return Stage(number, size, vae["latent_channels"], process, **how)
+
+
+def flow_from_scheduler(config: Mapping[str, Any], ends_trained: bool) -> Flow:
+    """The process of a `scheduler_config.json` of FlowMatchEulerDiscreteScheduler. ends_trained: see `Shift`.
+
+    Raises ValueError for one we lack.
+    """
+    if (name := config.get("_class_name")) != "FlowMatchEulerDiscreteScheduler":
+        raise ValueError(f"it is of a {name}, wanted FlowMatchEulerDiscreteScheduler")
+    if lacking := [word for word in _NO_FLOW_OF_OURS if config.get(word)]:
+        raise ValueError(f"{' and '.join(lacking)} do not run here")
+    if (count := config.get("num_train_timesteps", 1000)) != 1000:
+        raise ValueError(f"num_train_timesteps must be 1000, was {count}")
+    if not config.get("use_dynamic_shifting"):
+        return Flow(shift=Shift(config.get("shift", 1.0), ends_trained=ends_trained))
+    by_tokens = tuple(config.get(word, usual) for word, usual in _BY_TOKENS.items())
+    linear = config.get("time_shift_type", "exponential") == "linear"
+    return Flow(shift=Shift(by_tokens=by_tokens, linear=linear, ends_trained=ends_trained))
+
+
+def transformer_fields(config: Mapping[str, Any], length: int) -> dict[str, Tensor]:
+    """As `unet_fields`, of the transformers of SD3 and Flux."""
+    fields = {CONDITION: torch.zeros(length, config["joint_attention_dim"])}
+    fields[POOLED] = torch.zeros(config["pooled_projection_dim"])
+    return fields | ({GUIDANCE: torch.tensor(0.0)} if config.get("guidance_embeds") else {})
 
 
 def unet_fields(unet: Mapping[str, Any], length: int) -> dict[str, Tensor]:

@@ -89,6 +89,11 @@ class Encoding:
         """Tokens that an embedding has, padding included."""
         return self.length or self.tokenizer.model_max_length
 
+    @property
+    def most_tokens(self) -> int:
+        """Of a prompt that is read whole."""
+        return self.positions
+
     def key(self, dtype: str) -> str:
         """16 hex: all that an embedding depends on besides the text."""
         says = f"{self.digest()} {dtype} {self.cleaning} {self.length}"

@@ -6,15 +6,17 @@ Source: arXiv 2210.02747 (conditional flow matching, straight paths); arXiv 2209
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from darkroom.sampling.grids import GridDefaults
-from darkroom.sampling.levels import Place
+from darkroom.sampling.grids import Grid, GridDefaults
+from darkroom.sampling.levels import Level, Place, flow_times
 from darkroom.sampling.names import unknown
-from darkroom.sampling.schedules import SAMPLERS, Move, time_of
+from darkroom.sampling.schedules import SAMPLERS, Move, picture_share
+from darkroom.sampling.shifts import Shift
 from darkroom.sampling.solvers import Column, Line, Steps, flow_renoise, flow_step, table
 
 KINDS = {
@@ -28,6 +30,8 @@ class Flow(Steps):
     """x_t = t x1 + (1 - t) noise, for t from 0 (noise) to 1 (picture x1); the model predicts v = x1 - noise.
 
     num_timesteps: nominal, so that a stride means as many steps as on a discrete model with so many noise levels.
+    shift: where the steps of a walk stand, of a model that is told thousandths of noise (SD3, Flux); None: evenly
+        spaced, of one that is told t.
     """
 
     kind = "flow"
@@ -37,26 +41,40 @@ class Flow(Steps):
     learned_variance = False
     grid = GridDefaults()
 
-    def __init__(self, num_timesteps: int = 1000) -> None:
+    def __init__(self, num_timesteps: int = 1000, shift: Shift | None = None) -> None:
         if num_timesteps < 1:
             raise ValueError(f"num_timesteps must be at least 1; got {num_timesteps}")
-        self.num_timesteps = num_timesteps
+        self.num_timesteps, self.shift = num_timesteps, shift
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Flow:
         """The process that `to_config` wrote down. Raises ValueError on a key it does not know."""
         for key in config:
-            if key not in ("kind", "num_timesteps"):
-                raise unknown("key of a flow's configuration", key, ("kind", "num_timesteps"))
-        return cls(config.get("num_timesteps", 1000))
+            if key not in (known := ("kind", "num_timesteps", "shift")):
+                raise unknown("key of a flow's configuration", key, known)
+        shift = config.get("shift")
+        return cls(config.get("num_timesteps", 1000), None if shift is None else Shift(**shift))
 
     def to_config(self) -> dict[str, Any]:
         """Plain JSON values, from which `from_config` makes the same process."""
-        return {"kind": self.kind, "num_timesteps": self.num_timesteps}
+        shift = {} if self.shift is None else {"shift": asdict(self.shift)}
+        return {"kind": self.kind, "num_timesteps": self.num_timesteps, **shift}
+
+    def place(self, thousandths: float) -> Place:
+        """Where a state stands that has so many thousandths of noise."""
+        return 1 - thousandths / 1000 if self.shift is None else Level.of_share(thousandths / 1000)
+
+    def flow_grid(self, steps: int, tokens: int) -> Grid:
+        """The grid of so many steps, of a picture that the model sees as so many tokens."""
+        if self.shift is None:
+            *times, end = flow_times(steps)
+            return Grid(times, end, starts_quiet=False)
+        shares = self.shift.shares(steps, tokens, self.num_timesteps)
+        return Grid([Level.of_share(share) for share in shares], self.place(0), starts_quiet=False)
 
     def noised(self, x0: Tensor, place: Place, eps: Tensor) -> Tensor:
         """x0 [C, H, W] noised to where a walk stands; exactly x0 at 1."""
-        return self.noise(x0[None], torch.tensor([time_of(place)], device=x0.device), eps[None])[0]
+        return self.noise(x0[None], torch.tensor([picture_share(place)], device=x0.device), eps[None])[0]
 
     def noise(self, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """The picture x0 noised to t (float32 [B], on x0's device); exactly x0 where t is 1."""
@@ -92,5 +110,6 @@ class Flow(Steps):
 
 
 def _line(move: Move) -> Line:
-    known: Line = {Column.SIGNAL_NEXT: float(move.t_next), Column.NOISE_NEXT: 1.0 - move.t_next}
-    return known | (flow_renoise(move.t, move.t_next) if move.kind == "renoise" else flow_step(move))
+    t, t_next = picture_share(move.t), picture_share(move.t_next)
+    known: Line = {Column.SIGNAL_NEXT: float(t_next), Column.NOISE_NEXT: 1.0 - t_next}
+    return known | (flow_renoise(t, t_next) if move.kind == "renoise" else flow_step(move))

@@ -1,4 +1,4 @@
-"""Where a reverse process stands: levels, and lists of times from noise to picture. Pure Python.
+"""Where a reverse process stands: levels, and lists of times from noise to picture. No tensors.
 
 Discrete diffusion counts timesteps T-1 .. 0 downwards, and ends at `CLEAN`, the picture without noise. Flow matching
 goes upwards from 0.0 (noise) to 1.0 (picture). Rows of a manifest name a level of either by a number that descends: a
@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
+
+import numpy as np
 
 from darkroom.sampling.names import unknown
 
@@ -33,6 +35,13 @@ class Level(NamedTuple):
     def preserving(cls, alpha_bar: float, time: float) -> Level:
         """signal^2 + noise^2 = 1."""
         return cls(math.sqrt(alpha_bar), math.sqrt(1 - alpha_bar), time, alpha_bar)
+
+    @classmethod
+    def of_share(cls, noise: float) -> Level:
+        """Of a flow that is told thousandths of noise: noise times itself, and the rest of the picture. As float32 has
+        these, so that what a model is told fits where the state stands."""
+        share = float(np.float32(noise))
+        return cls(1 - share, share, float(np.float32(share) * np.float32(1000)), (1 - share) ** 2)
 
     @classmethod
     def of_sigma(cls, sigma: float, time: float) -> Level:
@@ -92,14 +101,15 @@ def descent(levels: Sequence[float], level: float, until: float | None = None) -
     return [level, *below[: places[0] + 1]]
 
 
-def start_index(n: int, strength: float) -> int:
+def start_index(n: int, strength: float, begun: bool = False) -> int:
     """Index of the first of n denoising moves for SDEdit's `strength`, as diffusers' `get_timesteps` counts.
 
-    0 gives n, that is no move at all; 1 gives 0, the whole schedule.
+    0 gives n, that is no move at all; 1 gives 0, the whole schedule. begun: a move of which a part lies within the
+    strength is made, as the pipelines of SD3 and Flux have it; the others leave it out.
     """
     if not 0.0 <= strength <= 1.0:
         raise ValueError(f"strength must lie between 0 and 1; got {strength}")
-    return n - min(int(n * strength), n)
+    return int(max(n - n * strength, 0)) if begun else n - min(int(n * strength), n)
 
 
 def _not_a_level(below: Sequence[float], level: float, until: float) -> str:

@@ -18,7 +18,7 @@ from darkroom.sampling.levels import Place
 from darkroom.sampling.processes import Process
 from darkroom.sampling.prompt_keys import PromptKey, prompt_key
 from darkroom.sampling.schedules import Move, outside
-from darkroom.sampling.stage import CONDITION, NOISE_LEVEL, SIZES, Fields, Inputs, Row, Stage, at_size
+from darkroom.sampling.stage import CONDITION, GUIDANCE, NOISE_LEVEL, SIZES, Fields, Inputs, Row, Stage, at_size
 from darkroom.sampling.trajectories import asks_nothing, enlarged, make_trajectory, sampler_of
 from darkroom.sampling.views import IDENTITY, View, own_parameters, view_of
 
@@ -189,7 +189,7 @@ def make_plan(row: Row, stage: Stage, inputs: Inputs) -> Plan:
         moves=trajectory.moves,
         branches=branches,
         conditions=conditions,
-        guidance=row.get("guidance", 1.0) if follows else stage.guidance,
+        guidance=_guidance(row, stage) if follows else stage.guidance,
         sampler=sampler,
         eta=row.get("eta", 0.0) if stage.sampler is None else 0.0,
         alternate=row.get("reduction") == "alternate" and not stage.enlarges_latents,
@@ -203,7 +203,7 @@ def make_plan(row: Row, stage: Stage, inputs: Inputs) -> Plan:
         start_scale=trajectory.start_scale,
         unguided=outside(trajectory.moves, *row.get("guidance_interval", (0.0, 1.0))) if follows else frozenset(),
         guidance_rescale=row.get("guidance_rescale", 0.0) if follows else 0.0,
-        fields={**_row_fields(stage), **inputs.fields, **({} if control is None else {HINTS: control.hints})},
+        fields={**_row_fields(row, stage), **inputs.fields, **({} if control is None else {HINTS: control.hints})},
         control=control,
     )
 
@@ -299,10 +299,17 @@ def _constraint(row: Row, stage: Stage, inputs: Inputs) -> Constraint | None:
     return Constraint(inputs.given, component=component_of(held[0]))
 
 
-def _row_fields(stage: Stage) -> Fields:
+def _guidance(row: Row, stage: Stage) -> float:
+    """Of the two questions, with and without the prompt."""
+    return row.get("true_guidance", 1.0) if stage.distilled else row.get("guidance", 1.0)
+
+
+def _row_fields(row: Row, stage: Stage) -> Fields:
     """What the model is told of a row with every question. SDXL: the size that the picture was trained at, what was cut
     off it and the size that is wanted, here those of a picture that is neither scaled nor cut (arXiv 2307.01952, 2.2).
     """
+    if stage.embeds_guidance:
+        return {GUIDANCE: torch.tensor(float(row.get("guidance", 1.0)))}
     width, height = stage.pixels
     return {SIZES: torch.tensor([height, width, 0, 0, height, width]).float()} if stage.sized else {}
 

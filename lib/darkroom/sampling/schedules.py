@@ -50,12 +50,17 @@ class Move:
         """The time to ask the model at, which is where the state stands before this move."""
         if self.kind == "heun_correct":
             return time_of(self.t_next)
-        return _middle(self.t, self.t_next) if self.kind == "midpoint_full" else time_of(self.t)
+        return time_of(_middle(self.t, self.t_next) if self.kind == "midpoint_full" else self.t)
 
 
 def time_of(place: Place) -> float:
     """What the model is told there."""
     return place.time if isinstance(place, Level) else place
+
+
+def picture_share(place: Place) -> float:
+    """How much of the picture is in the state of a flow there."""
+    return place.signal if isinstance(place, Level) else place
 
 
 def diffusion_moves(
@@ -78,14 +83,15 @@ def diffusion_moves(
     return (replace(first, kind="heun_predict"), replace(first, kind="heun_correct"), *moves[1:])
 
 
-def flow_moves(times: Sequence[float], sampler: str = "euler", start: int = 0) -> tuple[Move, ...]:
+def flow_moves(times: Sequence[Place], sampler: str = "euler", start: int = 0) -> tuple[Move, ...]:
     """Moves of an ODE solver through ascending times, beginning at times[start]. Raises ValueError.
 
     heun and midpoint ask the model twice per interval. Heun's last interval keeps its second evaluation, at t = 1:
     EDM (arXiv 2206.00364, algorithm 1) drops it because its derivative divides by a noise level of zero, a velocity
     does not; dropping it would cost the second order.
     """
-    if any(after <= before for before, after in zip(times, times[1:], strict=False)):
+    shares = [picture_share(place) for place in times]
+    if any(after <= before for before, after in zip(shares, shares[1:], strict=False)):
         raise ValueError(f"flow times must ascend; got {list(times)}")
     if sampler not in _FLOW_INTERVALS:
         raise unknown("flow sampler", sampler, _FLOW_INTERVALS)
@@ -159,7 +165,9 @@ def _check_start(start: int, count: int) -> None:
         raise ValueError(f"start must lie between 0 and {count}, the number of steps in the schedule; got {start}")
 
 
-def _middle(a: float, b: float) -> float:
+def _middle(a: Place, b: Place) -> Place:
+    if isinstance(a, Level) and isinstance(b, Level):
+        return Level(*((one + other) / 2 for one, other in zip(a, b, strict=True)))
     return (a + b) / 2
 
 

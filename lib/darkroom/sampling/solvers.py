@@ -22,7 +22,8 @@ from torch import Tensor
 
 from darkroom.sampling import bitwise
 from darkroom.sampling.levels import Level
-from darkroom.sampling.schedules import Kind, Move
+from darkroom.sampling.shifts import Shift
+from darkroom.sampling.schedules import Kind, Move, picture_share
 
 MIN_VARIANCE = 1e-20  # a variance is looked at through its logarithm
 REMEMBERED = 3  # tensors that a row carries from one move to the next, at most
@@ -141,7 +142,9 @@ def step(
 
 
 class Steps(ABC):
-    """A process that makes its steps by a table."""
+    """A process that makes its steps by a table. shift: of the flows that are walked by one."""
+
+    shift: Shift | None = None
 
     @abstractmethod
     def bounded(self, x0: Tensor) -> Tensor:
@@ -255,8 +258,8 @@ def flow_step(move: Move) -> Line:
 
     What is remembered carries from the first to the second move of an interval what the second starts from.
     """
-    assert move.t < move.t_next, f"a flow runs towards 1: {move}"
-    width = move.t_next - move.t
+    width = picture_share(move.t_next) - picture_share(move.t)
+    assert width > 0, f"a flow runs towards 1: {move}"
     return {
         "denoise": {Column.STATE: 1.0, Column.PREDICTION: width},
         "heun_predict": {Column.STATE: 1.0, Column.PREDICTION: width}

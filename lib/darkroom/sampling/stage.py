@@ -16,6 +16,7 @@ Fields = Mapping[str, Tensor]
 """What a model is told beside state and time, by name: one question's, so without an axis for the pass."""
 CONDITION, NOISE_LEVEL = "condition", "noise_level"
 POOLED, SIZES = "pooled", "time_ids"  # of SDXL: a second embedding, and sizes in pixels
+GUIDANCE = "guidance"  # of Flux: told, and no second question
 FIELDS = (CONDITION, NOISE_LEVEL)  # of a model that says nothing of its fields
 
 
@@ -29,6 +30,8 @@ class Stage:
     `inpaints`: the model sees mask and masked picture beside the state; `sized`: it is told SIZES.
     `step`: pixels of which a picture's width and height may be any multiple, 0 where it makes squares of `size` alone;
     `rectangle`: width and height that a row asks for.
+    `patch`: elements of the state, along a side, that the model sees as one token; `distilled`: it was trained to
+    answer as if guided, and what rows ask by two questions is their true guidance; `embeds_guidance`: it is told how much.
     `sampler`: the stage's own, where it does not take the row's; `noising`: what noises the low-resolution picture, if
     not `process`.
     """
@@ -47,6 +50,9 @@ class Stage:
     inpaints: bool = False
     sized: bool = False
     step: int = 0
+    patch: int = 1
+    embeds_guidance: bool = False
+    distilled: bool = False
     rectangle: tuple[int, int] | None = None
 
     @property
@@ -74,6 +80,12 @@ class Stage:
         """[C, H, W] of the state."""
         width, height = self.pixels
         return (self.channels, height // self.factor, width // self.factor)
+
+    @property
+    def tokens(self) -> int:
+        """Of its state."""
+        _, height, width = self.shape
+        return height // self.patch * (width // self.patch)
 
     @property
     def pixels(self) -> tuple[int, int]:

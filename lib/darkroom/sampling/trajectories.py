@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from darkroom.sampling.components import Component, make_component
 from darkroom.sampling.grids import Grid
 from darkroom.sampling.levels import CLEAN, Place, descent, flow_times, start_index, timesteps
-from darkroom.sampling.schedules import Move, diffusion_moves, flow_moves, with_jumps
+from darkroom.sampling.schedules import Move, diffusion_moves, flow_moves, picture_share, with_jumps
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,7 +44,7 @@ def make_trajectory(row: Row, stage: Stage, inputs: Inputs) -> Trajectory:
     if stage.steps is not None or stage.enlarges_latents:  # these have their own start, whatever the row's is
         reference = enlarged(stage, inputs) if stage.start else None
         return Trajectory(_moves(grid, row, stage, stage.start), reference, start_scale=_start_scale(grid, stage))
-    start = _start(row, len(grid.places))
+    start = _start(row, len(grid.places), begun=stage.process.shift is not None)
     if row["task"] == "inpaint" and row.get("strength") == 1 and stage.factor > 1:
         start = None  # as diffusers has it: all of the strength is no picture at all
     moves = _moves(grid, row, stage, start or 0)
@@ -73,9 +73,9 @@ def row_levels(row: Row, kind: str, num_timesteps: int) -> list[float]:
     return [*timesteps(num_timesteps, **_spacing(row))]
 
 
-def takes_no_step(row: Row, kind: str, num_timesteps: int) -> bool:
-    """Whether a row's strength, though not 0, rounds to no step of its schedule."""
-    if not (strength := row.get("strength")):
+def takes_no_step(row: Row, kind: str, num_timesteps: int, begun: bool = False) -> bool:
+    """Whether a row's strength, though not 0, rounds to no step of its schedule. begun: see `start_index`."""
+    if begun or not (strength := row.get("strength")):
         return False
     # Flow has no timesteps to stride over, so a stride counts thousandths of its time.
     count = len(timesteps(1000 if kind == "flow" else num_timesteps, **_spacing(row)))
@@ -91,8 +91,7 @@ def _grid(row: Row, stage: Stage) -> Grid:
     other schedules say their times themselves."""
     spacing = _spacing(row) if stage.steps is None else {"steps": stage.steps}
     if stage.process.kind == "flow":
-        *times, end = flow_times(_flow_steps(**spacing))
-        return Grid(times, end, starts_quiet=False)
+        return stage.process.flow_grid(_flow_steps(**spacing), stage.tokens)
     if spacing["steps"] is None:
         return Grid(timesteps(stage.process.num_timesteps, **spacing), CLEAN, starts_quiet=False)
     own = {} if stage.sampler else {"spacing": row.get("spacing"), "karras": row.get("karras")}
@@ -116,10 +115,10 @@ def _flow_steps(steps: int | None, stride: int | None = None, name: str | None =
     return steps or len(timesteps(1000, stride=stride, name=name))
 
 
-def _start(row: Row, intervals: int) -> int | None:
+def _start(row: Row, intervals: int, begun: bool) -> int | None:
     """SDEdit (arXiv 2108.01073): the interval that the noised picture is the state before; None: from pure noise."""
     if row.get("start") is None:
-        return None if row.get("strength") is None else start_index(intervals, row["strength"])
+        return None if row.get("strength") is None else start_index(intervals, row["strength"], begun)
     if row["start"] > intervals:
         raise ValueError(f"start {row['start']} lies beyond the schedule, which has {intervals} steps")
     return row["start"]
@@ -145,13 +144,12 @@ def _moves_through(levels: list[float], to_the_end: bool, row: Row, stage: Stage
     """Moves through the descending levels, and on to the clean picture."""
     flow = stage.process.kind == "flow"
     places = [_place(stage, level) for level in levels]
-    if to_the_end and places and not (flow and places[-1] == 1):
-        places.append(1.0 if flow else CLEAN)
+    if to_the_end and places and not (flow and picture_share(places[-1]) == 1):
+        places.append(stage.process.place(0) if flow else CLEAN)
     if len(places) < 2:
         return ()
     return _moves(Grid(places[:-1], places[-1], starts_quiet=False), row, stage, 0)
 
 
-def _place(stage: Stage, level: float) -> float:
-    """Of a flow at t, 1 - t is noise."""
-    return 1 - level / 1000 if stage.process.kind == "flow" else int(level)
+def _place(stage: Stage, level: float) -> Place:
+    return stage.process.place(level) if stage.process.kind == "flow" else int(level)
