@@ -158,7 +158,13 @@ def test_key_does_not_tell_7_from_7_0_nor_an_id_from_another() -> None:
 
 
 def test_words_that_say_what_was_meant_anyway_leave_the_key() -> None:
-    for word in ({"guidance_interval": [0, 1]}, {"guidance_rescale": 0.0}, {"spacing": None}, {"karras": None}):
+    for word in (
+        {"guidance_interval": [0, 1]},
+        {"guidance_rescale": 0.0},
+        {"true_guidance": 1},
+        {"spacing": None},
+        {"karras": None},
+    ):
         assert key(BARE | word) == key(BARE)
     given = {"steps": 9, "sampler": "unipc", "spacing": "trailing", "karras": True, "guidance_interval": [0.1, 0.8]}
     canonical = parse_task(BARE | given).canonical()
@@ -193,6 +199,7 @@ CHANGES = {
     "sampler": st.sampled_from(sorted({name for names in SAMPLERS.values() for name in names})),
     "guidance_interval": st.tuples(st.just(0.0), st.floats(0, 0.9)),
     "guidance_rescale": st.floats(0.01, 1),
+    "true_guidance": st.floats(1.01, 100),
     "prompt": st.text(st.characters(codec="utf-8")).filter(lambda text: text != "a red seven"),
 }
 

@@ -38,7 +38,7 @@ from darkroom.sampling.grids import GridDefaults
 from darkroom.sampling.latent_inputs import to_latents
 from darkroom.sampling.plans import condition_keys, make_plan
 from darkroom.sampling.run import walk_plans
-from darkroom.sampling.stage import Inputs
+from darkroom.sampling.stage import Inputs, at_size
 from toys import make_row
 
 CPU = torch.device("cpu")
@@ -87,7 +87,8 @@ def mask() -> Image.Image:
 def latents_of(folder: str, row: dict[str, Any], capacity: int = 4) -> Tensor:
     """The final latents of a row, [4, h, w]."""
     model = open_model(folder)
-    (stage,), predictor = model.stages, model.predictor(1, CPU)
+    predictor = model.predictor(1, CPU)
+    stage = at_size(row, model.stages[0])
     keys = condition_keys(row, stage)
     embedded = dict(zip(keys, model.text_encoder(CPU).encode(keys), strict=True))
     given: dict[str, Tensor] = {}

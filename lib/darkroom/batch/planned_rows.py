@@ -149,11 +149,12 @@ class Ways:
         tails: list[bytes] = []
         flags: list[bytes] = []
         first = maker.stages[0].process
+        says = (first.kind, first.num_timesteps, first.shift is not None)
         asked, kinds = _Numbers[Questions](), _Numbers[Kind]()
         for row in rows:
             way = maker.way(row)
             tails.append(b'"prompts": ' + _to_json(prompts_of(row)).encode())
-            flags.append(NO_STEPS if takes_no_step(row, first.kind, first.num_timesteps) else b"")
+            flags.append(NO_STEPS if takes_no_step(row, *says) else b"")
             asked.add(_questions(row, way, maker))
             size = max(max(at_size(row, stage).pixels) for stage in way)
             kinds.add(Kind(row["task"], tuple(stage.number for stage in way), size, _candidates(row) > 1))

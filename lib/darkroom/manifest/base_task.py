@@ -31,6 +31,8 @@ from darkroom.sampling.levels import DEFAULT_STRIDE
 class BaseTask(Frozen):
     """What all tasks share. At most one of steps, stride and timesteps; none means stride 30.
 
+    true_guidance: of models that are told `guidance` as a number (Flux), what others have by it: the prompt's answer
+    held against the negative one's.
     negative_prompt: null is no text at all, where a model knows that apart from the empty one (SDXL).
     spacing, karras: where so many `steps` stand; None is the model's own. guidance_interval: the shares of the schedule
     between which guidance is asked; guidance_rescale: phi of arXiv 2305.08891, section 3.4.
@@ -42,6 +44,7 @@ class BaseTask(Frozen):
     stride: Stride | None = None
     timesteps: Path | None = None
     guidance: Guidance = 7.0
+    true_guidance: Guidance = 1.0
     negative_prompt: Prompt | None = ""
     size: Size | None = None
     width: Size | None = None
@@ -152,6 +155,7 @@ _LATER: dict[str, Any] = {
     "clip_skip": 0,
     "guidance_interval": (0.0, 1.0),
     "guidance_rescale": 0.0,
+    "true_guidance": 1.0,
     "adapters": (),
     "control": (),
     "guess_mode": False,

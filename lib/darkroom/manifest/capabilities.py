@@ -31,10 +31,14 @@ class Abilities:
     upscale: whether it has upper stages that can be run alone; scorer: whether there is one to choose candidates by.
     latent: the first stage works on latents, which a VAE makes pictures of: there are no pixels until it has ended.
     sampler: of a row that names none, None for the process's own; grid: what the model says of the times of a walk.
+    begun: what a strength begins of a step is made whole, see `start_index`.
+    guidance: of a row that says nothing, to a model that was trained to answer as if guided, None to others; embeds: it
+    is told that number, and else it is 1.
     inpaints: it paints pictures in and does nothing else, as it must be told where.
     adapters, nets: names of the adapters and control networks that rows may ask for; None where it does not matter.
     depth: whether there is a model of depth, by which a picture is made ready for a control network.
-    text_layers: of CLIP, some of which may be left out; None where another encoder reads; paired: two of them read.
+    text_layers: of CLIP, some of which may be left out; None where another encoder reads; paired: two of them read,
+    and know no text from the empty one; second_text: a row may give the second of its encoders another.
     prompt_tokens: how many tokens a prompt is, end mark included; max_tokens: as many as the text encoder reads.
     """
 
@@ -54,6 +58,10 @@ class Abilities:
     inpaints: bool = False
     text_layers: int | None = None
     paired: bool = False
+    second_text: bool = False
+    begun: bool = False
+    guidance: float | None = None
+    embeds: bool = False
     adapters: tuple[str, ...] | None = ()
     nets: tuple[str, ...] | None = ()
     depth: bool = False
@@ -61,9 +69,14 @@ class Abilities:
     max_tokens: int | None = None
 
 
-def as_read(row: dict[str, Any], sizes: tuple[int, ...], paired: bool = False) -> dict[str, Any]:
-    """The row as the model reads it: a size such as "stage2" is the pixels of that stage, and to one that is not of two
-    encoders a negative prompt of null is an absence. ValueError where the model has no such stage."""
+def as_read(
+    row: dict[str, Any], sizes: tuple[int, ...], paired: bool = False, guidance: float | None = None
+) -> dict[str, Any]:
+    """The row as the model reads it: a size such as "stage2" is the pixels of that stage, to one that is not of two
+    encoders a negative prompt of null is an absence, and where it gives no guidance it has the model's own. ValueError
+    where the model has no such stage."""
+    if guidance is not None and "guidance" not in row:
+        row = row | {"guidance": guidance}
     if not paired and row.get("negative_prompt", "") is None:
         row = {key: value for key, value in row.items() if key != "negative_prompt"}
     word = re.fullmatch(r"stage([1-9])", size) if isinstance(size := row.get("size"), str) else None
@@ -85,6 +98,7 @@ def misfits(task: Task, abilities: Abilities) -> Iterator[str]:
     yield from _picture_misfits(task, abilities)
     yield from _latent_misfits(task, abilities)
     yield from _text_misfits(task, abilities)
+    yield from _guidance_misfits(task, abilities)
     yield from _adapter_misfits(task, abilities)
     yield from _control_misfits(task, abilities)
     if getattr(task, "best_of", 1) > 1 and not abilities.scorer:
@@ -96,7 +110,9 @@ def doubts(task: Task, abilities: Abilities) -> Iterator[str]:
     prompt, strength = getattr(task, "prompt", None), getattr(task, "strength", None)
     if prompt and "{" in prompt and (found := re.search(r"\{\w{1,60}\}", prompt)):
         yield f"'prompt' holds {found[0]}, and no variable of that name stands beside it: it is asked as it is written"
-    if strength:
+    if task.negative_prompt and abilities.guidance is not None and task.true_guidance == 1:
+        yield f"'negative_prompt' has no say on '{abilities.name}' without a 'true_guidance' above 1"
+    if strength and not abilities.begun:
         count = _schedule_length(_total(abilities), task.steps, task.stride, task.timesteps)
         if start_index(count, strength) == count:
             yield f"'strength' {strength:g} of {count} steps is none of them: the picture stays as it is given"
@@ -252,8 +268,23 @@ def _text_misfits(task: Task, abilities: Abilities) -> Iterator[str]:
         layers = abilities.text_layers
         why = f"must be below {layers}, the layers of its text encoder" if layers else "is for models that read by CLIP"
         yield f"'clip_skip' {why}, was {skip} for '{abilities.name}'"
-    if getattr(task, "prompt_2", None) is not None and not abilities.paired:
+    if getattr(task, "prompt_2", None) is not None and not abilities.second_text:
         yield f"'prompt_2' is for models that read by two text encoders, such as SDXL; '{abilities.name}' has one"
+
+
+def _guidance_misfits(task: Task, abilities: Abilities) -> Iterator[str]:
+    """Guidance that is told as a number is not what two questions make of their answers, and neither is read as the
+    other."""
+    if task.true_guidance != 1 and abilities.guidance is None:
+        yield (
+            "'true_guidance' is for models such as Flux, to which 'guidance' is a number that they are told, or nothing; "
+            f"to '{abilities.name}' it is 'guidance'"
+        )
+    if abilities.guidance is not None and not abilities.embeds and task.guidance != 1:
+        yield (
+            f"'guidance' is {task.guidance:g}, and '{abilities.name}' was trained to do without: leave it out, or give "
+            "'true_guidance', which asks twice"
+        )
 
 
 def _adapter_misfits(task: Task, abilities: Abilities) -> Iterator[str]:
@@ -313,7 +344,7 @@ def _schedule_misfits(task: Task, abilities: Abilities) -> Iterator[str]:
         yield f"'start' is an index into a schedule of {count} steps, was {start}"
         return
     if isinstance(task, Inpaint) and task.resample is not None:
-        steps = count - (start or 0) if strength is None else count - start_index(count, strength)
+        steps = count - (start or 0) if strength is None else count - start_index(count, strength, abilities.begun)
         # RePaint never jumps from the clean picture, so the last step is not part of any stretch.
         if task.resample.jump > steps - 1:
             yield (

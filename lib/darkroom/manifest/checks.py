@@ -35,7 +35,7 @@ class Manifest:
 
     base: the folder its relative paths start from, absolute; by_task: rows of each task.
     digest: SHA-256 of the file; of a folder or glob that of its files' digests and names.
-    sizes, paired: the model's, on which depends what a row means, see `as_read`; warnings: what to know of rows that
+    sizes, paired, guidance: the model's, on which depends what a row means, see `as_read`; warnings: what to know of rows that
     can be made.
     """
 
@@ -46,6 +46,7 @@ class Manifest:
     by_task: dict[str, int]
     sizes: tuple[int, ...] = ()
     paired: bool = False
+    guidance: float | None = None
     warnings: tuple[str, ...] = ()
 
     def tasks(self, limit: int | None = None) -> Iterator[Task]:
@@ -57,7 +58,9 @@ class Manifest:
         for chunk in read_chunks(source, digests):
             for row in chunk.rows() if left else ():
                 try:
-                    task = None if row.problem else parse_task(as_read(row.data, self.sizes, self.paired))
+                    task = (
+                        None if row.problem else parse_task(as_read(row.data, self.sizes, self.paired, self.guidance))
+                    )
                 except ValueError:
                     task = None
                 if task is None:
@@ -127,6 +130,7 @@ class Reading(Generic[T]):
             by_task=dict(self._by_task),
             sizes=self._abilities.sizes,
             paired=self._abilities.paired,
+            guidance=self._abilities.guidance,
             warnings=(*self._doubts.lines(), *self._lengths.lines(), *_of_pictures(self._by_task)),
         )
 
@@ -206,7 +210,7 @@ def _checked(row: WrittenRow, abilities: Abilities) -> tuple[Task | None, list[s
     if row.problem:
         return None, [row.problem]
     try:
-        task = parse_task(as_read(row.data, abilities.sizes, abilities.paired))
+        task = parse_task(as_read(row.data, abilities.sizes, abilities.paired, abilities.guidance))
     except ValidationError as error:
         return None, sentences(error, row.data)
     except ValueError as error:

@@ -254,7 +254,7 @@ class Denoise(BaseTask, Asks):
 
 
 _SCHEDULE = {"steps", "stride", "timesteps", "eta", "spacing", "karras"}
-_GUIDANCE = {"guidance", "negative_prompt", "guidance_interval", "guidance_rescale"}
+_GUIDANCE = {"guidance", "true_guidance", "negative_prompt", "guidance_interval", "guidance_rescale"}
 _ADAPTERS = {"adapters"}
 
 Task = TextToImage | ImageToImage | Inpaint | Anagram | Hybrid | Upscale | Forward | Denoise

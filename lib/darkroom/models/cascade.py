@@ -199,10 +199,11 @@ class Cascade:
         """The same with control networks. ModelError for those of other models."""
         (first, *_), (folder, unet) = self.stages, self._network(1)
         if not first.encodes or folder == "transformer":
-            names, why = ", ".join(repr(net.name) for net in nets), "is a transformer" if first.encodes else "works on pixels"
-            raise ModelError(
-                f"control networks are for Stable Diffusion and SDXL, {self.name} {why}; {names} given"
+            names, why = (
+                ", ".join(repr(net.name) for net in nets),
+                "is a transformer" if first.encodes else "works on pixels",
             )
+            raise ModelError(f"control networks are for Stable Diffusion and SDXL, {self.name} {why}; {names} given")
         for net in nets:
             net.check(unet, first.factor)
         return replace(self, nets=tuple(sorted(nets, key=lambda net: (net.digest, net.name))))
@@ -215,7 +216,9 @@ class Cascade:
         """What stage `number`'s model is told besides `empty_fields` where a question is all its control networks'."""
         return control_fields(len(self.nets), self.stages[0].pixels) if number == 1 else ()
 
-    def predictor(self, number: int, device: torch.device, dtype: str = "float32") -> UNetPredictor | TransformerPredictor:
+    def predictor(
+        self, number: int, device: torch.device, dtype: str = "float32"
+    ) -> UNetPredictor | TransformerPredictor:
         """Stage `number` (1, 2, ...) with its weights on the device, ready for the engine. Raises ModelError."""
         check_dtype(dtype, device)
         source, stage = self.sources[number - 1], self.stages[number - 1]

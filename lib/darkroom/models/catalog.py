@@ -17,7 +17,10 @@ from darkroom.models.errors import ModelError
 from darkroom.models.model_names import EMBEDDED, PRESETS, no_model
 from darkroom.models.network import Network, read_config
 from darkroom.models.sources import HUB, Source, check_revision, open_source, split_revision
+from darkroom.sampling.stage import Stage
 from darkroom.storage import NotFound, open_store
+
+GUIDANCE = 3.5  # that Flux is told where a row says nothing, as its pipeline has it
 
 if TYPE_CHECKING:
     from darkroom.models.cascade import Cascade
@@ -130,12 +133,23 @@ def abilities(model: Model, scorer: bool = False) -> Abilities:
         inpaints=model.stages[0].inpaints,
         text_layers=model.text_layers,
         paired=model.stages[0].sized,
+        second_text=model.stages[0].sized or model.stages[0].process.shift is not None,
+        begun=model.stages[0].process.shift is not None,
+        guidance=_guidance(model.stages[0]),
+        embeds=model.stages[0].embeds_guidance,
         adapters=tuple(adapter.name for adapter in model.adapters),
         nets=tuple(net.name for net in model.nets),
         depth=model.depth is not None,
         prompt_tokens=(lambda prompt: model.encoder_tokens(reads, [prompt])[0]) if reads else None,
         max_tokens=model.most_tokens(reads) if reads else None,
     )
+
+
+def _guidance(stage: Stage) -> float | None:
+    """See `Abilities.guidance`."""
+    if not stage.distilled:
+        return None
+    return GUIDANCE if stage.embeds_guidance else 1.0
 
 
 def open_pipeline(name_or_uri: str) -> Source:

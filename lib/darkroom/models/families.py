@@ -100,7 +100,9 @@ def _transformer_kind(source: Source, family: Family) -> Kind:
     wanted = channels if family is SD3 else 4 * channels
     if config.get("in_channels") != wanted or (config.get("out_channels") or wanted) != wanted:
         given = f"{config.get('in_channels')} channels and gives {config.get('out_channels')}"
-        raise ModelError(f"the transformer of {source.address} takes {given}; of {family.name}, wanted {wanted} of both")
+        raise ModelError(
+            f"the transformer of {source.address} takes {given}; of {family.name}, wanted {wanted} of both"
+        )
     return "latent"
 
 
