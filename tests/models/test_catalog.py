@@ -17,6 +17,7 @@ import torch
 from darkroom.models.catalog import address, open_model
 from darkroom.models.deepfloyd import PRESETS
 from darkroom.models.errors import ModelError
+from darkroom.models.sd3_flux import PRESETS as SD3_FLUX
 from darkroom.models.stable_diffusion import PRESETS as STABLE_DIFFUSION
 from darkroom.storage import StorageError
 
@@ -163,5 +164,6 @@ def test_the_presets_are_three_stages_each() -> None:
 
 def test_stable_diffusion_is_pinned_to_the_commit() -> None:
     assert set(STABLE_DIFFUSION) == {"sd15", "sd15-inpaint", "sd2", "sdxl"}
-    for (source,) in STABLE_DIFFUSION.values():
+    assert set(SD3_FLUX) == {"sd3", "sd35", "sd35-large", "flux-dev", "flux-schnell"}
+    for (source,) in (STABLE_DIFFUSION | SD3_FLUX).values():
         assert re.fullmatch(r"hf://[\w.-]+/[\w.-]+@[0-9a-f]{40}", source)

@@ -7,10 +7,11 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
 
-from darkroom.models import stable_diffusion
+from darkroom.models import sd3_flux, stable_diffusion
 from darkroom.models.catalog import open_model
 from darkroom.models.deepfloyd import PARAMETERS, T5_XXL, UNET_SHAPES
 from darkroom.models.memory import Memory, count_flops, measure, peak_bytes
+from darkroom.models.mmdit import build_transformer
 
 META = torch.device("meta")
 
@@ -82,6 +83,13 @@ def test_stable_diffusion_has_the_published_number_of_parameters(name: str) -> N
     with META:
         unet = UNet2DConditionModel.from_config(stable_diffusion.UNET_SHAPES[name])
     assert sum(p.numel() for p in unet.parameters()) == pytest.approx(stable_diffusion.PARAMETERS[name], rel=1e-3)
+
+
+@pytest.mark.parametrize("name", sd3_flux.PARAMETERS)
+def test_transformers_have_the_published_number_of_parameters(name: str) -> None:
+    with META:
+        transformer = build_transformer(sd3_flux.TRANSFORMER_SHAPES[name])
+    assert sum(p.numel() for p in transformer.parameters()) == pytest.approx(sd3_flux.PARAMETERS[name], rel=1e-3)
 
 
 def test_t5_has_as_many_bytes_as_the_hub_says() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import importlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import (
@@ -16,12 +19,18 @@ from diffusers import (
     StableDiffusion3InpaintPipeline,
     StableDiffusion3Pipeline,
 )
+from safetensors.torch import save_file
 from torch import Tensor
 
 from darkroom.batch.sample import sample
-from darkroom.models.catalog import open_model
+from darkroom.manifest import ManifestError, open_manifest
+from darkroom.models.adapter_files import StoredAdapter
+from darkroom.models.catalog import abilities, open_model
+from darkroom.models.errors import ModelError
 from darkroom.models.mmdit import packed, unpacked
+from darkroom.models.stages import flow_from_scheduler
 from darkroom.sampling import noise
+from darkroom.sampling.flow import Flow
 from darkroom.sampling.plans import condition_keys
 from models.test_stable_diffusion import (
     ASKED,
@@ -39,6 +48,7 @@ from models.test_stable_diffusion import (
     mask,
     picture,
 )
+from runs import write_manifest
 from toy_mmdit import save_toy_mmdit
 from toys import make_row
 
@@ -69,10 +79,17 @@ def inject(monkeypatch: pytest.MonkeyPatch, *draws: tuple[int, int]) -> None:
 
 
 def pipeline(kind: type, folder: str) -> Any:
-    absent = {} if not folder.endswith("-small") else {"text_encoder_3": None, "tokenizer_3": None}
-    made = kind.from_pretrained(folder, **absent, **PLAIN)
+    """Of the parts of the first, which is loaded once."""
+    made = kind(**_loaded(folder).components)
     made.set_progress_bar_config(disable=True)
     return made
+
+
+@functools.cache
+def _loaded(folder: str) -> Any:
+    kind = FluxPipeline if "flux" in Path(folder).name else StableDiffusion3Pipeline
+    absent = {} if not folder.endswith("-small") else {"text_encoder_3": None, "tokenizer_3": None}
+    return kind.from_pretrained(folder, **absent, **PLAIN)
 
 
 @pytest.mark.parametrize("kind", ["sd3", "sd3-small"])
@@ -189,3 +206,91 @@ def test_tokens_are_made_of_a_state_and_it_of_them() -> None:
     assert packed(x).shape == (2, 6, 12)
     assert packed(x)[0, 0].tolist() == x[0, :, :2, :2].flatten().tolist()
     assert torch.equal(unpacked(packed(x), 4, 6), x)
+
+
+@pytest.mark.parametrize("kind", ["sd3", "flux-dev"])
+def test_rows_share_passes_and_keep_their_bits(toys: dict[str, str], kind: str) -> None:
+    plain = {"task": "text_to_image", "prompt": "a red one", "steps": 2, "size": 16}
+    rows: list[dict[str, Any]] = [
+        plain,
+        plain | {"seed": 1, "guidance": 2.0, "steps": 3},
+        plain | {"size": 24, "sampler": "heun"},
+        plain | {"task": "image_to_image", "image": picture(), "strength": 0.5},
+        plain | ({"negative_prompt": "a blue two"} if kind == "sd3" else TRUE_ROW),
+        plain | {"task": "inpaint", "image": picture(), "mask": mask(), "sampler": "midpoint"},
+    ]
+    together = sample(toys[kind], rows, capacity=3)
+    for row, image in zip(rows, together, strict=True):
+        assert np.array_equal(np.array(sample(toys[kind], row, capacity=3)[0]), np.array(image)), row
+
+
+def test_guidance_that_is_told_is_not_what_two_questions_make(toys: dict[str, str], tmp_path: Path) -> None:
+    rows = [{"task": "text_to_image", "prompt": "a", "negative_prompt": "b", "size": 16}]
+    uri = write_manifest(tmp_path, rows)
+    found = {}
+    for kind in ("sd3", "flux-dev", "flux-schnell"):
+        manifest = open_manifest(uri, abilities(open_model(toys[kind])))
+        found[kind] = (next(manifest.tasks()).canonical()["guidance"], len(manifest.warnings))
+    assert found == {"sd3": (7, 0), "flux-dev": (3.5, 1), "flux-schnell": (1, 1)}
+    plain = {"task": "text_to_image", "prompt": "a", "size": 16, "steps": 1}
+    with pytest.raises(ManifestError, match="'true_guidance' is for models such as Flux"):
+        sample(toys["sd3"], plain | {"true_guidance": 2})
+    with pytest.raises(ManifestError, match="'guidance' is 3, and 'flux-schnell' was trained to do without"):
+        sample(toys["flux-schnell"], plain | {"guidance": 3})
+    with pytest.raises(ManifestError, match="'size' must be a multiple of 8 for 'flux-dev', was 20: 16 or 24 would do"):
+        sample(toys["flux-dev"], plain | {"size": 20})
+
+
+@pytest.mark.parametrize("kind", ["sd3", "flux-dev"])
+def test_an_adapter_adds_its_product_to_the_weights(
+    toys: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str
+) -> None:
+    theirs, generator = pipeline(type(_loaded(toys[kind])), toys[kind]), torch.Generator().manual_seed(0)
+    theirs.transformer = copy.deepcopy(theirs.transformer)
+    asked = {**FLUX, **SIZED, "output_type": "latent"}
+    inject(monkeypatch, START, START)
+    bare = theirs(**asked).images[0]
+    tensors = {}
+    for name, module in theirs.transformer.named_modules():
+        if name.endswith(("attn.to_q", "linear_1")):
+            down = torch.randn(2, module.in_features, generator=generator) / 4
+            up = torch.randn(module.out_features, 2, generator=generator) / 4
+            tensors |= {f"transformer.{name}.lora_A.weight": down, f"transformer.{name}.lora_B.weight": up}
+            module.weight.data += up @ down
+    save_file(tensors, tmp_path / "style.safetensors", {"format": "pt"})
+    wanted = theirs(**asked).images[0]
+    assert (wanted - bare).abs().max() > 0.01
+    row = make_row("text_to_image", **FLUX_ROW, size=SIDE, adapters=[{"adapter": "style", "scale": 1.0}])
+    model = open_model(toys[kind], adapters={"style": str(tmp_path / "style.safetensors")})
+    ours = latents_of(model, row | {"negative_prompt": ""})
+    assert_same(ours, wanted if kind == "sd3" else as_states(wanted))
+
+
+def test_an_adapter_of_the_first_code_is_refused_with_the_reason(toys: dict[str, str], tmp_path: Path) -> None:
+    file = tmp_path / "kohya.safetensors"
+    save_file({"lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight": torch.zeros(2, 16)}, file)
+    with pytest.raises(ModelError, match="as the first code of Flux and SD3 does"):
+        open_model(toys["flux-dev"]).adapted([StoredAdapter.at("kohya", str(file))])
+
+
+def test_what_a_scheduler_of_a_flow_says() -> None:
+    name = {"_class_name": "FlowMatchEulerDiscreteScheduler"}
+    twice = flow_from_scheduler(name | {"shift": 3.0}, ends_trained=True)
+    last = twice.flow_grid(28, 4096).places[-1]
+    assert last.noise == pytest.approx(0.00893, abs=1e-5), "the least noise, shifted twice"
+    by_size = flow_from_scheduler(name | {"use_dynamic_shifting": True}, ends_trained=False)
+    assert by_size.shift.of(256) == pytest.approx(np.exp(0.5)) and by_size.shift.of(4096) == pytest.approx(np.exp(1.15))
+    assert Flow.from_config(by_size.to_config()).to_config() == by_size.to_config()
+    with pytest.raises(ValueError, match="use_karras_sigmas do not run here"):
+        flow_from_scheduler(name | {"use_karras_sigmas": True}, ends_trained=False)
+    with pytest.raises(ValueError, match="it is of a DDIMScheduler, wanted FlowMatchEulerDiscreteScheduler"):
+        flow_from_scheduler({"_class_name": "DDIMScheduler"}, ends_trained=False)
+
+
+def test_memory_is_foretold(toys: dict[str, str]) -> None:
+    model = open_model(toys["flux-dev"])
+    assert [tuple(field.shape) for field in model.empty_fields(1)] == [(512, 32), (8,), ()]
+    predictor = model.predictor(1, CPU)
+    assert predictor.fields == ("condition", "pooled", "guidance")
+    held = sum(p.numel() * 4 for part in (predictor.transformer, predictor.latents.vae) for p in part.parameters())
+    assert model.memory(1, "float32", 1).weights == held

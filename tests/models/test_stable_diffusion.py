@@ -84,19 +84,20 @@ def mask() -> Image.Image:
     return Image.fromarray(levels)
 
 
-def latents_of(folder: str, row: dict[str, Any], capacity: int = 4) -> Tensor:
-    """The final latents of a row, [4, h, w]."""
-    model = open_model(folder)
+def latents_of(given: str | Any, row: dict[str, Any], capacity: int = 4) -> Tensor:
+    """The final latents of a row by the model in a folder, or by one that is open, [4, h, w]."""
+    model = open_model(given) if isinstance(given, str) else given
     predictor = model.predictor(1, CPU)
     stage = at_size(row, model.stages[0])
     keys = condition_keys(row, stage)
     embedded = dict(zip(keys, model.text_encoder(CPU).encode(keys), strict=True))
-    given: dict[str, Tensor] = {}
+    pictures: dict[str, Tensor] = {}
     if "image" in row:
-        given["image"] = torch.from_numpy(np.array(picture())).permute(2, 0, 1).float() / 127.5 - 1
+        pictures["image"] = torch.from_numpy(np.array(picture())).permute(2, 0, 1).float() / 127.5 - 1
     if "mask" in row:
-        given["mask"] = torch.from_numpy(np.array(mask()))[None] >= 128
-    inputs = Inputs({key: model.fields_of(1, one) for key, one in embedded.items()}, **given)
+        pictures["mask"] = torch.from_numpy(np.array(mask()))[None] >= 128
+    fields = model.row_fields(1, row)
+    inputs = Inputs({key: model.fields_of(1, one) for key, one in embedded.items()}, fields=fields, **pictures)
     plan = make_plan(row, stage, to_latents(inputs, row, stage, predictor.latents.encode))
     (finished,) = walk_plans(predictor, [plan], capacity)
     return finished.image

@@ -277,8 +277,8 @@ def _guidance_misfits(task: Task, abilities: Abilities) -> Iterator[str]:
     other."""
     if task.true_guidance != 1 and abilities.guidance is None:
         yield (
-            "'true_guidance' is for models such as Flux, to which 'guidance' is a number that they are told, or nothing; "
-            f"to '{abilities.name}' it is 'guidance'"
+            "'true_guidance' is for models such as Flux, to which 'guidance' is a number they are told or nothing: "
+            f"for '{abilities.name}' give 'guidance'"
         )
     if abilities.guidance is not None and not abilities.embeds and task.guidance != 1:
         yield (

@@ -35,8 +35,8 @@ class Manifest:
 
     base: the folder its relative paths start from, absolute; by_task: rows of each task.
     digest: SHA-256 of the file; of a folder or glob that of its files' digests and names.
-    sizes, paired, guidance: the model's, on which depends what a row means, see `as_read`; warnings: what to know of rows that
-    can be made.
+    sizes, paired, guidance: the model's, on which depends what a row means, see `as_read`; warnings: what to know
+    of rows that can be made.
     """
 
     uri: str

@@ -39,7 +39,8 @@ LISTED = 20  # columns
 _ELSEWHERE = {
     "text": "prompt", "caption": "prompt", "prompts": "prompt", "positive_prompt": "prompt",
     "negative": "negative_prompt", "num_inference_steps": "steps", "sampling_steps": "steps", "num_steps": "steps",
-    "guidance_scale": "guidance", "true_cfg_scale": "true_guidance", "cfg_scale": "guidance", "cfg": "guidance", "seeds": "seed",
+    "guidance_scale": "guidance", "cfg_scale": "guidance", "cfg": "guidance", "true_cfg_scale": "true_guidance",
+    "seeds": "seed",
     "resolution": "size", "image_size": "size", "sampler_name": "sampler", "sampler_index": "sampler",
     "sampling_method": "sampler", "scheduler": "sampler",
     "timestep_spacing": "spacing", "use_karras_sigmas": "karras", "rescale_cfg": "guidance_rescale",

@@ -1,8 +1,8 @@
-"""Adapter files (LoRA, arXiv 2106.09685): what low-rank addition they hold for each layer of a UNet.
+"""Adapter files (LoRA, arXiv 2106.09685): what low-rank addition they hold for each layer of a UNet or a transformer.
 
 Three layouts, told apart by their keys and read without guessing: diffusers' (`unet.LAYER.lora.down.weight`, or
-`lora_A`), peft's (`base_model.model.LAYER.lora_A.weight`, with an adapter_config.json) and kohya's
-(`lora_unet_LAYER_WITH_UNDERSCORES.lora_down.weight`, with `.alpha`).
+`lora_A`, or `transformer.LAYER...`), peft's (`base_model.model.LAYER.lora_A.weight`, with an adapter_config.json) and
+kohya's (`lora_unet_LAYER_WITH_UNDERSCORES.lora_down.weight`, with `.alpha`).
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ _ENDINGS = {
     "_lora.up.weight": "up",
     ".alpha": "alpha",
 }
+_PREFIX = re.compile(r"^(unet\.|transformer\.|base_model\.model\.)")
+_FIRST_CODE = ("lora_unet_double_blocks_", "lora_unet_single_blocks_", "lora_unet_joint_blocks_")
 _PROCESSOR = re.compile(r"\.processor\.to_(q|k|v|out)$")
 _TEXT = ("text_encoder.", "text_encoder_2.", "lora_te_", "lora_te1_", "lora_te2_")
 _OTHER_KINDS = {  # how a key's last parts begin, in files of the LyCORIS and peft projects
@@ -170,6 +172,11 @@ def parse_adapter(
             parts.setdefault(layer, {})[kind] = tensor
     if of_text:
         raise ModelError(f"it adapts the text encoder too, which does not run here: {_listed(of_text)}")
+    if any(key.startswith(_FIRST_CODE) for key in unknown):
+        raise ModelError(
+            "it names layers as the first code of Flux and SD3 does, where the projections of an attention are one; "
+            f"such files do not run here until their keys are diffusers' (transformer.LAYER.lora_A): {_listed(unknown)}"
+        )
     if unknown:
         raise ModelError(f"keys that are no low-rank addition to a layer of this model: {_listed(unknown)}")
     if not parts:
@@ -193,7 +200,8 @@ def layer_names(targets: Mapping[str, tuple[int, int]]) -> dict[str, str]:
     names = {}
     for layer in targets:
         names[layer] = layer
-        names[f"lora_unet_{layer.replace('.', '_')}"] = layer
+        for network in ("unet", "transformer"):
+            names[f"lora_{network}_{layer.replace('.', '_')}"] = layer
         if original := _original_name(layer):
             names[f"lora_unet_{original.replace('.', '_')}"] = layer
     return names
@@ -214,7 +222,7 @@ def _split(key: str, names: Mapping[str, str]) -> tuple[str | None, str]:
     """The layer that a key is of, None where it is of none, and what it holds of it."""
     for ending, kind in _ENDINGS.items():
         if key.endswith(ending):
-            stem = key.removesuffix(ending).removeprefix("unet.").removeprefix("base_model.model.")
+            stem = _PREFIX.sub("", key.removesuffix(ending))
             stem = _PROCESSOR.sub(lambda found: f".to_{found[1]}" + ".0" * (found[1] == "out"), stem)
             if stem in names:
                 return names[stem], kind
@@ -240,7 +248,7 @@ def _scales(metadata: Mapping[str, str], config: Mapping[str, Any]) -> Scales:
     says = dict(config)
     if METADATA in metadata:
         own = json.loads(metadata[METADATA])
-        says |= {key.removeprefix("unet."): value for key, value in own.items() if key.startswith("unet.")}
+        says |= {_PREFIX.sub("", key): value for key, value in own.items() if _PREFIX.match(key)}
     alpha = says.get("lora_alpha")
     return Scales(None if alpha is None else float(alpha), says.get("alpha_pattern"), bool(says.get("use_rslora")))
 

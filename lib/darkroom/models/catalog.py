@@ -42,7 +42,7 @@ def open_model(
     control: Mapping[str, str] | None = None,
     depth: str | None = None,
 ) -> Model:
-    """The embedded model of that name, DeepFloyd IF, Stable Diffusion, or the one in a folder, at an s3:// or
+    """The embedded model of that name, DeepFloyd IF, Stable Diffusion, SD3, Flux, or the one in a folder, at an s3:// or
     registry:// uri, or one made of a source per stage.
 
     No weight is loaded, and none is downloaded. A folder's config.json says what it is: its "kind" is "network" or

@@ -1,5 +1,5 @@
-"""The transformers of SD3 (arXiv 2403.03206) and Flux as the engine asks them: a state is [C, H, W], and tokens are made
-of it in here."""
+"""The transformers of SD3 (arXiv 2403.03206) and Flux as the engine asks them: a state is [C, H, W], and tokens are
+made of it in here."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def build_transformer(config: Mapping[str, Any]) -> nn.Module:
 class TransformerPredictor:
     """See `darkroom.sampling.engine.Predictor`: float32 in and out, whatever the dtype of the weights.
 
-    It is told thousandths of noise as its time. These networks answer with the velocity towards noise, and here it leads
-    to the picture. adapters, adapter_bytes: see `UNetPredictor`.
+    It is told thousandths of noise as its time. These networks answer with the velocity towards noise, and here it
+    leads to the picture. adapters, adapter_bytes: see `UNetPredictor`.
     """
 
     def __init__(

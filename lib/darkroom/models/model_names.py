@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from darkroom.models import deepfloyd, stable_diffusion
+from darkroom.models import deepfloyd, sd3_flux, stable_diffusion
 from darkroom.models.errors import ModelError
 
 EMBEDDED = {name: Path(__file__).parent / name.replace("-", "_") for name in ("if-xs", "sd-xs")}
-PRESETS = deepfloyd.PRESETS | stable_diffusion.PRESETS
+PRESETS = deepfloyd.PRESETS | stable_diffusion.PRESETS | sd3_flux.PRESETS
 
 
 def no_model(name_or_uri: str) -> ModelError:
@@ -16,7 +16,8 @@ def no_model(name_or_uri: str) -> ModelError:
     known = ", ".join([*EMBEDDED, *PRESETS])
     return ModelError(
         f"no model {name_or_uri!r}: neither one that is known by name ({known}) nor a folder or s3:// uri with a "
-        "config.json, a unet folder or stage1, stage2, ... folders; several sources are separated by commas"
+        "config.json, a unet or transformer folder, or stage1, stage2, ... folders; several sources are separated by "
+        "commas"
     )
 
 

@@ -1,4 +1,4 @@
-"""How SD3 and Flux read: by one or two CLIPs and a T5, whose embeddings stand one behind the other, and a pooled one."""
+"""How SD3 and Flux read: by CLIPs and a T5, whose embeddings stand one behind the other, and a pooled one."""
 
 from __future__ import annotations
 

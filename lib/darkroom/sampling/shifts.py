@@ -19,9 +19,9 @@ class Shift:
     """factor: f, where it is a constant. by_tokens: (tokens, tokens, mu, mu) of two sizes of pictures, between and
     beyond which mu is linear; linear: f is mu, and not e^mu.
 
-    ends_trained: the last step stands at the least noise that the model was trained on, and not at 1 / steps. Where f is
-    a constant, that place is a shifted one already, and is shifted once more with the others: SD3's double shift, with
-    which its pipelines draw (huggingface/diffusers#13243).
+    ends_trained: the last step stands at the least noise that the model was trained on, and not at 1 / steps. Where f
+    is a constant, that place is a shifted one already, and is shifted once more with the others: SD3's double shift,
+    with which its pipelines draw (huggingface/diffusers#13243).
     """
 
     factor: float = 1.0

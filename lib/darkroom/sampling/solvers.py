@@ -22,8 +22,8 @@ from torch import Tensor
 
 from darkroom.sampling import bitwise
 from darkroom.sampling.levels import Level
-from darkroom.sampling.shifts import Shift
 from darkroom.sampling.schedules import Kind, Move, picture_share
+from darkroom.sampling.shifts import Shift
 
 MIN_VARIANCE = 1e-20  # a variance is looked at through its logarithm
 REMEMBERED = 3  # tensors that a row carries from one move to the next, at most

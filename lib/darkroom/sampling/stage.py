@@ -30,8 +30,9 @@ class Stage:
     `inpaints`: the model sees mask and masked picture beside the state; `sized`: it is told SIZES.
     `step`: pixels of which a picture's width and height may be any multiple, 0 where it makes squares of `size` alone;
     `rectangle`: width and height that a row asks for.
-    `patch`: elements of the state, along a side, that the model sees as one token; `distilled`: it was trained to
-    answer as if guided, and what rows ask by two questions is their true guidance; `embeds_guidance`: it is told how much.
+    `patch`: elements of the state, along a side, that the model sees as one token.
+    `distilled`: it was trained to answer as if guided, and what rows ask by two questions is their true guidance;
+    `embeds_guidance`: it is told how much.
     `sampler`: the stage's own, where it does not take the row's; `noising`: what noises the low-resolution picture, if
     not `process`.
     """
