@@ -42,8 +42,8 @@ def open_model(
     control: Mapping[str, str] | None = None,
     depth: str | None = None,
 ) -> Model:
-    """The embedded model of that name, DeepFloyd IF, Stable Diffusion, SD3, Flux, or the one in a folder, at an s3:// or
-    registry:// uri, or one made of a source per stage.
+    """The embedded model of that name, DeepFloyd IF, Stable Diffusion, SD3, Flux, or the one in a folder, at an s3://
+    or registry:// uri, or one made of a source per stage.
 
     No weight is loaded, and none is downloaded. A folder's config.json says what it is: its "kind" is "network" or
     "pipeline", else it is a cascade; a folder without one is a pipeline of diffusers, or holds stage1/, stage2/,
