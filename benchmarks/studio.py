@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scale import rows
 
 from darkroom.runs import SCHEMA, own, stage, to_table
 from darkroom.storage import Store, encode_png, image_key, open_store
@@ -35,6 +34,8 @@ SAMPLERS = ("ddpm", "ddim", "dpmpp_2m")
 
 
 def make_run(folder: Path, count: int) -> None:
+    from scale import rows  # what it imports is none of the studio's memory
+
     store = open_store(str(folder))
     rng = np.random.default_rng(0)
     places = [image_key(f"picture-{number}", f"{number:032x}") for number in range(PICTURES)]

@@ -100,3 +100,5 @@ def test_a_series(table: RunTable) -> None:
     shown = frames(table, "start", series["start"], own["id"])
     assert [one["label"] for one in shown] == ["start 1", "start 3", "start 5"]
     assert [one["own"] for one in shown] == [False, True, False]
+    many = [own | {"id": str(number)} for number in range(100)]
+    assert [frames(table, "seed", many, own)[0]["id"] for own in ("3", "60", "99")] == ["0", "36", "52"]

@@ -31,6 +31,8 @@ _COLUMNS = (
     "seed", "steps", "guidance", "sampler", "start_timestep", "parameters", "source_uri", "model", "evaluations",
     "seconds", "worker", "flags", "alignment", "concealment",
 )  # fmt: skip
+# It reads and writes no file, and fetches nothing.
+_ALONE = {"enable_external_access": False, "autoinstall_known_extensions": False, "autoload_known_extensions": False}
 SHOWN = ("id", "key", "task", "status", "error", "error_class", "image_uri", "width", "height", "prompts", "seed",
          "parameters", "flags", "alignment", "concealment")  # fmt: skip
 
@@ -56,7 +58,7 @@ class RunTable:
         self.counts: dict[str, Counter[str]] = {task: Counter(counts) for task, counts in self._log.counts.items()}
         self.damaged: list[str] = []
         # In compressed blocks: a million rows are some 300 MB so, and three times that otherwise.
-        self._database = duckdb.connect(config={"autoinstall_known_extensions": False})
+        self._database = duckdb.connect(config=_ALONE)
         self._database.execute("ATTACH ':memory:' AS run (COMPRESS)")
         self._load()
         self.names = self._names()

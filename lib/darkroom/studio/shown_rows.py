@@ -22,6 +22,7 @@ from darkroom.studio.run_table import RunTable
 
 SMALL = 128  # pixels: larger pictures are shrunk to it where they are one of many, and where their pixels travel
 CAPTION = 120  # characters
+FRAMES = 48  # pictures of a series
 LONGEST = 10_000  # characters of one value on record
 _AT_ONCE = 16
 
@@ -140,7 +141,9 @@ def _address(data: bytes, kind: str) -> str:
 
 
 def frames(table: RunTable, name: str, rows: Sequence[dict[str, Any]], own: str) -> list[dict[str, Any]]:
-    """A series of `RunTable.series` for the viewer. own: the id of the row it is the series of."""
+    """A series of `RunTable.series` for the viewer, of a long one the part about its own row. own: that row's id."""
+    first = max(min([row["id"] for row in rows].index(own) - FRAMES // 2, len(rows) - FRAMES), 0)
+    rows = rows[first : first + FRAMES]
     shown = thumbnails(table, rows)
     for one, row in zip(shown, rows, strict=True):
         value = row["parameters"].get(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import Any
 
 import streamlit as st
@@ -62,6 +63,8 @@ def _opened(uri: str) -> RunTable:
     """As the run was when it was opened here, till somebody asks for it anew: rows must not jump while one looks."""
     versions = st.session_state.setdefault("versions", {})
     again = st.sidebar.button("Look again", icon=":material/refresh:", help="for new rows")
+    if again:
+        _runs.clear()
     if again or uri not in versions:
         versions[uri] = run_version(uri)
     return _table(uri, versions[uri])
@@ -108,7 +111,10 @@ def _many(table: RunTable, view: View) -> None:
     number = min(_page_of(view), pages - 1)
     st.markdown(f"**{found.total:,}** of {plural(table.rows, 'row')}, {_counted(table)}")
     if table.damaged:
-        st.warning(f"{plural(len(table.damaged), 'file')} of the run cannot be read: `darkroom audit` says more.")
+        st.warning(
+            f"{plural(len(table.damaged), 'file')} of the run could not be read. Look again where a job is under way; "
+            "else `darkroom audit` says more."
+        )
     if failures := table.failures():
         _failures(table, failures)
     if "beside" in st.query_params:
@@ -162,11 +168,9 @@ def _failures(table: RunTable, failures: list[tuple[str, int, str]]) -> None:
             "Their manifest", lambda: _manifest(table.run.uri, chosen), "failed.jsonl", "application/jsonl",
             disabled=not chosen, icon=":material/download:", on_click="ignore",
         )  # fmt: skip
-        st.code(
-            f"darkroom generate {table.run.record['manifest'].get('uri', 'MANIFEST')} --out {table.run.uri} "
-            "--ids failed.jsonl",
-            language=None,
-        )
+        manifest = table.run.record["manifest"].get("uri", "MANIFEST")
+        command = ["darkroom", "generate", manifest, "--out", table.run.uri, "--ids", "failed.jsonl"]
+        st.code(shlex.join(command), language=None)
 
 
 def _manifest(uri: str, classes: list[str]) -> bytes:
