@@ -52,9 +52,13 @@ def read_run_record(store: Store) -> dict[str, Any]:
         raise NoRun(f"there is no run in {store.root}: it has no run.json") from None
     with suppress(ValueError):
         record = json.loads(data)
-        if isinstance(record, dict) and (record.get("kind") == "training" or record.keys() >= _RECORDED):
+        if isinstance(record, dict) and (record.get("kind") == "training" or _is_whole(record)):
             return record
     raise NoRun(f"{store.uri('run.json')} is damaged: it is no record of a run")
+
+
+def _is_whole(record: dict[str, Any]) -> bool:
+    return record.keys() >= _RECORDED and all(isinstance(record[name], dict) for name in _RECORDED - {"plan"})
 
 
 class Run:

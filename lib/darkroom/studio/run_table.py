@@ -163,7 +163,8 @@ class RunTable:
         reader = pa.RecordBatchReader.from_batches(schema, self._batches())
         self._database.register("found", reader)
         text = "lower(array_to_string(prompts, chr(10)) || chr(10) || id) AS text"
-        self._database.execute(f"CREATE TABLE run.rows AS SELECT *, {text} FROM found")
+        whole = "CASE WHEN json_valid(parameters) THEN parameters ELSE '{}' END AS parameters"
+        self._database.execute(f"CREATE TABLE run.rows AS SELECT * REPLACE ({whole}), {text} FROM found")
         self._database.unregister("found")
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
