@@ -170,3 +170,14 @@ def test_the_embedded_control_network_is_followed() -> None:
     followed, free = ([float(share[:-1]) for share in lines[name]] for name in ("with the network", "without"))
     assert followed[0] >= 85 and followed[4] >= 90 and followed[5] >= 85
     assert followed[4] > free[4] + 10
+
+
+@pytest.mark.slow
+def test_the_studio_on_a_small_run(tmp_path: Path) -> None:
+    for _ in range(2):  # made, and used again
+        asked = ["--rows", "300", "--out", str(tmp_path / "run")]
+        command = [sys.executable, "benchmarks/studio.py", *asked]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        table = {line[:22].strip(): line.split()[-1] for line in done.stdout.splitlines()}
+        assert table["open"] == "300" and table["filter: task, flag"] == "3" and table["sort: score"] == "300"

@@ -99,6 +99,13 @@ def test_the_page_in_a_browser(browser: Browser, address: str) -> None:
     browser.run(f"(() => {{ {INNER} inner('.viewer button')[1].click(); }})()")
     assert until(browser, "inner('.viewer button')[1].getAttribute('aria-pressed') === 'true'")
 
+    # And back: the press is not one twice.
+    press = "[...document.querySelectorAll('button')].find(b => b.innerText.includes('All pictures')).click()"
+    browser.run(press)
+    assert until(browser, "inner('.tile').length === 6 && !location.search.includes('row=')")
+    time.sleep(2)
+    assert until(browser, "inner('.tile').length === 6 && !location.search.includes('row=')")
+
     # A hybrid from further away.
     open_page(browser, f"{address}?row=shrinks")
     until(browser, "inner('.viewer input').length === 2 && inner('.viewer img')[0].naturalWidth")
