@@ -178,8 +178,12 @@ def _stop(message: str, code: int, verbose: bool) -> None:
 
 
 def _keep(code: int) -> None:
-    """A thread that still waits in Ray, of a job that gave up, can end the process by a code of its own."""
-    if any(thread.daemon and thread.name in ("consumer", "asker") for thread in threading.enumerate()):
+    """Ends the process before Ray does, where it runs: threads of a job that gave up may wait in it still, and then its
+    end is the process', by another code. What it started here ends first; a cluster that was joined loses a driver."""
+    if getattr(sys.modules.get("ray"), "is_initialized", bool)():
+        from darkroom.ray_cluster.processes import kill_below
+
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code)
+        kill_below()
+        os._exit(code)  # at once: Ray ends a driver whose raylet is gone

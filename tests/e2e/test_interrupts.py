@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from darkroom.models.catalog import open_model
@@ -24,6 +25,32 @@ ROOT = Path(__file__).parents[2]
 SIGNALS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
 TICK = "20261121T020000Z"
 SETTINGS = {"hidden": 4, "batch": 16, "bf16": "off", "validation_images": 8}
+# A job whose thread goes on asking Ray, whatever becomes of it, as that of a training does.
+ASKING = """
+import sys, threading, time
+import typer
+from darkroom.exits import exit_codes
+from darkroom.ray_cluster import connect
+
+def ask(counter):
+    while True:
+        try:
+            ray.get(counter.remote())
+        except BaseException:
+            pass
+
+try:
+    with exit_codes():
+        connect(None, verbose=False)
+        import ray
+        counter = ray.remote(lambda: 1)
+        ray.get(counter.remote())
+        threading.Thread(target=ask, args=(counter,), daemon=True).start()
+        print("asks", flush=True)
+        time.sleep(60)
+except typer.Exit as ended:
+    sys.exit(ended.exit_code)
+"""
 
 pytestmark = pytest.mark.slow
 
@@ -61,6 +88,17 @@ def interrupted(process: subprocess.Popen[str], number: int, began: Callable[[],
     assert process.returncode == 128 + number, said
     assert "Traceback" not in said and "SIGTERM" not in said and said.count("interrupted") == 1
     return said.splitlines()[-1]
+
+
+@SIGNALS
+def test_the_code_is_the_signals_whichever_thread_is_left_and_no_process_is(number: int, start: Start) -> None:
+    process = start("-c", ASKING)
+    assert process.stdout is not None and process.stdout.readline() == "asks\n"
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert any("raylet" in child.name() for child in children)
+    said = interrupted(process, number, lambda: True)
+    assert said.startswith("darkroom: interrupted: Nothing that was committed is lost")
+    assert not psutil.wait_procs(children, timeout=30)[1]
 
 
 @SIGNALS

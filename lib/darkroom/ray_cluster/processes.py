@@ -41,6 +41,13 @@ def kill_trees(pids: Iterable[int]) -> None:
             os.waitpid(root.pid, os.WNOHANG)
 
 
+def kill_below() -> None:
+    """Kills all below this process, the deepest first. Ray's agents outlive a raylet that ends with its driver."""
+    for child in reversed(_children(psutil.Process())):
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
+
+
 def _present(pids: Iterable[int]) -> Iterable[psutil.Process]:
     for pid in pids:
         with suppress(psutil.NoSuchProcess):
