@@ -50,15 +50,15 @@ def main(
             where = address or os.environ.get("RAY_ADDRESS")
             done = []
             for moment in due:
-                done.append(run_tick(asked, moment, lambda line: print(line, file=sys.stderr), where))
+                record = run_tick(asked, moment, lambda line: print(line, file=sys.stderr), where)
+                print(f"{record.id}  {record.outcome}  {record.data['reason']}", flush=True)
+                done.append(record)
         except FloatingPointError as error:
             print(f"darkroom: {error}", file=sys.stderr)
             raise typer.Exit(cli.FAILED) from None
         except KeyboardInterrupt as error:
             error.args = (f"what is done of the tick is kept; it goes on by --tick {tick_id(moment)}",)
             raise
-        for record in done:
-            print(f"{record.id}  {record.outcome}  {record.data['reason']}")
         if done:
             print(f"index.html lies in {asked.out}")
         raise typer.Exit(cli.FAILED if any(record.has_failures for record in done) else cli.DONE)

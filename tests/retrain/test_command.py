@@ -25,7 +25,9 @@ def test_check_says_what_is_due(here: World, capsys: pytest.CaptureFixture[str])
 def test_a_tick_that_is_over_is_a_result_again(here: World, capsys: pytest.CaptureFixture[str]) -> None:
     fresh(open_store(f"{here.uri}/out"), "20261121T020000Z").end("refused", "size: 7 is not at most 6")
     assert run(here.file(), "20261121T020000Z") == 0
-    assert capsys.readouterr().out.startswith("20261121T020000Z  refused  size: 7 is not at most 6\n")
+    said = capsys.readouterr()
+    assert said.out.startswith("20261121T020000Z  refused  size: 7 is not at most 6\n")
+    assert (said.out + said.err).count("size: 7") == 1, "once"
     fresh(open_store(f"{here.uri}/out"), "20261122T020000Z").end("rolled_back", "the smoke manifest failed")
     assert run(here.file(), "20261122T020000Z") == 1
 

@@ -118,6 +118,8 @@ FLOOD = "\n".join(["a0: &a0 x", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)
         ("{hidden: 4,", "{hidden: 4, epochs,", "the key 'epochs' has no value: in braces a comma begins the next key"),
         ("30 2 * * *", "0 4 * * 7", "day-of-week '7' is not within 0 to 6 (Sunday is 0)"),
         ("data: {kind: mnist}", "data: mnist", "data: must be a valid dictionary"),
+        ("workers: [1, 4]", "workers: some", "train.workers: must be a valid integer, was 'some'"),
+        ("{at_least: 0.9, margin: 0.01}", "{at_least: many}", "gate.class_accuracy.at_least: must be a valid number"),
     ],
 )
 def test_one_mistake_is_one_sentence(tmp_path: Path, old: str, new: str, said: str) -> None:

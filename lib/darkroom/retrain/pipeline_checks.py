@@ -91,7 +91,7 @@ def _gate_problems(gate: Any, recipe: NetworkRecipe | None) -> list[Problem]:
         if (rule := _part(gate, metric, Rule)) is not None:
             rules[metric] = rule
             found += [(("gate", metric), text) for text in rule_problems(metric, rule)]
-    if not found and all(rule.bound is None for rule in rules.values()):
+    if not found and len(rules) == len(gate) and all(rule.bound is None for rule in rules.values()):
         found.append(
             (("gate",), "no bound: the first model, which has no champion to be held against, would pass unseen")
         )

@@ -59,7 +59,7 @@ def read_pipeline(uri: str) -> Pipeline:
     try:
         pipeline = Pipeline.model_validate(document)
     except ValidationError as error:
-        found = [(tuple(finding["loc"]), _sentence(finding)) for finding in error.errors(include_url=False)]
+        found = _findings(error, document)
     found += [problem for problem in meant_wrong(document) if problem[0] not in {place for place, _ in found}]
     if pipeline is not None:
         base = uri.rpartition("/")[0] if "://" in uri else open_store(uri).root.rpartition("/")[0]
@@ -69,6 +69,21 @@ def read_pipeline(uri: str) -> Pipeline:
         where = sorted((line_of(place, lines), place, text) for place, text in found)
         raise PipelineError([f"{name} line {line}: {'.'.join(map(str, p))}: {text}" for line, p, text in where])
     return pipeline
+
+
+def _findings(error: ValidationError, document: dict[str, Any]) -> list[Problem]:
+    """A sentence for each place; of one that may have several types, which pydantic tells apart below it, the first."""
+    found: dict[Place, str] = {}
+    for finding in error.errors(include_url=False):
+        place, part = tuple(finding["loc"]), document
+        if finding["type"] not in ("missing", "extra_forbidden"):
+            for depth, key in enumerate(place):
+                if not (isinstance(part, dict) and key in part or isinstance(part, list) and key in range(len(part))):
+                    place = place[:depth]
+                    break
+                part = part[key]
+        found.setdefault(place, _sentence(finding))
+    return list(found.items())
 
 
 def _absolute(pipeline: Pipeline, base: str) -> Pipeline:

@@ -51,14 +51,13 @@ def run_tick(
     store, tick = open_store(pipeline.out), tick_id(moment)
     before = tick_record.load(store, tick)
     if before is not None and before.is_over:
-        say(f"tick {tick} is over already: {describe(before)}")
+        say(f"tick {tick} is over already")
         return before
     try:
         with hold(store, _purpose(tick), pipeline.lease_seconds) as lease:
             record = tick_record.load(store, tick) or tick_record.fresh(store, tick, pipeline=pipeline.name)
             if not record.is_over:
                 _Tick(pipeline, record, lease, say, address, train).run()
-            say(f"tick {tick}: {describe(record)}")
             return record
     except Held as held:
         say(f"tick {tick}: skipped: previous still running ({held})")
@@ -67,11 +66,6 @@ def run_tick(
 
 def _purpose(tick: str) -> str:
     return f"tick {tick}"
-
-
-def describe(record: TickRecord) -> str:
-    """How it ended, in a line."""
-    return f"{record.outcome or 'not over'}{': ' if record.data['reason'] else ''}{record.data['reason']}"
 
 
 def _refused(store: Store, tick: str, held: Held, before: TickRecord | None) -> TickRecord:
