@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from darkroom.batch.planned_rows import Maker, ReadRows
-from darkroom.batch.planning import cut
-from darkroom.batch.summary import Estimate, estimate
+from darkroom.batch.planning import Work, cut
+from darkroom.batch.summary import Developed, Estimate, controlled_share, describe, estimate, take_stock
 from darkroom.models.catalog import abilities, open_model
 from darkroom.runs import Log
 from runs import RED, write_manifest
@@ -65,6 +67,23 @@ def test_a_network_is_timed_without_a_text_encoder(tmp_path: Path, toy_network: 
     work = cut(ReadRows(write_manifest(tmp_path, rows), abilities(model), maker), Log(), maker, None, None)
     found = estimate(work, model, capacity=2)
     assert found.evaluations == {1: 4} and found.seconds[1] > 0
+
+
+def test_a_run_of_one_commit_has_a_speed() -> None:
+    totals, busy = Counter(ok=6, failed=1, evaluations=24), {"stage 1": 3.0, "stage 2": 1.5}
+    outcome = take_stock(Log(), Work("plan"), Developed(totals, busy), seconds=12.0)
+    assert (outcome.images_per_second, outcome.images_per_second_over_all) == (2.0, 0.5)
+    assert "0.5 rows/s over all, 2 once running" in describe(outcome, "run")
+    assert take_stock(Log(), Work("plan"), Developed(totals, busy, 1.5), 12.0).images_per_second == 1.5
+
+
+def test_control_networks_are_counted_by_how_often_they_are_asked(tmp_path: Path, toy_sd: str) -> None:
+    """Two of three networks' questions, at half of the evaluations."""
+    model = replace(open_model(f"{toy_sd}/sd"), nets=(None,) * 3)
+    plain = {"task": "text_to_image", "prompt": "a one", "steps": 2, "guidance": 7.0, "seed": 0, "sampler": "ddim"}
+    held = {**plain, "control": [{"net": "a", "image": "x.png"}, {"net": "b", "image": "x.png"}]}
+    assert controlled_share([plain, held], model, model.stages[0]) == pytest.approx(1 / 3)
+    assert controlled_share([plain], model, model.stages[0]) == 0
 
 
 def test_nothing_to_do_costs_nothing(count) -> None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from darkroom.batch.capacity import empty_pass
 from darkroom.batch.planning import Work
 from darkroom.batch.scoring import seeds
 from darkroom.phases import duration, plural
 from darkroom.runs import Log
+from darkroom.sampling.engine import Predictor
 from darkroom.sampling.latent_inputs import to_latents
 from darkroom.sampling.plans import Inputs, Stage, condition_keys, goes_through, make_plan
 from darkroom.sampling.stage import at_size
@@ -32,8 +34,9 @@ _HOST = torch.device("cpu")
 @dataclass
 class Outcome:
     """How a run stands after a job, and what the job did. made: rows, by this job; failed: of all rows; seconds: of the
-    whole job, start-up and all; images_per_second: once running, from the first commit to the last;
-    images_per_second_over_all: `made` over `seconds`; busy_seconds: of each stage's workers, summed."""
+    whole job, start-up and all; images_per_second: once running, from the first commit to the last, and where there was
+    one alone over the work of the slowest stage; images_per_second_over_all: `made` over `seconds`; busy_seconds: of
+    each stage's workers, summed."""
 
     rows: int
     counts: dict[str, dict[str, int]]
@@ -65,6 +68,8 @@ def take_stock(log: Log, work: Work, developed: Developed, seconds: float) -> Ou
     """Counts from the log, so that they say what is there and not what this job believes it did."""
     counts = log.counts
     failed = sum(statuses["failed"] for statuses in counts.values())
+    slowest = max(developed.busy, key=developed.busy.__getitem__, default="")
+    busy = developed.busy.get(slowest, 0.0)
     return Outcome(
         rows=log.rows,
         counts={task: dict(statuses) for task, statuses in counts.items()},
@@ -73,9 +78,9 @@ def take_stock(log: Log, work: Work, developed: Developed, seconds: float) -> Ou
         done_before=work.done,
         seconds=round(seconds, 2),
         evaluations=developed.totals["evaluations"],
-        images_per_second=round(developed.rate, 3),
+        images_per_second=round(developed.rate or (developed.totals["ok"] / busy if busy > 0 else 0.0), 3),
         images_per_second_over_all=round(developed.totals["ok"] / seconds, 3) if seconds > 0 else 0.0,
-        slowest_stage=max(developed.busy, key=developed.busy.__getitem__, default=""),
+        slowest_stage=slowest,
         busy_seconds={name: round(value, 2) for name, value in developed.busy.items()},
     )
 
@@ -155,7 +160,8 @@ def estimate(work: Work, model: Model, capacity: int) -> Estimate:
     means = count_evaluations(work, model, len(work.sample))
     for stage in model.stages:
         evaluations[stage.number] = round(means[stage.number] * work.to_make)
-        per_pass = _seconds_per_pass(model, stage, capacity) if means[stage.number] else 0.0
+        controlled = controlled_share(work.sample, model, stage)
+        per_pass = _seconds_per_pass(model, stage, capacity, controlled) if means[stage.number] else 0.0
         total = None if per_pass is None else evaluations[stage.number] / capacity * per_pass
         seconds[stage.number] = total
     return Estimate(evaluations, seconds)
@@ -174,12 +180,29 @@ def _evaluations(row: dict, model: Model, stage: Stage) -> int:
     return plan.evaluations * (len(seeds(row)) if stage.number == 1 else 1)
 
 
-@torch.inference_mode()
-def _seconds_per_pass(model: Model, stage: Stage, capacity: int) -> float | None:
+def controlled_share(rows: Sequence[dict], model: Model, stage: Stage) -> float:
+    """Of the model's control networks, the share that is asked beside an evaluation of these rows, in 0..1."""
+    asks = [(_evaluations(row, model, stage), len(row.get("control", ()))) for row in rows]
+    asked = sum(evaluations * nets for evaluations, nets in asks)
+    return asked / (sum(evaluations for evaluations, _ in asks) * len(model.nets)) if asked else 0.0
+
+
+def _seconds_per_pass(model: Model, stage: Stage, capacity: int, controlled: float) -> float | None:
+    """controlled: see `controlled_share`."""
     if model.memory(stage.number, "float32", capacity).weights > LARGEST_TIMED:
         return None
-    predictor = model.predictor(stage.number, _HOST)
-    inputs = empty_pass(stage, model.empty_fields(stage.number), capacity)
+    predictor, fields = model.predictor(stage.number, _HOST), model.empty_fields(stage.number)
+    seconds = _timed(predictor, stage, fields, capacity)
+    if controlled:
+        beside = model.control_fields(stage.number)
+        nets = predictor.controlled(tuple(net.name for net in model.nets))
+        seconds += controlled * (_timed(nets, stage, (*fields, *beside), capacity) - seconds)
+    return seconds
+
+
+@torch.inference_mode()
+def _timed(predictor: Predictor, stage: Stage, fields: Sequence[Tensor], capacity: int) -> float:
+    inputs = empty_pass(stage, fields, capacity)
     predictor(*inputs)
     began = time.perf_counter()
     for _ in range(PASSES):
