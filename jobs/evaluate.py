@@ -4,20 +4,22 @@
     darkroom evaluate models/cats --data data/cats --classifier models/cats-classifier --out runs/quality
     darkroom evaluate s3://bucket/model --data s3://bucket/mnist --out s3://bucket/quality --count 2000 --guidance 4
     darkroom evaluate if-xs --out runs/quality
+    darkroom evaluate if-xs --out runs/quality --illusions 0
     darkroom evaluate if-xs --out runs/quality --steps 15 --spacing trailing --guidance 5
     darkroom evaluate sd-xs --out runs/quality
     python jobs/evaluate.py runs/mnist-flow-class --data data/mnist --out runs/quality
 
 A network: index.html, samples.png (what was judged wrong is framed) and evaluation.json. Class accuracy, Fréchet
 distance, precision and recall are by a classifier: that of MNIST's digits, or of `darkroom train classifier`.
-A cascade or a pipeline of painted digits: contact sheets and quality.json.
+A cascade or a pipeline of painted digits: index.html, contact sheets and quality.json; of a cascade also how many
+anagrams and hybrids of digits read both ways.
 
 Exit codes: 0 done; 2 the model, the data or an argument is wrong; 3 storage failed.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -45,6 +47,9 @@ def main(
     stride: Annotated[int, typer.Option(min=1, help="of a cascade's timesteps; 30 makes 34 steps")] = 30,
     guidance: Annotated[float | None, typer.Option(help="of a network or pipeline 5, of a cascade's stage I 7")] = None,
     seed: Annotated[int, typer.Option(help="of the first picture; the others follow")] = 0,
+    illusions: Annotated[
+        int | None, typer.Option(min=0, help="anagrams of a cascade, and as many hybrids; default 20, 0 for none")
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="show tracebacks")] = False,
 ) -> None:
     """Measure a model by what it paints."""
@@ -60,24 +65,42 @@ def main(
 
         opened = open_model(model)
         if opened.kind == "network":
-            from darkroom.evaluation import Sampling, evaluate_network
-            from darkroom.models.classifier import Classifier
-            from darkroom.report.evaluation import write_evaluation
-
             if data is None:
                 raise ValueError(f"{model} is a network: --data wants the data set to measure it against")
-            sampling = Sampling(count or 1000, steps or 50, 5.0 if guidance is None else guidance, sampler, seed)
-            judge = Classifier.open(classifier) if classifier else None
-            print(write_evaluation(evaluate_network(opened, data, sampling, classifier=judge), out))
-            print(f"index.html lies in {out}")
+            if illusions:
+                raise ValueError(f"--illusions are a cascade's, and {model} is a network")
+            _measure_network(opened, data, out, classifier, (count, steps, guidance, sampler, seed))
             return
-        from darkroom.evaluation import sample_and_judge
-        from darkroom.report.cascade import write_cascade_evaluation
-
         if classifier is not None:
             raise ValueError(f"--classifier judges a network's pictures; {model} paints digits")
-        evaluation = sample_and_judge(model, count or 500, stride, guidance, seed, steps=steps, spacing=spacing)
-        print(f"{write_cascade_evaluation(evaluation, out)}\nquality.json and the contact sheets lie in {out}")
+        sees = opened.config.get("kind") != "pipeline"  # views and components are of pixels
+        if illusions and not sees:
+            raise ValueError(f"--illusions are a cascade's: {model} paints latents, which have no views")
+        wanted = (20 if illusions is None else illusions) if sees else 0
+        _measure_painter(
+            model, out, wanted, (count or 500, stride, guidance, seed), {"steps": steps, "spacing": spacing}
+        )
+
+
+def _measure_network(opened: Any, data: str, out: str, classifier: str | None, asked: tuple[Any, ...]) -> None:
+    from darkroom.evaluation import Sampling, evaluate_network
+    from darkroom.models.classifier import Classifier
+    from darkroom.report.evaluation import write_evaluation
+
+    count, steps, guidance, sampler, seed = asked
+    sampling = Sampling(count or 1000, steps or 50, 5.0 if guidance is None else guidance, sampler, seed)
+    judge = Classifier.open(classifier) if classifier else None
+    print(write_evaluation(evaluate_network(opened, data, sampling, classifier=judge), out))
+    print(f"index.html lies in {out}")
+
+
+def _measure_painter(model: str, out: str, illusions: int, asked: tuple[Any, ...], steps: dict[str, Any]) -> None:
+    from darkroom.evaluation import sample_and_judge, sample_illusions
+    from darkroom.report.cascade import write_cascade_evaluation
+
+    evaluation = sample_and_judge(model, *asked, **steps)
+    both_ways = sample_illusions(model, illusions, evaluation.settings) if illusions else None
+    print(f"{write_cascade_evaluation(evaluation, out, both_ways)}\nindex.html and quality.json lie in {out}")
 
 
 if __name__ == "__main__":

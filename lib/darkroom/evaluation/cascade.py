@@ -151,7 +151,11 @@ def _sample(
     cascade: Cascade, wishes: Sequence[Wish | SceneWish], settings: dict[str, object], stages: int
 ) -> list[Tensor]:
     common = {"task": "text_to_image", "negative_prompt": "", **settings}
-    rows = [{**common, "prompt": wish.prompt, "seed": wish.seed} for wish in wishes]
+    return paint(cascade, [{**common, "prompt": wish.prompt, "seed": wish.seed} for wish in wishes], stages)
+
+
+def paint(cascade: Cascade, rows: Sequence[dict[str, object]], stages: int) -> list[Tensor]:
+    """The rows' pictures [N, 3, S, S] by stage, from the first; rows: as a manifest's, negative prompt included."""
     cpu = torch.device("cpu")
     keys = list(dict.fromkeys(key for row in rows for key in condition_keys(row)))
     embedded = dict(zip(keys, cascade.text_encoder(cpu).encode(keys), strict=True))

@@ -1,33 +1,131 @@
-"""What an evaluation of painted digits leaves: contact sheets (of a cascade sheet-24.png, ..., of scenes sheet.png) and
-quality.json."""
+"""What an evaluation of painted digits leaves: contact sheets (of a cascade sheet-24.png, ..., anagrams.png and
+hybrids.png, of scenes sheet.png), index.html that shows them, and quality.json."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 from torch import Tensor
 
 from darkroom.evaluation.cascade import SHOWN, CascadeEvaluation, SceneEvaluation, Wish
-from darkroom.evaluation.digits import recognise
+from darkroom.evaluation.digits import Quality, recognise
+from darkroom.evaluation.illusions import KINDS, IllusionEvaluation
 from darkroom.evaluation.scenes import SceneWish, verdict
 from darkroom.models.painted_ink import DIGITS
 from darkroom.report.evaluation import framed_sheet
+from darkroom.report.grids import page_size
+from darkroom.report.sections import Drawing, Section, Table, render
 from darkroom.storage import open_store
-from darkroom.training.painted_scenes import KINDS
+from darkroom.training.painted_scenes import KINDS as SCENES
 
 SIDE = 96
 
 
-def write_cascade_evaluation(evaluation: CascadeEvaluation | SceneEvaluation, out: str) -> str:
-    """Writes a sheet for each stage and then quality.json under `out`; what was measured, as lines of text."""
-    store, wishes = open_store(out), evaluation.wishes[:SHOWN]
+def write_cascade_evaluation(
+    evaluation: CascadeEvaluation | SceneEvaluation, out: str, illusions: IllusionEvaluation | None = None
+) -> str:
+    """Writes the sheets and index.html and then quality.json under `out`; what was measured, as lines of text."""
+    store, record, lines = open_store(out), evaluation.record(), [evaluation.text()]
+    sections = [_measures(evaluation), *_samples(evaluation)]
+    if illusions is not None:
+        record["illusions"] = illusions.record()
+        lines.append(illusions.text())
+        sections += _illusions(illusions)
+    drawings = [drawing for section in sections for drawing in section.drawings]
+    for drawing in drawings:
+        store.write(f"{drawing.name}.png", drawing.png)
+    store.write("index.html", _html(evaluation.settings, sections).encode())
+    store.write("quality.json", json.dumps(record, indent=1).encode() + b"\n")
+    return "\n".join(lines)
+
+
+def _html(settings: Mapping[str, object], sections: list[Section]) -> str:
+    return render(
+        "sections.html",
+        title=f"{settings['model']}, evaluated",
+        name=settings["model"],
+        kind="an evaluation",
+        numbers="quality.json",
+        files=[],
+        facts=[[(name.replace("_", " "), value) for name, value in settings.items() if value is not None]],
+        notes=[],
+        sections=sections,
+        sizes={drawing.name: page_size(drawing.png) for section in sections for drawing in section.drawings},
+    )
+
+
+def _measures(evaluation: CascadeEvaluation | SceneEvaluation) -> Section:
+    """A line of every number that one stage, or one kind of scene, has."""
     if isinstance(evaluation, SceneEvaluation):
-        store.write("sheet.png", scene_sheet(evaluation.pictures[:SHOWN], wishes))
+        kinds = evaluation.quality.by_kind
+        head = ["", *next(iter(kinds.values()))]
+        rows = [[kind, *(f"{share:.1%}" for share in shares.values())] for kind, shares in kinds.items()]
     else:
-        for pictures in evaluation.pictures:
-            store.write(f"sheet-{pictures.shape[-1]}.png", cascade_sheet(pictures[:SHOWN], wishes))
-    store.write("quality.json", json.dumps(evaluation.record(), indent=1).encode() + b"\n")
-    return evaluation.text()
+        head = ["", "pictures", "digit", "worst digit", "colour", "worst colour", "paper", "worst paper"]
+        sized = zip(evaluation.pictures, evaluation.quality, strict=True)
+        rows = [[f"{pictures.shape[-1]} px", *_cells(quality)] for pictures, quality in sized]
+    return Section(
+        "measures", "Measures", ["Shares of pictures that are seen to be what was asked."], table=Table(head, rows)
+    )
+
+
+def _cells(quality: Quality) -> list[str]:
+    cells = [f"{quality.count}"]
+    for name in ("digit", "colour", "paper"):
+        accuracy, shares = getattr(quality, f"{name}_accuracy"), getattr(quality, f"per_{name}")
+        worst = quality.worst.get(name)
+        cells += ["", ""] if worst is None else [f"{accuracy:.1%}", f"{worst}, {shares[worst]:.0%}"]
+    return cells
+
+
+def _samples(evaluation: CascadeEvaluation | SceneEvaluation) -> list[Section]:
+    wishes, framed = evaluation.wishes[:SHOWN], ["The first pictures, none left out. Framed: not seen to be as asked."]
+    if isinstance(evaluation, SceneEvaluation):
+        drawings = [Drawing("sheet", scene_sheet(evaluation.pictures[:SHOWN], wishes), "Contact sheet")]
+    else:
+        drawings = [
+            Drawing(f"sheet-{size}", cascade_sheet(pictures[:SHOWN], wishes), "Contact sheet", f"{size} px")
+            for pictures in evaluation.pictures
+            for size in pictures.shape[-1:]
+        ]
+    return [Section("samples", "Samples", framed, drawings)]
+
+
+def _illusions(illusions: IllusionEvaluation) -> list[Section]:
+    """A table of all kinds; a sheet for each task."""
+    head = ["", "wishes", "read both ways", "of", "one picture does", "reads first", "reads second"]
+    rows = [
+        [
+            name,
+            f"{r.wishes}",
+            f"{r.read:.0%}",
+            f"best of {r.best_of}",
+            f"{r.both:.0%}",
+            f"{r.first:.0%}",
+            f"{r.second:.0%}",
+        ]
+        for name, r in (illusions.by_task | illusions.by_kind).items()
+    ]
+    about = [
+        "An anagram's first part is read as the picture lies, its second turned; a hybrid's first blurred, as from "
+        "afar, its second sharp.",
+        "Of every wish the picture that reads best, both ways side by side. Framed: not read as asked.",
+    ]
+    drawings = [
+        Drawing(f"{task}s", illusion_sheet(illusions, task), f"Contact sheet of {task}s", f"{task}s")
+        for task in illusions.by_task
+    ]
+    return [Section("illusions", "Illusions", about, drawings, Table(head, rows))]
+
+
+def illusion_sheet(illusions: IllusionEvaluation, task: str) -> bytes:
+    """PNG of a task's wishes, as many in a row as anagrams have kinds, each as its two parts are seen; a frame where it
+    is not read."""
+    chosen = [number for number, wish in enumerate(illusions.wishes) if wish.task == task]
+    pictures = illusions.pictures[chosen].flatten(0, 1)
+    wrong = [not right for number in chosen for right in illusions.right[number]]
+    return framed_sheet((pictures + 1) / 2, wrong, [], [], SIDE, 2 * KINDS)
 
 
 def cascade_sheet(pictures: Tensor, wishes: list[Wish]) -> bytes:
@@ -46,6 +144,6 @@ def scene_sheet(pictures: Tensor, wishes: list[SceneWish]) -> bytes:
     """PNG of pictures [N, 3, 48, 48] in [-1, 1], N <= 80: a kind a column, a digit a row; a frame where anything is
     not as it was wished for."""
     wrong = [not all(verdict(picture, wish)) for picture, wish in zip(pictures, wishes, strict=True)]
-    columns = [kind or "plain" for kind in KINDS]
+    columns = [kind or "plain" for kind in SCENES]
     rows = [f"{wish.colours[0]} {DIGITS[wish.digits[0]]}" for wish in wishes[:: len(columns)]]
     return framed_sheet((pictures + 1) / 2, wrong, rows, columns, SIDE)
