@@ -1,13 +1,20 @@
-"""The page Cluster: what jobs say of themselves."""
+"""The page Cluster: what jobs say of themselves; on a real cluster of one node, a job that is stopped."""
 
 from __future__ import annotations
 
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from ray._private.authentication_test_utils import reset_auth_token_state
 from streamlit.testing.v1 import AppTest
 
 from darkroom.studio.cluster_jobs import SHOWN_LINES, clean, last_lines, node_lines, progress, totals
+from darkroom.submit import nodes
+from darkroom.submit.nodes import LocalCluster
 
 HEAD = {"nodeManagerAddress": "127.0.0.2", "state": "ALIVE", "isHeadNode": True, "resourcesTotal": {"memory": 8.0}}
 WORKER = {
@@ -75,3 +82,45 @@ def test_without_a_cluster_the_page_says_what_to_type(monkeypatch: pytest.Monkey
 def test_a_cluster_that_does_not_answer_is_a_sentence() -> None:
     app = cluster("http://127.0.0.1:9")
     assert not app.exception and "does not answer" in app.error[0].value
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    """A head and a worker, whose token this process brings."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("RAY_")]:
+            patch.delenv(name)
+        up = nodes.up(str(tmp_path_factory.mktemp("cluster")), workers=1, cpus_per_node=1)
+        try:
+            for name, value in up.environment.items():
+                patch.setenv(name, value)
+            reset_auth_token_state()  # other tests had Ray look, which it does once
+            yield up
+        finally:
+            nodes.down(up.folder)
+    reset_auth_token_state()
+
+
+@pytest.mark.slow
+def test_a_job_is_followed_and_stopped_behind_a_confirmation(local: LocalCluster) -> None:
+    from darkroom.submit.submission import Cluster
+
+    token = Path(local.folder, "token").read_text()
+    api = Cluster(local.dashboard, token)
+    say = "import time; print('96/480 rows committed, <b>bold</b>', flush=True); time.sleep(600)"
+    name = api._client.submit_job(
+        entrypoint=f'python -c "{say}"', submission_id="generate-demo-1", metadata={"job": "generate"}
+    )
+    deadline = time.monotonic() + 120
+    while "96/480" not in api.log(name) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    app = cluster(local.dashboard)
+    assert not app.exception and not app.error, [error.value for error in app.error]
+    assert "96/480 rows committed, <b>bold</b>" in app.code[1].value
+    table = app.dataframe[-1].value
+    assert list(table["state"]) == ["head", "alive"] and list(table["CPUs"]) == ["0", "1"]
+    app.button(key=f"stop {name}").click().run()
+    assert not api.job(name).status.is_terminal(), "nothing was done yet"
+    app.button(key="confirm stop").click().run(timeout=120)
+    assert api.job(name).status.value == "STOPPED"
+    assert app.success[0].value.startswith(r"generate\-demo\-1\: stopped")

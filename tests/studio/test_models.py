@@ -141,7 +141,7 @@ def test_what_is_damaged_takes_nothing_else_off_the_page(tmp_path: Path, registr
     app = models(runs)
     assert not app.exception and "<b>bold</b> *x*" in list(app.dataframe[0].value["training"])
     assert max(map(len, app.dataframe[0].value["recipe"])) == 100
-    app.selectbox(key="training").select(str(runs / "torn")).run()
+    app.selectbox(key="training").select("torn").run()
     assert not app.exception and "This cannot be shown: ArrowInvalid" in app.error[0].value.replace("\\", "")
     registry.store.write("versions/1/version.json", b"[]")
     registry.store.write("events/odd.json", b'{"kind": "gated"}')

@@ -26,18 +26,15 @@ def trainings_view(runs: str) -> None:
         st.code(f"darkroom train mnist-flow-class --data DATA --out {runs.rstrip('/')}/flow", language=None)
         return
     st.dataframe(_overview(found), hide_index=True, height=min(38 + 35 * len(found), 248))
-    by_uri = {one.uri: one for one in found}
-    chosen = st.selectbox("Training", list(by_uri), format_func=lambda uri: _label(by_uri[uri]), key="training")
-    _training(by_uri[chosen])
+    by_name = {one.name: one for one in found}
+    chosen = st.selectbox(
+        "Training", list(by_name), format_func=lambda name: name or runs, key="training", bind="query-params"
+    )
+    _training(by_name[chosen])
 
 
 def _find(runs: str) -> list[Training]:
     return read_trainings([one for one in find_runs(runs) if one.is_training])
-
-
-def _label(training: Training) -> str:
-    """What does not change while it is shown: Streamlit knows an option by its words."""
-    return " · ".join(filter(None, (training.name or training.uri, training.recipe)))
 
 
 def _overview(found: list[Training]) -> pd.DataFrame:
