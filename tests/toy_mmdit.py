@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import diffusers
 import torch
@@ -13,7 +13,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from toy_deepfloyd import WIDTH, save_clip_tokenizer, save_t5_tokenizer, small_t5, write_json
 
-Kind = Literal["sd3", "sd3-small", "flux-dev", "flux-schnell"]
+Kind = Literal["sd3", "sd3-small", "flux-dev", "flux-schnell", "flux-fill"]
 SIDE, FACTOR, CHANNELS = 8, 4, 16  # of the state, pixels for each of its elements
 FIRST, SECOND, POOLED = 8, 16, 12  # widths of CLIP's embeddings, and of the second's pooled one
 _CLIP = {"num_hidden_layers": 3, "num_attention_heads": 2, "vocab_size": 2 * 256 + 2, "intermediate_size": 16}
@@ -22,9 +22,10 @@ _CLIP |= {"bos_token_id": 512, "eos_token_id": 513, "pad_token_id": 0}
 
 def save_toy_mmdit(folder: Path, kind: Kind) -> Path:
     """A pipeline of small pictures. sd3-small: without its T5, and with a shift that hangs on the size."""
-    torch.manual_seed(["sd3", "sd3-small", "flux-dev", "flux-schnell"].index(kind))
+    torch.manual_seed(get_args(Kind).index(kind))
     parts = _sd3(kind) if kind.startswith("sd3") else _flux(kind)
-    index: dict[str, object] = {"_class_name": "FluxPipeline", "_diffusers_version": diffusers.__version__}
+    name = "FluxFillPipeline" if kind == "flux-fill" else "FluxPipeline"
+    index: dict[str, object] = {"_class_name": name, "_diffusers_version": diffusers.__version__}
     index |= {"feature_extractor": [None, None], "image_encoder": [None, None]}
     if kind.startswith("sd3"):
         index |= {"_class_name": "StableDiffusion3Pipeline", "text_encoder_3": [None, None]}
@@ -77,9 +78,10 @@ def _sd3(kind: Kind) -> dict[str, nn.Module]:
 
 
 def _flux(kind: Kind) -> dict[str, nn.Module]:
-    dev = kind == "flux-dev"
+    dev = kind != "flux-schnell"
     transformer = FluxTransformer2DModel(
-        in_channels=4 * CHANNELS,
+        in_channels=4 * (2 * CHANNELS + FACTOR**2 if kind == "flux-fill" else CHANNELS),
+        out_channels=4 * CHANNELS,
         num_layers=1,
         num_single_layers=1,
         attention_head_dim=8,

@@ -6,12 +6,13 @@ import copy
 import functools
 import importlib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
 from diffusers import (
+    FluxFillPipeline,
     FluxImg2ImgPipeline,
     FluxInpaintPipeline,
     FluxPipeline,
@@ -49,7 +50,7 @@ from models.test_stable_diffusion import (
     picture,
 )
 from runs import write_manifest
-from toy_mmdit import save_toy_mmdit
+from toy_mmdit import Kind, save_toy_mmdit
 from toys import make_row
 
 SIZED = {"height": SIDE, "width": SIDE}
@@ -58,14 +59,14 @@ DRAWING = [
     f"{_PIPELINES}.stable_diffusion_3.pipeline_stable_diffusion_3{task}" for task in ("", "_img2img", "_inpaint")
 ]
 DRAWING += [f"{_PIPELINES}.flux.pipeline_flux{task}" for task in ("", "_img2img", "_inpaint")]
+DRAWING += ["diffusers.pipelines.flux.pipeline_flux_fill"]
 DRAWING += ["diffusers.models.autoencoders.vae"]
 
 
 @pytest.fixture(scope="module")
 def toys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("toy-mmdit")
-    kinds = ("sd3", "sd3-small", "flux-dev", "flux-schnell")
-    return {kind: str(save_toy_mmdit(folder / kind, kind)) for kind in kinds}
+    return {kind: str(save_toy_mmdit(folder / kind, kind)) for kind in get_args(Kind)}
 
 
 def inject(monkeypatch: pytest.MonkeyPatch, *draws: tuple[int, int]) -> None:
@@ -87,7 +88,8 @@ def pipeline(kind: type, folder: str) -> Any:
 
 @functools.cache
 def _loaded(folder: str) -> Any:
-    kind = FluxPipeline if "flux" in Path(folder).name else StableDiffusion3Pipeline
+    name = Path(folder).name
+    kind = FluxFillPipeline if "fill" in name else FluxPipeline if "flux" in name else StableDiffusion3Pipeline
     absent = {} if not folder.endswith("-small") else {"text_encoder_3": None, "tokenizer_3": None}
     return kind.from_pretrained(folder, **absent, **PLAIN)
 
@@ -117,7 +119,7 @@ def test_sd3_text_to_image(toys: dict[str, str], monkeypatch: pytest.MonkeyPatch
 def test_sd3_text_to_image_to_the_picture(toys: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     inject(monkeypatch, START)
     wanted = pipeline(StableDiffusion3Pipeline, toys["sd3"])(**ASKED, **SIZED).images[0]
-    (made,) = sample(toys["sd3"], {"task": "text_to_image", **PROMPTS})
+    (made,) = sample(toys["sd3"], {"task": "text_to_image", **PROMPTS}, capacity=2)
     assert_same_picture(made, wanted)
 
 
@@ -178,7 +180,7 @@ def test_flux_text_to_image_to_the_picture(toys: dict[str, str], monkeypatch: py
     asked = {name: value for name, value in FLUX.items() if name != "guidance_scale"}
     wanted = pipeline(FluxPipeline, toys["flux-dev"])(**asked, **SIZED).images[0]
     row = {name: value for name, value in FLUX_ROW.items() if name != "guidance"}
-    (made,) = sample(toys["flux-dev"], {"task": "text_to_image", **row, "size": SIDE})
+    (made,) = sample(toys["flux-dev"], {"task": "text_to_image", **row, "size": SIDE}, capacity=2)
     assert_same_picture(made, wanted)
 
 
@@ -199,6 +201,16 @@ def test_flux_inpainting(toys: dict[str, str], monkeypatch: pytest.MonkeyPatch, 
     wanted = theirs(**FLUX, **given, output_type="latent").images[0]
     row = make_row("inpaint", **FLUX_ROW, strength=strength, image="a.png", mask="m.png", size=SIDE)
     assert_same(latents_of(toys["flux-dev"], row), as_states(wanted))
+
+
+@pytest.mark.parametrize("strength", [0.6, 1.0])
+def test_flux_fill(toys: dict[str, str], monkeypatch: pytest.MonkeyPatch, strength: float) -> None:
+    inject(monkeypatch, IMAGE, START, MASKED)
+    theirs = pipeline(FluxFillPipeline, toys["flux-fill"])
+    given = {"image": picture(), "mask_image": mask(), "strength": strength, **SIZED}
+    wanted = theirs(**FLUX, **given, output_type="latent").images[0]
+    row = make_row("inpaint", **FLUX_ROW, strength=strength, image="a.png", mask="m.png", size=SIDE)
+    assert_same(latents_of(toys["flux-fill"], row), as_states(wanted))
 
 
 def test_tokens_are_made_of_a_state_and_it_of_them() -> None:

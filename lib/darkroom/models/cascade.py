@@ -304,7 +304,10 @@ class Cascade:
     def _pass_shape(self, number: int) -> tuple[int | tuple[int, int, int], int]:
         """Stage `number`'s state, of a UNet its side alone, and positions of an embedding."""
         stage, length = self.stages[number - 1], self.encoder_length(self.encoder_of(number))
-        return (stage.size // stage.factor if self._network(number)[0] == "unet" else stage.shape), length
+        if self._network(number)[0] == "unet":
+            return stage.size // stage.factor, length
+        channels, *side = stage.shape
+        return (channels + stage.extra_channels, *side), length
 
     def encoder_memory(self, name: str, dtype: str, prompts: int = texts.BATCH) -> Memory:
         """What encoder `name` needs on a device to encode `prompts` at a time; nothing is loaded."""

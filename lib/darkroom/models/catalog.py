@@ -20,7 +20,7 @@ from darkroom.models.sources import HUB, Source, check_revision, open_source, sp
 from darkroom.sampling.stage import Stage
 from darkroom.storage import NotFound, open_store
 
-GUIDANCE = 3.5  # that Flux is told where a row says nothing, as its pipeline has it
+GUIDANCE, FILL_GUIDANCE = 3.5, 30.0  # that Flux and Flux Fill are told where a row says nothing, as in their pipelines
 
 if TYPE_CHECKING:
     from darkroom.models.cascade import Cascade
@@ -149,7 +149,9 @@ def _guidance(stage: Stage) -> float | None:
     """See `Abilities.guidance`."""
     if not stage.distilled:
         return None
-    return GUIDANCE if stage.embeds_guidance else 1.0
+    if not stage.embeds_guidance:
+        return 1.0
+    return FILL_GUIDANCE if stage.inpaints else GUIDANCE
 
 
 def open_pipeline(name_or_uri: str) -> Source:

@@ -52,6 +52,7 @@ FAMILIES: dict[str, Family] = {
     "FluxPipeline": FLUX,
     "FluxImg2ImgPipeline": FLUX,
     "FluxInpaintPipeline": FLUX,
+    "FluxFillPipeline": FLUX,
 }
 
 
@@ -96,7 +97,18 @@ def network_folder(source: Source) -> str:
 
 
 def _transformer_kind(source: Source, family: Family) -> Kind:
-    config, channels = config_of(source, "transformer"), config_of(source, "vae")["latent_channels"]
+    config, vae = config_of(source, "transformer"), config_of(source, "vae")
+    channels = vae["latent_channels"]
+    if read_index(source)["_class_name"] == "FluxFillPipeline":
+        # Beside a state, latents of the picture without what is painted, and the mask: a channel for each pixel.
+        pixels = 4 ** (len(vae["block_out_channels"]) - 1)
+        taken, given = 4 * (2 * channels + pixels), 4 * channels
+        if (config.get("in_channels"), config.get("out_channels")) != (taken, given):
+            raise ModelError(
+                f"the transformer of {source.address} takes {config.get('in_channels')} channels and gives "
+                f"{config.get('out_channels')}; of a FluxFillPipeline, wanted {taken} and {given}"
+            )
+        return "latent_inpainting"
     wanted = channels if family is SD3 else 4 * channels
     if config.get("in_channels") != wanted or (config.get("out_channels") or wanted) != wanted:
         given = f"{config.get('in_channels')} channels and gives {config.get('out_channels')}"

@@ -91,9 +91,11 @@ class Repository:
 
     def _cached(self) -> Path | None:
         """The repository's folder in this machine's cache, whole or not."""
-        known = self._path("unet/config.json")
-        found = try_to_load_from_cache(self.name, known, revision=self.commit)
-        return Path(found).parents[len(Path(known).parts) - 1] if isinstance(found, str) else None
+        for known in map(self._path, ("unet/config.json", "transformer/config.json")):
+            found = try_to_load_from_cache(self.name, known, revision=self.commit)
+            if isinstance(found, str):
+                return Path(found).parents[len(Path(known).parts) - 1]
+        return None
 
     def _path(self, name: str) -> str:
         return f"{self.folder}/{name}" if self.folder else name

@@ -82,7 +82,7 @@ def read_stage(source: Source, number: int, below: int | None, own: Mapping[str,
         wanted, got = ("paint from noise", "enlarges") if below is None else ("enlarge a picture", "paints from noise")
         raise ModelError(f"stage {number} must {wanted}, and the one in {source.address} {got}")
     if family is not None and family.transformer:
-        return _transformer_stage(source, number, family)
+        return _transformer_stage(source, number, family, kind == "latent_inpainting")
     unet = config_of(source, "unet")
     settled = _SETTLED if kind in ("latent", "latent_inpainting") and not _is_sized(unet) else {}
     process = _process(source, "scheduler", settled, **_AS_EVER.get(kind, {}))
@@ -102,8 +102,8 @@ def read_stage(source: Source, number: int, below: int | None, own: Mapping[str,
     return Stage(number, size, channels, process, noising=_noising(source, kind, process), **how)
 
 
-def _transformer_stage(source: Source, number: int, family: Family) -> Stage:
-    """Of a flow of latents. What Flux was trained at stands in no file, but in its pipelines."""
+def _transformer_stage(source: Source, number: int, family: Family, fills: bool) -> Stage:
+    """Of a flow of latents. fills: it is told where it paints. What Flux was trained at stands in no file, but in its pipelines."""
     config, vae = config_of(source, "transformer"), config_of(source, "vae")
     factor, name = vae_factor(vae), "scheduler/scheduler_config.json"
     try:
@@ -115,6 +115,7 @@ def _transformer_stage(source: Source, number: int, family: Family) -> Stage:
     size, patch = factor * config.get("sample_size", FLUX_SIDE), config["patch_size"] if family is SD3 else PACKED
     embeds = bool(config.get("guidance_embeds", False))
     how = {"factor": factor, "patch": patch, "embeds_guidance": embeds, "distilled": family is not SD3}
+    how |= {"inpaints": fills, "folds": fills}
     return Stage(number, size, vae["latent_channels"], process, **how)
 
 

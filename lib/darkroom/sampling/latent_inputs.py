@@ -27,7 +27,7 @@ def to_latents(inputs: Inputs, row: Row, stage: Stage, encode: Encode) -> Inputs
     if inputs.mask is None:
         return replace(inputs, image=encode(inputs.image, _drawn(row, stage, 0)))
     mask = inputs.mask[:, :: stage.factor, :: stage.factor]
-    if not mask.any() and row.get("empty_mask", "fail") == "fail":
+    if not (inputs.mask if stage.folds else mask).any() and row.get("empty_mask", "fail") == "fail":
         (_, height, width), cell = stage.shape, stage.factor
         raise ValueError(
             f"the mask selects none of the {width} x {height} latents, each of which stands for {cell} x {cell} "
@@ -37,7 +37,15 @@ def to_latents(inputs: Inputs, row: Row, stage: Stage, encode: Encode) -> Inputs
     if not stage.inpaints:
         return replace(inputs, image=image, mask=mask)
     masked = encode(inputs.image * ~inputs.mask, _drawn(row, stage, 1))
-    return replace(inputs, image=image, mask=mask, beside=torch.cat([mask.float(), masked]))
+    told = [masked, folded(inputs.mask.float(), stage.factor)] if stage.folds else [mask.float(), masked]
+    return replace(inputs, image=image, mask=mask, beside=torch.cat(told))
+
+
+def folded(mask: Tensor, factor: int) -> Tensor:
+    """[1, H, W] -> [factor^2, H / factor, W / factor]: a channel for each pixel that a latent stands for, by rows."""
+    _, height, width = mask.shape
+    cells = mask.reshape(height // factor, factor, width // factor, factor)
+    return cells.permute(1, 3, 0, 2).reshape(factor**2, height // factor, width // factor)
 
 
 def _drawn(row: Row, stage: Stage, draw: int) -> Tensor:

@@ -27,7 +27,7 @@ class Stage:
     `steps`, `guidance` and `noise_level` are the stage's own where it does not follow the row's (stages II and III).
     `start`: it starts from the enlarged low-resolution picture, noised to the time of that index; 0: from pure noise.
     `factor`: pixels of the picture per element of the state, along a side: more than 1 where a VAE decodes the state.
-    `inpaints`: the model sees mask and masked picture beside the state; `sized`: it is told SIZES.
+    `inpaints`: the model sees mask and masked picture beside the state; `folds`: and every pixel of the mask; `sized`: it is told SIZES.
     `step`: pixels of which a picture's width and height may be any multiple, 0 where it makes squares of `size` alone;
     `rectangle`: width and height that a row asks for.
     `patch`: elements of the state, along a side, that the model sees as one token.
@@ -54,6 +54,7 @@ class Stage:
     patch: int = 1
     embeds_guidance: bool = False
     distilled: bool = False
+    folds: bool = False
     rectangle: tuple[int, int] | None = None
 
     @property
@@ -71,7 +72,7 @@ class Stage:
     def extra_channels(self) -> int:
         """Channels that the model sees beside the state."""
         if self.inpaints:
-            return 1 + self.channels
+            return (self.factor**2 if self.folds else 1) + self.channels
         if self.noise_level is None:
             return 0
         return 3 if self.factor > 1 else self.channels
