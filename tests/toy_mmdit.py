@@ -13,7 +13,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from toy_deepfloyd import WIDTH, save_clip_tokenizer, save_t5_tokenizer, small_t5, write_json
 
-Kind = Literal["sd3", "sd3-small", "flux-dev", "flux-schnell", "flux-fill"]
+Kind = Literal["sd3", "sd3-small", "flux-dev", "flux-schnell", "flux-fill", "flux-kontext"]
 SIDE, FACTOR, CHANNELS = 8, 4, 16  # of the state, pixels for each of its elements
 FIRST, SECOND, POOLED = 8, 16, 12  # widths of CLIP's embeddings, and of the second's pooled one
 _CLIP = {"num_hidden_layers": 3, "num_attention_heads": 2, "vocab_size": 2 * 256 + 2, "intermediate_size": 16}
@@ -24,8 +24,11 @@ def save_toy_mmdit(folder: Path, kind: Kind) -> Path:
     """A pipeline of small pictures. sd3-small: without its T5, and with a shift that hangs on the size."""
     torch.manual_seed(get_args(Kind).index(kind))
     parts = _sd3(kind) if kind.startswith("sd3") else _flux(kind)
-    name = "FluxFillPipeline" if kind == "flux-fill" else "FluxPipeline"
-    index: dict[str, object] = {"_class_name": name, "_diffusers_version": diffusers.__version__}
+    named = {"flux-fill": "FluxFillPipeline", "flux-kontext": "FluxKontextPipeline"}
+    index: dict[str, object] = {
+        "_class_name": named.get(kind, "FluxPipeline"),
+        "_diffusers_version": diffusers.__version__,
+    }
     index |= {"feature_extractor": [None, None], "image_encoder": [None, None]}
     if kind.startswith("sd3"):
         index |= {"_class_name": "StableDiffusion3Pipeline", "text_encoder_3": [None, None]}

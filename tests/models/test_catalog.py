@@ -164,6 +164,7 @@ def test_the_presets_are_three_stages_each() -> None:
 
 def test_stable_diffusion_is_pinned_to_the_commit() -> None:
     assert set(STABLE_DIFFUSION) == {"sd15", "sd15-inpaint", "sd2", "sdxl"}
-    assert set(SD3_FLUX) == {"sd3", "sd35", "sd35-large", "flux-dev", "flux-schnell"}
+    flux = {"flux-dev", "flux-schnell", "flux-fill", "flux-kontext"}
+    assert set(SD3_FLUX) == {"sd3", "sd35", "sd35-large"} | flux
     for (source,) in (STABLE_DIFFUSION | SD3_FLUX).values():
         assert re.fullmatch(r"hf://[\w.-]+/[\w.-]+@[0-9a-f]{40}", source)

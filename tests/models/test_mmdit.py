@@ -15,6 +15,7 @@ from diffusers import (
     FluxFillPipeline,
     FluxImg2ImgPipeline,
     FluxInpaintPipeline,
+    FluxKontextPipeline,
     FluxPipeline,
     StableDiffusion3Img2ImgPipeline,
     StableDiffusion3InpaintPipeline,
@@ -59,7 +60,7 @@ DRAWING = [
     f"{_PIPELINES}.stable_diffusion_3.pipeline_stable_diffusion_3{task}" for task in ("", "_img2img", "_inpaint")
 ]
 DRAWING += [f"{_PIPELINES}.flux.pipeline_flux{task}" for task in ("", "_img2img", "_inpaint")]
-DRAWING += ["diffusers.pipelines.flux.pipeline_flux_fill"]
+DRAWING += [f"diffusers.pipelines.flux.pipeline_flux_{task}" for task in ("fill", "kontext")]
 DRAWING += ["diffusers.models.autoencoders.vae"]
 
 
@@ -88,8 +89,9 @@ def pipeline(kind: type, folder: str) -> Any:
 
 @functools.cache
 def _loaded(folder: str) -> Any:
-    name = Path(folder).name
-    kind = FluxFillPipeline if "fill" in name else FluxPipeline if "flux" in name else StableDiffusion3Pipeline
+    other = {"flux-fill": FluxFillPipeline, "flux-kontext": FluxKontextPipeline}
+    usual = FluxPipeline if "flux" in Path(folder).name else StableDiffusion3Pipeline
+    kind = other.get(Path(folder).name, usual)
     absent = {} if not folder.endswith("-small") else {"text_encoder_3": None, "tokenizer_3": None}
     return kind.from_pretrained(folder, **absent, **PLAIN)
 
@@ -211,6 +213,31 @@ def test_flux_fill(toys: dict[str, str], monkeypatch: pytest.MonkeyPatch, streng
     wanted = theirs(**FLUX, **given, output_type="latent").images[0]
     row = make_row("inpaint", **FLUX_ROW, strength=strength, image="a.png", mask="m.png", size=SIDE)
     assert_same(latents_of(toys["flux-fill"], row), as_states(wanted))
+
+
+def test_flux_kontext(toys: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    inject(monkeypatch, START)
+    theirs = pipeline(FluxKontextPipeline, toys["flux-kontext"])
+    given = {"image": picture(), "max_area": SIDE**2, "_auto_resize": False, **SIZED}
+    wanted = theirs(**FLUX, **given, output_type="latent").images[0]
+    row = make_row("image_to_image", **FLUX_ROW, strength=1, image="a.png", size=SIDE)
+    assert_same(latents_of(toys["flux-kontext"], row), as_states(wanted))
+
+
+def test_what_kontext_draws_with_a_picture_and_without(toys: dict[str, str]) -> None:
+    plain = {"prompt": "a red one", "steps": 2, "size": SIDE}
+    rows: list[dict[str, Any]] = [
+        plain | {"task": "image_to_image", "strength": 1, "image": picture()},
+        plain | {"task": "text_to_image"},
+    ]
+    together = sample(toys["flux-kontext"], rows, capacity=2)
+    for row, image in zip(rows, together, strict=True):
+        assert np.array_equal(np.array(sample(toys["flux-kontext"], row, capacity=2)[0]), np.array(image))
+    assert not np.array_equal(*map(np.array, together))
+    with pytest.raises(ManifestError, match="'strength' must be 1 for 'flux-kontext', which sees the whole picture"):
+        sample(toys["flux-kontext"], rows[0] | {"strength": 0.5})
+    with pytest.raises(ManifestError, match="the task must be image_to_image, or text_to_image"):
+        sample(toys["flux-kontext"], plain | {"task": "inpaint", "image": picture(), "mask": mask()})
 
 
 def test_tokens_are_made_of_a_state_and_it_of_them() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from darkroom.manifest.tasks import Anagram, Denoise, Forward, Hybrid, Inpaint, Task, Upscale
+from darkroom.manifest.tasks import Anagram, Denoise, Forward, Hybrid, ImageToImage, Inpaint, Task, TextToImage, Upscale
 from darkroom.sampling.components import Component, make_component
 from darkroom.sampling.grids import KARRAS, GridDefaults, grid_times
 from darkroom.sampling.levels import descent, start_index, timesteps
@@ -31,6 +31,7 @@ class Abilities:
     upscale: whether it has upper stages that can be run alone; scorer: whether there is one to choose candidates by.
     latent: the first stage works on latents, which a VAE makes pictures of: there are no pixels until it has ended.
     sampler: of a row that names none, None for the process's own; grid: what the model says of the times of a walk.
+    edits: it sees a picture that is given whole, beside what it draws.
     begun: what a strength begins of a step is made whole, see `start_index`.
     guidance: of a row that says nothing, to a model that was trained to answer as if guided, None to others; embeds: it
     is told that number, and else it is 1.
@@ -60,6 +61,7 @@ class Abilities:
     paired: bool = False
     second_text: bool = False
     begun: bool = False
+    edits: bool = False
     guidance: float | None = None
     embeds: bool = False
     adapters: tuple[str, ...] | None = ()
@@ -247,6 +249,8 @@ def _latent_misfits(task: Task, abilities: Abilities) -> Iterator[str]:
     if abilities.inpaints and not isinstance(task, Inpaint):
         yield f"the model '{abilities.name}' paints pictures in, and does so alone: the task must be inpaint"
         return
+    if abilities.edits:
+        yield from _edit_misfits(task, abilities.name)
     does = None
     if isinstance(task, Anagram):
         does = "the views of an anagram rearrange pixels"
@@ -260,6 +264,13 @@ def _latent_misfits(task: Task, abilities: Abilities) -> Iterator[str]:
         yield f"{does}, and '{abilities.name}' works on latents: it needs a model of pixels, such as DeepFloyd IF"
     if abilities.inpaints and isinstance(task, Inpaint) and task.resample is not None:
         yield f"'resample' goes back to a picture that is held, and '{abilities.name}' is told what to keep instead"
+
+
+def _edit_misfits(task: Task, name: str) -> Iterator[str]:
+    if not isinstance(task, TextToImage | ImageToImage):
+        yield f"the model '{name}' edits pictures as the prompt says: the task must be image_to_image, or text_to_image"
+    elif isinstance(task, ImageToImage) and task.strength != 1 and task.start != 0:
+        yield f"'strength' must be 1 for '{name}', which sees the whole picture beside what it draws"
 
 
 def _text_misfits(task: Task, abilities: Abilities) -> Iterator[str]:

@@ -134,6 +134,7 @@ def abilities(model: Model, scorer: bool = False) -> Abilities:
         text_layers=model.text_layers,
         paired=model.stages[0].sized,
         second_text=model.stages[0].sized or model.stages[0].process.shift is not None,
+        edits=model.stages[0].edits,
         begun=model.stages[0].process.shift is not None,
         guidance=_guidance(model.stages[0]),
         embeds=model.stages[0].embeds_guidance,

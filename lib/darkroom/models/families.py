@@ -53,6 +53,7 @@ FAMILIES: dict[str, Family] = {
     "FluxImg2ImgPipeline": FLUX,
     "FluxInpaintPipeline": FLUX,
     "FluxFillPipeline": FLUX,
+    "FluxKontextPipeline": FLUX,
 }
 
 

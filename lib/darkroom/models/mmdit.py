@@ -69,17 +69,20 @@ class TransformerPredictor:
 
     def _flux(self, x: Tensor, timestep: Tensor, told: Mapping[str, Tensor]) -> Tensor:
         texts, (*_, height, width) = told[CONDITION].to(self.dtype), x.shape
+        # A picture that is edited stands behind the state, as tokens at another place.
+        count, own = height // PACKED * (width // PACKED), self.transformer.config.in_channels // PACKED**2
+        seen = x.split(own, dim=1)
         (answer,) = self.transformer(
-            packed(x),
+            torch.cat([packed(part) for part in seen], dim=1),
             encoder_hidden_states=texts,
             pooled_projections=told[POOLED].to(self.dtype),
             timestep=timestep / 1000,
-            img_ids=positions(height // PACKED, width // PACKED, x.device),
+            img_ids=torch.cat([positions(height // PACKED, width // PACKED, x.device, at) for at in range(len(seen))]),
             txt_ids=torch.zeros(texts.shape[1], 3, device=x.device),
             guidance=told.get(GUIDANCE),
             return_dict=False,
         )
-        return unpacked(answer, height, width)
+        return unpacked(answer[:, :count], height, width)
 
     def admit(self, plan: Plan) -> bool:
         """See `Adapters.admit`."""
@@ -104,11 +107,11 @@ def unpacked(tokens: Tensor, height: int, width: int) -> Tensor:
     return squares.permute(0, 3, 1, 4, 2, 5).reshape(len(tokens), -1, height, width)
 
 
-def positions(rows: int, columns: int, device: torch.device, first: float = 0.0) -> Tensor:
+def positions(rows: int, columns: int, device: torch.device, first: float = 0) -> Tensor:
     """Of a picture's tokens, [rows columns, 3]: `first`, row, column."""
     row = torch.arange(rows, device=device).float()[:, None, None].expand(rows, columns, 1)
     column = torch.arange(columns, device=device).float()[None, :, None].expand(rows, columns, 1)
-    return torch.cat([torch.full_like(row, first), row, column], dim=-1).flatten(0, 1)
+    return torch.cat([torch.full_like(row, float(first)), row, column], dim=-1).flatten(0, 1)
 
 
 def pass_memory(

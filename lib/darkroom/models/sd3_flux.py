@@ -11,6 +11,8 @@ PRESETS: dict[str, tuple[str, ...]] = {
     "sd35-large": ("hf://stabilityai/stable-diffusion-3.5-large@ceddf0a7fdf2064ea28e2213e3b84e4afa170a0f",),
     "flux-dev": ("hf://black-forest-labs/FLUX.1-dev@3de623fc3c33e44ffbe2bad470d0f45bccf2eb21",),
     "flux-schnell": ("hf://black-forest-labs/FLUX.1-schnell@741f7c3ce8b383c54771c7003378a50191e9efe9",),
+    "flux-fill": ("hf://black-forest-labs/FLUX.1-Fill-dev@358293da0354175698b67ec8299acf928313a78a",),
+    "flux-kontext": ("hf://black-forest-labs/FLUX.1-Kontext-dev@af58063aa431f4d2bbc11ae46f57451d4416a170",),
 }
 
 _SD3 = {

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from darkroom.models.errors import ModelError
-from darkroom.models.families import SD3, Family, Kind, family_of, stage_kind
+from darkroom.models.families import SD3, Family, Kind, family_of, read_index, stage_kind
 from darkroom.models.sources import Source, read_json
 from darkroom.models.weights import config_of
 from darkroom.sampling.diffusion import Diffusion
@@ -103,7 +103,8 @@ def read_stage(source: Source, number: int, below: int | None, own: Mapping[str,
 
 
 def _transformer_stage(source: Source, number: int, family: Family, fills: bool) -> Stage:
-    """Of a flow of latents. fills: it is told where it paints. What Flux was trained at stands in no file, but in its pipelines."""
+    """Of a flow of latents. fills: it is told where it paints. What Flux was trained at stands in no file, but in its
+    pipelines."""
     config, vae = config_of(source, "transformer"), config_of(source, "vae")
     factor, name = vae_factor(vae), "scheduler/scheduler_config.json"
     try:
@@ -115,7 +116,8 @@ def _transformer_stage(source: Source, number: int, family: Family, fills: bool)
     size, patch = factor * config.get("sample_size", FLUX_SIDE), config["patch_size"] if family is SD3 else PACKED
     embeds = bool(config.get("guidance_embeds", False))
     how = {"factor": factor, "patch": patch, "embeds_guidance": embeds, "distilled": family is not SD3}
-    how |= {"inpaints": fills, "folds": fills}
+    edits = read_index(source)["_class_name"] == "FluxKontextPipeline"
+    how |= {"inpaints": fills, "folds": fills, "edits": edits}
     return Stage(number, size, vae["latent_channels"], process, **how)
 
 

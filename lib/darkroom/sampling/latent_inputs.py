@@ -24,6 +24,9 @@ def to_latents(inputs: Inputs, row: Row, stage: Stage, encode: Encode) -> Inputs
     """
     if inputs.image is None or not stage.encodes:
         return inputs
+    if stage.edits:  # as the distribution has it in the middle, which is not drawn from
+        image = encode(inputs.image, torch.zeros(stage.shape))
+        return replace(inputs, image=image, beside=image)
     if inputs.mask is None:
         return replace(inputs, image=encode(inputs.image, _drawn(row, stage, 0)))
     mask = inputs.mask[:, :: stage.factor, :: stage.factor]

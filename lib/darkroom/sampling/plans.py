@@ -103,9 +103,10 @@ class Plan:
 
     @property
     def kind(self) -> Kind:
-        """Rows of one kind can share a pass: their states and the row's own fields have the same shapes, and they ask
-        the same control networks."""
-        return self.shape, self.nets, tuple((name, tuple(values.shape)) for name, values in self.fields.items())
+        """Rows of one kind can share a pass: their states, what is beside these and the row's own fields have the same
+        shapes, and they ask the same control networks."""
+        told = {"extra": self.extra, **self.fields} if self.extra is not None else self.fields
+        return self.shape, self.nets, tuple((name, tuple(values.shape)) for name, values in told.items())
 
     def told(self, key: str) -> Fields:
         """All that the model is told beside state and time when it is asked with this prompt or label. KeyError."""
@@ -195,7 +196,7 @@ def make_plan(row: Row, stage: Stage, inputs: Inputs) -> Plan:
         alternate=row.get("reduction") == "alternate" and not stage.enlarges_latents,
         reference=trajectory.reference,
         constraint=_constraint(row, stage, inputs),
-        extra=inputs.beside if stage.inpaints else _noised_low_res(row, stage, inputs),
+        extra=inputs.beside if stage.inpaints or stage.edits else _noised_low_res(row, stage, inputs),
         noise_level=stage.noise_level or 0,
         reference_place=trajectory.place,
         blur=trajectory.blur,

@@ -27,7 +27,8 @@ class Stage:
     `steps`, `guidance` and `noise_level` are the stage's own where it does not follow the row's (stages II and III).
     `start`: it starts from the enlarged low-resolution picture, noised to the time of that index; 0: from pure noise.
     `factor`: pixels of the picture per element of the state, along a side: more than 1 where a VAE decodes the state.
-    `inpaints`: the model sees mask and masked picture beside the state; `folds`: and every pixel of the mask; `sized`: it is told SIZES.
+    `inpaints`: the model sees mask and masked picture beside the state; `folds`: the mask with each of its pixels;
+    `edits`: it sees a picture that a row gives beside the state, whole; `sized`: it is told SIZES.
     `step`: pixels of which a picture's width and height may be any multiple, 0 where it makes squares of `size` alone;
     `rectangle`: width and height that a row asks for.
     `patch`: elements of the state, along a side, that the model sees as one token.
@@ -55,6 +56,7 @@ class Stage:
     embeds_guidance: bool = False
     distilled: bool = False
     folds: bool = False
+    edits: bool = False
     rectangle: tuple[int, int] | None = None
 
     @property
@@ -70,7 +72,9 @@ class Stage:
 
     @property
     def extra_channels(self) -> int:
-        """Channels that the model sees beside the state."""
+        """Channels that the model sees beside the state; of one that edits, where a picture is given."""
+        if self.edits:
+            return self.channels
         if self.inpaints:
             return (self.factor**2 if self.folds else 1) + self.channels
         if self.noise_level is None:
@@ -110,7 +114,8 @@ class Inputs:
 
     conditions: what the model takes for each prompt or label, by `condition_keys`: the field CONDITION, or several
     image, given: [C, H, W] in [-1, 1]; mask: bool [1, H, W], True = paint; low_res: [C, h, w] in [-1, 1], any size
-    beside: what an inpainting model sees beside the state, mask and latents of the picture without its masked part
+    beside: what an inpainting model sees beside the state, mask and latents of the picture without its masked part; or
+        the latents that one sees which edits
     fields: what the model is told of the row whatever it is asked, beside what its stage says of it
     hints: [3, H, W] in [0, 1], pictures of the row's size by the control network that sees them, in their order
     A stage of latents takes latents of `image` and a mask of their size: see `latent_inputs`.
