@@ -67,7 +67,7 @@ class World:
 def train_here(options: job.TrainOptions, say: Callable[[str], None]) -> None:
     """The recipe's own training as the one worker of this process: what Ray Train's workers run."""
     torch.set_num_threads(1)
-    recipe = with_settings(find_recipe(options.recipe)(), options.settings)
+    recipe = with_settings(find_recipe(options.recipe)(), options.settings).settled()
     store = open_store(options.out)
     if not store.exists("config.json"):
         recipe.train(options.data, store, Worker(0, 1, torch.device("cpu")), say)

@@ -101,7 +101,11 @@ FLOOD = "\n".join(["a0: &a0 x", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)
     ("old", "new", "said"),
     [
         ("{at_least: 0.9, margin: 0.01}", "{margin: 0.01}", "gate: no bound: the first model, which has no champion"),
-        ("recipe: mnist-flow-class", "recipe: if-xs", "train.recipe: if-xs does not train a network of its own"),
+        (
+            "recipe: mnist-flow-class",
+            "recipe: if-xs",
+            "train.recipe: if-xs trains neither a network of its own nor an adapter",
+        ),
         ("recipe: mnist-flow-class", "recipe: mnist-flw", "train.recipe: unknown recipe 'mnist-flw', did you mean"),
         ("smoke: smoke.yaml", "smoke: smok.yaml", "smoke: there is no manifest /"),
         ("gate:", "classifier: smoke.yaml\ngate:", "line 8: classifier: no classifier in /"),

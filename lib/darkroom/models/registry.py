@@ -28,7 +28,7 @@ from darkroom.storage import NotFound, open_store
 from darkroom.storage.lease import actor
 
 SCHEME, VARIABLE = "registry://", "DARKROOM_REGISTRY"
-CHAMPION, RECORD = "champion.json", "version.json"
+CHAMPION, RECORD, WEIGHTS_END = "champion.json", "version.json", ".safetensors"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _READ_AT_ONCE = 16
 
@@ -122,8 +122,10 @@ class RegisteredModel:
         """
         if not self.store.exists(f"versions/{number}/{RECORD}"):
             model, folder = open_store(source), f"versions/{number}"
-            config, weights = read_config(model), model.read(WEIGHTS)
-            self.store.write(f"{folder}/{WEIGHTS}", weights)
+            config = read_config(model)
+            file = config.get("weights", WEIGHTS)  # adapters' have names that other programs look for
+            weights = model.read(file)
+            self.store.write(f"{folder}/{file}", weights)
             self.store.write(f"{folder}/{CONFIG}", _json({**config, "name": f"{self.name}@{number}"}))
             artifact = {"sha256": hashlib.sha256(weights).hexdigest(), "bytes": len(weights)}
             whole = {"name": self.name, "version": number, "created_at": _now().isoformat(), "artifact": artifact}
@@ -185,7 +187,7 @@ class RegisteredModel:
         self.note("retired", f"version-{number:06d}", version=number, reason=reason)
         # The configuration first: from then on nobody begins to read the weights.
         self.store.delete(f"versions/{number}/{CONFIG}")
-        self.store.delete(f"versions/{number}/{WEIGHTS}")
+        self.store.delete(*(key for key in self.store.list(f"versions/{number}/") if key.endswith(WEIGHTS_END)))
 
     def note(self, kind: str, about: str, **more: Any) -> None:
         """Adds an event. about: with the kind its name, so that noted twice it is there once."""
@@ -232,7 +234,7 @@ class RegisteredModel:
             return [json.loads(data) for data in pool.map(self.store.read, list(self.store.list(prefix)))]
 
 
-_MODEL_OF = re.compile(rf"versions/(\d+)/({re.escape(CONFIG)}|{re.escape(WEIGHTS)})")
+_MODEL_OF = re.compile(rf"versions/(\d+)/({re.escape(CONFIG)}|[^/]+{re.escape(WEIGHTS_END)})")
 
 
 def names(root: str) -> list[str]:

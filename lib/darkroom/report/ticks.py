@@ -61,18 +61,19 @@ def _facts(ticks: list[Tick], measured: list[Tick]) -> list[tuple[str, str]]:
     if measured:
         evaluation = measured[-1]["steps"]["evaluate"]
         how, rows = evaluation["settings"], measured[-1]["steps"]["snapshot"]["rows"]
-        facts += [
-            ("measured with", f"3 x {how['count']} pictures, {how['steps']} steps, guidance {how['guidance']:g}"),
-            ("evaluator", f"version {evaluation['evaluator']}"),
-            ("data", f"{rows['train']:,} pictures for training, {rows['test']:,} for tests"),
-        ]
+        if how:  # adapters are measured by their loss alone
+            drawn = f"3 x {how['count']} pictures, {how['steps']} steps, guidance {how['guidance']:g}"
+            facts.append(("measured with", drawn))
+        held = f", {rows['test']:,} for tests" if "test" in rows else ""
+        facts.append(("evaluator", f"version {evaluation['evaluator']}"))
+        facts.append(("data", f"{rows['train']:,} pictures for training{held}"))
     return facts
 
 
 def _line(tick: Tick, out: str) -> dict[str, Any]:
     snapshot = tick["steps"].get("snapshot")
     pages = [result for result in (tick["steps"].get("evaluate"), *_champions(tick)) if result]
-    links = [_below(result["page"], out) for result in pages]
+    links = [_below(result["page"], out) for result in pages if result["page"]]
     return {
         "id": tick["id"],
         "time": _moment(tick["id"]),

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from darkroom.report import curves, denoiser, diffusions, flows, pure_noise
+from darkroom.report import adapter, curves, denoiser, diffusions, flows, pure_noise
 from darkroom.report.grids import page_size
 from darkroom.report.sections import Drawing, Section, Table, attempt, moment, render
 from darkroom.report.trained import TrainingRun
@@ -41,6 +41,8 @@ def write_training_report(run_uri: str, against: str | None = None, samples: int
 
 def _shown(run: TrainingRun, samples: int | None) -> list[tuple[str, str, Draw]]:
     """What is drawn besides the loss, by what the model is; nothing of a cascade, whose report is its evaluation."""
+    if adapter.is_adapter(run):
+        return [("validation", "Validation prompts", partial(adapter.prompts_by_epoch, run))]
     if not run.drawable:
         return []
     process = run.config["process"]
@@ -137,6 +139,8 @@ def _write(store: Store, run: TrainingRun, sections: list[Section]) -> None:
 
 def _html(run: TrainingRun, sections: list[Section]) -> str:
     about = _about_model(run) if run.drawable else []
+    if adapter.is_adapter(run) and run.finished:
+        about = adapter.facts(run.config)
     facts = [("state", _state(run)), *about, *_effort(run), *_circumstances(run)]
     chosen = {key: value for key, value in run.recipe.items() if key not in _IN_FACTS and value != "auto"}
     recipe = [(key.replace("_", " "), _value(value)) for key, value in chosen.items()]

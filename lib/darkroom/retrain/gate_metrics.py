@@ -7,8 +7,8 @@ from typing import Literal
 
 from darkroom.evaluation.denoising import SIGMAS
 
-Kind = Literal["label", "unconditional", "denoiser"]
-_ANY: tuple[Kind, ...] = ("label", "unconditional", "denoiser")
+Kind = Literal["label", "unconditional", "denoiser", "adapter"]
+_ANY: tuple[Kind, ...] = ("label", "unconditional", "denoiser", "adapter")
 _GENERATES: tuple[Kind, ...] = ("label", "unconditional")
 
 
@@ -36,7 +36,7 @@ METRICS: dict[str, Metric] = {
     "frechet_distance": Metric("Fréchet distance", "lower", judged=True),
     "precision": Metric("precision", "higher", 1.0, judged=True),
     "recall": Metric("recall", "higher", 1.0, judged=True),
-    "validation_loss": Metric("validation loss", "lower"),
+    "validation_loss": Metric("validation loss", "lower", of=(*_GENERATES, "adapter")),
     "nearest_training_picture": Metric("distance to the nearest training picture, mean", "higher"),
     "nearest_training_minimum": Metric("distance to the nearest training picture, least", "higher"),
     "seconds_per_sample": Metric("seconds per sample", "lower"),

@@ -12,15 +12,17 @@ from typing import Any
 
 from darkroom.evaluation.distances import measured
 from darkroom.evaluation.network import Sampling, evaluate_network
+from darkroom.models.adapter_files import StoredAdapter
 from darkroom.models.catalog import open_model
 from darkroom.models.classifier import Classifier
-from darkroom.models.network import WEIGHTS, Network
+from darkroom.models.network import WEIGHTS, Network, read_config
 from darkroom.ray_cluster import ClusterError, free
 from darkroom.report.evaluation import write_evaluation
 from darkroom.retrain.gate_metrics import psnr_name
 from darkroom.retrain.schema import Evaluate
-from darkroom.storage import StorageError
-from darkroom.training.data import DataSet
+from darkroom.storage import StorageError, open_store
+from darkroom.training.data import DataSet, read_record
+from darkroom.training.recipes.lora import Lora
 
 EVALUATOR = 1  # another number for another meaning of any measure
 SAID_SECONDS, SILENCE_SECONDS = 60.0, 3600.0  # that a GPU is waited for, as a training's workers are
@@ -53,6 +55,28 @@ def measure(model: str, data: DataSet, options: Evaluate, out: str, classifier: 
         "revision": network.revision,
         "classifier": evaluation.record.get("classifier"),
         "page": out,
+        "metrics": {name: measured(values) for name, values in metrics.items()},
+    }
+
+
+def measure_adapter(model: str, data: str) -> dict[str, Any]:
+    """Measures the adapter in the folder `model` by its loss on an ingested data set, with noise that is always the
+    same, here: what `measure` returns, with a single value of each metric. ValueError, StorageError."""
+    from darkroom.training.lora import adapter_loss  # diffusers: seconds, which few pipelines want
+
+    store = open_store(model)
+    config = read_config(store)
+    fields = {key: value for key, value in config["training"]["recipe"].items() if key != "name"}
+    fields |= {"targets": tuple(fields["targets"]), "prior": 0, "prior_prompts": "", "validation": ""}
+    loss = adapter_loss(Lora(**fields), model, data)
+    metrics = {"validation_loss": [loss], "size": [store.size(config["weights"])]}
+    return {
+        "evaluator": EVALUATOR,
+        "settings": {},
+        "data": {"train": read_record(data, "captions")["splits"]["train"]["digest"]},
+        "revision": StoredAdapter.at("adapter", model).digest[:16],
+        "classifier": None,
+        "page": "",
         "metrics": {name: measured(values) for name, values in metrics.items()},
     }
 

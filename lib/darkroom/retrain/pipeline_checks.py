@@ -13,16 +13,20 @@ from darkroom.retrain.schema import Data, Train
 from darkroom.retrain.times import check_cron, read_zone
 from darkroom.sampling.names import unknown
 from darkroom.training.recipes import find_recipe
+from darkroom.training.recipes.lora import Lora
 from darkroom.training.recipes.network import NetworkRecipe
-from darkroom.training.recipes.recipe import with_settings
+from darkroom.training.recipes.recipe import Recipe, with_settings
 
 Problem = tuple[Place, str]
 _DIGITS = {"name": "digits", "classes": [*"0123456789"], "image": {"height": 28, "width": 28, "channels": 1}}
 Part = TypeVar("Part", bound=BaseModel)
 
 
-def kind_of(recipe: NetworkRecipe) -> Kind:
+def kind_of(recipe: Recipe) -> Kind:
     """What kind of network a recipe trains, which decides what can be measured of it."""
+    if isinstance(recipe, Lora):
+        return "adapter"
+    assert isinstance(recipe, NetworkRecipe), "recipes of one network, or of an adapter, are retrained"
     if recipe.process() is None:
         return "denoiser"
     return "label" if recipe.network(_DIGITS).get("num_classes") else "unconditional"
@@ -41,14 +45,17 @@ def meant_wrong(document: dict[str, Any]) -> list[Problem]:
         except AttributeError:  # schedule is no mapping
             break
     data = _part(document, "data", Data)
-    if data is not None and data.source is None and data.kind in ("idx", "folder"):
+    if data is not None and data.source is None and data.kind in ("idx", "folder", "captions"):
         found.append((("data",), f"'source' is missing: where the {data.kind} files lie"))
     train = _part(document, "train", Train)
     recipe, problems = _recipe(train) if train is not None else (None, [])
+    if data is not None and recipe is not None and (data.kind == "captions") != (recipe.reads == "captions"):
+        wanted = "captions" if recipe.reads == "captions" else "mnist, cifar10, idx or folder"
+        found.append((("data", "kind"), f"is {data.kind}, and {recipe.name} learns from {wanted}"))
     return found + problems + _gate_problems(document.get("gate"), recipe)
 
 
-def _recipe(train: Train) -> tuple[NetworkRecipe | None, list[Problem]]:
+def _recipe(train: Train) -> tuple[Recipe | None, list[Problem]]:
     """The recipe, without its settings if those are wrong; None if there is none of that name."""
     from darkroom.training.distributed import Workers  # it imports Ray, which takes a second
 
@@ -61,8 +68,8 @@ def _recipe(train: Train) -> tuple[NetworkRecipe | None, list[Problem]]:
         kind = find_recipe(train.recipe)
     except ValueError as error:
         return None, [*found, (("train", "recipe"), str(error))]
-    if not issubclass(kind, NetworkRecipe):
-        text = f"{train.recipe} does not train a network of its own, which is what a pipeline retrains"
+    if not issubclass(kind, (NetworkRecipe, Lora)):
+        text = f"{train.recipe} trains neither a network of its own nor an adapter, which a pipeline retrains"
         return None, [*found, (("train", "recipe"), text)]
     try:
         return with_settings(kind(), train.texts()), found
@@ -76,7 +83,7 @@ def _setting_problem(line: str, train: Train) -> Problem:
     return ("train", "settings", *([key] if key else [])), text
 
 
-def _gate_problems(gate: Any, recipe: NetworkRecipe | None) -> list[Problem]:
+def _gate_problems(gate: Any, recipe: Recipe | None) -> list[Problem]:
     if not isinstance(gate, dict):
         return []
     found: list[Problem] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from darkroom.evaluation.recognition import why_not_judged
@@ -15,19 +16,27 @@ from darkroom.retrain.schema import Pipeline
 from darkroom.storage import open_store
 from darkroom.training.data import DataSet, read_record
 from darkroom.training.network_training import describe
+from darkroom.training.recipes.lora import Lora
 from darkroom.training.recipes.network import NetworkRecipe
+from darkroom.training.recipes.recipe import Recipe
 
 
-def check_fit(pipeline: Pipeline, recipe: NetworkRecipe, data: str, load: Callable[[str], DataSet]) -> dict[str, Any]:
+def check_fit(pipeline: Pipeline, recipe: Recipe, data: str, load: Callable[[str], DataSet]) -> dict[str, Any]:
     """ValueError where the gate asks for what cannot be measured on this data, the classifier does not know it, or a
     manifest asks for what the model that is to be trained cannot do. Nothing is trained yet.
 
     load: reads the data set at a uri, whole; it is asked for only where a classifier is to judge.
     """
-    record = read_record(data)
+    record = read_record(data, recipe.reads)
     recipe.check(record)
-    _check_classifier(pipeline, data, load)
     manifests = [pipeline.smoke, pipeline.generate and pipeline.generate.manifest]
+    if isinstance(recipe, Lora):
+        able = replace(abilities(recipe.opened()), adapters=(pipeline.name,))
+        for manifest in filter(None, manifests):
+            open_manifest(manifest, able)
+        return {}
+    assert isinstance(recipe, NetworkRecipe), "the pipeline file was checked"
+    _check_classifier(pipeline, data, load)
     if any(manifests):
         network = Network.from_config(open_store(data), describe(recipe, data, record, steps=1))
         for manifest in filter(None, manifests):

@@ -7,9 +7,12 @@ from typing import Any
 
 from darkroom.batch import generate
 from darkroom.models.catalog import open_model
-from darkroom.models.registry import SCHEME
+from darkroom.models.network import read_config
+from darkroom.models.registry import SCHEME, resolve
 from darkroom.ray_cluster import errors_of_ray
 from darkroom.retrain.schema import Pipeline
+from darkroom.storage import open_store
+from darkroom.training.recipes.lora import Lora
 
 Say = Callable[[str], None]
 
@@ -21,13 +24,13 @@ def smoke_step(pipeline: Pipeline, version: int, out: str, address: str | None, 
     tick goes on.
     """
     assert pipeline.smoke is not None
-    model = f"{SCHEME}{pipeline.registry}/{pipeline.name}"
+    address_of = f"{SCHEME}{pipeline.registry}/{pipeline.name}"
     result: dict[str, Any] = {"manifest": pipeline.smoke, "run": out}
     try:
-        name = open_model(model).name
+        name = _name(pipeline, address_of)
         if name != f"{pipeline.name}@{version}":
             return {**result, "note": f"{name} took over before {version} was tried"}
-        options = generate.Options(pipeline.smoke, out, model, capacity=8, address=address)
+        options = generate.Options(pipeline.smoke, out, capacity=8, address=address, **_asked(pipeline, address_of))
         outcome = generate.run(options, say)
     except errors_of_ray():
         raise
@@ -38,15 +41,31 @@ def smoke_step(pipeline: Pipeline, version: int, out: str, address: str | None, 
     return {**result, "rows": outcome.rows}
 
 
+def _asked(pipeline: Pipeline, version: str) -> dict[str, Any]:
+    """What a run is asked by: the version as its model; or, of an adapter, its base, and the adapter by the pipeline's
+    name."""
+    recipe = pipeline.recipe()
+    if isinstance(recipe, Lora):
+        return {"model": recipe.model, "adapter": (f"{pipeline.name}={version}",)}
+    return {"model": version}
+
+
+def _name(pipeline: Pipeline, version: str) -> str:
+    """What the version is called, NAME@NUMBER."""
+    if isinstance(pipeline.recipe(), Lora):
+        return read_config(open_store(resolve(version)))["name"]
+    return open_model(version).name
+
+
 def generate_step(pipeline: Pipeline, version: int, folder: str, address: str | None, say: Say) -> dict[str, Any]:
     """Makes the pipeline's data set with one version, which its rows name as NAME@VERSION. Where the file names the
     run, it is every champion's: what the one before made is replaced, picture by picture."""
     asked = pipeline.generate
     assert asked is not None
     out = asked.out or folder
-    model = f"{SCHEME}{pipeline.registry}/{pipeline.name}@{version}"
+    model = _asked(pipeline, f"{SCHEME}{pipeline.registry}/{pipeline.name}@{version}")
     options = generate.Options(
-        asked.manifest, out, model, workers=asked.workers, capacity=asked.capacity, address=address,
+        asked.manifest, out, **model, workers=asked.workers, capacity=asked.capacity, address=address,
         replace=asked.out is not None,
     )  # fmt: skip
     outcome = generate.run(options, say)

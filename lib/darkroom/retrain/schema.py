@@ -10,8 +10,7 @@ from darkroom.models.registry import NAME
 from darkroom.retrain.gate import Rule
 from darkroom.retrain.times import Missed
 from darkroom.training.recipes import find_recipe
-from darkroom.training.recipes.network import NetworkRecipe
-from darkroom.training.recipes.recipe import with_settings
+from darkroom.training.recipes.recipe import Recipe, with_settings
 
 
 class _Part(BaseModel):
@@ -33,7 +32,7 @@ class Data(_Part):
     """classes: of IDX files, how many labels there are; a record with another is bad. bad_records: the share of records
     that may be bad before the run stops."""
 
-    kind: Literal["mnist", "cifar10", "idx", "folder"]
+    kind: Literal["mnist", "cifar10", "idx", "folder", "captions"]
     source: str | None = None
     classes: int = Field(10, ge=2, le=256)
     bad_records: float = Field(0.01, ge=0, lt=1)
@@ -92,8 +91,8 @@ class Pipeline(_Part):
     keep: int = Field(3, ge=1)
     lease_seconds: float = Field(60, ge=1)
 
-    def recipe(self) -> NetworkRecipe:
-        """The recipe with its settings."""
+    def recipe(self) -> Recipe:
+        """The recipe with its settings: of a network, or of an adapter."""
         return with_settings(find_recipe(self.train.recipe)(), self.train.texts())
 
 

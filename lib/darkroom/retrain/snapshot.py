@@ -24,6 +24,7 @@ from darkroom.retrain.schema import Data
 from darkroom.storage import StorageError, Store, open_store, read_uri
 from darkroom.training.data import RECORD, load_images, read_record, write_dataset
 from darkroom.training.ingest import INGESTERS, Splits
+from darkroom.training.ingest_captions import ingest_captions
 from darkroom.training.ingest_folder import read_folder
 from darkroom.training.ingest_mnist import FILES, MNIST_SHA256, read_idx_folder
 
@@ -92,7 +93,7 @@ def take_snapshot(data: Data, out: str, say: Callable[[str], None]) -> Snapshot:
         uri = open_store(out).uri(f"data/snapshots/{digest}")
         if not open_store(uri).exists(RECORD):
             _join(data, good, uri)
-    record = read_record(uri)["splits"]
+    record = read_record(uri, "captions" if data.kind == "captions" else "labels")["splits"]
     rows = {split: about["rows"] for split, about in record.items()}
     digests = {split: about["digest"] for split, about in record.items()}
     return Snapshot(digest, uri, rows, digests, sum(part.bad for part in parts), parts)
@@ -163,6 +164,9 @@ def _part(data: Data, found: _Found, out: str, say: Callable[[str], None]) -> Pa
 
 
 def _ingest(data: Data, found: _Found, store: Store) -> None:
+    if data.kind == "captions":
+        _ingest_captions(found, store)
+        return
     bad: list[str] = []
     try:
         splits, about = _read(data, found.source, bad)
@@ -179,6 +183,15 @@ def _ingest(data: Data, found: _Found, store: Store) -> None:
     store.write(PART, json.dumps(record, indent=1, ensure_ascii=False).encode() + b"\n")
     if splits:
         write_dataset(store.root, splits, about)
+
+
+def _ingest_captions(found: _Found, store: Store) -> None:
+    """Pictures with captions are few, and none of them may be bad."""
+    about = {"source": found.source, "files": found.files, "bad": 0, "quarantine": []}
+    record = ingest_captions(found.source, store.root)
+    found.check()
+    rows = {name: split["rows"] for name, split in record["splits"].items()}
+    store.write(PART, json.dumps({**about, "rows": rows}, indent=1, ensure_ascii=False).encode() + b"\n")
 
 
 def _read(data: Data, source: str | None, bad: list[str]) -> tuple[Splits, dict[str, Any]]:

@@ -22,7 +22,7 @@ from darkroom.report.ticks import write_ticks_page
 from darkroom.retrain import tick_record
 from darkroom.retrain.challenge import Contest
 from darkroom.retrain.gate_metrics import METRICS
-from darkroom.retrain.measure import measure_where_fast
+from darkroom.retrain.measure import measure_adapter, measure_where_fast
 from darkroom.retrain.preflight import check_fit
 from darkroom.retrain.rollout import generate_step, smoke_step
 from darkroom.retrain.schema import Pipeline
@@ -176,7 +176,10 @@ class _Tick:
         return {"run": options.out, "recipe": self.recipe.record(), "workers": options.workers}
 
     def _measure(self, model: str, name: str) -> dict[str, Any]:
-        data = self.load(self.record.steps["snapshot"]["uri"])
+        uri = self.record.steps["snapshot"]["uri"]
+        if self.recipe.reads == "captions":
+            return measure_adapter(model, uri)
+        data = self.load(uri)
         out, judge = f"{self.folder}/{name}", self.pipeline.classifier
         return measure_where_fast(model, data, self.pipeline.evaluate, out, self.say, judge)
 

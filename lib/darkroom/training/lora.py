@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from darkroom.models.adapter_files import read_adapter
 from darkroom.models.adapter_folder import Layout, save_adapter
+from darkroom.models.adapters import adaptable_layers
 from darkroom.models.predictors import UNetPredictor
 from darkroom.models.weights import config_of
 from darkroom.sampling.diffusion import Diffusion
@@ -251,6 +253,15 @@ def fixed_loss(objective: AdapterDiffusion, examples: Examples) -> float:
         with torch.autocast(device.type, torch.bfloat16, enabled=predictor.dtype == torch.bfloat16):
             errors.append(objective.errors(z0, t, draw.normal(z0.shape[1:]).to(device), told).mean().item())
     return sum(errors) / len(errors)
+
+
+def adapter_loss(recipe: Settings, folder: str, data: str) -> float:
+    """`fixed_loss` of the adapter in a folder, trained by that recipe, on an ingested data set, on this machine's
+    processor. ModelError, ValueError, StorageError."""
+    setting = _prepare(recipe, data, Worker(0, 1, torch.device("cpu")))
+    found = read_adapter("adapter", folder, adaptable_layers(setting.predictor.unet))
+    setting.objective.network.load_folded(found.layers)
+    return fixed_loss(setting.objective, setting.examples)
 
 
 def _noted(setting: _Setting, store: Store, checkpoint: Checkpoint) -> None:

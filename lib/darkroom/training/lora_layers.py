@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import torch
@@ -41,6 +41,17 @@ class LowRankLayers(nn.Module):
             name: LowRank(self.down[_key(name)].float().cpu(), self.scale * self.up[_key(name)].float().cpu())
             for name in self.names
         }
+
+    @torch.no_grad()
+    def load_folded(self, layers: Mapping[str, LowRank]) -> None:
+        """Becomes what `folded` gave. ValueError where that is of other layers."""
+        if layers.keys() != set(self.names):
+            raise ValueError(
+                f"the adapter is of {len(layers)} layers, wanted those {len(self.names)} that were trained"
+            )
+        for name, (down, up) in layers.items():
+            self.down[_key(name)].copy_(down)
+            self.up[_key(name)].copy_(up / self.scale)
 
 
 def chosen_layers(unet: nn.Module, targets: Sequence[str]) -> list[str]:
