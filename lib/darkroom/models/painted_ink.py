@@ -122,6 +122,21 @@ def lean(map_of_ink: Tensor) -> Tensor:
     return -(mass * x * y).sum(dim=(1, 2)) / (mass * y * y).sum(dim=(1, 2)).clamp(min=1e-6)
 
 
+def boldness(map_of_ink: Tensor) -> Tensor:
+    """How wide a digit's strokes are, as a share of the longer side of its box, [N]; 0 where there is no ink.
+
+    A stroke of width w and length l has the area w l and edges of 2 l, which is the total variation of the ink.
+    map_of_ink: [N, 1, H, W], of which faint ink is none.
+    """
+    mass = torch.where(map_of_ink[:, 0] < FAINT, 0.0, map_of_ink[:, 0])
+    down = F.pad(mass, (0, 0, 0, 1)).diff(dim=1)
+    along = F.pad(mass, (0, 1)).diff(dim=2)
+    edges = (down.square() + along.square()).sqrt().sum(dim=(1, 2)).clamp(min=1e-6)
+    left, top, right, bottom = boxes(map_of_ink).to(mass.device).unbind(dim=1)
+    side = torch.maximum(right - left, bottom - top)
+    return torch.where(side > 0, 2 * mass.sum(dim=(1, 2)) / edges / side.clamp(min=1), 0.0)
+
+
 def fitted(map_of_ink: Tensor, found: Tensor) -> Tensor:
     """Digits of any size, wherever they are, as MNIST's were put in their frame: the longer side 20 pixels, the centre
     of mass in the middle. [N, 1, H, W] and their `boxes` -> [N, 1, 28, 28]."""
