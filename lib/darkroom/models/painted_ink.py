@@ -111,17 +111,6 @@ def boxes(map_of_ink: Tensor) -> Tensor:
     return found
 
 
-def lean(map_of_ink: Tensor) -> Tensor:
-    """How far digits lean to the right: by how many pixels the ink moves there for each that it goes up (the slope of
-    x by y in least squares), [N]; 0 where there is no ink. map_of_ink: [N, 1, H, W], of which faint ink is none."""
-    mass = torch.where(map_of_ink[:, 0] < FAINT, 0.0, map_of_ink[:, 0])
-    total = mass.sum(dim=(1, 2)).clamp(min=1e-6)
-    y, x = (torch.arange(length, device=mass.device, dtype=mass.dtype) for length in mass.shape[1:])
-    y = y[None, :, None] - (mass.sum(dim=2) @ y / total)[:, None, None]
-    x = x[None, None, :] - (mass.sum(dim=1) @ x / total)[:, None, None]
-    return -(mass * x * y).sum(dim=(1, 2)) / (mass * y * y).sum(dim=(1, 2)).clamp(min=1e-6)
-
-
 def boldness(map_of_ink: Tensor) -> Tensor:
     """How wide a digit's strokes are, as a share of the longer side of its box, [N]; 0 where there is no ink.
 
