@@ -143,7 +143,7 @@ def test_targets_that_nothing_is_called_by_are_told(toy_sd: str, data: str) -> N
         Lora(model=f"{toy_sd}/sd", batch=6).check(record)
     with pytest.raises(ValueError, match="resolution is 30, and sd makes pictures whose sides are multiples of 4"):
         Lora(model=f"{toy_sd}/sd", resolution=30).check(record)
-    with pytest.raises(ModelError, match="if-xs is no Stable Diffusion model"):
+    with pytest.raises(ModelError, match="of Stable Diffusion 1, 2 and XL .* if-xs is none"):
         Lora(model="if-xs").check(record)
     with pytest.raises(ModelError, match="has the revision .*, and --set base=0123 was given"):
         Lora(model="sd-xs", base="0123").settled()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from darkroom.models.adapter_folder import Layout
 from darkroom.models.catalog import address, open_model
 from darkroom.models.errors import ModelError
+from darkroom.models.families import family_of
 from darkroom.storage import Store
 from darkroom.training.data import Kind
 from darkroom.training.epochs import Say
@@ -123,8 +124,11 @@ class Lora(Recipe):
         from darkroom.models.cascade import Cascade  # transformers, which few recipes want
 
         model = open_model(self.model)
-        if not isinstance(model, Cascade) or not model.stages[0].encodes or model.stages[0].inpaints:
-            raise ModelError(f"{model.name} is no Stable Diffusion model, for which `train lora` makes adapters")
+        if not isinstance(model, Cascade) or not model.stages[0].encodes or model.stages[0].inpaints or _walks(model):
+            raise ModelError(
+                f"`train lora` makes adapters of Stable Diffusion 1, 2 and XL as they paint pictures from noise; "
+                f"{model.name} is none of them"
+            )
         if self.base and model.revision != self.base:
             raise ModelError(f"{self.model} has the revision {model.revision} now, and had {self.base}")
         return model
@@ -146,6 +150,12 @@ class Lora(Recipe):
         from darkroom.training.lora import train_adapter
 
         train_adapter(self, data, store, worker, say)
+
+
+def _walks(model: Cascade) -> bool:
+    """Whether a transformer walks a flow there, as in SD3 and Flux, which is trained by another loss."""
+    family = family_of(model.sources[0])
+    return family is not None and family.transformer
 
 
 def _prompts(text: str) -> list[str]:
