@@ -74,6 +74,7 @@ def test_words_of_people_stay_words_and_a_page_opens_whatever_a_row_holds(good: 
     for element in app.markdown:
         assert not element.allow_html and WORDS[name][:20] not in element.value, "as Markdown it would be another thing"
     assert any(text.value == WORDS[name][:1000] for text in app.text)
+    assert json.loads(app.json[0].value)["prompts"][0][:10_000] == WORDS[name][:10_000], "all of it is on record below"
 
 
 def test_the_gallery_of_them(good: Path) -> None:

@@ -21,6 +21,7 @@ from darkroom.studio.text import plain
 
 _LOOKED = 30.0  # seconds that a list of runs stands
 _KEPT = 3  # runs in memory
+_SCROLLED = 2_000  # characters of a row from which on it scrolls
 _ADDRESS = "query-params"
 _MARKS = 'name=value, with one of = != > < >= <= ~ (contains): guidance>=5 view=rotate_180 prompt~"red seven"'
 
@@ -181,12 +182,12 @@ def _manifest(uri: str, classes: list[str]) -> bytes:
 
 def _one(table: RunTable, view: View, row_id: str) -> None:
     place, before, after = table.around(view, row_id)
-    back, left, said, right, compare = st.columns([2, 1, 2, 1, 2], vertical_alignment="center")
-    back.button("All pictures", on_click=_leave, icon=":material/grid_view:")
-    left.button("Before", disabled=not before, on_click=_look, args=[before], icon=":material/chevron_left:")
-    said.markdown(f"{place:,} of the rows that fit" if place else "not among the rows that fit")
-    right.button("After", disabled=not after, on_click=_look, args=[after], icon=":material/chevron_right:")
-    compare.button("Compare", on_click=_compare, args=[row_id], icon=":material/compare:")
+    with st.container(horizontal=True, vertical_alignment="center"):  # columns would stand below each other on a phone
+        st.button("All pictures", on_click=_leave, icon=":material/grid_view:")
+        st.button("Before", disabled=not before, on_click=_look, args=[before], icon=":material/chevron_left:")
+        st.markdown(f"{place:,} of the rows that fit" if place else "not among the rows that fit", width="content")
+        st.button("After", disabled=not after, on_click=_look, args=[after], icon=":material/chevron_right:")
+        st.button("Compare", on_click=_compare, args=[row_id], icon=":material/compare:")
     row = _known(table, row_id)
     if row is None:
         return
@@ -240,8 +241,11 @@ def _record(table: RunTable, row: dict[str, Any]) -> None:
     asked, whole = record(table, row["id"])
     if asked is not None:
         as_yaml, as_json = st.tabs(["Row as YAML", "as JSON"])
-        as_yaml.code(yaml.safe_dump([asked], allow_unicode=True, sort_keys=False), language="yaml", wrap_lines=True)
-        as_json.code(json.dumps(asked, ensure_ascii=False), language="json", wrap_lines=True)
+        line = json.dumps(asked, ensure_ascii=False)
+        height = "content" if len(line) <= _SCROLLED else 480
+        text = yaml.safe_dump([asked], allow_unicode=True, sort_keys=False)
+        as_yaml.code(text, language="yaml", wrap_lines=True, height=height)
+        as_json.code(line, language="json", wrap_lines=True, height=height)
     else:
         st.caption("The row is too long for a page: it is in the run's Parquet.")
     if row["status"] == "ok":
