@@ -16,7 +16,12 @@ from darkroom.studio.cluster_jobs import SHOWN_LINES, clean, last_lines, node_li
 from darkroom.submit import nodes
 from darkroom.submit.nodes import LocalCluster
 
-HEAD = {"nodeManagerAddress": "127.0.0.2", "state": "ALIVE", "isHeadNode": True, "resourcesTotal": {"memory": 8.0}}
+HEAD = {
+    "nodeManagerAddress": "127.0.0.2",
+    "state": "ALIVE",
+    "isHeadNode": True,
+    "resourcesTotal": {"memory": 8.0, "objectStoreMemory": 2.0},
+}
 WORKER = {
     "nodeManagerAddress": "127.0.0.3",
     "state": "ALIVE",
@@ -70,7 +75,8 @@ def test_nodes_with_their_resources() -> None:
         ("127.0.0.2", "head"), ("127.0.0.3", "alive"), ("127.0.0.1", "dead"),
     ]  # fmt: skip
     assert lines[1]["in use"] == "12 % of the processor, 4.0 GiB of 8.0 GiB" and lines[1]["set apart for"] == "stage1"
-    assert totals(found) == {"memory": 8.0, "CPU": 4.0, "GPU": 1.0, "stage1": 1.0}
+    assert lines[0]["set apart for"] == ""
+    assert totals(found) == {"memory": 8.0, "objectStoreMemory": 2.0, "CPU": 4.0, "GPU": 1.0, "stage1": 1.0}
 
 
 def test_without_a_cluster_the_page_says_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ _SHARES = [
     re.compile(f"{before}([\\d,]+)/([\\d,]+){after}")
     for before, after in (("^", " rows"), ("step ", ""), ("epoch ", ""))
 ]
+_OF_ALL = {"CPU", "GPU", "memory", "object_store_memory", "objectStoreMemory"}  # resources of every node
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f]")
 
 
@@ -69,7 +70,7 @@ def job_of(details: JobDetails) -> Job:
         seconds=max(0.0, ended - began) if began else 0.0,
         over=details.status.is_terminal(),
         command=redacted(details.entrypoint),
-        message=redacted(details.message or ""),
+        message=redacted((details.message or "").partition(", last available logs")[0]),
     )
 
 
@@ -128,7 +129,7 @@ def _node_order(node: dict[str, Any]) -> tuple[bool, bool, str]:
 def _node_line(node: dict[str, Any]) -> dict[str, str]:
     raylet = node.get("raylet", {})
     has = _resources(node)
-    own = {name: amount for name, amount in has.items() if name not in ("CPU", "GPU", "memory", "object_store_memory")}
+    own = {name: amount for name, amount in has.items() if name not in _OF_ALL}
     memory = node.get("mem") or [0, 0, 0]
     return {
         "node": str(raylet.get("nodeManagerAddress", node.get("ip", ""))),

@@ -7,7 +7,7 @@ import os
 import pandas as pd
 import streamlit as st
 
-from darkroom.phases import duration, redacted
+from darkroom.phases import duration, plural, redacted
 from darkroom.ray_cluster import ClusterError
 from darkroom.studio.cluster_jobs import Job, job_of, last_lines, node_lines, progress, totals
 from darkroom.studio.settings import Settings
@@ -60,7 +60,7 @@ def _jobs(cluster: Cluster) -> None:
         return
     st.dataframe(pd.DataFrame(job.line for job in jobs), hide_index=True, height=min(38 + 35 * len(jobs), 290))
     by_id = {job.id: job for job in jobs}
-    chosen = st.selectbox("Job", list(by_id), key="job")
+    chosen = st.selectbox("Job", list(by_id), key="job", bind="query-params")
     _job(cluster, by_id[chosen])
 
 
@@ -78,7 +78,12 @@ def _job(cluster: Cluster, job: Job) -> None:
         _under_way(job, log)
     text, left_out = last_lines(log)
     st.caption(f"Its log; {left_out:,} earlier lines: `darkroom logs`." if left_out else "Its log")
-    st.code(text or "It has said nothing yet.", language=None, wrap_lines=True, height=360 if text else "content")
+    st.code(
+        text or "It has said nothing yet.",
+        language=None,
+        wrap_lines=True,
+        height=360 if text.count("\n") > 15 else "content",
+    )
 
 
 def _under_way(job: Job, log: str) -> None:
@@ -123,4 +128,4 @@ def _nodes(cluster: Cluster) -> None:
     st.subheader("Nodes")
     st.dataframe(pd.DataFrame(node_lines(nodes)), hide_index=True)
     has = totals(nodes)
-    st.caption(f"Together {has.get('CPU', 0):g} CPUs and {has.get('GPU', 0):g} GPUs.")
+    st.caption(f"Together {plural(int(has.get('CPU', 0)), 'CPU')} and {plural(int(has.get('GPU', 0)), 'GPU')}.")
