@@ -55,6 +55,7 @@ def running_with(text: str) -> list[str]:
     return found
 
 
+@pytest.mark.slow  # what it says of the job is what e2e/test_generate.py says
 def test_the_job_at_a_cascade_makes_the_pictures_of_the_bare_engine(check: Callable[..., Any], tmp_path: Path) -> None:
     code, printed, lines = check("--only", "if", "--json", str(tmp_path / "found"))
     assert code == 0, printed

@@ -1,10 +1,11 @@
 """Every job on a Ray that is told it has GPUs, on a machine that has none: a process of its own, as a process can be in
 one Ray only.
 
-    python tests/told_gpus.py one|apart FOLDER CASCADE NETWORK
+    python tests/told_gpus.py one|apart|tick FOLDER CASCADE NETWORK
 
 All that asks Ray for a GPU is walked so; the workers' torch finds no CUDA and works on the processor. `one`: a node
-with one GPU. `apart`: three nodes with one each, set apart for stage I, stage II and text encoders.
+with one GPU. `apart`: three nodes with one each, set apart for stage I, stage II and text encoders. `tick`: a tick of a
+pipeline on one node.
 """
 
 from __future__ import annotations
@@ -64,6 +65,9 @@ def on_one(folder: Path, cascade: str, network: str) -> None:
     prompts.SMALL_ENCODER = 2**26
     pictures_of(folder, "best", BEST, network, scorer="digits")
     trained(folder, "model-1", "1")
+
+
+def tick_on_one(folder: Path, *_: str) -> None:
     world = World(str(folder / "world"), folder)
     world.arrive("2026-11-01", 0, 64)
     record = run_tick(world.pipeline(), read_tick("2026-11-01T00:00:00Z"), print)
@@ -77,9 +81,9 @@ def on_nodes_apart(folder: Path, cascade: str, network: str) -> None:
 
 
 def main(kind: str, folder: str, cascade: str, network: str) -> None:
-    if kind == "one":
+    if kind in ("one", "tick"):
         ray.init("local", num_cpus=2, num_gpus=1, logging_level="error", log_to_driver=False, **QUIET)
-        on_one(Path(folder), cascade, network)
+        {"one": on_one, "tick": tick_on_one}[kind](Path(folder), cascade, network)
     else:
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **QUIET})
         for stage in ("stage1", "stage2", "encoders"):

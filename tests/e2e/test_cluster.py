@@ -166,6 +166,7 @@ def test_a_jobs_exit_code_is_its_own(ground: Field, run: str) -> None:
         ground.api.stop("nothing")
 
 
+@pytest.mark.slow  # test_told_gpus.py has nodes apart too, which no job was sent to
 def test_stages_run_on_the_nodes_that_are_set_apart_for_them(
     ground: Field, s3: S3Server, toy_model: str, tmp_path: Path
 ) -> None:

@@ -77,9 +77,10 @@ def test_the_best_of_several_by_a_scorer_with_its_own_share(one: Path) -> None:
     assert len(json.loads(found["best"]["scores"])["candidates"]) == 3 and found["plain"]["alignment"] is not None
 
 
-def test_a_training_and_a_tick(one: Path) -> None:
-    assert open_model(str(one / "model-1")).name == "mnist-ddpm"
-    assert (one / "world/registry").exists(), "promoted, after its evaluation on what Ray calls a GPU"
+@pytest.mark.slow  # its training is that below, its evaluation that of retrain/test_measure_where_fast.py
+def test_a_tick(tmp_path: Path, toy_model: str, toy_network: str) -> None:
+    walk("tick", tmp_path, toy_model, toy_network)
+    assert (tmp_path / "world/registry").exists(), "promoted, after its evaluation on what Ray calls a GPU"
 
 
 def test_each_stage_and_the_encoders_on_a_node_of_its_own(apart: Path, on_processors: dict[str, bytes]) -> None:
@@ -94,3 +95,6 @@ def test_two_workers_share_a_training(apart: Path, one: Path) -> None:
     losses = [(folder / "epochs.csv").read_text().splitlines()[1].split(",")[2] for folder in
               (one / "model-1", apart / "model-2")]  # fmt: skip
     assert float(losses[0]) == pytest.approx(float(losses[1]), rel=2e-4)
+    for folder, workers in ((one / "model-1", 1), (apart / "model-2", 2)):
+        ran = open_model(str(folder)).config["training"]["ran"]
+        assert (ran["device"], ran["workers"], ran["compile"], ran["graphs"]) == ("cpu", workers, False, False)

@@ -59,6 +59,7 @@ def test_a_full_disk_that_one_worker_sees_ends_all(tmp_path: Path) -> None:
     assert time.monotonic() - began < SOON
 
 
+@pytest.mark.slow  # as a full disk, before the first step instead of after the last
 @pytest.mark.usefixtures("shared_ray")
 def test_a_damaged_split_that_one_worker_reads_ends_all(tmp_path: Path) -> None:
     data = str(tmp_path / "data")
