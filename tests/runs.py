@@ -12,8 +12,9 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+import darkroom
 from darkroom.runs import SCHEMA, Ledger, Writer, stage
-from darkroom.storage import Store, image_key_of, open_store
+from darkroom.storage import Store, encode_png, image_key_of, open_store
 
 RED = {"task": "text_to_image", "prompt": "a red one", "steps": 2}
 
@@ -72,6 +73,12 @@ def pictures(uri: str) -> dict[str, bytes]:
         for row_id, row in results(uri).items()
         if row["status"] == "ok"
     }
+
+
+def sampled(model: str, rows: list[dict[str, Any]], dtype: str | None = None) -> dict[str, bytes]:
+    """PNGs by id of what one process makes of the rows, as a job writes them."""
+    images = darkroom.sample(model, rows, capacity=8, dtype=dtype)
+    return {row["id"]: encode_png(np.asarray(image)) for row, image in zip(rows, images, strict=True)}
 
 
 def python_of(page: str) -> list[str]:

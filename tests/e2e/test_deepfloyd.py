@@ -24,7 +24,7 @@ from darkroom.models.errors import ModelError
 from darkroom.ray_cluster.resources import Hardware
 from darkroom.runs.audit import audit
 from darkroom.storage import open_store
-from runs import pictures, png, results, write_manifest
+from runs import pictures, png, results, sampled, write_manifest
 
 TEXT = {"task": "text_to_image", "prompt": "a high quality photo", "steps": 2}
 UPPER = {"stage2": {"steps": 2}, "stage3": {"steps": 2, "guidance": 3.0}}
@@ -59,8 +59,9 @@ def without_t5(model: str, folder: Path) -> str:
     return str(folder)
 
 
-def test_three_stages(tmp_path: Path, toy_deepfloyd: str, shared_ray: None) -> None:
-    options, said = asked(tmp_path, toy_deepfloyd, dtype="bfloat16,float32,float32"), []
+def test_three_stages(tmp_path: Path, toy_deepfloyd: str, shared_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    dtype = "bfloat16,float32,float32"
+    options, said = asked(tmp_path, toy_deepfloyd, dtype=dtype), []
     outcome = run(options, said.append)
     assert (outcome.rows, outcome.failed) == (6, 0), [row["error"] for row in results(options.out).values()]
     found, made = results(options.out), opened(options.out)
@@ -86,6 +87,8 @@ def test_three_stages(tmp_path: Path, toy_deepfloyd: str, shared_ray: None) -> N
     assert audit(options.out).passed
     again = run(options, said.append)
     assert (again.made, again.done_before) == (0, 6)
+    monkeypatch.chdir(tmp_path)
+    assert sampled(toy_deepfloyd, ROWS, dtype) == pictures(options.out), "as one process makes them"
 
 
 def test_prompts_that_were_brought_along_need_no_text_encoder(

@@ -22,7 +22,7 @@ from darkroom.runs.failures import describe_failed, failed_rows
 from darkroom.runs.maintenance import clean, compact
 from darkroom.storage import open_store, read_uri
 from darkroom.storage.lease import Held
-from runs import RED, pictures, png, results, tree, write_manifest
+from runs import RED, pictures, png, results, sampled, tree, write_manifest
 from toys import save_toy_network
 
 SEVEN = {"task": "text_to_image", "label": 7, "steps": 2}
@@ -32,6 +32,7 @@ HELD = [{"component": "low_pass", "image": "in/one.png"}, {"component": "high_pa
 EDIT = {"task": "image_to_image", "prompt": "a blue one", "image": "in/one.png", "start": 1, "steps": 3}
 PAINT = {"task": "inpaint", "prompt": "a two", "image": "in/one.png", "mask": "in/mask.png", "steps": 2}
 
+SEVENS: list[dict[str, Any]] = [{**SEVEN, "id": f"r{n}", "seed": n} for n in range(8)]
 GOOD: list[dict[str, Any]] = [
     {**RED, "id": "text"},
     {**RED, "id": "large", "size": 16},
@@ -93,7 +94,24 @@ def quick(tmp_path: Path, toy_network: str, shared_ray: None) -> Job:
     return job_in(tmp_path, str(tmp_path / "run"), toy_network)
 
 
-def test_a_mixed_manifest(tmp_path: Path, store_uri: str, toy_model: str, shared_ray: None) -> None:
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, toy_network: str, shared_ray: None) -> Path:
+    """A finished run of SEVENS on the network, which others begin with a copy of."""
+    folder = tmp_path_factory.mktemp("finished")
+    assert job_in(folder, str(folder / "run"), toy_network).run(SEVENS).made == len(SEVENS)
+    return folder / "run"
+
+
+@pytest.fixture
+def done(quick: Job, finished: Path) -> Job:
+    """A job whose run is finished: of SEVENS."""
+    shutil.copytree(finished, quick.out)
+    return quick
+
+
+def test_a_mixed_manifest(
+    tmp_path: Path, store_uri: str, toy_model: str, shared_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job = job_in(tmp_path / "manifest", store_uri, toy_model)
     outcome = job.run(GOOD + BAD)
     assert (outcome.rows, outcome.failed, outcome.done_before) == (17, 7, 0)
@@ -121,6 +139,8 @@ def test_a_mixed_manifest(tmp_path: Path, store_uri: str, toy_model: str, shared
     assert outcome.evaluations == sum(row["evaluations"] for row in found.values())
     check_audit(store_uri)
     check_files(store_uri)
+    monkeypatch.chdir(job.folder)
+    assert sampled(toy_model, GOOD) == pictures(store_uri), "as one process makes them"
 
 
 def check_audit(uri: str) -> None:
@@ -179,22 +199,18 @@ def test_run_again_nothing_is_made_but_what_failed_and_repaired_it_is_whole(job:
     assert results(job.out) == after
 
 
-def test_two_rows_changed_are_two_rows_made(quick: Job) -> None:
-    rows = [{**SEVEN, "id": f"r{n}", "seed": n} for n in range(8)]
-    quick.run(rows)
-    before, old = results(quick.out), pictures(quick.out)
-    for n in (2, 5):
-        rows[n]["guidance"] = 2.5
-    outcome = quick.run(rows)
+def test_two_rows_changed_are_two_rows_made(done: Job) -> None:
+    before, old = results(done.out), pictures(done.out)
+    outcome = done.run([row | ({"guidance": 2.5} if n in (2, 5) else {}) for n, row in enumerate(SEVENS)])
     assert (outcome.made, outcome.done_before, outcome.evaluations) == (2, 6, 8)
-    after, new = results(quick.out), pictures(quick.out)
+    after, new = results(done.out), pictures(done.out)
     changed = {name for name in before if before[name] != after[name]}
     assert changed == {"r2", "r5"} == {name for name in old if old[name] != new[name]}
-    in_folder = ds.dataset(str(Path(quick.out, "metadata"))).to_table(columns=["id", "guidance"]).to_pylist()
+    in_folder = ds.dataset(str(Path(done.out, "metadata"))).to_table(columns=["id", "guidance"]).to_pylist()
     assert sorted((row["id"], row["guidance"]) for row in in_folder) == [
         (f"r{n}", 2.5 if n in (2, 5) else 7.0) for n in range(8)
     ]
-    assert audit(quick.out).passed
+    assert audit(done.out).passed
 
 
 def test_the_best_of_several_is_kept_and_scored(quick: Job) -> None:
@@ -213,15 +229,18 @@ def test_the_best_of_several_is_kept_and_scored(quick: Job) -> None:
         quick.run([{**SEVEN, "id": "best", "best_of": 3}])
 
 
-def test_names_that_change_places(quick: Job) -> None:
-    quick.run([{**SEVEN, "id": "a", "seed": 1}, {**SEVEN, "id": "b", "seed": 2}])
-    before = pictures(quick.out)
-    outcome = quick.run([{**SEVEN, "id": "b", "seed": 1}, {**SEVEN, "id": "a", "seed": 2}])
-    after = pictures(quick.out)
-    assert outcome.rows == 2 and (after["a"], after["b"]) == (before["b"], before["a"])
-    assert audit(quick.out).passed
+def test_names_that_change_places(done: Job) -> None:
+    before = pictures(done.out)
+    outcome = done.run([{**SEVENS[1], "id": "r2"}, {**SEVENS[2], "id": "r1"}, SEVENS[0], *SEVENS[3:]])
+    after = pictures(done.out)
+    assert outcome.rows == 8 and (after["r1"], after["r2"]) == (before["r2"], before["r1"])
+    assert {name: after[name] for name in after if name not in ("r1", "r2")} == {
+        name: before[name] for name in before if name not in ("r1", "r2")
+    }
+    assert audit(done.out).passed
 
 
+@pytest.mark.slow  # test_a_mixed_manifest says it of one process' passes and a job's, test_told_gpus of other units
 def test_a_picture_does_not_depend_on_its_company(job: Job, tmp_path: Path) -> None:
     row = {"id": "mine", "task": "anagram", "views": VIEWS, "steps": 3, "size": 16, "seed": 9}
     job.run([row], unit_rows=1)
@@ -251,14 +270,13 @@ def test_a_manifest_with_mistakes_writes_nothing(job: Job) -> None:
     assert not Path(job.out).exists()
 
 
-def test_a_folder_with_another_manifests_rows_is_refused(quick: Job) -> None:
-    quick.run([{**SEVEN, "id": "a"}])
-    before = run_files(quick.out)
+def test_a_folder_with_another_manifests_rows_is_refused(done: Job) -> None:
+    before = run_files(done.out)
     for limit in (None, 1):
-        with pytest.raises(WrongRun, match="holds 1 row, none of them of this manifest"):
-            quick.run([{**SEVEN, "id": "b"}], limit=limit)
-    assert run_files(quick.out) == before and audit(quick.out).passed
-    assert quick.run([{**SEVEN, "id": "b"}], replace=True).rows == 1 and audit(quick.out).passed
+        with pytest.raises(WrongRun, match="holds 8 rows, none of them of this manifest"):
+            done.run([{**SEVEN, "id": "b"}], limit=limit)
+    assert run_files(done.out) == before and audit(done.out).passed
+    assert done.run([{**SEVEN, "id": "b"}], replace=True).rows == 1 and audit(done.out).passed
 
 
 def run_files(out: str) -> dict[str, bytes]:
@@ -267,46 +285,38 @@ def run_files(out: str) -> dict[str, bytes]:
     return {name: Path(out, name).read_bytes() for name in names}
 
 
-def test_another_model_does_not_empty_a_run(quick: Job, tmp_path: Path) -> None:
-    rows = [{**SEVEN, "id": f"r{n}", "seed": n} for n in range(3)]
-    quick.run(rows)
-    before = run_files(quick.out)
-    shutil.copytree(quick.model, tmp_path / "other")
+def test_another_model_does_not_empty_a_run(done: Job, tmp_path: Path) -> None:
+    before = run_files(done.out)
+    shutil.copytree(done.model, tmp_path / "other")
     weights = tmp_path / "other" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4] + bytes(4))  # its last number is 0
-    quick.model = str(tmp_path / "other")
-    with pytest.raises(WrongRun, match=r"was made with model .*: 3 of its 3 good rows would be made anew; .*--replace"):
-        quick.run(rows)
-    assert run_files(quick.out) == before
-    assert quick.run(rows, replace=True).made == 3 and audit(quick.out).passed
+    done.model = str(tmp_path / "other")
+    with pytest.raises(WrongRun, match=r"was made with model .*: 8 of its 8 good rows would be made anew; .*--replace"):
+        done.run(SEVENS)
+    assert run_files(done.out) == before
+    assert done.run(SEVENS, replace=True).made == 8 and audit(done.out).passed
 
 
-def test_another_manifest_that_shares_ids_does_not_empty_a_run(quick: Job, tmp_path: Path) -> None:
-    rows = [{**SEVEN, "id": f"{n:04d}", "seed": n} for n in range(4)]
-    quick.run(rows)
-    before = run_files(quick.out)
-    typo = write_manifest(tmp_path / "typo", [{**row, "seed": 100} for row in rows[:3]])
-    with pytest.raises(WrongRun, match=r"would replace 3 and withdraw 1 of its 4 good rows; choose another --out"):
-        run(Options(typo, quick.out, quick.model), quick.said.append)
-    assert run_files(quick.out) == before and audit(quick.out).passed
+def test_another_manifest_that_shares_ids_does_not_empty_a_run(done: Job, tmp_path: Path) -> None:
+    before = run_files(done.out)
+    typo = write_manifest(tmp_path / "typo", [{**row, "seed": 100} for row in SEVENS[:7]])
+    with pytest.raises(WrongRun, match=r"would replace 7 and withdraw 1 of its 8 good rows; choose another --out"):
+        run(Options(typo, done.out, done.model), done.said.append)
+    assert run_files(done.out) == before and audit(done.out).passed
 
 
-def test_a_second_job_on_a_run_is_refused_while_the_first_lives(quick: Job) -> None:
-    rows = [{**SEVEN, "id": "a"}]
-    quick.run(rows)
-    rows += [{**SEVEN, "id": "b", "seed": 1}]
+def test_a_second_job_on_a_run_is_refused_while_the_first_lives(done: Job) -> None:
+    rows = [*SEVENS, {**SEVEN, "id": "b", "seed": 9}]
     refused = pytest.raises(Held, match=r"the first job is still running, by .*, process \d+")
-    with own(open_store(quick.out), "the first job", seconds=2), refused:
-        quick.run(rows)
-    assert quick.run(rows).made == 1 and audit(quick.out).passed
+    with own(open_store(done.out), "the first job", seconds=2), refused:
+        done.run(rows)
+    assert done.run(rows).made == 1 and audit(done.out).passed
 
 
-def test_a_changed_rows_picture_counts_until_its_new_one_is_committed(quick: Job) -> None:
-    rows = [{**SEVEN, "id": f"r{n}", "seed": n} for n in range(4)]
-    quick.run(rows)
+def test_a_changed_rows_picture_counts_until_its_new_one_is_committed(done: Job) -> None:
     with pytest.raises(ValueError, match="dtype"):
-        quick.run([{**row, "seed": 9 + n} for n, row in enumerate(rows)], dtype="float99")
-    assert audit(quick.out).passed, "an argument that is wrong costs nothing"
+        done.run([{**row, "seed": 9 + n} for n, row in enumerate(SEVENS)], dtype="float99")
+    assert audit(done.out).passed, "an argument that is wrong costs nothing"
 
 
 def test_a_run_of_the_first_round_opens_audits_and_resumes(tmp_path: Path, shared_ray: None) -> None:
@@ -324,15 +334,13 @@ def test_a_run_of_the_first_round_opens_audits_and_resumes(tmp_path: Path, share
     assert "6 rows" in summary and "in 1 file now" in summary
 
 
-def test_what_nothing_refers_to_is_said_and_then_removed(quick: Job) -> None:
-    rows = [{**SEVEN, "id": f"r{n}", "seed": n} for n in range(3)]
-    quick.run(rows)
-    assert clean(quick.out, remove=True).startswith("nothing in ")
-    quick.run([{**row, "seed": 9 + n} for n, row in enumerate(rows[:2])])
-    assert len(list(Path(quick.out, "images").rglob("*.png"))) == 5
-    assert "would remove 3 objects" in clean(quick.out, remove=False)
-    assert "removed 3 objects" in clean(quick.out, remove=True)
-    assert len(list(Path(quick.out, "images").rglob("*.png"))) == 2 and audit(quick.out).passed
+def test_what_nothing_refers_to_is_said_and_then_removed(done: Job) -> None:
+    assert clean(done.out, remove=True).startswith("nothing in ")
+    done.run([{**row, "seed": 9 + n} for n, row in enumerate(SEVENS[:2])] + SEVENS[2:7])
+    assert len(list(Path(done.out, "images").rglob("*.png"))) == 10
+    assert "would remove 3 objects" in clean(done.out, remove=False)
+    assert "removed 3 objects" in clean(done.out, remove=True)
+    assert len(list(Path(done.out, "images").rglob("*.png"))) == 7 and audit(done.out).passed
 
 
 def test_a_folder_that_is_no_run_is_not_touched(job: Job) -> None:
@@ -383,24 +391,22 @@ def test_a_manifest_and_its_pictures_on_s3(s3_env: str, toy_network: str, shared
     assert audit(out).passed
 
 
-def test_lost_pictures_and_damaged_results_are_made_anew(quick: Job) -> None:
-    rows = [{**SEVEN, "id": f"r{n}", "seed": n} for n in range(8)]
-    quick.run(rows)
-    store, first = open_store(quick.out), results(quick.out)
+def test_lost_pictures_and_damaged_results_are_made_anew(done: Job) -> None:
+    store, first = open_store(done.out), results(done.out)
     store.delete(*(key for key in store.list("images/") if "r1." in key or "r5." in key))
-    outcome = quick.run(rows)
+    outcome = done.run(SEVENS)
     assert (outcome.made, outcome.done_before) == (2, 6)
-    assert "8 rows: 6 done, 2 to make, 0 duplicates, 0 changed, 2 of which the picture is gone or damaged" in quick.said
+    assert "8 rows: 6 done, 2 to make, 0 duplicates, 0 changed, 2 of which the picture is gone or damaged" in done.said
     picture = next(key for key in store.list("images/") if "r2." in key)
     store.write(picture, store.read(picture)[:-20])
-    assert quick.run(rows).made == 0, "it is there"
-    assert quick.run(rows, verify=True).made == 1
+    assert done.run(SEVENS).made == 0, "it is there"
+    assert done.run(SEVENS, verify=True).made == 1
     (shard,) = store.list("metadata/")
     store.write(shard, store.read(shard)[:-9] + b"scrambled")
-    rows[0]["seed"] = 9  # the shard is rewritten without this row, and so read
-    assert quick.run(rows).made == 8, "and all that was in it"
-    assert audit(quick.out).passed
-    assert {row["sha256"] for name, row in results(quick.out).items() if name != "r0"} == {
+    changed = {**SEVENS[0], "seed": 9}  # the shard is rewritten without this row, and so read
+    assert done.run([changed, *SEVENS[1:]]).made == 8, "and all that was in it"
+    assert audit(done.out).passed
+    assert {row["sha256"] for name, row in results(done.out).items() if name != "r0"} == {
         row["sha256"] for name, row in first.items() if name != "r0"
     }
 
@@ -411,7 +417,6 @@ def test_a_job_that_died_while_it_planned_its_first_run_goes_on(quick: Job) -> N
     assert quick.run([{**SEVEN, "id": "a"}]).made == 1
 
 
-def test_another_scorer_does_not_claim_rows_that_it_has_not_seen(quick: Job) -> None:
-    quick.run([{**SEVEN, "id": "a"}])
-    with pytest.raises(WrongRun, match="was made with scorer none, not digits .*: 1 of its 1 good rows would keep"):
-        quick.run([{**SEVEN, "id": "a"}], scorer="digits")
+def test_another_scorer_does_not_claim_rows_that_it_has_not_seen(done: Job) -> None:
+    with pytest.raises(WrongRun, match="was made with scorer none, not digits .*: 8 of its 8 good rows would keep"):
+        done.run(SEVENS, scorer="digits")

@@ -1,4 +1,5 @@
-"""The jobs from Python, through a real Ray; and what `sample` makes in one process is what a job makes, to the byte."""
+"""The jobs from Python, through a real Ray. That `sample` makes in one process what a job makes, to the byte, is said
+where such jobs run: test_generate.py, test_deepfloyd.py."""
 
 from __future__ import annotations
 
@@ -11,10 +12,7 @@ import pytest
 from PIL import Image
 
 import darkroom
-from darkroom.storage import encode_png
-from e2e.test_deepfloyd import ROWS as FLOYD
-from e2e.test_generate import GOOD
-from runs import pictures, png, python_of, results, write_manifest
+from runs import pictures, png, python_of
 
 
 @pytest.fixture
@@ -25,28 +23,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "in/mask.png").write_bytes(png(16, mode="L"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def sampled(model: str, rows: list[dict[str, Any]]) -> dict[str, bytes]:
-    """PNGs by id, as a job writes them."""
-    made = darkroom.sample(model, rows, capacity=8)
-    return {row["id"]: encode_png(np.asarray(picture)) for row, picture in zip(rows, made, strict=True)}
-
-
-def test_one_process_makes_the_bytes_of_a_job(here: Path, toy_model: str, shared_ray: None) -> None:
-    """Every task, both stages, views, components, masks."""
-    manifest = write_manifest(here, GOOD)
-    outcome = darkroom.generate(manifest, here / "run", model=toy_model, capacity=8, unit_rows=4)
-    assert outcome.counts["anagram"] == {"ok": 1}
-    assert sampled(toy_model, GOOD) == pictures(str(here / "run"))
-
-
-def test_so_it_does_of_deepfloyd_in_latents_and_with_its_mark(here: Path, toy_deepfloyd: str, shared_ray: None) -> None:
-    manifest = write_manifest(here, FLOYD)
-    darkroom.generate(manifest, here / "run", model=toy_deepfloyd, capacity=8, unit_rows=8)
-    found = results(str(here / "run"))
-    assert "watermarked" in found["large"]["flags"]
-    assert sampled(toy_deepfloyd, FLOYD) == pictures(str(here / "run"))
 
 
 def test_rows_with_pictures_of_their_own_are_a_run(here: Path, toy_model: str, shared_ray: None) -> None:
@@ -62,6 +38,7 @@ def test_rows_with_pictures_of_their_own_are_a_run(here: Path, toy_model: str, s
         darkroom.generate({"task": "text_to_image", "promt": "a"}, here / "run", model=toy_model)
 
 
+@pytest.mark.slow  # the embedded model; what it calls is called above
 def test_readmes_run(here: Path, shared_ray: None) -> None:
     names: dict[str, Any] = {}
     blocks = python_of("docs/python.md")

@@ -109,32 +109,10 @@ def kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def test_killed_half_way_the_same_command_completes_it(
+def test_interrupted_and_killed_half_way_the_same_command_completes_it(
     tmp_path: Path, toy_model: str, shared_ray: None, start: Any
 ) -> None:
-    options = job(tmp_path, toy_model)
-    arguments = ["--out", options.out, "--model", options.model, "--capacity", "2", "--unit-rows", "2"]
-    process, seen = start("jobs/generate.py", options.manifest, *arguments)
-    wait_for(lambda: committed(options.out) >= 6 or process.poll() is not None, 180, "the first commits")
-    below = descendants(process.pid)
-    seen |= below.keys()
-    workers = [pid for pid, line in below.items() if "Agent" not in line]  # Ray's agents outlive it, and do no work
-    kill(process.pid)
-    process.wait()
-    wait_for(lambda: not any(map(alive, workers)), 60, "its workers to end with it")
-    before = results(options.out)
-    assert 0 < len(before) < ROWS, "it was killed half way"
-    outcome = run(options, silent)
-    after = results(options.out)
-    assert (outcome.rows, outcome.failed, outcome.done_before) == (ROWS, 0, len(before))
-    assert outcome.made == ROWS - len(before)
-    assert {name: after[name] for name in before} == before, "not made twice"
-    assert audit(options.out).passed
-
-
-def test_sigterm_and_ctrl_c_end_it_with_a_sentence(
-    tmp_path: Path, toy_model: str, shared_ray: None, start: Any
-) -> None:
+    """By SIGTERM once there are rows, by Ctrl-C while Ray starts, by SIGKILL once there are more."""
     options = job(tmp_path, toy_model)
     command = ["jobs/generate.py", options.manifest, "--out", options.out, "--model", options.model]
     command += ["--capacity", "2", "--unit-rows", "2"]
@@ -153,7 +131,23 @@ def test_sigterm_and_ctrl_c_end_it_with_a_sentence(
     said = process.communicate(timeout=120)[0]
     assert process.returncode == 128 + signal.SIGINT, said
     assert kept in said and "Traceback" not in said
-    assert run(options, silent).rows == ROWS and audit(options.out).passed
+    more = committed(options.out) + 4
+    process, seen = start(*command)
+    wait_for(lambda: committed(options.out) >= more or process.poll() is not None, 180, "more commits")
+    below = descendants(process.pid)
+    seen |= below.keys()
+    workers = [pid for pid, line in below.items() if "Agent" not in line]  # Ray's agents outlive it, and do no work
+    kill(process.pid)
+    process.wait()
+    wait_for(lambda: not any(map(alive, workers)), 60, "its workers to end with it")
+    before = results(options.out)
+    assert 0 < len(before) < ROWS, "it was killed half way"
+    outcome = run(options, silent)
+    after = results(options.out)
+    assert (outcome.rows, outcome.failed, outcome.done_before) == (ROWS, 0, len(before))
+    assert outcome.made == ROWS - len(before)
+    assert {name: after[name] for name in before} == before, "not made twice"
+    assert audit(options.out).passed
 
 
 @slow
