@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -86,7 +87,7 @@ def test_a_tick(tmp_path: Path, toy_model: str, toy_network: str) -> None:
 def test_each_stage_and_the_encoders_on_a_node_of_its_own(apart: Path, on_processors: dict[str, bytes]) -> None:
     assert pictures(str(apart / "apart")) == on_processors
     assert audit(str(apart / "apart")).passed
-    said = (apart / "said").read_text()
+    said = re.sub(r".* still .*", "", (apart / "said").read_text())  # what a slow machine says every 5 s
     assert said.index("starting the workers") < said.index("prompts: loading text_encoder"), "while the stages load"
     assert said.count("prompts: loading text_encoder") == 1, "said once, though two listen"
 
