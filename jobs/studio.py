@@ -1,7 +1,7 @@
-"""A web page to make pictures on and to look at runs, models and a cluster; for this machine alone unless told not to.
+"""A web page to look at runs, models and a cluster; for this machine alone unless told not to.
 
     darkroom studio runs
-    darkroom studio s3://bucket/runs --model if-xs --model runs/my-model
+    darkroom studio s3://bucket/runs
     darkroom studio runs --registry s3://bucket/registry --address http://ray-head:8265
     DARKROOM_STUDIO_TOKEN=... darkroom studio runs --host 0.0.0.0 --port 8080
 
@@ -20,7 +20,6 @@ from darkroom import cli
 
 def main(
     runs: Annotated[str, typer.Argument(metavar="RUNS", help="a folder or s3:// uri of runs, or one run")],
-    model: Annotated[list[str] | None, typer.Option(help="a model to offer, by name or uri; may be repeated")] = None,
     registry: Annotated[str | None, typer.Option(help="a registry of models, to be looked at")] = None,
     address: Annotated[str | None, typer.Option(help="a cluster's job API, http://HOST:8265")] = None,
     host: Annotated[str, typer.Option(help="where it listens; others than this machine need a token")] = "127.0.0.1",
@@ -29,12 +28,12 @@ def main(
         str | None, typer.Option(help="who opens the page must know it", envvar="DARKROOM_STUDIO_TOKEN")
     ] = None,
 ) -> None:
-    """Open a web page: make pictures, look at runs, models and a cluster."""
+    """Open a web page: look at runs, models and a cluster."""
     with cli.exit_codes():
         from darkroom.studio.server import serve
         from darkroom.studio.settings import Settings
 
-        serve(Settings(runs, tuple(model or ()), registry or "", address or ""), host, port, token or "")
+        serve(Settings(runs, registry=registry or "", address=address or ""), host, port, token or "")
 
 
 if __name__ == "__main__":

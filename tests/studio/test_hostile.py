@@ -134,7 +134,7 @@ SPOILT = {
 def test_a_run_that_is_not_whole_is_a_sentence_or_its_rest(good: Path, tmp_path: Path, how: str) -> None:
     shutil.copytree(good, tmp_path / "run")
     SPOILT[how](tmp_path / "run")
-    for name in ("runs", "models", "make"):
+    for name in ("runs", "models"):
         app = page(name, tmp_path)
         assert weight(app) < 20_000
     app = page("runs", tmp_path, row="markup <b>")

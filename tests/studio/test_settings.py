@@ -13,7 +13,7 @@ def test_settings_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(settings.VARIABLE, raising=False)
     with pytest.raises(ValueError, match="start the studio by `darkroom studio RUNS`"):
         settings.read()
-    given = Settings("s3://bucket/runs", ("if-xs", "a b"), "registry", "http://head:8265")
+    given = Settings("s3://bucket/runs", "a registry", "http://head:8265")
     given.write()
     assert settings.read() == given
 

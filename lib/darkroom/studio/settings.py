@@ -11,11 +11,10 @@ VARIABLE = "DARKROOM_STUDIO"
 
 @dataclass(frozen=True)
 class Settings:
-    """runs: a folder or s3:// uri with runs below it, or a run itself; models: names or uris; registry: a uri, "" for
-    none; address: of a cluster's job API, "" for none. The token is not here: pages need none."""
+    """runs: a folder or s3:// uri with runs below it, or a run itself; registry: a uri, "" for none; address: of a
+    cluster's job API, "" for none. The token is not here: pages need none."""
 
     runs: str
-    models: tuple[str, ...] = ()
     registry: str = ""
     address: str = ""
 
@@ -29,5 +28,4 @@ def read() -> Settings:
     given = os.environ.get(VARIABLE)
     if given is None:
         raise ValueError(f"{VARIABLE} is not set: start the studio by `darkroom studio RUNS`")
-    fields = json.loads(given)
-    return Settings(**fields | {"models": tuple(fields["models"])})
+    return Settings(**json.loads(given))

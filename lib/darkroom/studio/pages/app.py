@@ -11,12 +11,11 @@ import streamlit as st
 
 from darkroom.storage import StorageError
 from darkroom.studio import settings
-from darkroom.studio.pages import cluster, make, models, runs
+from darkroom.studio.pages import cluster, models, runs
 from darkroom.studio.text import plain
 
 PAGES = {
     "runs": ("Runs", ":material/photo_library:", runs.page),
-    "make": ("Make", ":material/brush:", make.page),
     "models": ("Models", ":material/show_chart:", models.page),
     "cluster": ("Cluster", ":material/dns:", cluster.page),
 }
