@@ -14,8 +14,7 @@ from darkroom.evaluation.illusions import KINDS, IllusionEvaluation
 from darkroom.evaluation.scenes import SceneWish, verdict
 from darkroom.models.painted_ink import DIGITS
 from darkroom.report.evaluation import framed_sheet
-from darkroom.report.grids import page_size
-from darkroom.report.sections import Drawing, Section, Table, render
+from darkroom.report.sections import Drawing, Section, Table, section_page
 from darkroom.storage import open_store
 from darkroom.training.painted_scenes import KINDS as SCENES
 
@@ -41,18 +40,10 @@ def write_cascade_evaluation(
 
 
 def _html(settings: Mapping[str, object], sections: list[Section]) -> str:
-    return render(
-        "sections.html",
-        title=f"{settings['model']}, evaluated",
-        name=settings["model"],
-        kind="an evaluation",
-        numbers="quality.json",
-        files=[],
-        facts=[[(name.replace("_", " "), value) for name, value in settings.items() if value is not None]],
-        notes=[],
-        sections=sections,
-        sizes={drawing.name: page_size(drawing.png) for section in sections for drawing in section.drawings},
-    )
+    facts = [(name.replace("_", " "), value) for name, value in settings.items() if value is not None]
+    model = str(settings["model"])
+    title, kind = f"{model}, evaluated", "an evaluation"
+    return section_page(model, sections, title=title, kind=kind, numbers="quality.json", facts=[facts])
 
 
 def _measures(evaluation: CascadeEvaluation | SceneEvaluation) -> Section:

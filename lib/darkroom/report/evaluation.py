@@ -13,8 +13,8 @@ from PIL import ImageColor
 from torch import Tensor
 
 from darkroom.evaluation.network import Evaluation
-from darkroom.report.grids import draw_grid, page_size
-from darkroom.report.sections import Drawing, Section, Table, render
+from darkroom.report.grids import draw_grid
+from darkroom.report.sections import Drawing, Section, Table, section_page
 from darkroom.report.sheets import PAPER
 from darkroom.storage import open_store
 
@@ -167,17 +167,14 @@ def _framed(picture: Tensor, wrong: bool) -> Tensor:
 
 
 def _html(record: Mapping[str, Any], sections: list[Section]) -> str:
-    return render(
-        "sections.html",
+    return section_page(
+        record["model"],
+        sections,
         title=f"{record['model']}, evaluated",
-        name=record["model"],
         kind="an evaluation",
         numbers="evaluation.json",
-        files=[],
         facts=[_facts(record)],
         notes=record["notes"],
-        sections=sections,
-        sizes={drawing.name: page_size(drawing.png) for section in sections for drawing in section.drawings},
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -67,3 +67,32 @@ def render(template: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     return environment.get_template(template).render(**values)
+
+
+def section_page(
+    name: str,
+    sections: Sequence[Section],
+    *,
+    kind: str,
+    numbers: str,
+    facts: Sequence[Sequence[tuple[str, object]]],
+    title: str = "",
+    notes: Sequence[str] = (),
+    files: Sequence[str] = (),
+) -> str:
+    """A page that is sections one below the other. kind: what it is of; numbers: the file that has its figures; facts:
+    lists of them; title: by default the name; files: beside the page, linked."""
+    from darkroom.report.grids import page_size  # torch, which a run's own page does without
+
+    return render(
+        "sections.html",
+        title=title or name,
+        name=name,
+        kind=kind,
+        numbers=numbers,
+        files=files,
+        facts=facts,
+        notes=notes,
+        sections=sections,
+        sizes={drawing.name: page_size(drawing.png) for section in sections for drawing in section.drawings},
+    )

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from darkroom.report import adapter, curves, denoiser, diffusions, flows, pure_noise
-from darkroom.report.grids import page_size
-from darkroom.report.sections import Drawing, Section, Table, attempt, moment, render
+from darkroom.report.sections import Drawing, Section, Table, attempt, moment, section_page
 from darkroom.report.trained import TrainingRun
 from darkroom.storage import Store
 
@@ -144,16 +143,13 @@ def _html(run: TrainingRun, sections: list[Section]) -> str:
     facts = [("state", _state(run)), *about, *_effort(run), *_circumstances(run)]
     chosen = {key: value for key, value in run.recipe.items() if key not in _IN_FACTS and value != "auto"}
     recipe = [(key.replace("_", " "), _value(value)) for key, value in chosen.items()]
-    return render(
-        "sections.html",
-        title=run.name,
-        name=run.name,
+    return section_page(
+        run.name,
+        sections,
         kind="a report of a training run",
         numbers="figures.json",
         facts=[facts, recipe],
         notes=[run.data_problem] if run.drawable and run.data_problem else [],
-        sections=sections,
-        sizes={drawing.name: page_size(drawing.png) for section in sections for drawing in section.drawings},
         files=[name for name in _LINKED if run.store.exists(name)],
     )
 
