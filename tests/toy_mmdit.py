@@ -12,9 +12,10 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from toy_deepfloyd import WIDTH, save_clip_tokenizer, save_t5_tokenizer, small_t5, write_json
+from toy_sd import FACTOR, SIDE, vae
 
 Kind = Literal["sd3", "sd3-small", "flux-dev", "flux-schnell", "flux-fill", "flux-kontext"]
-SIDE, FACTOR, CHANNELS = 8, 4, 16  # of the state, pixels for each of its elements
+CHANNELS = 16  # of the state
 FIRST, SECOND, POOLED = 8, 16, 12  # widths of CLIP's embeddings, and of the second's pooled one
 _CLIP = {"num_hidden_layers": 3, "num_attention_heads": 2, "vocab_size": 2 * 256 + 2, "intermediate_size": 16}
 _CLIP |= {"bos_token_id": 512, "eos_token_id": 513, "pad_token_id": 0}
@@ -105,16 +106,5 @@ def _flux(kind: Kind) -> dict[str, nn.Module]:
 
 
 def _vae() -> AutoencoderKL:
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(8, 8, 8),
-        layers_per_block=1,
-        norm_num_groups=4,
-        sample_size=SIDE * FACTOR,
-        latent_channels=CHANNELS,
-        scaling_factor=1.5305,
-        shift_factor=0.0609,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
-    )
+    scales = {"scaling_factor": 1.5305, "shift_factor": 0.0609}
+    return vae(latent_channels=CHANNELS, use_quant_conv=False, use_post_quant_conv=False, **scales)

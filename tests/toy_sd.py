@@ -87,7 +87,8 @@ def unet(kind: Kind) -> UNet2DConditionModel:
     )
 
 
-def vae() -> AutoencoderKL:
+def vae(**shape: Any) -> AutoencoderKL:
+    """shape: what is to be otherwise."""
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
@@ -95,5 +96,5 @@ def vae() -> AutoencoderKL:
         layers_per_block=1,
         norm_num_groups=4,
         sample_size=SIDE * FACTOR,
-        latent_channels=4,
+        **{"latent_channels": 4, **shape},
     )

@@ -196,23 +196,15 @@ def test_flux_image_to_image(toys: dict[str, str], monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("strength", [0.6, 1.0])
-def test_flux_inpainting(toys: dict[str, str], monkeypatch: pytest.MonkeyPatch, strength: float) -> None:
+@pytest.mark.parametrize(("kind", "theirs"), [("flux-dev", FluxInpaintPipeline), ("flux-fill", FluxFillPipeline)])
+def test_flux_inpainting(
+    toys: dict[str, str], monkeypatch: pytest.MonkeyPatch, strength: float, kind: str, theirs: Any
+) -> None:
     inject(monkeypatch, IMAGE, START, MASKED)
-    theirs = pipeline(FluxInpaintPipeline, toys["flux-dev"])
     given = {"image": picture(), "mask_image": mask(), "strength": strength, **SIZED}
-    wanted = theirs(**FLUX, **given, output_type="latent").images[0]
+    wanted = pipeline(theirs, toys[kind])(**FLUX, **given, output_type="latent").images[0]
     row = make_row("inpaint", **FLUX_ROW, strength=strength, image="a.png", mask="m.png", size=SIDE)
-    assert_same(latents_of(toys["flux-dev"], row), as_states(wanted))
-
-
-@pytest.mark.parametrize("strength", [0.6, 1.0])
-def test_flux_fill(toys: dict[str, str], monkeypatch: pytest.MonkeyPatch, strength: float) -> None:
-    inject(monkeypatch, IMAGE, START, MASKED)
-    theirs = pipeline(FluxFillPipeline, toys["flux-fill"])
-    given = {"image": picture(), "mask_image": mask(), "strength": strength, **SIZED}
-    wanted = theirs(**FLUX, **given, output_type="latent").images[0]
-    row = make_row("inpaint", **FLUX_ROW, strength=strength, image="a.png", mask="m.png", size=SIDE)
-    assert_same(latents_of(toys["flux-fill"], row), as_states(wanted))
+    assert_same(latents_of(toys[kind], row), as_states(wanted))
 
 
 def test_flux_kontext(toys: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
