@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from darkroom.models.families import read_index
 from darkroom.models.memory import Memory
 from darkroom.models.sources import Source
-from darkroom.models.texts import Encoding, in_passes
+from darkroom.models.texts import Encoding, JoinedTextEncoder
 from darkroom.sampling.prompt_keys import PromptKey
 from darkroom.sampling.stage import CONDITION, POOLED, Fields
 
@@ -96,17 +96,10 @@ class PairedEncoding:
         return Memory(first.weights + second.weights, max(first.activations, second.activations))
 
 
-class PairedTextEncoder:
-    """Prompts to embeddings as they are kept; see `TextEncoder`."""
+class PairedTextEncoder(JoinedTextEncoder):
+    """SDXL's two."""
 
-    def __init__(self, encoding: PairedEncoding, encoders: list[nn.Module], device: torch.device, dtype: str) -> None:
-        self.encoding, self.encoders, self.device = encoding, encoders, device
-        self.dtype = getattr(torch, dtype)
-
-    @torch.inference_mode()
-    def encode(self, keys: list[str]) -> Tensor:
-        """N keys of PromptKey -> [N, positions + 1, width] in the encoders' dtype, on the host; passes of one shape."""
-        return in_passes(self._encode, keys, self.device)
+    encoding: PairedEncoding
 
     def _encode(self, keys: list[PromptKey]) -> Tensor:
         first, second = self.encoding.first, self.encoding.second

@@ -193,3 +193,20 @@ class TextEncoder:
         layers = self.encoder(tokens.input_ids, attention_mask=mask, output_hidden_states=True).hidden_states
         chosen = torch.stack([layers[-(key.clip_skip + 1)][at] for at, key in enumerate(keys)])
         return self.encoder.final_layer_norm(chosen).to(self.dtype).cpu()
+
+
+class JoinedTextEncoder:
+    """Several encoders, whose embeddings of a prompt are kept as one tensor; see `TextEncoder`."""
+
+    def __init__(self, encoding: Any, encoders: list[nn.Module], device: torch.device, dtype: str) -> None:
+        self.encoding, self.encoders, self.device = encoding, encoders, device
+        self.dtype = getattr(torch, dtype)
+
+    @torch.inference_mode()
+    def encode(self, keys: list[str]) -> Tensor:
+        """N keys of PromptKey -> [N, positions + 1, width] in the encoders' dtype, on the host; passes of one shape."""
+        return in_passes(self._encode, keys, self.device)
+
+    def _encode(self, keys: list[PromptKey]) -> Tensor:
+        """Of one pass."""
+        raise NotImplementedError

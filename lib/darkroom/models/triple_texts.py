@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from darkroom.models.memory import Memory
 from darkroom.models.sources import Source
-from darkroom.models.texts import Encoding, in_passes
+from darkroom.models.texts import Encoding, JoinedTextEncoder
 from darkroom.models.weights import config_of
 from darkroom.sampling.prompt_keys import PromptKey
 from darkroom.sampling.stage import CONDITION, POOLED, Fields
@@ -116,17 +116,10 @@ class TripleEncoding:
         return texts
 
 
-class TripleTextEncoder:
-    """Prompts to embeddings as they are kept; see `TextEncoder`."""
+class TripleTextEncoder(JoinedTextEncoder):
+    """CLIPs and a T5."""
 
-    def __init__(self, encoding: TripleEncoding, encoders: list[nn.Module], device: torch.device, dtype: str) -> None:
-        self.encoding, self.encoders, self.device = encoding, encoders, device
-        self.dtype = getattr(torch, dtype)
-
-    @torch.inference_mode()
-    def encode(self, keys: list[str]) -> Tensor:
-        """N keys of PromptKey -> [N, positions + 1, width] in the encoders' dtype, on the host; passes of one shape."""
-        return in_passes(self._encode, keys, self.device)
+    encoding: TripleEncoding
 
     def _encode(self, keys: list[PromptKey]) -> Tensor:
         texts = list(zip(*map(self.encoding._texts, keys), strict=True))
