@@ -70,11 +70,13 @@ def diff(name: Name, version: Version, other: Version, registry: Registry = None
 @app.command()
 def add(
     name: Name,
-    source: Annotated[str, typer.Argument(help="the model directory that `darkroom train` wrote, a path or s3:// uri")],
+    source: Annotated[
+        str, typer.Argument(help="the model's or adapter's folder that `darkroom train` wrote, a path or s3:// uri")
+    ],
     registry: Registry = None,
     reason: Reason = "",
 ) -> None:
-    """Copy a trained model into the registry as a new version, which is not live before it is promoted."""
+    """Copy a trained model or adapter into the registry as a new version, which is not live before it is promoted."""
     with cli.exit_codes():
         from darkroom.models import registration
 

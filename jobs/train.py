@@ -34,6 +34,7 @@ def main(
     data: Annotated[str, typer.Option(help="an ingested data set, a folder or s3:// uri")],
     out: Annotated[str, typer.Option(help="the run and model's folder or s3://bucket/prefix")],
     model: Annotated[str | None, typer.Option(help="of lora: the model that the adapter is for")] = None,
+    layout: Annotated[str | None, typer.Option(help="of lora: the adapter's file, diffusers or kohya")] = None,
     workers: Annotated[str, typer.Option(help="how many share each batch, or a range such as 2:8")] = "1",
     resume: Annotated[bool, typer.Option("--resume", help="go on from the last checkpoint in --out")] = False,
     settings: Annotated[list[str] | None, typer.Option("--set", help="key=value, a field of the recipe")] = None,
@@ -52,15 +53,18 @@ def main(
             raise unknown("recipe", recipe, RECIPES)
         if model is not None and recipe != LORA:
             raise ValueError(f"--model says what an adapter is for, and {recipe} trains a network of its own")
+        if layout is not None and recipe != LORA:
+            raise ValueError(f"--layout says how an adapter's file is laid out, and {recipe} trains a network")
         read_record(data, "captions" if recipe == LORA else "labels")
         phase(to_stderr, "importing torch")
         from darkroom.training.job import TrainOptions, kept, train
 
+        of_lora = [f"{name}={given}" for name, given in (("model", model), ("layout", layout)) if given]
         options = TrainOptions(
             recipe=recipe,
             data=data,
             out=out,
-            settings=(*([f"model={model}"] if model else []), *(settings or ())),
+            settings=(*of_lora, *(settings or ())),
             workers=workers,
             resume=resume,
             address=address or os.environ.get("RAY_ADDRESS"),

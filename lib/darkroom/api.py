@@ -62,7 +62,8 @@ def train(
     say: Say = to_stderr,
     **options: Any,
 ) -> Model:
-    """Trains a model by a recipe from an ingested data set, on Ray: `darkroom train`. Returns it, opened.
+    """Trains a model by a recipe from an ingested data set, on Ray: `darkroom train`. Returns it, opened; of an adapter
+    (recipe "lora"), the model it was trained on, with it: rows ask for it by the name of its folder.
 
     settings: fields of the recipe, as `--set` gives them; say: what is told of the progress. options: workers (2, or
     a range "2:8"), resume, address, verbose. Raises ValueError for what you can mend, FloatingPointError where the loss
@@ -72,6 +73,7 @@ def train(
     >>> model = darkroom.train("mnist-flow-class", "data/mnist", "models/flow", {"epochs": 6})   # doctest: +SKIP
     >>> darkroom.sample(model, {"task": "text_to_image", "label": 7})[0]                         # doctest: +SKIP
     """
+    from darkroom.models.adapter_folder import adapter_base
     from darkroom.models.catalog import open_model
     from darkroom.training import job
 
@@ -81,6 +83,9 @@ def train(
         options["workers"] = str(options["workers"])
     pairs = tuple(f"{name}={_text(value)}" for name, value in (settings or {}).items())
     job.train(job.TrainOptions(recipe, str(data), str(out), settings=pairs, **_address() | options), say)
+    if recipe == "lora":
+        base, name = adapter_base(str(out)), str(out).rstrip("/").rpartition("/")[2]
+        return open_model(base, adapters={name: str(out)})
     return open_model(str(out))
 
 

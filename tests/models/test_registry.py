@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from darkroom.models import registration, registry
+from darkroom.models.adapter_files import LowRank, StoredAdapter
+from darkroom.models.adapter_folder import save_adapter
 from darkroom.models.catalog import open_model
 from darkroom.models.errors import ModelError
 from darkroom.models.registry import RegisteredModel, names
-from darkroom.storage import LocalStore
+from darkroom.storage import LocalStore, open_store
 from toys import network_config, save_toy_network
 
 
@@ -224,6 +227,32 @@ def test_a_rollback_undoes_the_last_promotion_that_is_not_undone(tmp_path: Path,
     model.rollback(to=third)
     assert model.rollback().version == second, "it was pointed to from there"
     assert model.retire(keep=1) == [early], "3 was live just now"
+
+
+def test_an_adapter_is_added_by_hand_and_stays_one_of_its_base(tmp_path: Path, toy_network: str) -> None:
+    root = str(tmp_path / "registry")
+
+    def adapter(folder: str, revision: str) -> str:
+        layers = {"mid.to_q": LowRank(torch.zeros(2, 4), torch.zeros(3, 2))}
+        about = {"base": {"model": "sd-xs", "name": "sd-xs", "revision": revision}}
+        save_adapter(open_store(str(tmp_path / folder)), layers, "kohya", about, ())
+        return str(tmp_path / folder)
+
+    first = adapter("first", "a1")
+    assert registration.add(root, "style", first, "by hand") == 1
+    registration.promote(root, "style", 1)
+    place = registry.resolve(f"registry://{root}/style")
+    assert StoredAdapter.at("style", place).digest == StoredAdapter.at("style", first).digest
+    assert registration.add(root, "style", adapter("second", "a1")) == 2
+    with pytest.raises(ModelError, match="than the champion style@1: base sd-xs of the revision b2 in place of sd-xs"):
+        registration.add(root, "style", adapter("third", "b2"))
+    with pytest.raises(ModelError, match="than the champion style@1: base None in place of sd-xs of the revision a1"):
+        registration.add(root, "style", toy_network)
+    torn = Path(adapter("torn", "a1"), "lora.safetensors")
+    torn.write_bytes(torn.read_bytes()[:-10])
+    with pytest.raises(ModelError, match="lora.safetensors is damaged"):
+        registration.add(root, "style", str(torn.parent))
+    assert RegisteredModel(root, "style").versions() == [1, 2]
 
 
 def test_what_may_not_be_added_by_hand(tmp_path: Path, toy_network: str) -> None:

@@ -52,6 +52,11 @@ def save_adapter(
     store.write(CONFIG, json.dumps(config, indent=1, ensure_ascii=False).encode())
 
 
+def adapter_base(address: str) -> str:
+    """What to open the model by that the adapter in that folder was trained on. ModelError, StorageError."""
+    return read_json(open_source(address), CONFIG)["base"]["model"]
+
+
 def check_base(name: str, address: str, model: str, revision: str) -> None:
     """ModelError where the folder at that address says that the adapter was trained on another model than that."""
     if address.endswith(".safetensors"):

@@ -6,13 +6,21 @@ name holds its candidate against a champion by hand as against any other.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
 from darkroom import __version__
+from darkroom.models.adapter_files import adapter_file
+from darkroom.models.adapter_folder import KIND
 from darkroom.models.catalog import open_model
 from darkroom.models.errors import ModelError
-from darkroom.models.network import Network
+from darkroom.models.network import Network, read_config
 from darkroom.models.registry import Pointer, RegisteredModel
+from darkroom.storage import NotFound, open_store
 from darkroom.storage.lease import actor
 
 
@@ -20,16 +28,20 @@ def add(registry: str, name: str, source: str, reason: str = "") -> int:
     """Copies the model directory at `source`, a path or s3:// uri, into the registry as a new version, whose number it
     returns. It is not live yet.
 
-    ModelError where it is no whole network of our own, or not of the kind that `name` is; StorageError.
+    ModelError where it is neither a whole network of our own nor an adapter, or not of the kind that `name` is;
+    StorageError.
     """
-    model, network = RegisteredModel(registry, name), _network(source)
-    network.load()  # what cannot be opened is no version
+    model = RegisteredModel(registry, name)
+    given = _adapter(source) or _network(source)
     champion = model.champion()
     if champion is not None and champion.version is not None:
-        _check_like(f"{name}@{champion.version}", _network(model.folder(champion.version)), source, network)
-    number, place = model.claim(), network.address
-    record = {"added": {"from": place, "by": actor(), "reason": reason, "revision": network.revision}}
-    model.register(number, place, {**record, "code": __version__}, by_hand=True, reason=reason, **{"from": place})
+        folder = model.folder(champion.version)
+        _check_like(f"{name}@{champion.version}", _adapter(folder) or _network(folder), source, given)
+    number = model.claim()
+    record = {"added": {"from": given.address, "by": actor(), "reason": reason, **given.record}}
+    model.register(
+        number, given.address, {**record, "code": __version__}, by_hand=True, reason=reason, **{"from": given.address}
+    )
     return number
 
 
@@ -50,31 +62,58 @@ def promote(registry: str, name: str, number: int, reason: str = "", seen: int |
     return moved
 
 
-def _network(source: str) -> Network:
-    model = open_model(source)
-    if not isinstance(model, Network):
+@dataclass(frozen=True)
+class _Given:
+    """A model directory. relied_on: what rows that ask for the model rely on; record: what version.json holds of it."""
+
+    address: str
+    relied_on: dict[str, Any]
+    record: dict[str, Any]
+
+
+def _network(source: str) -> _Given:
+    network = open_model(source)
+    if not isinstance(network, Network):
         raise ModelError(
             f"{source} is no network that was trained here: a registry holds model directories of config.json and "
-            "model.safetensors, as `darkroom train` writes them"
+            "model.safetensors, as `darkroom train` writes them, and adapters' as `darkroom train lora` does"
         )
-    return model
+    network.load()  # what cannot be opened is no version
+    relied_on: dict[str, Any] = {"process": None}  # a denoiser makes no pictures
+    if network.config.get("process") is not None:
+        stage = network.stages[0]
+        relied_on = {
+            "process": stage.process.kind, "pixels": stage.size, "channels": stage.channels,
+            "classes": network.num_classes,
+        }  # fmt: skip
+    return _Given(network.address, relied_on, {"revision": network.revision})
 
 
-def _check_like(live_name: str, live: Network, source: str, given: Network) -> None:
+def _adapter(source: str) -> _Given | None:
+    """None for a folder that is no adapter's."""
+    if not (source.startswith("s3://") or Path(source).is_dir()):
+        return None
+    store = open_store(source)
+    try:
+        config = read_config(store)
+    except (NotFound, ModelError):
+        return None  # which is said of it as of a network
+    if config.get("kind") != KIND:
+        return None
+    files, name = adapter_file(store.root)
+    try:
+        load_file(files.fetch([name]) / name)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{store.root}/{name} is damaged ({error}): train it again, or fetch it again") from None
+    base = config["base"]
+    return _Given(store.root, {"base": f"{base['name']} of the revision {base['revision']}"}, {"base": base})
+
+
+def _check_like(live_name: str, live: _Given, source: str, given: _Given) -> None:
     """Manifests that ask for registry://NAME must go on working, and a gate hold like against like."""
-    its, wanted = _kind(given), _kind(live)
+    its, wanted = given.relied_on, live.relied_on
     if differ := [what for what in wanted if its.get(what) != wanted[what]]:
         said = ", ".join(f"{what} {its.get(what)} in place of {wanted[what]}" for what in differ)
         raise ModelError(
             f"{source} is another kind of model than the champion {live_name}: {said}; give it another name"
         )
-
-
-def _kind(network: Network) -> dict[str, Any]:
-    """What rows that ask for the model rely on. process: None of a denoiser, which makes no pictures."""
-    if network.config.get("process") is None:
-        return {"process": None}
-    stage = network.stages[0]
-    return {
-        "process": stage.process.kind, "pixels": stage.size, "channels": stage.channels, "classes": network.num_classes
-    }  # fmt: skip
