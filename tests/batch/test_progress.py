@@ -176,6 +176,15 @@ def test_a_phase_that_lasts_is_not_silent(clock: Clock) -> None:
     assert out.getvalue().strip("\0").splitlines() == ["0/4 rows committed, 32 evaluations"]
 
 
+def test_that_all_is_done_is_said_once(clock: Clock) -> None:
+    shown, out = progress(clock, 4)
+    shown.evaluated(32)
+    shown.add(4, 0)
+    for clock.now in range(1, 25):  # while the page is drawn
+        shown.tick()
+    assert out.getvalue().splitlines() == ["4/4 rows committed, 32 evaluations"]
+
+
 def test_all_at_once_has_no_rate(clock: Clock) -> None:
     shown, _ = progress(clock, 8)
     shown.add(8, 0)

@@ -215,6 +215,7 @@ class Progress:
         self.ok = self.failed = self.evaluations = 0
         self.first = self.printed = clock()
         self.before_first = 0
+        self._all_said = False  # that all rows are committed
         self._work = deque[tuple[float, float]]()
         self._console = Console(file=self.out)
         self._column = BarColumn(BAR)
@@ -228,6 +229,7 @@ class Progress:
         """So many rows are to be made; whatever was counted before is another job's."""
         self.total, self.expected = total, 0.0
         self.ok = self.failed = self.evaluations = 0
+        self._all_said = False
         self._work.clear()
         self.show()
 
@@ -301,13 +303,15 @@ class Progress:
         return ((self.total or 0) - self.ok - self.failed) / rate if rate else None
 
     def show(self) -> None:
-        """Draws the bar anew; elsewhere says the line if it is time to, or all is done."""
+        """Draws the bar anew; elsewhere says the line if it is time to, and once when all is done."""
         done, line = self.ok + self.failed, self.line()
         if self.out.isatty():
             self._column.bar_width = max(LEAST_BAR, min(BAR, self._console.width - len(line) - 1))
             self._bar.update(self._task, completed=done, total=self.total, description=line, refresh=True)
-        elif (self.evaluations or done) and (self._silence() >= SECONDS_BETWEEN_LINES or done == self.total):
-            self._print(line)
+        elif (self.evaluations or done) and not self._all_said:
+            self._all_said = done == self.total
+            if self._all_said or self._silence() >= SECONDS_BETWEEN_LINES:
+                self._print(line)
 
     def tick(self) -> None:
         """Shows that time passes, where nobody else does; to be called about once a second."""
