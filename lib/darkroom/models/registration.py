@@ -51,9 +51,7 @@ def promote(registry: str, name: str, number: int, reason: str = "", seen: int |
     ModelError where it is the champion already, is not there, or another process was faster.
     """
     model = RegisteredModel(registry, name)
-    before = model.champion()
-    if seen is not None and (before.move if before else 0) != seen:
-        raise model.moved_meanwhile()
+    before = model.champion_since(seen)
     if before is not None and before.version == number:
         raise ModelError(f"{name}@{number} is the champion already")
     moved = model.promote(number, before, by_hand=True, reason=reason)

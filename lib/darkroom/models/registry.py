@@ -114,6 +114,13 @@ class RegisteredModel:
             number += 1
         return number
 
+    def champion_since(self, seen: int | None) -> Pointer | None:
+        """The champion; ModelError where the pointer moved after move number `seen`, 0 for none (None: whatever is)."""
+        now = self.champion()
+        if seen is not None and (now.move if now else 0) != seen:
+            raise self.moved_meanwhile()
+        return now
+
     def register(self, number: int, source: str, record: Mapping[str, Any], **more: Any) -> None:
         """Copies a model directory as version `number`, which was claimed; done again, it finishes what it began.
 
@@ -149,9 +156,7 @@ class RegisteredModel:
 
         ModelError where there is nothing to go back to, or another process moved the pointer meanwhile.
         """
-        before = self.champion()
-        if seen is not None and (before.move if before else 0) != seen:
-            raise self.moved_meanwhile()
+        before = self.champion_since(seen)
         if before is None or before.version is None:
             raise ModelError(f"{self.name} in {self.root} has no champion: there is nothing to roll back")
         target = self.champion_before() if to is None else to
