@@ -4,32 +4,16 @@ from __future__ import annotations
 
 import re
 import shlex
-from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
 
 from darkroom.cli import command_line
+from documented import PAGES, ROOT, commands
 
-ROOT = Path(__file__).parents[1]
-PAGES = sorted(
-    page.relative_to(ROOT).as_posix()
-    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("manifests/*.md"), *ROOT.glob("cluster/*.md")]
-)
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 USAGE = typer.BadParameter.__mro__[1]  # UsageError, which typer has of its own
-COMMAND = re.compile(r'(?:^|(?<!-n)\s|\$\()darkroom (?=[a-z])(.*?)(?:\)"|\s#\s.*|\s(?:>|\|).*)?$')
-
-
-def commands(text: str) -> list[str]:
-    """What follows `darkroom` in fenced and indented lines: no synopses, whose words are in brackets,
-    and no loops of a shell."""
-    blocks = [body for language, body in FENCE.findall(text) if language in ("", "sh", "bash")]
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines() + re.findall(r"^ {4}(darkroom .*)", text, re.MULTILINE)
-    found = [match[1].partition(')"')[0] for line in lines if (match := COMMAND.search(line))]
-    return [line for line in found if not re.search(r"[\[\]{|;]", line)]
 
 
 @pytest.fixture(scope="module")
