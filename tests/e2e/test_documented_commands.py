@@ -211,7 +211,8 @@ PRESUMED: dict[str, tuple[Callable[[Reader], None], ...]] = {
 @pytest.fixture
 def reader(tmp_path: Path, s3_env: str) -> Iterator[Reader]:
     (tmp_path / "home").mkdir()
-    shutil.copytree(ROOT / "manifests", tmp_path / "manifests")
+    for folder in ("manifests", "cluster"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
     reader = Reader(tmp_path, s3_env)
     yield reader
     if "RAY_ADDRESS" in reader.environment:
