@@ -73,7 +73,7 @@ def train(
     >>> model = darkroom.train("mnist-flow-class", "data/mnist", "models/flow", {"epochs": 6})   # doctest: +SKIP
     >>> darkroom.sample(model, {"task": "text_to_image", "label": 7})[0]                         # doctest: +SKIP
     """
-    from darkroom.models.adapter_folder import adapter_base
+    from darkroom.models.adapter_folder import read_about
     from darkroom.models.catalog import open_model
     from darkroom.training import job
 
@@ -84,8 +84,8 @@ def train(
     pairs = tuple(f"{name}={_text(value)}" for name, value in (settings or {}).items())
     job.train(job.TrainOptions(recipe, str(data), str(out), settings=pairs, **_address() | options), say)
     if recipe == "lora":
-        base, name = adapter_base(str(out)), str(out).rstrip("/").rpartition("/")[2]
-        return open_model(base, adapters={name: str(out)})
+        about, name = read_about(str(out)), str(out).rstrip("/").rpartition("/")[2]
+        return open_model(about["base"]["model"], adapters={name: str(out)})
     return open_model(str(out))
 
 

@@ -34,15 +34,29 @@ ROWS: list[dict[str, Any]] = [
 ]
 
 
-def asked(folder: Path, model: str, rows: list[dict[str, Any]]) -> Options:
+def asked(folder: Path, model: str, rows: list[dict[str, Any]], out: str = "run") -> Options:
+    """A job of those rows, beside the picture and the mask that they name."""
     store = open_store(str(folder))
     store.write("in/one.png", png(32))
     store.write("in/mask.png", png(32, mode="L"))
-    return Options(write_manifest(folder, rows), str(folder / "run"), model=model, capacity=4, unit_rows=4)
+    return Options(
+        write_manifest(folder, rows, f"{out}.jsonl"), str(folder / out), model=model, capacity=4, unit_rows=4
+    )
 
 
 def opened(uri: str) -> dict[str, np.ndarray]:
-    return {name: np.array(Image.open(io.BytesIO(data))) for name, data in pictures(uri).items()}
+    return {name: pixels(data) for name, data in pictures(uri).items()}
+
+
+def pixels(data: bytes) -> np.ndarray:
+    return np.array(Image.open(io.BytesIO(data)))
+
+
+def check_painted(made: np.ndarray) -> None:
+    """Where the mask of `asked` is black, the picture is as it was; elsewhere it is another."""
+    original, painted = pixels(png(32)), pixels(png(32, mode="L")) > 0
+    assert np.array_equal(made[~painted], original[~painted])
+    assert not np.array_equal(made[painted], original[painted])
 
 
 def test_a_mixed_manifest(tmp_path: Path, toy_sd: str, shared_ray: None) -> None:
@@ -59,13 +73,8 @@ def test_a_mixed_manifest(tmp_path: Path, toy_sd: str, shared_ray: None) -> None
     assert (found["text"]["evaluations"], found["edit"]["evaluations"]) == (6, 4)
     assert found["skip"]["prompts"] == found["text"]["prompts"] == ["a red one"]
     assert not np.array_equal(made["skip"], made["text"])
-    original, painted = (
-        np.array(Image.open(io.BytesIO(png(32)))),
-        np.array(Image.open(io.BytesIO(png(32, mode="L")))) > 0,
-    )
     for name in ("paint", "paint over"):
-        assert np.array_equal(made[name][~painted], original[~painted])
-        assert not np.array_equal(made[name][painted], original[painted])
+        check_painted(made[name])
     assert "edit wide" in open_store(options.out).read(write_report(options.out).rpartition("run/")[2]).decode()
     (problem,) = audit(options.out).problems
     assert problem.startswith("row gone failed"), "and all else is as it should be"

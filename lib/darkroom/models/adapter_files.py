@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
@@ -112,6 +113,17 @@ def adapter_file(address: str) -> tuple[Source, str]:
     return source, files[0]
 
 
+def read_weights(path: Path, address: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a file of weights, and what it says beside them. address: of it, for people. ModelError where it
+    is damaged."""
+    try:
+        tensors = load_file(path)
+        with safe_open(path, framework="pt") as opened:
+            return tensors, opened.metadata() or {}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelError(f"{address} is damaged ({error}): fetch it again") from None
+
+
 def read_adapter(name: str, address: str, targets: Mapping[str, tuple[int, int]]) -> Adapter:
     """The adapter at an address, for a UNet of these layers.
 
@@ -119,13 +131,7 @@ def read_adapter(name: str, address: str, targets: Mapping[str, tuple[int, int]]
     holds anything that would be left out.
     """
     source, file = adapter_file(address)
-    path = source.fetch([file]) / file
-    try:
-        tensors = load_file(path)
-        with safe_open(path, framework="pt") as opened:
-            metadata = opened.metadata() or {}
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ModelError(f"{address} is damaged ({error}): fetch it again") from None
+    tensors, metadata = read_weights(source.fetch([file]) / file, address)
     config = read_json(source, PEFT_CONFIG) if PEFT_CONFIG in source.names() else {}
     try:
         layers = parse_adapter(tensors, targets, _scales(metadata, config))

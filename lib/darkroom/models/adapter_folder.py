@@ -52,19 +52,21 @@ def save_adapter(
     store.write(CONFIG, json.dumps(config, indent=1, ensure_ascii=False).encode())
 
 
-def adapter_base(address: str) -> str:
-    """What to open the model by that the adapter in that folder was trained on. ModelError, StorageError."""
-    return read_json(open_source(address), CONFIG)["base"]["model"]
+def read_about(address: str) -> dict[str, Any] | None:
+    """The config.json of the adapter's folder at that address; None where there is none, as beside a file alone.
+    ModelError, StorageError."""
+    if address.endswith(".safetensors"):
+        return None
+    source = open_source(address)
+    return read_json(source, CONFIG) if CONFIG in source.names() else None
 
 
 def check_base(name: str, address: str, model: str, revision: str) -> None:
     """ModelError where the folder at that address says that the adapter was trained on another model than that."""
-    if address.endswith(".safetensors"):
-        return
-    source = open_source(address)
-    base = read_json(source, CONFIG).get("base") if CONFIG in source.names() else None
+    about = read_about(address) or {}
+    base = about.get("base")
     if base and base.get("revision") != revision:
-        file = f"{address.rstrip('/')}/{read_json(source, CONFIG)['weights']}"
+        file = f"{address.rstrip('/')}/{about['weights']}"
         raise ModelError(
             f"the adapter {name!r}, {address}, was trained on {base.get('name')} of the revision "
             f"{base.get('revision')}, and this is {model} of {revision}; to try it all the same, name its file: {file}"

@@ -6,21 +6,18 @@ name holds its candidate against a champion by hand as against any other.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-
 from darkroom import __version__
-from darkroom.models.adapter_files import adapter_file
-from darkroom.models.adapter_folder import KIND
+from darkroom.models.adapter_files import adapter_file, read_weights
+from darkroom.models.adapter_folder import KIND, read_about
 from darkroom.models.catalog import open_model
 from darkroom.models.errors import ModelError
-from darkroom.models.network import Network, read_config
+from darkroom.models.network import Network
 from darkroom.models.registry import Pointer, RegisteredModel
-from darkroom.storage import NotFound, open_store
 from darkroom.storage.lease import actor
 
 
@@ -33,6 +30,7 @@ def add(registry: str, name: str, source: str, reason: str = "") -> int:
     """
     model = RegisteredModel(registry, name)
     given = _adapter(source) or _network(source)
+    given.load()  # what cannot be opened is no version
     champion = model.champion()
     if champion is not None and champion.version is not None:
         folder = model.folder(champion.version)
@@ -62,11 +60,13 @@ def promote(registry: str, name: str, number: int, reason: str = "", seen: int |
 
 @dataclass(frozen=True)
 class _Given:
-    """A model directory. relied_on: what rows that ask for the model rely on; record: what version.json holds of it."""
+    """A model directory. relied_on: what rows that ask for the model rely on; record: what version.json holds of it;
+    load: reads the weights."""
 
     address: str
     relied_on: dict[str, Any]
     record: dict[str, Any]
+    load: Callable[[], object]
 
 
 def _network(source: str) -> _Given:
@@ -76,7 +76,6 @@ def _network(source: str) -> _Given:
             f"{source} is no network that was trained here: a registry holds model directories of config.json and "
             "model.safetensors, as `darkroom train` writes them, and adapters' as `darkroom train lora` does"
         )
-    network.load()  # what cannot be opened is no version
     relied_on: dict[str, Any] = {"process": None}  # a denoiser makes no pictures
     if network.config.get("process") is not None:
         stage = network.stages[0]
@@ -84,27 +83,24 @@ def _network(source: str) -> _Given:
             "process": stage.process.kind, "pixels": stage.size, "channels": stage.channels,
             "classes": network.num_classes,
         }  # fmt: skip
-    return _Given(network.address, relied_on, {"revision": network.revision})
+    return _Given(network.address, relied_on, {"revision": network.revision}, network.load)
 
 
 def _adapter(source: str) -> _Given | None:
     """None for a folder that is no adapter's."""
     if not (source.startswith("s3://") or Path(source).is_dir()):
         return None
-    store = open_store(source)
-    try:
-        config = read_config(store)
-    except (NotFound, ModelError):
-        return None  # which is said of it as of a network
-    if config.get("kind") != KIND:
+    about = read_about(source)
+    if about is None or about.get("kind") != KIND:
         return None
-    files, name = adapter_file(store.root)
-    try:
-        load_file(files.fetch([name]) / name)
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{store.root}/{name} is damaged ({error}): train it again, or fetch it again") from None
-    base = config["base"]
-    return _Given(store.root, {"base": f"{base['name']} of the revision {base['revision']}"}, {"base": base})
+    files, name = adapter_file(source)
+    base = about["base"]
+    return _Given(
+        files.address,
+        {"base": f"{base['name']} of the revision {base['revision']}"},
+        {"base": base},
+        lambda: read_weights(files.fetch([name]) / name, f"{files.address}/{name}"),
+    )
 
 
 def _check_like(live_name: str, live: _Given, source: str, given: _Given) -> None:
