@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
 import torch
@@ -75,7 +75,7 @@ class EngineThread(threading.Thread):
         self._under_way: dict[Future[Sample | Failed], Plan] = {}
         self._lock, self._ended = threading.Lock(), None  # what ended it, if anything has
         self._shortage, self._made_room = "", threading.Event()  # of memory, for decoding
-        self._broken: ClusterError | None = None  # what ended the decoding
+        self._broken: ClusterError | None = None  # what ended the decoding, or all
         self._expected = 0
         self.start()
 
@@ -87,6 +87,19 @@ class EngineThread(threading.Thread):
                 raise self._ended
             self._inbox.put((plan, future))
         return future
+
+    def moves_made(self, future: Future[Sample | Failed]) -> int | None:
+        """Of a plan that is under way; None of any other."""
+        with suppress(AttributeError):  # it has ended, and its engine is gone
+            return self.engine.moves_made(future)
+        return None
+
+    def close(self) -> None:
+        """Ends it; what waits is given an error."""
+        with self._lock:
+            self._broken = self._broken or ClusterError(f"{self.stage} was closed")
+        self._inbox.put(None)
+        self.join()
 
     @contextmanager
     def expecting(self) -> Iterator[None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import platform
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -114,6 +114,7 @@ class SamplerWorker:
         name = torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu"
         self.worker = f"{platform.node()}:{name}"
         self.waiting = 0  # rows of the units that came in, not yet planned
+        self._begun: dict[str, list[tuple[Plan, Future[Sample | Failed]]]] = {}  # by the ids of the rows at this stage
         self._precise = Precise()
         self._loading = asyncio.Lock()
         self._room = asyncio.Semaphore(max(ROWS_AHEAD * capacity, 2))
@@ -155,15 +156,26 @@ class SamplerWorker:
                 row.cancel()
         return rows
 
+    def moves(self, row_id: str) -> tuple[int, int] | None:
+        """Made, and all, of a row that is at this stage; None of any other."""
+        begun = self._begun.get(row_id)
+        if not begun:
+            return None
+        counts = [(self.engine.moves_made(future) or 0, len(plan.moves)) for plan, future in begun]
+        return sum(made for made, _ in counts), sum(all_moves for _, all_moves in counts)
+
     async def _process_row(self, state: RowState) -> None:
         async with self._room:
             self.waiting -= 1
-            begun = await self._begin(state)
-            if begun:
-                samples = await asyncio.gather(*(self._sample(plan, first, state) for plan, first in begun))
-                await self._beside(lambda: self._take(state, begun[0][0], samples))
+            begun = self._begun[state.id] = await self._begin(state)
+            try:
+                if begun:
+                    samples = await asyncio.gather(*(self._sample(plan, first, state) for plan, first in begun))
+                    await self._beside(lambda: self._take(state, begun[0][0], samples))
+            finally:
+                del self._begun[state.id]
 
-    async def _begin(self, state: RowState) -> list[tuple[Plan, asyncio.Future[Sample | Failed]]]:
+    async def _begin(self, state: RowState) -> list[tuple[Plan, Future[Sample | Failed]]]:
         """The row's plans, handed to the engine in the order in which rows came, if that takes no time."""
         before, mine = self._last, asyncio.Event()
         self._last = mine
@@ -172,7 +184,7 @@ class SamplerWorker:
                 plans = await self._beside(lambda: self._plans(state))
                 with suppress(TimeoutError):
                     await asyncio.wait_for(before.wait(), ORDER_SECONDS)
-                return [(plan, asyncio.wrap_future(self.engine.submit(plan))) for plan in plans]
+                return [(plan, self.engine.submit(plan)) for plan in plans]
         finally:
             mine.set()
 
@@ -180,9 +192,9 @@ class SamplerWorker:
         """In a thread of its own, so that the loop stays free to hand rows on."""
         return await asyncio.get_running_loop().run_in_executor(self._planners, work)
 
-    async def _sample(self, plan: Plan, first: asyncio.Future[Sample | Failed], state: RowState) -> Sample | Failed:
+    async def _sample(self, plan: Plan, first: Future[Sample | Failed], state: RowState) -> Sample | Failed:
         """What comes of a plan that was submitted, `first`, or of trying it again in full precision."""
-        sample = await first
+        sample = await asyncio.wrap_future(first)
         if isinstance(sample, Failed) or self.dtype == "float32" or sample.finite:
             return sample
         engine = await self._in_float32()

@@ -49,6 +49,11 @@ class Buckets:
         self._under_way[tag] = kind
         self._engines[kind].add(plan, tag)
 
+    def moves_made(self, tag: Any) -> int | None:
+        """By a row that is under way; None of any other. Other threads may ask."""
+        kind = self._under_way.get(tag)
+        return None if kind is None else self._engines[kind].moves_made(tag)
+
     @property
     def idle(self) -> bool:
         return not self._under_way

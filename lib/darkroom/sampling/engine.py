@@ -184,6 +184,10 @@ class Engine:
         """Whether rows wait that could not begin, and none is under way."""
         return bool(self._waiting) and not (self._walkers or self._leaving or self._failed)
 
+    def moves_made(self, tag: Any) -> int | None:
+        """By a row that is under way; None of any other. Other threads may ask."""
+        return next((walker.move for walker in self._walkers if walker.tag is tag), None)
+
     def abandon(self) -> None:
         """Its rows will not be taken further."""
         for walker in self._walkers:

@@ -1,0 +1,269 @@
+"""Where rows are made one by one, for people who wait for them: a model that stays open, and a run that its rows go to.
+
+Rows take the way of a job's: the same checks, plans, engines, results and ledger, without Ray. Rows of all that come at
+once share passes; what the run holds already is not made again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import secrets
+import threading
+import time
+from concurrent.futures import Future
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from darkroom.batch.load_inputs import LoadOptions, load_row
+from darkroom.batch.options import SMALL_ENCODER, Options, parse_named, refuse_wrong, stage_dtypes
+from darkroom.batch.order import Order, run_record
+from darkroom.batch.planned_rows import ReadRows, read_lines
+from darkroom.batch.planning import cut
+from darkroom.batch.prompts import find_missing, find_stores
+from darkroom.batch.row_state import RowState
+from darkroom.batch.sampler_worker import SamplerWorker
+from darkroom.batch.scoring import Judge
+from darkroom.batch.write_results import WriteOptions, write_unit
+from darkroom.manifest.inline_rows import FOLDER, named_by_row, write_rows
+from darkroom.models.catalog import abilities, open_model
+from darkroom.phases import Say, to_stderr
+from darkroom.ray_cluster import ClusterError
+from darkroom.runs import Log, Shard, own
+from darkroom.runs.maintenance import TEMPORARY
+from darkroom.storage import LocalStore, NotFound, StorageError, Store, open_store
+from darkroom.storage.hashing import hashes
+
+CAPACITY = 8  # evaluations a pass, which always has that shape; a row with guidance fills two places of it
+REQUESTS = f"{FOLDER}/requests.jsonl"  # of the run: its manifest, the rows that were made
+MOST_OPEN = 64  # rows that may wait at once
+
+
+@dataclass(eq=False)
+class Ticket:
+    """A row that was asked for. row: its canonical form; known: the run held it already; record: its row of the results
+    once it is made; problem: why it was not, "" for no such reason."""
+
+    id: str
+    row: dict[str, Any]
+    known: bool = False
+    problem: str = ""
+    record: dict[str, Any] | None = None
+    asked: float = field(default_factory=time.monotonic)
+    ended: float | None = None
+    task: Future[None] | None = None
+
+    @property
+    def seconds(self) -> float:
+        """For which it was waited."""
+        return (self.ended or time.monotonic()) - self.asked
+
+    def end(self, record: dict[str, Any] | None, problem: str = "") -> None:
+        self.record, self.problem, self.ended = record, problem, time.monotonic()
+
+
+class Desk:
+    """A model, open, and a run that is the desk's own until `close`.
+
+    Methods may be called from many threads. Opening it raises ValueError for what cannot be had, and Held, a
+    StorageError, where another process owns the run.
+    """
+
+    def __init__(self, options: Options, say: Say = to_stderr) -> None:
+        """options: of `generate`; `out` is where runs lie, the desk's among them, and its manifest is its own."""
+        refuse_wrong(options)
+        say("opening the model")
+        named = (parse_named("--adapter", options.adapter), parse_named("--control", options.control))
+        self.model = open_model(options.model, *named, options.depth)
+        self.abilities = abilities(self.model, scorer=options.scorer is not None)
+        place = f"{options.out.rstrip('/')}/studio-{self.model.name}-{self.model.revision[:8]}"
+        self.store = open_store(place)
+        self.options = replace(options, out=place, manifest=self.store.uri(REQUESTS))
+        self._dtypes = stage_dtypes(self.model, options.dtype, on_gpu=torch.cuda.is_available())
+        self._stores = find_stores(self.model, self.model.encoders, self._dtypes, self.store.root)
+        self._lock, self._encoding = threading.RLock(), threading.Lock()
+        self._encoders: dict[str, Any] = {}
+        self._open: dict[str, Ticket] = {}  # by id: what two ask for is made once
+        order, first = self.order, self.model.stages[0]
+        judging = order.judging
+        self._judge = Judge(judging, torch.get_num_threads()) if judging.finishes else None
+        names = (self.model.name, self.model.revision, first.process.default_sampler)
+        self._write, self._units = WriteOptions(self.store.root, secrets.token_hex(4), *names), 0
+        self._load = LoadOptions.of(self.model, "", (self.store.root,), order.maker.nets)
+        self._ends = ExitStack()
+        self._writer = self._ends.enter_context(own(self.store, "darkroom studio"))
+        try:
+            self._writer.open()
+            self._requests = _read_requests(self.store)
+            self._workers = [self._start_worker(stage.number, say) for stage in self.model.stages]
+        except BaseException:
+            self._ends.close()
+            raise
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="desk", daemon=True)
+        self._thread.start()
+
+    @property
+    def order(self) -> Order:
+        """As the requests are now."""
+        return Order(self.options, self.model, self.store)
+
+    def keep_picture(self, data: bytes) -> str:
+        """Stores a picture that somebody brought, by its content; its uri, as a row names it."""
+        key = f"{FOLDER}/{hashlib.sha256(data).hexdigest()[:16]}.png"
+        if not self.store.exists(key):
+            self.store.write(key, data)
+        return self.store.uri(key)
+
+    def submit(self, row: dict[str, Any]) -> Ticket:
+        """Asks for a row, as a manifest has it. ManifestError with every problem; ValueError where too many wait;
+        StorageError."""
+        line, prompts = self._planned(row)
+        with self._lock:
+            if (waiting := self._open.get(line["id"])) is not None:
+                return waiting
+            ticket = Ticket(line["id"], line["row"])
+            if (record := self._find(line)) is not None:
+                ticket.known = True
+                ticket.end(record)
+                return ticket
+            if len(self._open) >= MOST_OPEN:
+                raise ValueError(f"{MOST_OPEN} pictures are waited for already: wanted once some of them are made")
+            self._open[ticket.id] = ticket
+        ticket.task = asyncio.run_coroutine_threadsafe(self._make(ticket, line, prompts), self._loop)
+        return ticket
+
+    def cancel(self, ticket: Ticket) -> None:
+        """It is no longer waited for; what an engine has begun of it, it ends."""
+        if ticket.task is not None and ticket.ended is None:
+            ticket.task.cancel()
+
+    def progress(self, ticket: Ticket) -> tuple[int, int]:
+        """Moves made, and all, of the stage that the row is at; (0, 0) while it is at none."""
+        found = [worker.moves(ticket.id) for worker in self._workers]
+        return next((moves for moves in found if moves is not None), (0, 0))
+
+    def picture(self, record: dict[str, Any]) -> bytes:
+        """The PNG of a row of the results. StorageError."""
+        return self.store.read(record["image"]["path"].removeprefix(f"{self.store.root.rstrip('/')}/"))
+
+    def close(self) -> None:
+        """Ends what waits and gives the run back."""
+        for ticket in list(self._open.values()):
+            self.cancel(ticket)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(timeout=10)
+        for worker in self._workers:
+            worker.engine.close()
+        with self._lock, suppress(StorageError):
+            self._writer.close()
+        self._ends.close()
+
+    def _start_worker(self, number: int, say: Say) -> SamplerWorker:
+        name = self.model.encoder_of(number) if self.model.encoders else None
+        say(f"stage {number}: loading the weights")
+        options = self.options
+        return SamplerWorker(
+            self.order.address,
+            number,
+            CAPACITY if options.capacity == "auto" else options.capacity,
+            torch.get_num_threads(),
+            None if name is None else self._stores[name],
+            self._dtypes[number],
+            revision=self.model.revision,
+            adapters=self.model.adapters,
+            nets=self.model.nets,
+        )
+
+    def _planned(self, row: dict[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, bool]]]:
+        """The row as a file of work has it, and what each encoder is asked. ManifestError."""
+        with TemporaryDirectory() as folder, named_by_row():
+            store, maker = LocalStore(folder), self.order.maker
+            work = cut(ReadRows(write_rows(row, store), self.abilities, maker), Log(), maker, None, store)
+            (line,) = read_lines(store, f"work/{work.plan}")
+        return line, work.prompts
+
+    def _find(self, line: dict[str, Any]) -> dict[str, Any] | None:
+        """The good row of these settings, where the run holds it."""
+        for shard, places in self._writer.log.index.with_keys(hashes([line["key"]])):
+            table = self._writer.table(shard)
+            rows = [] if table is None else table.take(places).to_pylist()
+            for found in rows:
+                if found["key"] == line["key"] and found["status"] == "ok":
+                    return found
+        return None
+
+    async def _make(self, ticket: Ticket, line: dict[str, Any], prompts: dict[str, dict[str, bool]]) -> None:
+        try:
+            state = RowState.of_line(0, line)
+            await asyncio.to_thread(load_row, state, self._load)
+            await asyncio.to_thread(self._encode, prompts)
+            for worker in self._workers:
+                await worker.process([state])
+                if self._judge is not None and worker.number == 1:
+                    await asyncio.to_thread(self._judge.choose, [state])
+            if state.failure:
+                ticket.end(None, state.failure.text)
+            else:
+                ticket.end(await asyncio.to_thread(self._keep, state))
+        except asyncio.CancelledError:
+            ticket.end(None, "cancelled")
+            raise
+        except (StorageError, ClusterError, ValueError) as error:
+            ticket.end(None, str(error))
+        except Exception as error:  # a bug must end a wait too
+            ticket.end(None, f"{type(error).__name__}: {error}")
+        finally:
+            with self._lock:
+                del self._open[ticket.id]
+
+    def _encode(self, prompts: dict[str, dict[str, bool]]) -> None:
+        """What prompts are to each encoder that reads them, where that is not known yet."""
+        with self._encoding:
+            for one in find_missing(self.model, prompts, self._dtypes, self._stores):
+                encoder = self._encoders.pop(one.encoder, None) or self._open_encoder(one.encoder, one.dtype)
+                one.store.put(one.prompts, encoder.encode(one.prompts))
+                if self._is_small(one.encoder, one.dtype):
+                    self._encoders[one.encoder] = encoder
+
+    def _open_encoder(self, name: str, dtype: str) -> Any:
+        on_gpu = torch.cuda.is_available() and not self._is_small(name, dtype)
+        return self.model.text_encoder(name, torch.device("cuda" if on_gpu else "cpu"), dtype)
+
+    def _is_small(self, name: str, dtype: str) -> bool:
+        return self.model.encoder_memory(name, dtype).weights <= SMALL_ENCODER and dtype != "float16"
+
+    def _keep(self, state: RowState) -> dict[str, Any]:
+        """Stores the row and its picture in the run; its row of the results."""
+        if self._judge is not None:
+            self._judge.finish([state])
+        with self._lock:
+            state.unit, self._units = self._units, self._units + 1
+            receipt = write_unit([state], self._write)
+            self._requests.append({"id": state.id, **state.row})
+            self.store.write(REQUESTS, "".join(f"{json.dumps(row)}\n" for row in self._requests).encode())
+            self._writer.commit([Shard.from_json(receipt.shard)])
+            self._record()
+            record = self._find({"key": state.key})
+            assert record is not None, f"{state.id} was committed"
+            return record
+
+    def _record(self) -> None:
+        """Says in the run which rows it is of."""
+        order, store = self.order, self.store
+        work = cut(order.rows, self._writer.log, order.maker, None, store)
+        store.write("run.json", json.dumps(run_record(order, work), indent=2, ensure_ascii=False).encode())
+        old = [key for key in store.list("manifest/") if not key.startswith(f"manifest/{work.plan}/")]
+        store.delete(*old, *(key for folder in TEMPORARY for key in store.list(folder)))
+
+
+def _read_requests(store: Store) -> list[dict[str, Any]]:
+    try:
+        return [json.loads(line) for line in store.read(REQUESTS).splitlines()]
+    except NotFound:
+        return []
