@@ -1,13 +1,17 @@
-"""Where a page's own scripts move something: the gallery, and the viewer of one picture or of a series."""
+"""Where a page's own scripts move something: the gallery, the viewer of one picture or of a series, the mask that is drawn."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from importlib.resources import files
 from typing import Any
 
+import numpy as np
 import streamlit as st
+
+from darkroom.storage import encode_png
 
 
 def _text(*names: str, room: str = "studio") -> str:
@@ -26,6 +30,9 @@ _viewer = st.components.v2.component(
     css=_text("viewer.css"),
     js="\n".join([_text("moving.js"), _text("far.js", room="report"), _text("viewer.js")]),
 )
+_mask = st.components.v2.component(
+    "darkroom.mask", html='<div class="mask"></div>', css=_text("mask.css"), js=_text("mask.js")
+)
 
 
 def gallery(rows: list[dict[str, Any]], key: str) -> str | None:
@@ -37,6 +44,15 @@ def gallery(rows: list[dict[str, Any]], key: str) -> str | None:
 def viewer(shown: dict[str, Any], key: str) -> None:
     """Draws what `shown_rows.large` gives, or {"frames": ...} of `shown_rows.frames`."""
     _viewer(key=key, data=shown | {"key": _digest(shown)})
+
+
+def mask(picture: np.ndarray, key: str) -> bytes | None:
+    """Has a mask drawn on a picture, uint8 [H, W, 3]: a PNG of its size, white where it was painted; None before."""
+    address = "data:image/png;base64," + base64.b64encode(encode_png(picture)).decode()
+    about = {"source": address, "width": picture.shape[1], "height": picture.shape[0]}
+    result = _mask(key=key, data=about | {"key": _digest(about)}, on_mask_change=lambda: None)
+    _, _, encoded = (result.mask or "").partition("base64,")
+    return base64.b64decode(encoded) if encoded else None
 
 
 def _digest(data: Any) -> str:

@@ -7,6 +7,7 @@ once share passes; what the run holds already is not made again.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import hashlib
 import json
 import secrets
@@ -107,6 +108,7 @@ class Desk:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="desk", daemon=True)
         self._thread.start()
+        atexit.register(self.close)  # an engine's thread must not be at work while the interpreter goes away
 
     @property
     def order(self) -> Order:
@@ -154,6 +156,7 @@ class Desk:
 
     def close(self) -> None:
         """Ends what waits and gives the run back."""
+        atexit.unregister(self.close)
         for ticket in list(self._open.values()):
             self.cancel(ticket)
         self._loop.call_soon_threadsafe(self._loop.stop)

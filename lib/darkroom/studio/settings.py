@@ -12,11 +12,17 @@ VARIABLE = "DARKROOM_STUDIO"
 @dataclass(frozen=True)
 class Settings:
     """runs: a folder or s3:// uri with runs below it, or a run itself; registry: a uri, "" for none; address: of a
-    cluster's job API, "" for none. The token is not here: pages need none."""
+    cluster's job API, "" for none; model, adapter, control, depth, scorer: of the page Make, as `generate` has them, no
+    model for no such page. The token is not here: pages need none."""
 
     runs: str
     registry: str = ""
     address: str = ""
+    model: str = ""
+    adapter: tuple[str, ...] = ()
+    control: tuple[str, ...] = ()
+    depth: str | None = None
+    scorer: str | None = None
 
     def write(self) -> None:
         """For `read`, in this process and in those that it starts."""
@@ -28,4 +34,5 @@ def read() -> Settings:
     given = os.environ.get(VARIABLE)
     if given is None:
         raise ValueError(f"{VARIABLE} is not set: start the studio by `darkroom studio RUNS`")
-    return Settings(**json.loads(given))
+    record = json.loads(given)
+    return Settings(**record | {name: tuple(record[name]) for name in ("adapter", "control")})

@@ -11,11 +11,12 @@ import streamlit as st
 
 from darkroom.storage import StorageError
 from darkroom.studio import settings
-from darkroom.studio.pages import cluster, models, runs
+from darkroom.studio.pages import cluster, make, models, runs
 from darkroom.studio.text import plain
 
 PAGES = {
     "runs": ("Runs", ":material/photo_library:", runs.page),
+    "make": ("Make", ":material/photo_camera:", make.page),
     "models": ("Models", ":material/show_chart:", models.page),
     "cluster": ("Cluster", ":material/dns:", cluster.page),
 }
@@ -24,9 +25,10 @@ PAGES = {
 def main() -> None:
     st.set_page_config(page_title="Darkroom studio", page_icon=":material/photo_camera:", layout="wide")
     given = settings.read()
+    pages = {name: about for name, about in PAGES.items() if name != "make" or given.model}
     listed = [
         st.Page(partial(page, given), title=title, icon=icon, url_path=name, default=name == "runs")
-        for name, (title, icon, page) in PAGES.items()
+        for name, (title, icon, page) in pages.items()
     ]
     try:
         st.navigation(listed, position="top").run()
