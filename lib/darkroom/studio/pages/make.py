@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlencode
 
@@ -77,10 +78,19 @@ def _show(desk: Desk, tickets: list[Ticket]) -> None:
         return
     if any(ticket.ended is None for ticket in tickets):
         _under_way(desk, tickets)
-    for place, ticket in enumerate(tickets[:_MOST_SHOWN]):
-        if ticket.ended is not None:
-            with st.container(border=True):
-                _ended(desk, ticket, place)
+    ended = [ticket for ticket in tickets if ticket.ended is not None][:_MOST_SHOWN]
+    if ended and ended[0].record is not None:
+        _remember(desk, ended[0].record)
+    columns = st.columns(min(len(ended), 2) or 1)
+    for place, ticket in enumerate(ended):
+        with columns[place % len(columns)], st.container(border=True):
+            _ended(desk, ticket, place)
+
+
+def _remember(desk: Desk, record: dict[str, Any]) -> None:
+    """The picture that was made last is what previews are of."""
+    with suppress(StorageError):
+        st.session_state["make last"] = desk.picture(record)
 
 
 @st.fragment(run_every=_LOOK_SECONDS)
@@ -114,8 +124,6 @@ def _ended(desk: Desk, ticket: Ticket, place: int) -> None:
     except StorageError as error:
         st.error(plain(error, 1000))
         return
-    if place == 0:
-        st.session_state["make last"] = data
     viewer(large(desk, _shown(ticket.record)), key=f"made {place} {ticket.id}")
     record = ticket.record
     cost = "there already" if ticket.known else f"{ticket.seconds:.1f} s"

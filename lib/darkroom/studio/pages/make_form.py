@@ -89,10 +89,8 @@ def _inpainted(desk: Desk) -> dict[str, Any] | None:
     found = None
     if picture is not None:
         way = st.segmented_control("Mask", ["draw", "upload"], default="draw", key="make mask way")
-        drawn_mask = mask(picture, "make mask") if way == "draw" else _uploaded("Mask: white is painted", "mask")
-        if drawn_mask is not None:
-            found = encode_png(decode(drawn_mask, "the mask", "L"))
-        elif way == "draw":
+        found = mask(picture, "make mask") if way == "draw" else _uploaded("Mask: white is painted", "mask")
+        if found is None and way == "draw":
             st.caption("Paint over what is to be made anew.")
     asked = _prompted(desk)
     if picture is None or found is None:
@@ -236,14 +234,20 @@ def _picture(label: str, key: str = "picture") -> np.ndarray | None:
         right.button("Another picture", on_click=lambda: st.session_state.pop(f"make own {key}"), key=f"drop {key}")
     else:
         data = _uploaded(label, key)
-    if data is None:
-        return None
-    return np.asarray(_shrunk(decode(data, "the picture")))
+    return None if data is None else np.asarray(_shrunk(decode(data, "the picture")))
 
 
 def _uploaded(label: str, key: str) -> bytes | None:
+    """The file that was brought; None before, and for what is no picture."""
     given = st.file_uploader(label, PICTURES, key=f"make upload {key}")
-    return None if given is None else given.getvalue()
+    if given is None:
+        return None
+    try:
+        decode(given.getvalue(), given.name)
+    except ValueError as error:
+        st.error(plain(error, 1000))
+        return None
+    return given.getvalue()
 
 
 def _shrunk(picture: np.ndarray) -> Image.Image:
