@@ -1,4 +1,4 @@
-"""Where a page's own scripts move something: the gallery, the viewer of a picture or a series, the mask that is drawn."""
+"""Where a page's own scripts move something: the gallery, the viewer of a picture or a series, a mask."""
 
 from __future__ import annotations
 
