@@ -24,6 +24,7 @@ from darkroom.studio.text import plain
 from darkroom.training.data import load_images, sample_uri
 
 MOST_VARIANTS = 8
+LONGEST = 10_000  # characters of a prompt
 SHOWN = 160  # pixels a side, of previews
 LARGEST = 1024  # pixels a side of a picture that was brought: larger ones are shrunk to it
 PICTURES = ["png", "jpg", "jpeg", "webp", "bmp", "gif", "tif", "tiff"]
@@ -74,7 +75,8 @@ def _asked(desk: Desk, label: str, key: str) -> dict[str, Any]:
         return {}
     if able.conditioning == "label":
         return {"label": int(st.number_input(f"{label}: class", 0, (able.num_classes or 1) - 1, 0, key=f"make {key}"))}
-    return {"prompt": st.text_area(label, "a red seven" if key == "prompt" else "", height=68, key=f"make {key}")}
+    words = "a red seven" if key == "prompt" else ""
+    return {"prompt": st.text_area(label, words, 68, LONGEST, key=f"make {key}")}
 
 
 def _edited(desk: Desk) -> dict[str, Any] | None:
