@@ -19,9 +19,10 @@ from darkroom.batch.stuck import Guard
 from darkroom.models.compiled import Mode, mode_in_use
 from darkroom.models.errors import ModelError
 from darkroom.ray_cluster import ClusterError
-from darkroom.sampling.buckets import Buckets, Shape
+from darkroom.sampling.buckets import Buckets
 from darkroom.sampling.engine import Failed, Finished, Predictor
 from darkroom.sampling.plans import Plan
+from darkroom.sampling.stage import Shape
 from darkroom.storage import StorageError
 
 ROOM_SECONDS = 120.0  # that decoding waits for a pass to end, which may be one that compiles

@@ -19,8 +19,9 @@ from torch import Tensor
 from darkroom.batch.row_state import is_device_lost
 from darkroom.batch.stuck import Guard
 from darkroom.ray_cluster import ClusterError
-from darkroom.sampling.buckets import Shape, count_of
+from darkroom.sampling.buckets import count_of
 from darkroom.sampling.guidance import group
+from darkroom.sampling.stage import Shape
 
 if TYPE_CHECKING:
     from darkroom.models.latents import Latents

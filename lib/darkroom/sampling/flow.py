@@ -17,7 +17,7 @@ from darkroom.sampling.levels import Level, Place, flow_times
 from darkroom.sampling.names import unknown
 from darkroom.sampling.schedules import SAMPLERS, Move, picture_share
 from darkroom.sampling.shifts import Shift
-from darkroom.sampling.solvers import Column, Line, Steps, flow_renoise, flow_step, table
+from darkroom.sampling.solvers import Column, Line, Steps, flow_renoise, flow_step, per_sample, table
 
 KINDS = {
     "euler": ("denoise",),
@@ -78,12 +78,12 @@ class Flow(Steps):
 
     def noise(self, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """The picture x0 noised to t (float32 [B], on x0's device); exactly x0 where t is 1."""
-        t = t[:, None, None, None]
+        t = per_sample(t, x0)
         return t * x0 + (1 - t) * eps
 
     def x0_and_noise(self, prediction: Tensor, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """What a velocity says x [B, C, H, W] at t (float32 [B]) is made of: the picture, and the noise."""
-        t = t[:, None, None, None]
+        t = per_sample(t, x)
         return x + (1 - t) * prediction, x - t * prediction
 
     def target(self, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:

@@ -18,13 +18,13 @@ from darkroom.sampling.levels import Place
 from darkroom.sampling.processes import Process
 from darkroom.sampling.prompt_keys import PromptKey, prompt_key
 from darkroom.sampling.schedules import Move, outside
-from darkroom.sampling.stage import CONDITION, GUIDANCE, NOISE_LEVEL, SIZES, Fields, Inputs, Row, Stage, at_size
+from darkroom.sampling.stage import CONDITION, GUIDANCE, NOISE_LEVEL, SIZES, Fields, Inputs, Row, Shape, Stage, at_size
 from darkroom.sampling.trajectories import asks_nothing, enlarged, make_trajectory, sampler_of
 from darkroom.sampling.views import IDENTITY, View, own_parameters, view_of
 
 SAMPLER_VERSION = "1"  # part of every row's key: raise it when rows of every kind would give another picture
 
-Kind = tuple[tuple[int, int, int], tuple[str, ...], tuple[tuple[str, tuple[int, ...]], ...]]
+Kind = tuple[Shape, tuple[str, ...], tuple[tuple[str, tuple[int, ...]], ...]]
 
 WHOLE = make_component("whole")
 
@@ -74,7 +74,7 @@ class Plan:
 
     seed: int
     stage: int
-    shape: tuple[int, int, int]
+    shape: Shape
     moves: tuple[Move, ...]
     branches: tuple[Branch, ...]
     conditions: Mapping[str, Tensor | Fields]
@@ -237,7 +237,7 @@ def start_state(plan: Plan, process: Process) -> Tensor:
     return x if plan.blur is None else plan.blur(x[None])[0]
 
 
-def start_noise(seed: int, stage: int, shape: tuple[int, int, int]) -> Tensor:
+def start_noise(seed: int, stage: int, shape: Shape) -> Tensor:
     """The noise that a row's state begins with at a stage, [C, H, W] on the host."""
     return torch.from_numpy(noise.normal(seed, stage, noise.START, 0, shape))
 

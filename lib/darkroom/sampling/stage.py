@@ -20,6 +20,26 @@ GUIDANCE = "guidance"  # of Flux: told, and no second question
 FIELDS = (CONDITION, NOISE_LEVEL)  # of a model that says nothing of its fields
 
 
+Shape = tuple[int, ...]
+"""Of a state: [C, H, W], or of a video [C, F, H, W]."""
+
+
+@dataclass(frozen=True)
+class Video:
+    """What a stage's videos are. frames: of one, in pixels; compression: frames that a state's frame stands for, each
+    but the first, which stands for one; step: what frames - 1 must be a multiple of; fps: frames a second."""
+
+    frames: int
+    compression: int
+    step: int
+    fps: int
+
+    @property
+    def latent_frames(self) -> int:
+        """Of a state."""
+        return (self.frames - 1) // self.compression + 1
+
+
 @dataclass(frozen=True)
 class Stage:
     """One model of a cascade, as far as a plan must know it.
@@ -34,6 +54,7 @@ class Stage:
     `patch`: elements of the state, along a side, that the model sees as one token.
     `distilled`: it was trained to answer as if guided, and what rows ask by two questions is their true guidance;
     `embeds_guidance`: it is told how much.
+    `video`: it makes videos, and not pictures.
     `sampler`: the stage's own, where it does not take the row's; `noising`: what noises the low-resolution picture, if
     not `process`.
     """
@@ -58,6 +79,7 @@ class Stage:
     folds: bool = False
     edits: bool = False
     rectangle: tuple[int, int] | None = None
+    video: Video | None = None
 
     @property
     def enlarges_latents(self) -> bool:
@@ -82,16 +104,18 @@ class Stage:
         return 3 if self.factor > 1 else self.channels
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """[C, H, W] of the state."""
+    def shape(self) -> Shape:
+        """[C, H, W] of the state, [C, F, H, W] of a video's."""
         width, height = self.pixels
-        return (self.channels, height // self.factor, width // self.factor)
+        frames = () if self.video is None else (self.video.latent_frames,)
+        return (self.channels, *frames, height // self.factor, width // self.factor)
 
     @property
     def tokens(self) -> int:
         """Of its state."""
-        _, height, width = self.shape
-        return height // self.patch * (width // self.patch)
+        *_, height, width = self.shape
+        frames = 1 if self.video is None else self.video.latent_frames
+        return frames * (height // self.patch) * (width // self.patch)
 
     @property
     def pixels(self) -> tuple[int, int]:
@@ -100,7 +124,10 @@ class Stage:
 
 
 def at_size(row: Row, stage: Stage) -> Stage:
-    """The stage as it makes a row's picture: of the size that the row asks for, where it makes any."""
+    """The stage as it makes a row's picture or video: of the size and frames that the row asks for, where it makes
+    any."""
+    if stage.video is not None and "frames" in row:
+        stage = replace(stage, video=replace(stage.video, frames=row["frames"]))
     if not stage.step:
         return stage
     if "width" in row:
