@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
-from darkroom.jobs import generate as job
 
 from darkroom.batch.check_inputs import AHEAD, check_inputs
 from darkroom.batch.load_inputs import LoadOptions
+from darkroom.jobs import generate as job
 from darkroom.manifest import Abilities, ManifestError, open_manifest
 from darkroom.storage import StorageError, encode_png
 from runs import png, write_manifest

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import typer
-from darkroom.jobs import generate as job
 
 from darkroom.batch.input_files import ANYWHERE, far_folders, refuse_far
 from darkroom.batch.options import Options
 from darkroom.batch.order import Order
+from darkroom.jobs import generate as job
 from runs import write_manifest
 
 EDIT = {"task": "image_to_image", "prompt": "a", "strength": 0.5}

@@ -9,10 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 import typer
-from darkroom.jobs import generate as job
 
 from darkroom.batch.given_rows import with_manifest
 from darkroom.batch.options import Options
+from darkroom.jobs import generate as job
 from darkroom.manifest import ManifestError, parse_task, read_rows
 from darkroom.submit.request import prepare
 

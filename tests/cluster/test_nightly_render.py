@@ -10,10 +10,10 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
-from darkroom.jobs import schedule
 from typer.testing import CliRunner
 
 from cluster.test_kubernetes import KUBERNETES, problems, validators  # noqa: F401 - a fixture
+from darkroom.jobs import schedule
 from darkroom.retrain.cronjob import FILE
 from darkroom.retrain.rayjob import of_tick, read_rayjob
 from darkroom.retrain.times import read_tick

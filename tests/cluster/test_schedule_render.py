@@ -13,10 +13,10 @@ import kubernetes_validate
 import pytest
 import typer
 import yaml
-from darkroom.jobs import schedule
 from typer.testing import CliRunner
 
 from cluster.test_kubernetes import KUBERNETES, LONGEST, problems, validators  # noqa: F401 - a fixture
+from darkroom.jobs import schedule
 from darkroom.retrain.cronjob import FILE
 from darkroom.retrain.rayjob import of_tick, read_rayjob
 from darkroom.retrain.render import read_scheduled, rendered

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 import typer
-from darkroom.jobs import evaluate as job
 from PIL import Image
 from torch import Tensor
 
@@ -16,6 +15,7 @@ from darkroom.evaluation import denoising, recognition
 from darkroom.evaluation import network as network_module
 from darkroom.evaluation.network import Evaluation, Sampling
 from darkroom.evaluation.validation import as_tensor
+from darkroom.jobs import evaluate as job
 from darkroom.models.classifier import mnist_classifier
 from darkroom.models.network import Network, build_network, save_network
 from darkroom.report.evaluation import WRONG, as_text, contact_sheet, measure_table, write_evaluation

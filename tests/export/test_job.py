@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 import typer
-from darkroom.jobs import export as command
 from typer.testing import CliRunner
 
 from darkroom.export import job
 from darkroom.export.job import _at_once, export
+from darkroom.jobs import export as command
 from darkroom.storage import StorageError, open_store
 from exports import export_here, make_run, options_of
 from loopback import Loopback

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 import typer
-from darkroom.jobs import convert as job
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from darkroom.batch.sample import sample
+from darkroom.jobs import convert as job
 from darkroom.models.catalog import open_model
 from darkroom.models.checkpoint_files import convert_checkpoint
 from darkroom.models.errors import ModelError

@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from darkroom.jobs import registry as job
 from typer.testing import CliRunner
 
+from darkroom.jobs import registry as job
 from darkroom.models.registry import RegisteredModel
 from darkroom.storage.lease import actor
 

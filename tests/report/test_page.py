@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from darkroom.jobs import report as report_job
 from PIL import Image
 
+from darkroom.jobs import report as report_job
 from darkroom.manifest import parse_task, row_key
 from darkroom.report.captions import details, flags, score
 from darkroom.report.page import write_report

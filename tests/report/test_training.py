@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 import typer
-from darkroom.jobs import report as report_job
 from PIL import Image
 from torch import Tensor, nn
 
+from darkroom.jobs import report as report_job
 from darkroom.models.network import build_network, sampling_row, save_network
 from darkroom.report import flows
 from darkroom.report.denoiser import SIGMAS

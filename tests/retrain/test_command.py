@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import typer
-from darkroom.jobs import retrain as job
 
+from darkroom.jobs import retrain as job
 from darkroom.retrain.tick_record import fresh
 from darkroom.storage import open_store
 from small_world import World

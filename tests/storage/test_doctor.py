@@ -11,9 +11,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import typer
-from darkroom.jobs import doctor as job
 from moto.server import ThreadedMotoServer
 
+from darkroom.jobs import doctor as job
 from darkroom.runs import Ledger, stage, to_table
 from darkroom.storage import StorageError, open_store, s3
 from darkroom.storage.doctor import at_start, examine

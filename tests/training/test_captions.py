@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import typer
-from darkroom.jobs import ingest as job
 from PIL import Image
 
+from darkroom.jobs import ingest as job
 from darkroom.storage import open_store
 from darkroom.training.captions import read_captions
 from darkroom.training.data import load_images, read_record, sample_uri

@@ -12,7 +12,7 @@ from typing import Any
 
 from darkroom.batch.load_inputs import FETCHES, LoadOptions, look_at
 from darkroom.manifest import Manifest, ManifestError, parse_task, read_rows
-from darkroom.manifest.capabilities import as_read
+from darkroom.manifest.abilities import as_read
 from darkroom.manifest.problems import KEPT_TEXTS, Problems
 from darkroom.storage.hashing import hashed
 

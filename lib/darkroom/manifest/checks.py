@@ -14,7 +14,8 @@ from typing import Generic, TypeVar
 import numpy as np
 from pydantic import ValidationError
 
-from darkroom.manifest.capabilities import Abilities, as_read, doubts, misfits
+from darkroom.manifest.abilities import Abilities, as_read
+from darkroom.manifest.capabilities import doubts, misfits
 from darkroom.manifest.messages import sentences, shown
 from darkroom.manifest.problems import ManifestError, Problems
 from darkroom.manifest.processes import ordered_map

@@ -24,18 +24,18 @@ from darkroom.models import stages, texts
 from darkroom.models.adapter_files import StoredAdapter
 from darkroom.models.control import StoredNet, control_fields
 from darkroom.models.errors import ModelError
-from darkroom.models.families import SD3, family_of, network_folder, stage_kind
+from darkroom.models.families import COGVIDEOX, SD3, family_of, network_folder, stage_kind
 from darkroom.models.memory import Memory, most_adapter_bytes
 from darkroom.models.node_cache import remember
 from darkroom.models.paired_texts import PairedEncoding
 from darkroom.models.sources import LocalFolder, Source, read_json
 from darkroom.models.texts import Encoding, TextEncoder
 from darkroom.models.triple_texts import TripleEncoding
+from darkroom.models.video_stages import is_of_videos
 from darkroom.models.weights import DIFFUSERS, check_dtype, config_of, load_module
-from darkroom.sampling.stage import Fields, Row, Stage
+from darkroom.sampling.stage import Fields, Row, Shape, Stage
 
 if TYPE_CHECKING:  # diffusers' networks cost three seconds, which whoever only plans need not pay
-    from diffusers import AutoencoderKL
     from torch import nn
 
     from darkroom.models.adapter_files import Adapter
@@ -187,6 +187,9 @@ class Cascade:
 
     def adapted(self, adapters: Sequence[StoredAdapter]) -> Cascade:
         """The same with adapters, in the order of their names. ModelError for those of other models."""
+        if self.stages[0].video is not None:
+            names = ", ".join(adapter.name for adapter in adapters)
+            raise ModelError(f"adapters of models of videos, such as {self.name}, do not run here yet; {names} given")
         from darkroom.models.adapters import adaptable_layers
 
         with torch.device("meta"):
@@ -226,6 +229,10 @@ class Cascade:
         network = load_module(source, folder, DIFFUSERS, lambda: _build(folder, config), device, dtype)
         latents = self._latents(number, device, dtype) if stage.factor > 1 else None
         adapters, room = self._adapters(number, network), most_adapter_bytes(device)
+        if stage.video is not None:
+            from darkroom.models.video import CogVideoXPredictor
+
+            return CogVideoXPredictor(network, stage.process, device, latents)
         if folder == "transformer":
             from darkroom.models.mmdit import TransformerPredictor
 
@@ -250,19 +257,15 @@ class Cascade:
 
     def _latents(self, number: int, device: torch.device, dtype: str) -> Latents:
         """The VAE of stage `number`, which computes in `vae_dtype` beside a UNet of this dtype."""
-        from diffusers import AutoencoderKL
-
-        from darkroom.models.latents import Latents
-
         source, own = self.sources[number - 1], self.vae_dtype(number, dtype)
-        shape = config_of(source, "vae")
+        build, kind = _decoding(self.stages[number - 1], config_of(source, "vae"))
         if own == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
             own = "float32"
 
-        def load(name: str) -> AutoencoderKL:
-            return load_module(source, "vae", DIFFUSERS, lambda: AutoencoderKL.from_config(shape), device, name)
+        def load(name: str) -> nn.Module:
+            return load_module(source, "vae", DIFFUSERS, build, device, name)
 
-        return Latents(load(own), None if own == "float32" else load)
+        return kind(load(own), None if own == "float32" else load)
 
     def vae_dtype(self, number: int, dtype: str) -> str:
         """What the VAE of stage `number` computes in beside a UNet of that dtype: never float16, whose range its values
@@ -288,7 +291,7 @@ class Cascade:
         shape += () if folder == "transformer" else (nets,)
 
         def measured() -> Memory:
-            return _measuring(folder).pass_memory(config, *shape)
+            return _measuring(folder, config).pass_memory(config, *shape)
 
         return Memory(*_remembered("memory", [config, *shape], measured))
 
@@ -297,11 +300,11 @@ class Cascade:
         (folder, config), shape = self._network(number), self._pass_shape(number)
 
         def counted() -> int:
-            return _measuring(folder).evaluation_flops(config, *shape)
+            return _measuring(folder, config).evaluation_flops(config, *shape)
 
         return _remembered("flops", [config, *shape], counted)
 
-    def _pass_shape(self, number: int) -> tuple[int | tuple[int, int, int], int]:
+    def _pass_shape(self, number: int) -> tuple[int | Shape, int]:
         """Stage `number`'s state, of a UNet its side alone, and positions of an embedding."""
         stage, length = self.stages[number - 1], self.encoder_length(self.encoder_of(number))
         if self._network(number)[0] == "unet":
@@ -325,13 +328,32 @@ def _encoding_of(source: Source) -> Encoding:
     family = family_of(source)
     if family is None or not family.latent:
         return Encoding(source, texts.IF_LENGTH, "lower strip")
+    if family is COGVIDEOX:
+        return Encoding(source, texts.COGVIDEOX_LENGTH, "none", padding="seen")
     if family.transformer:
         return TripleEncoding.of_sd3(source) if family is SD3 else TripleEncoding.of_flux(source)
     return PairedEncoding.of(source) if family.paired else Encoding(source, None, "none")
 
 
+def _decoding(stage: Stage, config: dict[str, Any]) -> tuple[Callable[[], nn.Module], type[Latents]]:
+    """What builds a stage's VAE, without weights, and what decodes by it."""
+    if stage.video is not None:
+        from darkroom.models.video_latents import VideoLatents, build_video_vae
+
+        return lambda: build_video_vae(config), VideoLatents
+    from diffusers import AutoencoderKL
+
+    from darkroom.models.latents import Latents
+
+    return lambda: AutoencoderKL.from_config(config), Latents
+
+
 def _build(folder: str, config: dict[str, Any]) -> nn.Module:
     """A stage's network, without weights."""
+    if is_of_videos(config):
+        from darkroom.models.video import build_video_transformer
+
+        return build_video_transformer(config)
     if folder == "transformer":
         from darkroom.models.mmdit import build_transformer
 
@@ -341,10 +363,12 @@ def _build(folder: str, config: dict[str, Any]) -> nn.Module:
     return UNet2DConditionModel.from_config(config)
 
 
-def _measuring(folder: str) -> ModuleType:
+def _measuring(folder: str, config: dict[str, Any]) -> ModuleType:
     """What knows how much a network of this folder needs."""
-    from darkroom.models import mmdit, predictors
+    from darkroom.models import mmdit, predictors, video
 
+    if is_of_videos(config):
+        return video
     return mmdit if folder == "transformer" else predictors
 
 

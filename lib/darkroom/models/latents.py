@@ -98,4 +98,4 @@ def _normalization(config: Mapping[str, Any], device: torch.device) -> tuple[Ten
     if means is None or deviations is None:
         means, deviations = [config.get("shift_factor") or 0.0], [1.0]
     mean, deviation = (torch.tensor(values, device=device).reshape(1, -1, 1, 1) for values in (means, deviations))
-    return mean, deviation, float(config["scaling_factor"])
+    return mean, deviation, float(config.get("scaling_factor", 1.0))

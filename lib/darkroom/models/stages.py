@@ -18,6 +18,7 @@ from torch import Tensor
 from darkroom.models.errors import ModelError
 from darkroom.models.families import SD3, Family, Kind, family_of, read_index, stage_kind
 from darkroom.models.sources import Source, read_json
+from darkroom.models.video_stages import is_of_videos, read_video_stage
 from darkroom.models.weights import config_of
 from darkroom.sampling.diffusion import Diffusion
 from darkroom.sampling.flow import Flow
@@ -81,6 +82,8 @@ def read_stage(source: Source, number: int, below: int | None, own: Mapping[str,
     if (kind in ("base", "latent", "latent_inpainting")) != (below is None):
         wanted, got = ("paint from noise", "enlarges") if below is None else ("enlarge a picture", "paints from noise")
         raise ModelError(f"stage {number} must {wanted}, and the one in {source.address} {got}")
+    if family is not None and family.video:
+        return read_video_stage(source, number)
     if family is not None and family.transformer:
         return _transformer_stage(source, number, family, kind == "latent_inpainting")
     unet = config_of(source, "unet")
@@ -140,7 +143,9 @@ def flow_from_scheduler(config: Mapping[str, Any], ends_trained: bool) -> Flow:
 
 
 def transformer_fields(config: Mapping[str, Any], length: int) -> dict[str, Tensor]:
-    """As `unet_fields`, of the transformers of SD3 and Flux."""
+    """As `unet_fields`, of transformers: those of videos are told a text alone."""
+    if is_of_videos(config):
+        return {CONDITION: torch.zeros(length, config["text_embed_dim"])}
     fields = {CONDITION: torch.zeros(length, config["joint_attention_dim"])}
     fields[POOLED] = torch.zeros(config["pooled_projection_dim"])
     return fields | ({GUIDANCE: torch.tensor(0.0)} if config.get("guidance_embeds") else {})

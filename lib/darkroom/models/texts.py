@@ -20,11 +20,13 @@ from darkroom.models.sources import Source
 from darkroom.models.weights import TRANSFORMERS, config_of, in_dtype, load_module
 from darkroom.sampling.prompt_keys import PromptKey
 
+COGVIDEOX_LENGTH = 226
 IF_LENGTH = 77  # IF was trained on T5 embeddings of 77 positions, whatever T5 itself can take
 BATCH = 16  # prompts a pass on a GPU
 _TOKENIZERS = {"tokenizer.json": PreTrainedTokenizerFast, "spiece.model": T5Tokenizer, "vocab.json": CLIPTokenizer}
 
 Cleaning = Literal["none", "lower strip"]
+Padding = Literal["masked", "seen"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Encoding:
     folder, tokens_folder: of another encoder of the source. length: positions, padding included; None: the tokenizer's
     own. cleaning: IF's is lower case without outer spaces
     (diffusers' `_text_preprocessing`, which cleans captions further only where two more packages are installed).
+    padding: whether T5 sees it, as CogVideoX reads, or a mask hides it.
     """
 
     source: Source
@@ -41,6 +44,7 @@ class Encoding:
     cleaning: Cleaning
     folder: str = "text_encoder"
     tokens_folder: str = "tokenizer"
+    padding: Padding = "masked"
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -96,7 +100,7 @@ class Encoding:
 
     def key(self, dtype: str) -> str:
         """16 hex: all that an embedding depends on besides the text."""
-        says = f"{self.digest()} {dtype} {self.cleaning} {self.length}"
+        says = f"{self.digest()} {dtype} {self.cleaning} {self.length}{_unless(self.padding, 'masked')}"
         return hashlib.sha256(says.encode()).hexdigest()[:16]
 
     def digest(self) -> str:
@@ -145,6 +149,11 @@ class Encoding:
         return measure(encoder, lambda: encoder(torch.zeros(prompts, self.positions, dtype=torch.int64, device=meta)))
 
 
+def _unless(word: str, usual: str) -> str:
+    """The word, with a blank before, unless it is the usual one: keys of before it was there stay."""
+    return "" if word == usual else f" {word}"
+
+
 def import_models() -> ModuleType:
     """transformers, its text models imported: two seconds, which whoever only counts tokens need not wait."""
     import transformers
@@ -177,7 +186,8 @@ class TextEncoder:
         self.encoding, self.encoder, self.device = encoding, encoder, device
         self.dtype = getattr(torch, dtype)
         # CLIP of the upscaler reads its padding as text; only where its config says so is it masked.
-        self._masks = not encoding.is_clip or encoding.config.get("use_attention_mask", False)
+        masks = not encoding.is_clip or encoding.config.get("use_attention_mask", False)
+        self._masks = masks and encoding.padding == "masked"
 
     @torch.inference_mode()
     def encode(self, keys: list[str]) -> Tensor:

@@ -52,7 +52,7 @@ def deviation(x: Tensor) -> Tensor:
 
 
 def _total(x: Tensor) -> Tensor:
-    """Sum of each sample, [B, 1, (1,) 1, 1], by halves: additions alone, in an order that only the sample's size decides."""
+    """Sum of each sample, [B, 1, (1,) 1, 1], by halves: additions alone, in an order that the sample's size decides."""
     total = x.flatten(1)
     while total.shape[1] > 1:
         half = total.shape[1] // 2

@@ -10,6 +10,7 @@ from darkroom.sampling.engine import Engine, Failed, Finished, Predictor, Statis
 from darkroom.sampling.plans import Kind, Plan
 from darkroom.sampling.stage import Shape
 
+
 def count_of(shape: Shape, count: int, usual: Shape | None) -> int:
     """How many states of a shape go where `count` of the usual one do: of larger ones fewer, at least one."""
     return max(1, min(count, count * math.prod(usual or shape) // math.prod(shape)))

@@ -226,7 +226,7 @@ class Diffusion(Steps):
         if alphas.ndim != 1 or not len(alphas) or not bool(((alphas >= 0) & (alphas < 1)).all()):
             raise ValueError(f"alphas_cumprod must be a list of values between 0 and 1; got {alphas}")
         if alphas[-1] == 0 and self.prediction == "epsilon":
-            raise ValueError("the last of alphas_cumprod is 0, where a model that predicts epsilon says nothing: give v")
+            raise ValueError("the last of alphas_cumprod is 0, where predicting epsilon says nothing: give v")
         if not bool((alphas[1:] < alphas[:-1]).all()):
             raise ValueError("alphas_cumprod must fall from one timestep to the next")
         if self.prediction not in PREDICTIONS:
@@ -258,7 +258,7 @@ class Diffusion(Steps):
         return lambda legs, left: solvers.ddim(*_alphas(legs[-1]), eta)
 
 
-FROM_ZERO = ("ddpm", "ddim")  # from a level without any picture
+FROM_ZERO = ("ddpm", "ddim", "dpmpp_2m", "dpmpp_2m_sde")  # from a level without any picture
 _MULTISTEP = {
     "dpmpp_2m": multistep.dpmpp_2m,
     "dpmpp_2m_sde": multistep.dpmpp_2m_sde,

@@ -119,8 +119,8 @@ def step(
 ) -> tuple[Tensor, list[Tensor | None]]:
     """One move per sample -> (x_next, memory_next), what is not set being None.
 
-    x, memory, prediction, variance, noise: float32 [B, C, (F,) H, W], all finite, also where a sample's line ignores them;
-    variance is None unless it is learned, noise where nobody draws any, a memory where nobody looks at it.
+    x, memory, prediction, variance, noise: float32 [B, C, (F,) H, W], all finite, also where a sample's line ignores
+    them; variance is None unless it is learned, noise where nobody draws any, a memory where nobody looks at it.
     coefficients: [B, WIDTH], each sample's line of the table; used: columns that are not 0 for some sample.
 
     A sample's result has the same bits in every batch on one device: see `bitwise` for what that leaves out. Columns

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from darkroom.sampling.processes import Process
+from darkroom.sampling.video import Video
 
 Row = Mapping[str, Any]
 """A task's canonical form."""
@@ -22,22 +23,6 @@ FIELDS = (CONDITION, NOISE_LEVEL)  # of a model that says nothing of its fields
 
 Shape = tuple[int, ...]
 """Of a state: [C, H, W], or of a video [C, F, H, W]."""
-
-
-@dataclass(frozen=True)
-class Video:
-    """What a stage's videos are. frames: of one, in pixels; compression: frames that a state's frame stands for, each
-    but the first, which stands for one; step: what frames - 1 must be a multiple of; fps: frames a second."""
-
-    frames: int
-    compression: int
-    step: int
-    fps: int
-
-    @property
-    def latent_frames(self) -> int:
-        """Of a state."""
-        return (self.frames - 1) // self.compression + 1
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,21 @@
+"""What a stage's videos are: apart from the stage, as a manifest is checked before torch is there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Video:
+    """What a stage's videos are. frames: of one, in pixels; compression: frames that a state's frame stands for, each
+    but the first, which stands for one; step: what frames - 1 must be a multiple of; fps: frames a second."""
+
+    frames: int
+    compression: int
+    step: int
+    fps: int
+
+    @property
+    def latent_frames(self) -> int:
+        """Of a state."""
+        return (self.frames - 1) // self.compression + 1
