@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from darkroom.batch.capacity import LEAST, ON_CPU
+from darkroom.batch.capacity import usual
 from darkroom.batch.options import Capacity, encoder_dtype
 from darkroom.models.memory import size_text
 from darkroom.ray_cluster import ClusterError
@@ -186,8 +186,8 @@ def needs(
 ) -> list[Need]:
     """Of the stages with these numbers, and of these text encoders."""
     found = [encoder_need(model, name, dtypes) for name in encoders]
-    places = (LEAST if on_gpu else ON_CPU) if capacity == "auto" else capacity
     for number in numbers:
+        places = usual(model.stages[number - 1], on_gpu) if capacity == "auto" else capacity
         memory = model.memory(number, dtypes[number], places)
         found.append(Need(f"stage {number}", dtypes[number], places, *memory, tries=capacity == "auto" and on_gpu))
     return found

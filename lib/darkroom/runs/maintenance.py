@@ -67,8 +67,9 @@ def _unreferenced(store: Store, ledger: Ledger) -> Iterator[str]:
         yield from store.list(folder)
     referred = [np.empty(0, dtype=np.uint64)]
     for shard in ledger.read().shards.values():
-        uris, controls = (column.to_pylist() for column in ledger.table(shard, ["image_uri", "controls"]).columns)
-        referred.append(hashes(image_key_of(uri) for uri in uris if uri))
+        table = ledger.table(shard, ["image_uri", "video_uri", "controls"])
+        *uris, controls = (column.to_pylist() for column in table.columns)
+        referred += [hashes(image_key_of(uri) for uri in own if uri) for own in uris]
         referred.append(hashes(key for own in controls for key in maps_of(own)))
     keys = [*store.list("images/"), *store.list("maps/")]
     stay = np.isin(hashes(keys), np.concatenate(referred))
