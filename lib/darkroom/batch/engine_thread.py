@@ -31,8 +31,8 @@ GATHER_SECONDS, LOOK_SECONDS = 0.2, 0.005  # of an idle engine, for a full pass 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """A row at the end of a stage: image float32 [C, H, W] or, of a video, [C, F, H, W] on the host, decoded where the state is a latent; dtype,
-    capacity and compile (see `mode_in_use`): of every pass it was in."""
+    """A row at the end of a stage: image float32 [C, H, W] or, of a video, [C, F, H, W] on the host, decoded where the
+    state is a latent; dtype, capacity and compile (see `mode_in_use`): of every pass it was in."""
 
     image: Tensor
     evaluations: int

@@ -119,9 +119,10 @@ class RowState:
     row: its canonical form. inputs: uint8 [C, S, S] by "image/S", "mask/S", "given/S", for the stages' sizes S, and by
     "control N/S" what its control networks see; maps: what that is.
     picture: what the last stage made: float32 [C, H, W], [N, C, H, W] of a row's N candidates, or what only waits to be
-    written as uint8 [C, H, W], a quarter of the bytes; of a video, its first frame; clip: the video. chosen_seed: of the best candidate; None where there was but
-    one. scores: of the candidates, then of the finished picture, as the results have them. steps, start_timestep: of
-    the first stage that touched it. seconds: in passes, of all stages. attempts: jobs that tried it, with this one.
+    written as uint8 [C, H, W], a quarter of the bytes; of a video its first frame, and clip is the video. chosen_seed:
+    of the best candidate; None where there was but one. scores: of the candidates, then of the finished picture, as the
+    results have them. steps, start_timestep: of the first stage that touched it. seconds: in passes, of all stages.
+    attempts: jobs that tried it, with this one.
     """
 
     unit: int

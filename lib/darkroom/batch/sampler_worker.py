@@ -291,8 +291,8 @@ class SamplerWorker:
         return to_uint8(images[0]) if ended else images[0]
 
     def _filmed(self, state: RowState, frames: torch.Tensor) -> np.ndarray:
-        """The first of a video's frames, float32 [3, F, H, W], as pixels; the row gets the video. It is encoded here, as
-        what travels on is then a hundredth of the bytes."""
+        """The first of a video's frames, float32 [3, F, H, W], as pixels; the row gets the video. It is encoded here,
+        as what travels on is then a hundredth of the bytes."""
         pixels, video = to_uint8(frames).numpy(), at_size(state.row, self.stage).video
         assert video is not None and len(pixels[0]) == video.frames, f"{pixels.shape} are not the frames of {video}"
         state.clip = Clip(encode_mp4(pixels.transpose(1, 2, 3, 0), video.fps), video.frames, video.fps)
