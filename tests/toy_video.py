@@ -1,4 +1,4 @@
-"""CogVideoX at toy size: the real classes, with random weights, in the layout in which diffusers saves them."""
+"""CogVideoX and Wan at toy size: the real classes, with random weights, in the layout in which diffusers saves them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ import diffusers
 import torch
 from diffusers import (
     AutoencoderKLCogVideoX,
+    AutoencoderKLWan,
     CogVideoXDDIMScheduler,
     CogVideoXDPMScheduler,
     CogVideoXTransformer3DModel,
+    UniPCMultistepScheduler,
+    WanTransformer3DModel,
 )
+from transformers import UMT5Config, UMT5EncoderModel
 
-from toy_deepfloyd import WIDTH, save_t5_tokenizer, small_t5, write_json
+from toy_deepfloyd import EXTRA_IDS, PIECES, WIDTH, save_t5_tokenizer, small_t5, write_json
 
-Kind = Literal["cogvideox-2b", "cogvideox-5b"]
+Kind = Literal["cogvideox-2b", "cogvideox-5b", "wan"]
 WIDE, HIGH, FRAMES = 48, 32, 17  # of a video that names nothing
 CHANNELS = 4
 
@@ -24,6 +28,8 @@ CHANNELS = 4
 def save_toy_video(folder: Path, kind: Kind) -> Path:
     """A pipeline of small videos. 5b: it turns queries and keys by a token's place, and is walked by its DPM solver."""
     torch.manual_seed(get_args(Kind).index(kind))
+    if kind == "wan":
+        return _save(folder, "WanPipeline", _wan())
     turns = kind == "cogvideox-5b"
     transformer = CogVideoXTransformer3DModel(
         num_attention_heads=2,
@@ -61,6 +67,40 @@ def cogvideox_vae() -> AutoencoderKLCogVideoX:
         sample_height=HIGH,
         sample_width=WIDE,
         scaling_factor=0.7,
+    )
+
+
+def _wan() -> dict[str, Any]:
+    umt5 = {"d_model": WIDTH, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2}
+    return {
+        "transformer": wan_transformer(),
+        "vae": AutoencoderKLWan(
+            base_dim=4,
+            z_dim=CHANNELS,
+            num_res_blocks=1,
+            latents_mean=[0.1, -0.2, 0.3, 0.0],
+            latents_std=[0.8, 1.2, 1, 2],
+        ),
+        "scheduler": UniPCMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, num_train_timesteps=1000, flow_shift=3.0
+        ),
+        "text_encoder": UMT5EncoderModel(
+            UMT5Config(vocab_size=PIECES + EXTRA_IDS, feed_forward_proj="gated-gelu", **umt5)
+        ),
+    }
+
+
+def wan_transformer() -> WanTransformer3DModel:
+    return WanTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=12,
+        in_channels=CHANNELS,
+        out_channels=CHANNELS,
+        text_dim=WIDTH,
+        freq_dim=16,
+        ffn_dim=32,
+        num_layers=2,
+        rope_max_seq_len=64,
     )
 
 

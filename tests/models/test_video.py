@@ -1,20 +1,21 @@
-"""CogVideoX in diffusers' layout answers as diffusers' own pipelines do, given the same noise."""
+"""CogVideoX and Wan in diffusers' layout answer as diffusers' own pipelines do, given the same noise."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
-from diffusers import CogVideoXPipeline
+from diffusers import CogVideoXPipeline, WanPipeline, WanTransformer3DModel
+from safetensors.torch import load_file
 from torch import Tensor
 
 from darkroom.models.catalog import open_model
 from darkroom.sampling import noise
-from darkroom.sampling.plans import condition_keys
 from models.test_stable_diffusion import ASKED, CPU, PLAIN, PROMPTS, SEED, assert_same, latents_of
 from toy_video import FRAMES, HIGH, WIDE, Kind, save_toy_video
 from toys import make_row
@@ -22,6 +23,7 @@ from toys import make_row
 DRAWING = [
     "diffusers.pipelines.cogvideo.pipeline_cogvideox",
     "diffusers.schedulers.scheduling_dpm_cogvideox",
+    "diffusers.pipelines.wan.pipeline_wan",
 ]
 
 
@@ -31,7 +33,7 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {kind: str(save_toy_video(folder / kind, kind)) for kind in get_args(Kind)}
 
 
-def inject(monkeypatch: pytest.MonkeyPatch, channels_at: int = 1) -> None:
+def inject(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     """diffusers draws the row's noise, whose frames CogVideoX has before its channels. Its DPM solver draws twice for
     all steps but the first, and uses the second."""
 
@@ -45,16 +47,28 @@ def inject(monkeypatch: pytest.MonkeyPatch, channels_at: int = 1) -> None:
     draws = order()
 
     def draw(shape: Any, **_: Any) -> Tensor:
-        batch, frames, channels, *side = shape
-        drawn = noise.normal(SEED, 1, *next(draws), (channels, frames, *side))
-        return torch.from_numpy(drawn).transpose(0, 1)[None]
+        batch, *own = shape
+        if kind.startswith("wan"):
+            return torch.from_numpy(noise.normal(SEED, 1, *next(draws), own))[None]
+        frames, channels, *side = own
+        return torch.from_numpy(noise.normal(SEED, 1, *next(draws), (channels, frames, *side))).transpose(0, 1)[None]
 
     for module in DRAWING:
         monkeypatch.setattr(importlib.import_module(module), "randn_tensor", draw)
 
 
+def wan_transformer_in(folder: str) -> WanTransformer3DModel:
+    """diffusers itself wants one more package to load it."""
+    made = WanTransformer3DModel.from_config(WanTransformer3DModel.load_config(folder))
+    made.load_state_dict(load_file(f"{folder}/diffusion_pytorch_model.safetensors"))
+    return made.eval()
+
+
 def pipeline(folder: str) -> Any:
-    made = CogVideoXPipeline.from_pretrained(folder, **PLAIN)
+    if Path(folder).name.startswith("wan"):
+        made = WanPipeline.from_pretrained(folder, transformer=wan_transformer_in(f"{folder}/transformer"), **PLAIN)
+    else:
+        made = CogVideoXPipeline.from_pretrained(folder, **PLAIN)
     made.set_progress_bar_config(disable=True)
     return made
 
@@ -67,32 +81,69 @@ def test_a_folder_says_what_it_is(toys: dict[str, str]) -> None:
     assert [stage.process.default_sampler for stage in (small, large)] == ["ddim", "dpmpp_2m_sde"]
 
 
-def test_it_reads_as_its_pipeline(toys: dict[str, str]) -> None:
-    model, theirs = open_model(toys["cogvideox-2b"]), pipeline(toys["cogvideox-2b"])
-    found = model.text_encoder(CPU).encode(condition_keys(make_row("text_to_video", **PROMPTS)))
+def test_wan_says_what_it_is(toys: dict[str, str]) -> None:
+    stage = open_model(toys["wan"]).stages[0]
+    assert stage.shape == (4, 21, 60, 104) and stage.pixels == (832, 480)
+    assert (stage.video.step, stage.video.fps, stage.process.default_sampler) == (4, 16, "unipc")
+
+
+TEXTS = ["a red one", "a  blue &amp;two\n", ""]
+
+
+@pytest.mark.parametrize("kind", ["cogvideox-2b", "wan"])
+def test_it_reads_as_its_pipeline(toys: dict[str, str], kind: str) -> None:
+    model, theirs = open_model(toys[kind]), pipeline(toys[kind])
+    length = {"cogvideox-2b": 226, "wan": 512}[kind]
+    found = model.text_encoder(CPU).encode(TEXTS)
     with torch.inference_mode():
-        wanted = theirs.encode_prompt(PROMPTS["prompt"], PROMPTS["negative_prompt"], device=CPU)
-    for own, other in zip(found, wanted, strict=True):
-        torch.testing.assert_close(own, other[0], rtol=0, atol=1e-5)
+        wanted = theirs._get_t5_prompt_embeds(TEXTS, max_sequence_length=length, device=CPU)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["cogvideox-2b", "cogvideox-5b"])
-@pytest.mark.parametrize("sized", [{}, {"width": 32, "height": 64, "frames": 9}])
-def test_the_last_latents(toys: dict[str, str], monkeypatch: pytest.MonkeyPatch, kind: str, sized: dict) -> None:
-    inject(monkeypatch)
+SIZED = {"width": 32, "height": 64, "frames": 9}
+
+
+@pytest.mark.parametrize(
+    ("kind", "sized", "own"),
+    [
+        ("cogvideox-2b", {}, {}),
+        ("cogvideox-2b", SIZED, {}),
+        ("cogvideox-5b", {}, {}),
+        ("cogvideox-5b", SIZED, {}),
+        ("wan", SIZED, {}),
+        ("wan", SIZED | {"frames": 5}, {"steps": 3}),
+    ],
+)
+def test_the_last_latents(
+    toys: dict[str, str], monkeypatch: pytest.MonkeyPatch, kind: str, sized: dict, own: dict
+) -> None:
+    inject(monkeypatch, kind)
     asked = ASKED | {"width": WIDE, "height": HIGH, "num_frames": FRAMES}
-    asked |= {"num_frames" if name == "frames" else name: value for name, value in sized.items()}
-    wanted = pipeline(toys[kind])(**asked, output_type="latent").frames
-    ours = latents_of(toys[kind], make_row("text_to_video", **PROMPTS, **sized))
-    assert_same(ours, wanted[0].transpose(0, 1))
+    theirs = {"frames": "num_frames", "steps": "num_inference_steps"}
+    asked |= {theirs.get(name, name): value for name, value in (sized | own).items()}
+    wanted = pipeline(toys[kind])(**asked, output_type="latent").frames[0]
+    ours = latents_of(toys[kind], make_row("text_to_video", **PROMPTS | sized | own))
+    assert_same(ours, wanted if kind == "wan" else wanted.transpose(0, 1))
 
 
-def test_the_frames(toys: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    inject(monkeypatch)
-    folder = toys["cogvideox-2b"]
-    wanted = pipeline(folder)(**ASKED, width=WIDE, height=HIGH, num_frames=FRAMES, output_type="np").frames[0]
-    latents = open_model(folder).predictor(1, CPU).latents
-    frames = latents.decode(latents_of(folder, make_row("text_to_video", **PROMPTS))[None])[0]
+@pytest.mark.parametrize("kind", ["cogvideox-2b", "wan"])
+def test_the_frames(toys: dict[str, str], monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    inject(monkeypatch, kind)
+    asked = ASKED | {"width": WIDE, "height": HIGH, "num_frames": FRAMES}
+    wanted = pipeline(toys[kind])(**asked, output_type="np").frames[0]
+    latents = open_model(toys[kind]).predictor(1, CPU).latents
+    row = make_row("text_to_video", **PROMPTS, width=WIDE, height=HIGH, frames=FRAMES)
+    frames = latents.decode(latents_of(toys[kind], row)[None])[0]
     assert frames.shape == (3, FRAMES, HIGH, WIDE)
     ours = ((frames.clamp(-1, 1) + 1) / 2).permute(1, 2, 3, 0).numpy()
     assert np.abs(ours - wanted).max() <= 1e-5 and wanted.std() > 0.01
+
+
+def test_walks_of_unipc_stand_where_its_scheduler_has_them(toys: dict[str, str]) -> None:
+    theirs = pipeline(toys["wan"]).scheduler
+    flow = open_model(toys["wan"]).stages[0].process
+    for steps in (1, 2, 7, 50):
+        theirs.set_timesteps(steps)
+        places = flow.flow_grid(steps, tokens=1).places
+        assert [place.time for place in places] == theirs.timesteps.tolist()
+        assert [place.noise for place in places] == theirs.sigmas[:-1].tolist()

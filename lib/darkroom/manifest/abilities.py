@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 from darkroom.sampling.grids import GridDefaults
 from darkroom.sampling.video import Video
+
+_SPACED = frozenset({"steps", "stride", "timesteps"})  # each of which says where all steps stand
 
 
 @dataclass(frozen=True)
@@ -65,15 +68,25 @@ class Abilities:
     max_tokens: int | None = None
     video: Video | None = None
 
+    @property
+    def usual(self) -> dict[str, Any]:
+        """What a row has that says nothing, where that is other than of most models."""
+        if self.video is not None:
+            return {"guidance": self.video.guidance, "steps": self.video.steps}
+        return {} if self.guidance is None else {"guidance": self.guidance}
+
 
 def as_read(
-    row: dict[str, Any], sizes: tuple[int, ...], paired: bool = False, guidance: float | None = None
+    row: dict[str, Any],
+    sizes: tuple[int, ...],
+    paired: bool = False,
+    usual: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """The row as the model reads it: a size such as "stage2" is the pixels of that stage, to one that is not of two
-    encoders a negative prompt of null is an absence, and where it gives no guidance it has the model's own. ValueError
-    where the model has no such stage."""
-    if guidance is not None and "guidance" not in row:
-        row = row | {"guidance": guidance}
+    encoders a negative prompt of null is an absence, and what it does not say is the model's usual. ValueError where
+    the model has no such stage."""
+    spaced = _SPACED if row.keys() & _SPACED else frozenset()
+    row = {**{name: value for name, value in usual.items() if name not in spaced}, **row}
     if not paired and row.get("negative_prompt", "") is None:
         row = {key: value for key, value in row.items() if key != "negative_prompt"}
     word = re.fullmatch(r"stage([1-9])", size) if isinstance(size := row.get("size"), str) else None

@@ -15,7 +15,6 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -24,14 +23,12 @@ from darkroom.models import stages, texts
 from darkroom.models.adapter_files import StoredAdapter
 from darkroom.models.control import StoredNet, control_fields
 from darkroom.models.errors import ModelError
-from darkroom.models.families import COGVIDEOX, SD3, family_of, network_folder, stage_kind
+from darkroom.models.families import WAN, family_of, network_folder, stage_kind
 from darkroom.models.memory import Memory, most_adapter_bytes
 from darkroom.models.node_cache import remember
-from darkroom.models.paired_texts import PairedEncoding
+from darkroom.models.parts import build_network, decoding_of, encoding_of, measuring_of, whole_parts_of
 from darkroom.models.sources import LocalFolder, Source, read_json
 from darkroom.models.texts import Encoding, TextEncoder
-from darkroom.models.triple_texts import TripleEncoding
-from darkroom.models.video_stages import is_of_videos
 from darkroom.models.weights import DIFFUSERS, check_dtype, config_of, load_module
 from darkroom.sampling.stage import Fields, Row, Shape, Stage
 
@@ -85,7 +82,7 @@ class Cascade:
         reads = [source for source, kind in zip(sources, kinds, strict=True) if kind != "upscaler"]
         # Every repository of IF holds the same T5 once more: the first that is there is enough.
         text = next((source for source in reads if "text_encoder/config.json" in source.names()), None)
-        encodings = {} if text is None else {TEXT: _encoding_of(text)}
+        encodings = {} if text is None else {TEXT: encoding_of(text)}
         if "upscaler" in kinds:
             encodings[CLIP] = Encoding(sources[kinds.index("upscaler")], None, "none")
         cascade = cls(name, sources, encodings)
@@ -193,7 +190,7 @@ class Cascade:
         from darkroom.models.adapters import adaptable_layers
 
         with torch.device("meta"):
-            targets = adaptable_layers(_build(*self._network(1)))
+            targets = adaptable_layers(build_network(*self._network(1)))
         for adapter in adapters:
             adapter.load(targets)
         return replace(self, adapters=tuple(sorted(adapters, key=lambda adapter: adapter.name)))
@@ -226,13 +223,16 @@ class Cascade:
         check_dtype(dtype, device)
         source, stage = self.sources[number - 1], self.stages[number - 1]
         folder, config = self._network(number)
-        network = load_module(source, folder, DIFFUSERS, lambda: _build(folder, config), device, dtype)
+        whole = whole_parts_of(config)
+        network = load_module(
+            source, folder, DIFFUSERS, lambda: build_network(folder, config), device, dtype, (), whole
+        )
         latents = self._latents(number, device, dtype) if stage.factor > 1 else None
         adapters, room = self._adapters(number, network), most_adapter_bytes(device)
         if stage.video is not None:
-            from darkroom.models.video import CogVideoXPredictor
+            from darkroom.models.video import predictor_class
 
-            return CogVideoXPredictor(network, stage.process, device, latents)
+            return predictor_class(config)(network, stage.process, device, latents)
         if folder == "transformer":
             from darkroom.models.mmdit import TransformerPredictor
 
@@ -258,7 +258,7 @@ class Cascade:
     def _latents(self, number: int, device: torch.device, dtype: str) -> Latents:
         """The VAE of stage `number`, which computes in `vae_dtype` beside a UNet of this dtype."""
         source, own = self.sources[number - 1], self.vae_dtype(number, dtype)
-        build, kind = _decoding(self.stages[number - 1], config_of(source, "vae"))
+        build, kind = decoding_of(self.stages[number - 1], config_of(source, "vae"))
         if own == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
             own = "float32"
 
@@ -269,8 +269,9 @@ class Cascade:
 
     def vae_dtype(self, number: int, dtype: str) -> str:
         """What the VAE of stage `number` computes in beside a UNet of that dtype: never float16, whose range its values
-        leave, and float32 for the upscaler, whose pictures are large and few."""
-        return "float32" if dtype == "float32" or self.stages[number - 1].enlarges_latents else "bfloat16"
+        leave, and float32 for the upscaler, whose pictures are large and few, and for Wan, as its authors have it."""
+        whole = self.stages[number - 1].enlarges_latents or family_of(self.sources[number - 1]) is WAN
+        return "float32" if dtype == "float32" or whole else "bfloat16"
 
     def text_encoder(
         self, name: str | torch.device = TEXT, device: torch.device | None = None, dtype: str = "float32"
@@ -291,7 +292,7 @@ class Cascade:
         shape += () if folder == "transformer" else (nets,)
 
         def measured() -> Memory:
-            return _measuring(folder, config).pass_memory(config, *shape)
+            return measuring_of(folder, config).pass_memory(config, *shape)
 
         return Memory(*_remembered("memory", [config, *shape], measured))
 
@@ -300,7 +301,7 @@ class Cascade:
         (folder, config), shape = self._network(number), self._pass_shape(number)
 
         def counted() -> int:
-            return _measuring(folder, config).evaluation_flops(config, *shape)
+            return measuring_of(folder, config).evaluation_flops(config, *shape)
 
         return _remembered("flops", [config, *shape], counted)
 
@@ -321,55 +322,6 @@ class Cascade:
     def scheduler_config(self, number: int) -> dict[str, Any]:
         """The scheduler_config.json of stage `number`."""
         return read_json(self.sources[number - 1], "scheduler/scheduler_config.json")
-
-
-def _encoding_of(source: Source) -> Encoding:
-    """How a stage's own text encoder reads."""
-    family = family_of(source)
-    if family is None or not family.latent:
-        return Encoding(source, texts.IF_LENGTH, "lower strip")
-    if family is COGVIDEOX:
-        return Encoding(source, texts.COGVIDEOX_LENGTH, "none", padding="seen")
-    if family.transformer:
-        return TripleEncoding.of_sd3(source) if family is SD3 else TripleEncoding.of_flux(source)
-    return PairedEncoding.of(source) if family.paired else Encoding(source, None, "none")
-
-
-def _decoding(stage: Stage, config: dict[str, Any]) -> tuple[Callable[[], nn.Module], type[Latents]]:
-    """What builds a stage's VAE, without weights, and what decodes by it."""
-    if stage.video is not None:
-        from darkroom.models.video_latents import VideoLatents, build_video_vae
-
-        return lambda: build_video_vae(config), VideoLatents
-    from diffusers import AutoencoderKL
-
-    from darkroom.models.latents import Latents
-
-    return lambda: AutoencoderKL.from_config(config), Latents
-
-
-def _build(folder: str, config: dict[str, Any]) -> nn.Module:
-    """A stage's network, without weights."""
-    if is_of_videos(config):
-        from darkroom.models.video import build_video_transformer
-
-        return build_video_transformer(config)
-    if folder == "transformer":
-        from darkroom.models.mmdit import build_transformer
-
-        return build_transformer(config)
-    from diffusers import UNet2DConditionModel
-
-    return UNet2DConditionModel.from_config(config)
-
-
-def _measuring(folder: str, config: dict[str, Any]) -> ModuleType:
-    """What knows how much a network of this folder needs."""
-    from darkroom.models import mmdit, predictors, video
-
-    if is_of_videos(config):
-        return video
-    return mmdit if folder == "transformer" else predictors
 
 
 def _remembered(kind: str, says: list[Any], find: Callable[[], Any]) -> Any:

@@ -34,6 +34,7 @@ _SD, _SDXL = Family("Stable Diffusion", latent=True), Family("Stable Diffusion X
 SD3 = Family("Stable Diffusion 3", latent=True, transformer=True)
 FLUX = Family("Flux", latent=True, transformer=True)
 COGVIDEOX = Family("CogVideoX", latent=True, transformer=True, video=True)
+WAN = Family("Wan", latent=True, transformer=True, video=True)
 FAMILIES: dict[str, Family] = {
     "IFPipeline": _IF,
     "IFImg2ImgPipeline": _IF,
@@ -57,6 +58,7 @@ FAMILIES: dict[str, Family] = {
     "FluxFillPipeline": FLUX,
     "FluxKontextPipeline": FLUX,
     "CogVideoXPipeline": COGVIDEOX,
+    "WanPipeline": WAN,
 }
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from darkroom.models.errors import ModelError
 from darkroom.models.families import SD3, Family, Kind, family_of, read_index, stage_kind
 from darkroom.models.sources import Source, read_json
-from darkroom.models.video_stages import is_of_videos, read_video_stage
+from darkroom.models.video_stages import TEXT_WIDTHS, is_of_videos, read_video_stage
 from darkroom.models.weights import config_of
 from darkroom.sampling.diffusion import Diffusion
 from darkroom.sampling.flow import Flow
@@ -145,7 +145,7 @@ def flow_from_scheduler(config: Mapping[str, Any], ends_trained: bool) -> Flow:
 def transformer_fields(config: Mapping[str, Any], length: int) -> dict[str, Tensor]:
     """As `unet_fields`, of transformers: those of videos are told a text alone."""
     if is_of_videos(config):
-        return {CONDITION: torch.zeros(length, config["text_embed_dim"])}
+        return {CONDITION: torch.zeros(length, config[TEXT_WIDTHS[config["_class_name"]]])}
     fields = {CONDITION: torch.zeros(length, config["joint_attention_dim"])}
     fields[POOLED] = torch.zeros(config["pooled_projection_dim"])
     return fields | ({GUIDANCE: torch.tensor(0.0)} if config.get("guidance_embeds") else {})

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from diffusers import CogVideoXTransformer3DModel
+from diffusers import CogVideoXTransformer3DModel, WanTransformer3DModel
 from diffusers.models.embeddings import get_3d_rotary_pos_embed
 from torch import Tensor, nn
 
@@ -17,6 +18,7 @@ from darkroom.models.weights import in_dtype
 from darkroom.sampling.processes import Process
 from darkroom.sampling.stage import Shape
 
+WAN_WHOLE = ("time_embedder", "scale_shift_table", "norm1", "norm2", "norm3")  # as diffusers loads it
 Rotary = tuple[Tensor, Tensor]
 """Cosines and sines of every token's place, float32 [tokens, width of a head]."""
 
@@ -24,6 +26,12 @@ Rotary = tuple[Tensor, Tensor]
 def build_video_transformer(config: Mapping[str, Any]) -> nn.Module:
     """Of a transformer/config.json. Tables of places that no file holds are made at once, on the processor, also where
     all else is built without memory."""
+    if config["_class_name"] == "WanTransformer3DModel":
+        transformer = WanTransformer3DModel.from_config(dict(config))
+        with torch.device("cpu"):
+            rope = transformer.rope
+            transformer.rope = type(rope)(rope.attention_head_dim, rope.patch_size, rope.max_seq_len)
+        return transformer
     transformer = CogVideoXTransformer3DModel.from_config(dict(config))
     embed = transformer.patch_embed
     if embed.use_positional_embeddings:
@@ -34,20 +42,42 @@ def build_video_transformer(config: Mapping[str, Any]) -> nn.Module:
     return transformer
 
 
-class CogVideoXPredictor:
+class VideoPredictor:
     """See `darkroom.sampling.engine.Predictor`: float32 in and out, whatever the dtype of the weights."""
 
     def __init__(
-        self, transformer: nn.Module, process: Process, device: torch.device, latents: VideoLatents | None = None
+        self,
+        transformer: nn.Module,
+        process: Process | None,
+        device: torch.device,
+        latents: VideoLatents | None = None,
     ) -> None:
         self.transformer = transformer.to(device)
         self.process, self.device, self.latents = process, device, latents
-        self.dtype = next(transformer.parameters()).dtype
+        self.dtype = transformer.proj_out.weight.dtype  # some others are whole whatever it is
         self.fields = tuple(transformer_fields(transformer.config, 1))
+
+    @abstractmethod
+    def __call__(self, x: Tensor, timestep: Tensor, condition: Tensor) -> Tensor:
+        """condition: float32 [B, length, width], of a prompt."""
+
+
+class WanPredictor(VideoPredictor):
+    """Wan's transformer, which answers with the velocity towards noise; here it leads to the video."""
+
+    def __call__(self, x: Tensor, timestep: Tensor, condition: Tensor) -> Tensor:
+        (answer,) = self.transformer(x.to(self.dtype), timestep, condition.to(self.dtype), return_dict=False)
+        return answer.float().neg()
+
+
+class CogVideoXPredictor(VideoPredictor):
+    """CogVideoX' transformer, which answers with v."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
         self._rotary: dict[torch.Size, Rotary] = {}  # by the state's shape
 
     def __call__(self, x: Tensor, timestep: Tensor, condition: Tensor) -> Tensor:
-        """condition: float32 [B, 226, width], of a prompt."""
         (answer,) = self.transformer(
             x.to(self.dtype).transpose(1, 2),  # frames before channels
             condition.to(self.dtype),
@@ -66,6 +96,16 @@ class CogVideoXPredictor:
         if shape not in self._rotary:
             self._rotary[shape] = rotary_places(self.transformer.config, shape, self.device)
         return self._rotary[shape]
+
+
+def predictor_class(config: Mapping[str, Any]) -> type[VideoPredictor]:
+    """Of a transformer/config.json."""
+    return WanPredictor if config["_class_name"] == "WanTransformer3DModel" else CogVideoXPredictor
+
+
+def whole_parts(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the parts that are in float32 beside others in half precision."""
+    return WAN_WHOLE if config["_class_name"] == "WanTransformer3DModel" else ()
 
 
 def rotary_places(config: Mapping[str, Any], shape: Shape, device: torch.device) -> Rotary:
@@ -115,7 +155,8 @@ def _meta_pass(
     """A predictor's network on the meta device, and a pass of it."""
     meta = torch.device("meta")
     with meta:
-        predictor = CogVideoXPredictor(in_dtype(build_video_transformer(config), dtype), None, meta)
+        transformer = in_dtype(build_video_transformer(config), dtype, always_float32=whole_parts(config))
+        predictor = predictor_class(config)(transformer, None, meta)
         fields = transformer_fields(config, length).values()
 
     def run() -> None:

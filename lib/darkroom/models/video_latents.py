@@ -1,4 +1,4 @@
-"""Latents of videos: back to frames, by the VAE of a model (AutoencoderKLCogVideoX)."""
+"""Latents of videos: back to frames, by the VAE of a model (AutoencoderKLCogVideoX, AutoencoderKLWan)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKLCogVideoX
+from diffusers import AutoencoderKLCogVideoX, AutoencoderKLWan
 from torch import Tensor, nn
 
 from darkroom.models.latents import Latents
@@ -14,7 +14,8 @@ from darkroom.models.latents import Latents
 
 def build_video_vae(config: Mapping[str, Any]) -> nn.Module:
     """Of a vae/config.json."""
-    return AutoencoderKLCogVideoX.from_config(dict(config))
+    kind = AutoencoderKLWan if config["_class_name"] == "AutoencoderKLWan" else AutoencoderKLCogVideoX
+    return kind.from_config(dict(config))
 
 
 class VideoLatents(Latents):

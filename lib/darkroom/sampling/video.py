@@ -8,12 +8,15 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Video:
     """What a stage's videos are. frames: of one, in pixels; compression: frames that a state's frame stands for, each
-    but the first, which stands for one; step: what frames - 1 must be a multiple of; fps: frames a second."""
+    but the first, which stands for one; step: what frames - 1 must be a multiple of; fps: frames a second. guidance,
+    steps: of a row that says nothing, as the pipelines of its family have them."""
 
     frames: int
     compression: int
     step: int
     fps: int
+    guidance: float
+    steps: int = 50
 
     @property
     def latent_frames(self) -> int:
