@@ -20,7 +20,7 @@ from transformers import UMT5Config, UMT5EncoderModel
 
 from toy_deepfloyd import EXTRA_IDS, PIECES, WIDTH, save_t5_tokenizer, small_t5, write_json
 
-Kind = Literal["cogvideox-2b", "cogvideox-5b", "wan"]
+Kind = Literal["cogvideox-2b", "cogvideox-5b", "wan", "wan22"]
 WIDE, HIGH, FRAMES = 48, 32, 17  # of a video that names nothing
 CHANNELS = 4
 
@@ -30,6 +30,9 @@ def save_toy_video(folder: Path, kind: Kind) -> Path:
     torch.manual_seed(get_args(Kind).index(kind))
     if kind == "wan":
         return _save(folder, "WanPipeline", _wan())
+    if kind == "wan22":
+        experts = _wan() | {"transformer_2": wan_transformer()}
+        return _save(folder, "WanPipeline", experts, boundary_ratio=0.875)
     turns = kind == "cogvideox-5b"
     transformer = CogVideoXTransformer3DModel(
         num_attention_heads=2,
@@ -104,8 +107,8 @@ def wan_transformer() -> WanTransformer3DModel:
     )
 
 
-def _save(folder: Path, name: str, parts: dict[str, Any]) -> Path:
-    index: dict[str, object] = {"_class_name": name, "_diffusers_version": diffusers.__version__}
+def _save(folder: Path, name: str, parts: dict[str, Any], **more: object) -> Path:
+    index: dict[str, object] = {"_class_name": name, "_diffusers_version": diffusers.__version__, **more}
     for part, module in parts.items():
         module.save_pretrained(folder / part)
         index[part] = ["transformers" if part.startswith("text") else "diffusers", type(module).__name__]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,6 +17,9 @@ from torch import Tensor
 
 from darkroom.models.catalog import open_model
 from darkroom.sampling import noise
+from darkroom.sampling.plans import condition_keys, make_plan
+from darkroom.sampling.run import walk_plans
+from darkroom.sampling.stage import Handed, Inputs, at_size
 from models.test_stable_diffusion import ASKED, CPU, PLAIN, PROMPTS, SEED, assert_same, latents_of
 from toy_video import FRAMES, HIGH, WIDE, Kind, save_toy_video
 from toys import make_row
@@ -64,9 +68,14 @@ def wan_transformer_in(folder: str) -> WanTransformer3DModel:
     return made.eval()
 
 
+def _experts(folder: str) -> list[str]:
+    return [path.name for path in sorted(Path(folder).glob("transformer*"))]
+
+
 def pipeline(folder: str) -> Any:
     if Path(folder).name.startswith("wan"):
-        made = WanPipeline.from_pretrained(folder, transformer=wan_transformer_in(f"{folder}/transformer"), **PLAIN)
+        own = {name: wan_transformer_in(f"{folder}/{name}") for name in _experts(folder)}
+        made = WanPipeline.from_pretrained(folder, **own, **PLAIN)
     else:
         made = CogVideoXPipeline.from_pretrained(folder, **PLAIN)
     made.set_progress_bar_config(disable=True)
@@ -137,6 +146,26 @@ def test_the_frames(toys: dict[str, str], monkeypatch: pytest.MonkeyPatch, kind:
     assert frames.shape == (3, FRAMES, HIGH, WIDE)
     ours = ((frames.clamp(-1, 1) + 1) / 2).permute(1, 2, 3, 0).numpy()
     assert np.abs(ours - wanted).max() <= 1e-5 and wanted.std() > 0.01
+
+
+@pytest.mark.parametrize("own", [{}, {"guidance_2": 2.0}, {"steps": 1}, {"steps": 20, "guidance_2": 1.0}])
+def test_an_expert_goes_on_where_the_other_stopped(
+    toys: dict[str, str], monkeypatch: pytest.MonkeyPatch, own: dict
+) -> None:
+    inject(monkeypatch, "wan")
+    theirs = {"guidance_2": "guidance_scale_2", "steps": "num_inference_steps"}
+    asked = ASKED | {"width": WIDE, "height": HIGH, "num_frames": 9} | {theirs[name]: own[name] for name in own}
+    wanted = pipeline(toys["wan22"])(**asked, output_type="latent").frames[0]
+    model, row = open_model(toys["wan22"]), make_row("text_to_video", **PROMPTS | SIZED | own)
+    row |= {"width": WIDE, "height": HIGH}
+    first, second = (at_size(row, stage) for stage in model.stages)
+    inputs = Inputs(dict(zip(condition_keys(row), model.text_encoder(CPU).encode(condition_keys(row)), strict=True)))
+    (left,) = walk_plans(model.predictor(1, CPU), [make_plan(row, first, inputs)], capacity=2)
+    plan = make_plan(row, second, replace(inputs, handed=Handed(left.image, left.memory)))
+    (finished,) = walk_plans(model.predictor(2, CPU), [plan], capacity=2)
+    assert_same(finished.image, wanted)
+    if own.get("steps", 2) > 1:
+        assert left.evaluations and finished.evaluations and len(left.memory) == 3
 
 
 def test_walks_of_unipc_stand_where_its_scheduler_has_them(toys: dict[str, str]) -> None:

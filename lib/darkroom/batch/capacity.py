@@ -104,7 +104,7 @@ def _fits(predictor: Predictor, stage: Stage, fields: Sequence[Tensor], capacity
     held = torch.cuda.memory_allocated(device)
     try:
         peak = _peak(device, lambda: predictor(*(part.to(device) for part in empty_pass(stage, fields, capacity))))
-        if stage.factor > 1:
+        if stage.decodes:
             states = torch.zeros(predictor.latents.at_once, *stage.shape)
             peak += _peak(device, lambda: predictor.latents.decode(states)) - held
     except torch.OutOfMemoryError:

@@ -32,7 +32,8 @@ GATHER_SECONDS, LOOK_SECONDS = 0.2, 0.005  # of an idle engine, for a full pass 
 @dataclass(frozen=True, eq=False)
 class Sample:
     """A row at the end of a stage: image float32 [C, H, W] or, of a video, [C, F, H, W] on the host, decoded where the
-    state is a latent; dtype, capacity and compile (see `mode_in_use`): of every pass it was in."""
+    state is a latent; dtype, capacity and compile (see `mode_in_use`): of every pass it was in. memory: see
+    `Finished`."""
 
     image: Tensor
     evaluations: int
@@ -40,6 +41,7 @@ class Sample:
     dtype: str
     capacity: int
     compile: Mode = "off"
+    memory: tuple[Tensor | None, ...] = ()
 
     @property
     def finite(self) -> bool:
@@ -158,7 +160,7 @@ class EngineThread(threading.Thread):
     def _sample(self, finished: Finished, image: Tensor) -> Sample:
         capacity = self.engine.capacity_of(tuple(finished.image.shape))
         ran = (self.dtype, capacity, mode_in_use(self.engine.predictor_of(self._under_way[finished.tag])))
-        return Sample(image, finished.evaluations, finished.seconds, *ran)
+        return Sample(image, finished.evaluations, finished.seconds, *ran, finished.memory)
 
     def _decode(self, latents: LatentsThread, finished: Finished) -> None:
         """The row is out of the engine's hands: what comes of it is given in the other thread."""

@@ -122,7 +122,8 @@ class RowState:
     written as uint8 [C, H, W], a quarter of the bytes; of a video its first frame, and clip is the video. chosen_seed:
     of the best candidate; None where there was but one. scores: of the candidates, then of the finished picture, as the
     results have them. steps, start_timestep: of the first stage that touched it. seconds: in passes, of all stages.
-    attempts: jobs that tried it, with this one.
+    attempts: jobs that tried it, with this one. handed: float32 [C, F, H, W], where one expert leaves a video to the
+    next: "x" and, by its number, what the solver remembers.
     """
 
     unit: int
@@ -136,6 +137,7 @@ class RowState:
     maps: list[ControlMap] = field(default_factory=list)
     picture: np.ndarray | None = None
     clip: Clip | None = None
+    handed: dict[str, np.ndarray] = field(default_factory=dict)
     chosen_seed: int | None = None
     stages: list[StageRecord] = field(default_factory=list)
     scores: dict[str, Any] = field(default_factory=dict)
@@ -155,7 +157,7 @@ class RowState:
 
     def fail(self, error: Exception) -> None:
         """The row has failed, and this is why; it passes through all that is left untouched."""
-        self.failure, self.picture, self.clip = Failure.of(error), None, None
+        self.failure, self.picture, self.clip, self.handed = Failure.of(error), None, None, {}
 
     def flag(self, *flags: str) -> None:
         """Adds what is to be said of the row, each once."""
@@ -204,6 +206,7 @@ _ROW = pa.struct(
         ("inputs", pa.binary()),
         ("maps", pa.list_(pa.struct([(part.name, pa.string()) for part in fields(ControlMap)]))),
         ("picture", pa.binary()),
+        ("handed", pa.binary()),
         ("clip", pa.struct([("mp4", pa.binary()), ("frames", pa.int32()), ("fps", pa.int32())])),
         ("chosen_seed", pa.int64()),
         ("stages", pa.list_(_STAGE)),
@@ -240,6 +243,7 @@ def _to_struct(state: RowState) -> dict[str, Any]:
         "inputs": _pack(state.inputs),
         "maps": [asdict(one) for one in state.maps],
         "picture": _pack(picture),
+        "handed": _pack(state.handed),
         "clip": state.clip and asdict(state.clip),
         "stages": [asdict(record) for record in state.stages],
         "scores": json.dumps(state.scores),
@@ -256,6 +260,7 @@ def _from_struct(struct: dict[str, Any]) -> RowState:
             "inputs": _unpack(struct["inputs"]),
             "maps": [ControlMap(**one) for one in struct["maps"]],
             "picture": _unpack(struct["picture"]).get("picture"),
+            "handed": _unpack(struct["handed"]),
             "clip": struct["clip"] and Clip(**struct["clip"]),
             "stages": [StageRecord(**record) for record in struct["stages"]],
             "scores": json.loads(struct["scores"]),

@@ -32,7 +32,8 @@ from darkroom.ray_cluster import ClusterError
 from darkroom.sampling.engine import Failed, Predictor, Statistics
 from darkroom.sampling.latent_inputs import to_latents
 from darkroom.sampling.plans import Plan, as_asked, condition_keys, goes_through, make_plan
-from darkroom.sampling.stage import Fields, Inputs, Stage, at_size
+from darkroom.sampling.solvers import REMEMBERED
+from darkroom.sampling.stage import Fields, Handed, Inputs, Stage, at_size
 from darkroom.storage import encode_mp4, size_name, to_uint8
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ class SamplerWorker:
 
     def _start_engine(self, predictor: Any, dtype: str, capacity: int, guard: Guard | None = None) -> EngineThread:
         name, stage = f"stage {self.number}", self.stage
-        return EngineThread(name, predictor, dtype, capacity, stage.factor > 1, guard, stage.shape)
+        return EngineThread(name, predictor, dtype, capacity, stage.decodes, guard, stage.shape)
 
     @property
     def statistics(self) -> Statistics:
@@ -264,14 +265,17 @@ class SamplerWorker:
                 lacks = f" in {self.dtype}, and float32 does not fit the device beside it"
                 why = lacks if self._precise.shortage else ""
                 raise FloatingPointError(f"stage {self.number} gave values that are not finite numbers{why}")
-            state.picture = self._handed_on(state, made)
+            if self.stage.hands_over:
+                state.handed = _to_arrays(Handed(made[0].image, made[0].memory))
+            else:
+                state.picture, state.handed = self._handed_on(state, made), {}
 
     def _record(self, row: dict[str, Any], plan: Plan, samples: list[Sample]) -> StageRecord:
         """What the stage was: the mode that ran, and why it is not the one that was asked for, among it."""
         ran = sorted({sample.compile for sample in samples} - {"off"})
         return StageRecord(
             stage=self.number,
-            steps=sum(move.asks for move in plan.moves),
+            steps=sum(plan.moves[move].asks for move in plan.span),
             guidance=plan.guidance,
             noise_level=as_asked(row, self.stage).noise_level,
             dtype="float32" if any(sample.dtype == "float32" for sample in samples) else self.dtype,
@@ -314,7 +318,9 @@ def stage_inputs(
 ) -> Inputs:
     """What a row's plan at a stage is made from. condition: what a prompt or label is to the stage's model."""
     low_res = None
-    if stage.number > 1 and state.picture is not None:
+    if stage.video is not None:
+        pass  # an expert goes on from what it is handed
+    elif stage.number > 1 and state.picture is not None:
         low_res = torch.from_numpy(state.picture)
     elif stage.number > 1:
         low_res = _picture(state, "image", str(min(int(name.rpartition("/")[2]) for name in state.inputs)))
@@ -327,8 +333,22 @@ def stage_inputs(
         given=_picture(state, "given", size),
         low_res=low_res,
         fields=model.row_fields(stage.number, state.row),
+        handed=_from_arrays(state.handed),
         hints=_hints(state, model, size) if stage.number == 1 else {},
     )
+
+
+def _to_arrays(handed: Handed) -> dict[str, np.ndarray]:
+    own = {str(number): tensor.numpy() for number, tensor in enumerate(handed.memory, 1) if tensor is not None}
+    return {"x": handed.x.numpy(), **own}
+
+
+def _from_arrays(arrays: dict[str, np.ndarray]) -> Handed | None:
+    """What `_to_arrays` made arrays of; None where there are none."""
+    if not arrays:
+        return None
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    return Handed(tensors["x"], tuple(tensors.get(str(number)) for number in range(1, REMEMBERED + 1)))
 
 
 def _hints(state: RowState, model: Model, size: str) -> dict[str, torch.Tensor]:

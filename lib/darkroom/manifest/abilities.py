@@ -24,7 +24,8 @@ class Abilities:
     num_classes: labels 0..num_classes - 1 may be asked for; None where the model takes none.
     upscale: whether it has upper stages that can be run alone; scorer: whether there is one to choose candidates by.
     latent: the first stage works on latents, which a VAE makes pictures of: there are no pixels until it has ended.
-    video: what its videos are, of a model that makes these and not pictures.
+    video: what its videos are, of a model that makes these and not pictures; experts: by two models, one after the
+    other.
     sampler: of a row that names none, None for the process's own; samplers: those that rows may name, None for all of
     the process; grid: what the model says of the times of a walk.
     edits: it sees a picture that is given whole, beside what it draws.
@@ -67,6 +68,7 @@ class Abilities:
     prompt_tokens: Callable[[str], int] | None = None
     max_tokens: int | None = None
     video: Video | None = None
+    experts: bool = False
 
     @property
     def usual(self) -> dict[str, Any]:

@@ -37,6 +37,8 @@ def misfits(task: Task, abilities: Abilities) -> Iterator[str]:
         return
     yield from size_misfits(task, abilities)
     yield from frame_misfits(task, abilities)
+    if getattr(task, "guidance_2", None) is not None and not abilities.experts:
+        yield f"'guidance_2' is of the second of two models that make a video together, '{abilities.name}' has one"
     yield from _question_misfits(task, abilities)
     yield from _sampler_misfits(task, abilities)
     yield from _schedule_misfits(task, abilities)

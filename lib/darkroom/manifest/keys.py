@@ -40,7 +40,7 @@ _ELSEWHERE = {
     "text": "prompt", "caption": "prompt", "prompts": "prompt", "positive_prompt": "prompt",
     "negative": "negative_prompt", "num_inference_steps": "steps", "sampling_steps": "steps", "num_steps": "steps",
     "guidance_scale": "guidance", "cfg_scale": "guidance", "cfg": "guidance", "true_cfg_scale": "true_guidance",
-    "seeds": "seed", "num_frames": "frames", "video_length": "frames",
+    "seeds": "seed", "num_frames": "frames", "guidance_scale_2": "guidance_2", "video_length": "frames",
     "resolution": "size", "image_size": "size", "sampler_name": "sampler", "sampler_index": "sampler",
     "sampling_method": "sampler", "scheduler": "sampler",
     "timestep_spacing": "spacing", "use_karras_sigmas": "karras", "rescale_cfg": "guidance_rescale",

@@ -18,6 +18,7 @@ from darkroom.manifest.fields import (
     Fit,
     Fraction,
     Frames,
+    Guidance,
     Level,
     Picture,
     Prompt,
@@ -111,10 +112,12 @@ class TextToImage(_Prompted):
 
 
 class TextToVideo(BaseTask, Asks):
-    """frames: of the video, as many as the model's own where it is not said."""
+    """frames: of the video, as many as the model's own where it is not said; guidance_2: of the second of two models
+    that make a walk together (Wan 2.2), where it is other than the first's."""
 
     task: Literal["text_to_video"] = "text_to_video"
     frames: Frames | None = None
+    guidance_2: Guidance | None = None
 
 
 class ImageToImage(_Prompted):

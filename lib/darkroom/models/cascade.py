@@ -29,6 +29,7 @@ from darkroom.models.node_cache import remember
 from darkroom.models.parts import build_network, decoding_of, encoding_of, measuring_of, whole_parts_of
 from darkroom.models.sources import LocalFolder, Source, read_json
 from darkroom.models.texts import Encoding, TextEncoder
+from darkroom.models.video_stages import SECOND_EXPERT, experts_of
 from darkroom.models.weights import DIFFUSERS, check_dtype, config_of, load_module
 from darkroom.sampling.stage import Fields, Row, Shape, Stage
 
@@ -104,6 +105,7 @@ class Cascade:
         says = [self.config.get("stages")]
         says += [source.digest(stages.FOLDERS) for source in self.sources]
         says += [[name, encoding.digest()] for name, encoding in sorted(self.encodings.items())]
+        says += [stage.expert.boundary for stage in self.stages if stage.expert is not None]
         return hashlib.sha256(json.dumps(says, sort_keys=True).encode()).hexdigest()[:16]
 
     @cached_property
@@ -114,12 +116,16 @@ class Cascade:
             made.append(stages.read_stage(source, number, made[-1].size if made else None, own))
         if len(made) == 1 and made[0].encodes:  # what follows enlarges pictures of one size
             made = [replace(made[0], step=made[0].factor * made[0].patch)]
-        return tuple(made)
+        return experts_of(made[0]) if len(made) == 1 else tuple(made)
+
+    def source_of(self, number: int) -> Source:
+        """The files of stage `number`; two experts lie in one folder."""
+        return self.sources[min(number, len(self.sources)) - 1]
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """The picture sizes on offer, one a stage, ascending."""
-        return tuple(stage.size for stage in self.stages)
+        """The picture sizes on offer, one a stage, ascending; one of two experts."""
+        return tuple(stage.size for stage in self.stages if not stage.hands_over)
 
     @property
     def default_size(self) -> int:
@@ -168,7 +174,7 @@ class Cascade:
         """What stage `number`'s model is told beside state and time: zeros of the shapes of one question, in their
         order, of a row with so many adapters or with all that there are."""
         folder, config = self._network(number)
-        fields_of = stages.transformer_fields if folder == "transformer" else stages.unet_fields
+        fields_of = stages.unet_fields if folder == "unet" else stages.transformer_fields
         fields = fields_of(config, self.encoder_length(self.encoder_of(number)))
         row = {"adapters": [{"adapter": adapter.name, "scale": 0.0} for adapter in self.adapters[:adapters]]}
         return (*fields.values(), *self.row_fields(number, row).values())
@@ -221,13 +227,13 @@ class Cascade:
     ) -> UNetPredictor | TransformerPredictor:
         """Stage `number` (1, 2, ...) with its weights on the device, ready for the engine. Raises ModelError."""
         check_dtype(dtype, device)
-        source, stage = self.sources[number - 1], self.stages[number - 1]
+        source, stage = self.source_of(number), self.stages[number - 1]
         folder, config = self._network(number)
         whole = whole_parts_of(config)
         network = load_module(
             source, folder, DIFFUSERS, lambda: build_network(folder, config), device, dtype, (), whole
         )
-        latents = self._latents(number, device, dtype) if stage.factor > 1 else None
+        latents = self._latents(number, device, dtype) if stage.decodes else None
         adapters, room = self._adapters(number, network), most_adapter_bytes(device)
         if stage.video is not None:
             from darkroom.models.video import predictor_class
@@ -244,8 +250,9 @@ class Cascade:
 
     def _network(self, number: int) -> tuple[str, dict[str, Any]]:
         """The folder of stage `number`'s network, and its config.json."""
-        source = self.sources[number - 1]
-        return (folder := network_folder(source)), config_of(source, folder)
+        source, expert = self.source_of(number), self.stages[number - 1].expert
+        folder = network_folder(source) if expert is None or expert.is_first else SECOND_EXPERT
+        return folder, config_of(source, folder)
 
     def _adapters(self, number: int, network: nn.Module) -> list[Adapter]:
         if number > 1 or not self.adapters:
@@ -257,7 +264,7 @@ class Cascade:
 
     def _latents(self, number: int, device: torch.device, dtype: str) -> Latents:
         """The VAE of stage `number`, which computes in `vae_dtype` beside a UNet of this dtype."""
-        source, own = self.sources[number - 1], self.vae_dtype(number, dtype)
+        source, own = self.source_of(number), self.vae_dtype(number, dtype)
         build, kind = decoding_of(self.stages[number - 1], config_of(source, "vae"))
         if own == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
             own = "float32"
@@ -270,7 +277,7 @@ class Cascade:
     def vae_dtype(self, number: int, dtype: str) -> str:
         """What the VAE of stage `number` computes in beside a UNet of that dtype: never float16, whose range its values
         leave, and float32 for the upscaler, whose pictures are large and few, and for Wan, as its authors have it."""
-        whole = self.stages[number - 1].enlarges_latents or family_of(self.sources[number - 1]) is WAN
+        whole = self.stages[number - 1].enlarges_latents or family_of(self.source_of(number)) is WAN
         return "float32" if dtype == "float32" or whole else "bfloat16"
 
     def text_encoder(
@@ -284,12 +291,12 @@ class Cascade:
 
     def memory(self, number: int, dtype: str, capacity: int) -> Memory:
         """What stage `number` needs on a device to make passes of `capacity` evaluations; nothing is loaded."""
-        source, stage = self.sources[number - 1], self.stages[number - 1]
-        vae = config_of(source, "vae") if stage.factor > 1 else None
+        source, stage = self.source_of(number), self.stages[number - 1]
+        vae = config_of(source, "vae") if stage.decodes else None
         nets = [dict(net.config) for net in self.nets if number == 1]
         folder, config = self._network(number)
         shape = (dtype, capacity, *self._pass_shape(number), vae, self.vae_dtype(number, dtype))
-        shape += () if folder == "transformer" else (nets,)
+        shape += (nets,) if folder == "unet" else ()
 
         def measured() -> Memory:
             return measuring_of(folder, config).pass_memory(config, *shape)
@@ -321,7 +328,7 @@ class Cascade:
 
     def scheduler_config(self, number: int) -> dict[str, Any]:
         """The scheduler_config.json of stage `number`."""
-        return read_json(self.sources[number - 1], "scheduler/scheduler_config.json")
+        return read_json(self.source_of(number), "scheduler/scheduler_config.json")
 
 
 def _remembered(kind: str, says: list[Any], find: Callable[[], Any]) -> Any:

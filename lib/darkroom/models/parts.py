@@ -79,4 +79,4 @@ def measuring_of(folder: str, config: dict[str, Any]) -> ModuleType:
 
     if is_of_videos(config):
         return video
-    return mmdit if folder == "transformer" else predictors
+    return predictors if folder == "unet" else mmdit

@@ -1,7 +1,8 @@
 """What a stage of a cascade is, read from the files of its folder, in diffusers' pipeline layout.
 
 unet/ scheduler/                      every stage, but for
-transformer/ scheduler/ vae/          one that is a flow of latents (StableDiffusion3Pipeline, FluxPipeline)
+transformer/ scheduler/ vae/          one that is a flow of latents (StableDiffusion3Pipeline, FluxPipeline), or videos
+transformer_2/                        a second stage beside (WanPipeline with a boundary_ratio)
 vae/                                  one whose states are latents (StableDiffusionPipeline)
 image_noising_scheduler/              one that enlarges in pixels (IFSuperResolutionPipeline)
 vae/ low_res_scheduler/               one that enlarges in latents (StableDiffusionUpscalePipeline)
@@ -36,7 +37,7 @@ DEFAULTS: dict[Kind, dict[str, Any]] = {
     "upscaler": {"steps": 75, "guidance": 9.0, "noise_level": 20},
 }
 _NOISING = {"super_resolution": "image_noising_scheduler", "upscaler": "low_res_scheduler"}
-FOLDERS = ("unet", "transformer", "scheduler", "image_noising_scheduler", "low_res_scheduler", "vae")
+FOLDERS = ("unet", "transformer", "transformer_2", "scheduler", "image_noising_scheduler", "low_res_scheduler", "vae")
 SIZE_IDS = (
     6  # numbers that SDXL is told: original height and width, crop from the top and left, wanted height and width
 )

@@ -132,11 +132,13 @@ def pass_memory(
     capacity: int,
     shape: Shape,
     length: int,
-    vae: Mapping[str, Any],
+    vae: Mapping[str, Any] | None,
     vae_dtype: str = "float32",
 ) -> Memory:
-    """As `mmdit.pass_memory`, of states [C, F, H, W]."""
+    """As `mmdit.pass_memory`, of states [C, F, H, W]; vae: None where another stage decodes them."""
     needed = measure(*_meta_pass(config, dtype, capacity, shape, length))
+    if vae is None:
+        return needed
     with torch.device("meta"):
         latents = VideoLatents(in_dtype(build_video_vae(vae), vae_dtype))
     state = torch.empty(1, *shape, device="meta")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from darkroom.models.errors import ModelError
@@ -15,10 +16,11 @@ from darkroom.sampling.grids import GridDefaults
 from darkroom.sampling.processes import Process
 from darkroom.sampling.shifts import Shift
 from darkroom.sampling.stage import Stage
-from darkroom.sampling.video import Video
+from darkroom.sampling.video import Expert, Video
 
 COGVIDEOX_FPS = 8  # frames a second that it was trained at: arXiv 2408.06072
 PAIR = 2  # latent frames that CogVideoX' VAE decodes at a time: of an odd number alone the first stands for one frame
+SECOND_EXPERT = "transformer_2"
 WAN_SIZE, WAN_FRAMES, WAN_FPS = (832, 480), 81, 16  # in no file, but in its pipeline: arXiv 2503.20314
 TEXT_WIDTHS = {  # by the class of a transformer, what its config.json calls the width of an embedding
     "CogVideoXTransformer3DModel": "text_embed_dim",
@@ -62,8 +64,9 @@ def _wan_stage(source: Source, number: int, config: Mapping[str, Any], vae: Mapp
     index, (patch_frames, patch, _) = read_index(source), config["patch_size"]
     if index.get("expand_timesteps") or patch_frames != 1:
         raise ModelError(f"{source.address} is told a time for each token (Wan 2.2 TI2V), which does not run here")
-    if index.get("boundary_ratio") is not None:
-        raise ModelError(f"{source.address} has two transformers (Wan 2.2 A14B), which do not run here: wanted Wan 2.1")
+    boundary = index.get("boundary_ratio")
+    if boundary is not None and f"{SECOND_EXPERT}/config.json" not in source.names():
+        raise ModelError(f"{source.address} has a boundary_ratio of {boundary} and no folder {SECOND_EXPERT!r}")
     _check_channels(source, config, vae["z_dim"])
     factor, compression = vae["scale_factor_spatial"], vae["scale_factor_temporal"]
     return Stage(
@@ -75,7 +78,15 @@ def _wan_stage(source: Source, number: int, config: Mapping[str, Any], vae: Mapp
         patch=patch,
         rectangle=WAN_SIZE,
         video=Video(WAN_FRAMES, compression, compression, WAN_FPS, guidance=5.0),
+        expert=None if boundary is None else Expert(1000 * boundary, is_first=True),
     )
+
+
+def experts_of(stage: Stage) -> tuple[Stage, ...]:
+    """The stage alone or, of two experts, both."""
+    if stage.expert is None:
+        return (stage,)
+    return stage, replace(stage, number=stage.number + 1, expert=replace(stage.expert, is_first=False))
 
 
 def _check_channels(source: Source, config: Mapping[str, Any], channels: int) -> None:

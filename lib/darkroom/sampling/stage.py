@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from darkroom.sampling.processes import Process
-from darkroom.sampling.video import Video
+from darkroom.sampling.video import Expert, Video
 
 Row = Mapping[str, Any]
 """A task's canonical form."""
@@ -39,7 +39,7 @@ class Stage:
     `patch`: elements of the state, along a side, that the model sees as one token.
     `distilled`: it was trained to answer as if guided, and what rows ask by two questions is their true guidance;
     `embeds_guidance`: it is told how much.
-    `video`: it makes videos, and not pictures.
+    `video`: it makes videos, and not pictures; `expert`: its walk is a part of one.
     `sampler`: the stage's own, where it does not take the row's; `noising`: what noises the low-resolution picture, if
     not `process`.
     """
@@ -65,6 +65,7 @@ class Stage:
     edits: bool = False
     rectangle: tuple[int, int] | None = None
     video: Video | None = None
+    expert: Expert | None = None
 
     @property
     def enlarges_latents(self) -> bool:
@@ -76,6 +77,16 @@ class Stage:
     def encodes(self) -> bool:
         """Whether its states are latents of whole pictures, so that a picture that a row gives is encoded."""
         return self.factor > 1 and not self.enlarges_latents
+
+    @property
+    def hands_over(self) -> bool:
+        """Whether another stage goes on from its state."""
+        return self.expert is not None and self.expert.is_first
+
+    @property
+    def decodes(self) -> bool:
+        """Whether its states end as latents, which a VAE makes pictures of."""
+        return self.factor > 1 and not self.hands_over
 
     @property
     def extra_channels(self) -> int:
@@ -120,6 +131,15 @@ def at_size(row: Row, stage: Stage) -> Stage:
     return replace(stage, rectangle=(row["size"], row["size"])) if "size" in row else stage
 
 
+@dataclass(frozen=True, eq=False)
+class Handed:
+    """Where a walk stands that goes on elsewhere: its state, and what its solver remembers, a tensor like the state or
+    None for each that it may."""
+
+    x: Tensor
+    memory: tuple[Tensor | None, ...]
+
+
 @dataclass(frozen=True)
 class Inputs:
     """A row's tensors, at the stage's size unless said otherwise.
@@ -129,6 +149,7 @@ class Inputs:
     beside: what an inpainting model sees beside the state, mask and latents of the picture without its masked part; or
         the latents that one sees which edits
     fields: what the model is told of the row whatever it is asked, beside what its stage says of it
+    handed: what an expert before has left
     hints: [3, H, W] in [0, 1], pictures of the row's size by the control network that sees them, in their order
     A stage of latents takes latents of `image` and a mask of their size: see `latent_inputs`.
     """
@@ -140,4 +161,5 @@ class Inputs:
     low_res: Tensor | None = None
     beside: Tensor | None = None
     fields: Fields = field(default_factory=dict)
+    handed: Handed | None = None
     hints: Mapping[str, Tensor] = field(default_factory=dict)

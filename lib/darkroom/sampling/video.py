@@ -1,8 +1,18 @@
-"""What a stage's videos are: apart from the stage, as a manifest is checked before torch is there."""
+"""What a stage's videos are, and its part of a walk: apart from the stage, as a manifest is checked before torch is
+there."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Expert:
+    """One of two models that make a walk together (Wan 2.2): the first is asked at times from `boundary` on and hands
+    its state over, with what the solver remembers; the second at times below."""
+
+    boundary: float
+    is_first: bool
 
 
 @dataclass(frozen=True)
