@@ -18,7 +18,7 @@ TEXT = Abilities("if-xs", (24, 48), 48, "text", "diffusion", 1000, upscale=True)
 LABEL = Abilities("digits", (28,), 28, "label", "flow", 1000, num_classes=10)
 PLAIN = Abilities("plain", (28,), 28, "none", "diffusion", 200)
 
-ALL_TASKS = "text_to_image, image_to_image, inpaint, anagram, hybrid, upscale, forward, denoise"
+ALL_TASKS = "text_to_image, text_to_video, image_to_image, inpaint, anagram, hybrid, upscale, forward, denoise"
 ALL_SAMPLERS = (
     "'sampler' must be one of 'ddpm', 'ddim', 'euler', 'euler_ancestral', 'dpmpp_2m', 'dpmpp_2m_sde', 'unipc', 'pndm', "
     "'heun' or 'midpoint', "

@@ -31,7 +31,7 @@ from darkroom.models.sources import LocalFolder, Source, read_json
 from darkroom.models.texts import Encoding, TextEncoder
 from darkroom.models.video_stages import SECOND_EXPERT, experts_of
 from darkroom.models.weights import DIFFUSERS, check_dtype, config_of, load_module
-from darkroom.sampling.stage import Fields, Row, Shape, Stage
+from darkroom.sampling.stage import Fields, Row, Shape, Stage, at_size
 
 if TYPE_CHECKING:  # diffusers' networks cost three seconds, which whoever only plans need not pay
     from torch import nn
@@ -295,7 +295,7 @@ class Cascade:
         vae = config_of(source, "vae") if stage.decodes else None
         nets = [dict(net.config) for net in self.nets if number == 1]
         folder, config = self._network(number)
-        shape = (dtype, capacity, *self._pass_shape(number), vae, self.vae_dtype(number, dtype))
+        shape = (dtype, capacity, *self._pass_shape(number, {}), vae, self.vae_dtype(number, dtype))
         shape += (nets,) if folder == "unet" else ()
 
         def measured() -> Memory:
@@ -303,18 +303,20 @@ class Cascade:
 
         return Memory(*_remembered("memory", [config, *shape], measured))
 
-    def evaluation_flops(self, number: int) -> int:
-        """Floating point operations of one evaluation of stage `number`; nothing is loaded."""
-        (folder, config), shape = self._network(number), self._pass_shape(number)
+    def evaluation_flops(self, number: int, row: Row | None = None) -> int:
+        """Floating point operations of one evaluation of stage `number`, of a state as large as a row wants it or as it
+        is by itself; nothing is loaded."""
+        (folder, config), shape = self._network(number), self._pass_shape(number, row or {})
 
         def counted() -> int:
             return measuring_of(folder, config).evaluation_flops(config, *shape)
 
         return _remembered("flops", [config, *shape], counted)
 
-    def _pass_shape(self, number: int) -> tuple[int | Shape, int]:
+    def _pass_shape(self, number: int, row: Row) -> tuple[int | Shape, int]:
         """Stage `number`'s state, of a UNet its side alone, and positions of an embedding."""
-        stage, length = self.stages[number - 1], self.encoder_length(self.encoder_of(number))
+        stage = self.stages[number - 1]
+        stage, length = at_size(row, stage) if stage.video else stage, self.encoder_length(self.encoder_of(number))
         if self._network(number)[0] == "unet":
             return stage.size // stage.factor, length
         channels, *side = stage.shape
