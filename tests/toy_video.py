@@ -67,8 +67,8 @@ def cogvideox_vae() -> AutoencoderKLCogVideoX:
         latent_channels=CHANNELS,
         layers_per_block=1,
         norm_num_groups=4,
-        sample_height=HIGH,
-        sample_width=WIDE,
+        sample_height=96,  # of which a tile is half, and pieces that overlap must be whole latents
+        sample_width=80,
         scaling_factor=0.7,
     )
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +17,12 @@ from diffusers import CogVideoXPipeline, WanPipeline, WanTransformer3DModel
 from safetensors.torch import load_file
 from torch import Tensor
 
+from darkroom.batch.sample import sample
+from darkroom.models.adapter_files import StoredAdapter
 from darkroom.models.catalog import open_model
+from darkroom.models.cogvideox_wan import PARAMETERS, TRANSFORMER_SHAPES
+from darkroom.models.errors import ModelError
+from darkroom.models.video import evaluation_flops, pass_memory
 from darkroom.sampling import noise
 from darkroom.sampling.plans import condition_keys, make_plan
 from darkroom.sampling.run import walk_plans
@@ -176,3 +183,81 @@ def test_walks_of_unipc_stand_where_its_scheduler_has_them(toys: dict[str, str])
         places = flow.flow_grid(steps, tokens=1).places
         assert [place.time for place in places] == theirs.timesteps.tolist()
         assert [place.noise for place in places] == theirs.sigmas[:-1].tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "frames", "tera", "giga"), [("cogvideox-2b", 13, 120, 3.4), ("wan21-1.3b", 21, 283, 2.9)]
+)
+def test_what_one_evaluation_takes(name: str, frames: int, tera: float, giga: float) -> None:
+    """Of the true shapes, which cost no memory: operations, and bytes of the weights in bfloat16."""
+    config, length = TRANSFORMER_SHAPES[name], 226 if name.startswith("cogvideox") else 512
+    shape = (16, frames, 60, 90 if name.startswith("cogvideox") else 104)
+    assert evaluation_flops(config, shape, length) / 1e12 == pytest.approx(tera, rel=0.02)
+    needed = pass_memory(config, "bfloat16", 1, shape, length, None)
+    assert needed.weights / 1e9 == pytest.approx(giga, rel=0.05) and needed.activations / 1e9 < 2.5
+    assert 2 * PARAMETERS[name] == pytest.approx(needed.weights, rel=0.02 if "cogvideox" in name else 0.05)
+
+
+@pytest.mark.parametrize("kind", ["cogvideox-5b", "wan"])
+def test_bits_do_not_hang_on_who_is_in_a_pass(toys: dict[str, str], kind: str) -> None:
+    model = open_model(toys[kind])
+    rows = [make_row("text_to_video", **PROMPTS | SIZED | {"seed": seed, "steps": 2 + seed}) for seed in range(2)]
+    keys = condition_keys(rows[0])
+    inputs = Inputs(dict(zip(keys, model.text_encoder(CPU).encode(keys), strict=True)))
+    plans = [make_plan(row, at_size(row, model.stages[0]), inputs) for row in rows]
+    together = walk_plans(model.predictor(1, CPU), plans, capacity=3)
+    for plan, result in zip(plans, together, strict=True):
+        (alone,) = walk_plans(model.predictor(1, CPU), [plan], capacity=3)
+        assert torch.equal(alone.image, result.image)
+
+
+@pytest.mark.parametrize(
+    ("kind", "part", "changes", "why"),
+    [
+        ("cogvideox-2b", "transformer", {"patch_size_t": 2}, "is of CogVideoX 1.5 .* wanted CogVideoX 2b or 5b"),
+        ("cogvideox-2b", "transformer", {"in_channels": 8}, "takes 8 channels and gives 4; to make videos from text"),
+        ("cogvideox-2b", "scheduler", {"_class_name": "DDIMScheduler"}, "it is of a DDIMScheduler, wanted CogVideoX"),
+        ("cogvideox-2b", "scheduler", {"prediction_type": "epsilon"}, "prediction_type is 'epsilon', wanted 'v_pred"),
+        ("wan", "scheduler", {"use_flow_sigmas": False}, "use_flow_sigmas is False, wanted True"),
+        ("wan", "scheduler", {"use_karras_sigmas": True}, "use_karras_sigmas does not run here"),
+        ("wan", "", {"expand_timesteps": True}, "is told a time for each token"),
+        ("wan", "", {"boundary_ratio": 0.9}, "has a boundary_ratio of 0.9 and no folder 'transformer_2'"),
+        ("wan", "", {"_class_name": "WanImageToVideoPipeline"}, "WanImageToVideoPipeline, which is none of the"),
+    ],
+)
+def test_what_does_not_run_is_refused(
+    toys: dict[str, str], tmp_path: Path, kind: str, part: str, changes: dict, why: str
+) -> None:
+    folder = shutil.copytree(toys[kind], tmp_path / "model")
+    name = {"transformer": "config.json", "scheduler": "scheduler_config.json", "": "model_index.json"}[part]
+    path = folder / part / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(ModelError, match=why):
+        open_model(str(folder))
+
+
+def test_a_revision_knows_both_experts_and_their_boundary(toys: dict[str, str], tmp_path: Path) -> None:
+    folder = shutil.copytree(toys["wan22"], tmp_path / "model")
+    revisions = [open_model(str(folder)).revision]
+    index = folder / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"boundary_ratio": 0.5}))
+    revisions.append(open_model(str(folder)).revision)
+    weights = folder / "transformer_2" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
+    revisions.append(open_model(str(folder)).revision)
+    assert len(set(revisions)) == 3
+
+
+def test_parts_that_wan_keeps_whole(toys: dict[str, str]) -> None:
+    network = open_model(toys["wan"]).predictor(1, CPU, "bfloat16").transformer
+    whole = {name for name, parameter in network.named_parameters() if parameter.dtype == torch.float32}
+    assert "scale_shift_table" in whole and "blocks.0.norm2.weight" in whole
+    assert "condition_embedder.time_embedder.linear_1.weight" in whole
+    assert network.proj_out.weight.dtype == network.blocks[0].attn1.to_q.weight.dtype == torch.bfloat16
+
+
+def test_adapters_and_pictures_are_refused(toys: dict[str, str]) -> None:
+    with pytest.raises(ModelError, match="adapters of models of videos, such as wan, do not run here yet"):
+        open_model(toys["wan"]).adapted([StoredAdapter("a", "a.safetensors", "0" * 16)])
+    with pytest.raises(ModelError, match="wan makes videos, and `sample` gives pictures"):
+        sample(toys["wan"], make_row("text_to_video", **PROMPTS))

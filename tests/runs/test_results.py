@@ -18,7 +18,8 @@ from darkroom.storage import StorageError, encode_png
 
 COLUMNS = [
     "id", "key", "task", "status", "error", "error_class", "attempts", "image", "image_uri", "sha256", "width",
-    "height", "video_uri", "video_sha256", "video_bytes", "frames", "fps", "prompts", "negative_prompt", "seed", "steps", "guidance", "sampler", "start_timestep", "parameters",
+    "height", "video_uri", "video_sha256", "video_bytes", "frames", "fps", "prompts",
+    "negative_prompt", "seed", "steps", "guidance", "sampler", "start_timestep", "parameters",
     "source_uri", "source_sha256", "model", "model_revision", "evaluations", "seconds", "worker", "stages",
     "controls", "flags", "scores", "alignment", "concealment", "created_at", "schema_version",
 ]  # fmt: skip
@@ -34,7 +35,8 @@ def result(number: int = 0, **changes: Any) -> dict[str, Any]:
         "id": f"row-{number}", "key": key, "task": "text_to_image", "status": "ok", "error": "", "error_class": "",
         "attempts": 2, "image": None,
         "image_uri": f"/run/images/{number}.png", "sha256": "", "width": 8, "height": 8,
-        "video_uri": f"/run/images/{number}.mp4", "video_sha256": "d", "video_bytes": 3, "frames": 9, "fps": 8, "prompts": ["a", "b ü"],
+        "video_uri": f"/run/images/{number}.mp4", "video_sha256": "d", "video_bytes": 3, "frames": 9, "fps": 8,
+        "prompts": ["a", "b ü"],
         "negative_prompt": "", "seed": number, "steps": 34, "guidance": 7.0, "sampler": "ddpm",
         "start_timestep": None, "parameters": "{}", "source_uri": "", "source_sha256": "", "model": "if-xs",
         "model_revision": "r1", "evaluations": 68, "seconds": 0.25, "worker": "w0", "stages": "[]", "controls": "[]",
@@ -143,7 +145,7 @@ def test_damaged_and_foreign_files_are_told_apart() -> None:
             from_parquet(damaged)
     sink = io.BytesIO()
     pq.write_table(pa.table({"id": ["x"]}).replace_schema_metadata({"schema_version": "7"}), sink)
-    with pytest.raises(StorageError, match="schema version 7: this program reads 1 to 4"):
+    with pytest.raises(StorageError, match="schema version 7: this program reads 1 to 5"):
         from_parquet(sink.getvalue())
 
 

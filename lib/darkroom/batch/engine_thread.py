@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
-from darkroom.batch.latents_thread import LatentsThread
+from darkroom.batch.latents_thread import Keep, LatentsThread
 from darkroom.batch.stuck import Guard
 from darkroom.models.compiled import Mode, mode_in_use
 from darkroom.models.errors import ModelError
@@ -76,18 +77,21 @@ class EngineThread(threading.Thread):
         self.statistics = self.engine.statistics  # of all engines that it ever has
         self._inbox: queue.SimpleQueue[tuple[Plan, Future[Sample | Failed]] | None] = queue.SimpleQueue()
         self._under_way: dict[Future[Sample | Failed], Plan] = {}
+        self._keeps: WeakKeyDictionary[Future[Sample | Failed], Keep] = WeakKeyDictionary()
         self._lock, self._ended = threading.Lock(), None  # what ended it, if anything has
         self._shortage, self._made_room = "", threading.Event()  # of memory, for decoding
         self._broken: ClusterError | None = None  # what ended the decoding
         self._expected = 0
         self.start()
 
-    def submit(self, plan: Plan) -> Future[Sample | Failed]:
-        """The plan's picture, some time."""
+    def submit(self, plan: Plan, keep: Keep | None = None) -> Future[Sample | Failed]:
+        """The plan's picture, some time. keep: told its last state, before that is decoded."""
         future: Future[Sample | Failed] = Future()
         with self._lock:
             if self._ended is not None:
                 raise self._ended
+            if keep is not None:
+                self._keeps[future] = keep
             self._inbox.put((plan, future))
         return future
 
@@ -179,7 +183,7 @@ class EngineThread(threading.Thread):
             else:
                 future.set_result(Failed(future, error, finished.evaluations, finished.seconds))
 
-        latents.decode(finished.image).add_done_callback(give)
+        latents.decode(finished.image, self._keeps.get(future)).add_done_callback(give)
 
     def _make_room(self, shortage: str) -> bool:
         """Called by the other thread, and waits for this one to make smaller passes; whether there were any."""

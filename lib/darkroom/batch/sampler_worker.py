@@ -7,7 +7,7 @@ import platform
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -16,6 +16,8 @@ import torch
 
 from darkroom.batch.capacity import empty_pass, find_capacity
 from darkroom.batch.engine_thread import EngineThread, Sample
+from darkroom.batch.kept_latents import keep_latents, kept_latents
+from darkroom.batch.latents_thread import Keep
 from darkroom.batch.load_inputs import hint_name
 from darkroom.batch.options import default_dtype
 from darkroom.batch.row_state import Clip, RowState, StageRecord, guarded
@@ -34,7 +36,7 @@ from darkroom.sampling.latent_inputs import to_latents
 from darkroom.sampling.plans import Plan, as_asked, condition_keys, goes_through, make_plan
 from darkroom.sampling.solvers import REMEMBERED
 from darkroom.sampling.stage import Fields, Handed, Inputs, Stage, at_size
-from darkroom.storage import encode_mp4, size_name, to_uint8
+from darkroom.storage import encode_mp4, open_store, size_name, to_uint8
 
 if TYPE_CHECKING:
     from darkroom.models.catalog import Model
@@ -93,6 +95,7 @@ class SamplerWorker:
         self.stage = self.stages[number - 1]
         self.default_size = self.model.default_size
         self.embeddings = embeddings
+        self.run = None if run is None else open_store(run)
         begin(f"loading the weights, {size_text(self.model.memory(number, self.dtype, 1).weights)} in {self.dtype}")
         predictor = self.model.predictor(number, self.device, self.dtype)
         self.open()  # once more: it may have been replaced while its weights were read
@@ -173,7 +176,8 @@ class SamplerWorker:
                 plans = await self._beside(lambda: self._plans(state))
                 with suppress(TimeoutError):
                     await asyncio.wait_for(before.wait(), ORDER_SECONDS)
-                return [(plan, asyncio.wrap_future(self.engine.submit(plan))) for plan in plans]
+                keep = self._keeper(state)
+                return [(plan, asyncio.wrap_future(self.engine.submit(plan, keep))) for plan in plans]
         finally:
             mine.set()
 
@@ -233,8 +237,22 @@ class SamplerWorker:
                 row = state.row if state.chosen_seed is None else state.row | {"seed": state.chosen_seed}
                 inputs = stage_inputs(state, self.model, self.stage, self.condition)
                 drawn = seeds(row) if self.number == 1 else [row["seed"]]
-                return [self._plan(row | {"seed": seed}, inputs) for seed in drawn]
+                return [self._sampled_before(state, self._plan(row | {"seed": seed}, inputs)) for seed in drawn]
         return []
+
+    def _keeper(self, state: RowState) -> Keep | None:
+        """Keeps the last latents of a row's video in the run."""
+        if self.run is None or self.stage.video is None or not self.stage.decodes:
+            return None
+        return partial(keep_latents, self.run, state.key)
+
+    def _sampled_before(self, state: RowState, plan: Plan) -> Plan:
+        """A plan that makes no move, where the row's video was sampled by an earlier try and only not decoded."""
+        if self.run is None or self.stage.video is None or (kept := kept_latents(self.run, state.key)) is None:
+            return plan
+        state.flag("decoded_again")
+        end = plan.span.stop
+        return replace(plan, part=(end, end), handed=Handed(kept, ()))
 
     def _plan(self, row: dict[str, Any], inputs: Inputs) -> Plan:
         if self.engine.latents is not None:

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from darkroom.batch.progress import counted
 from darkroom.batch.row_state import Clip, RowState, from_block, unit_name
-from darkroom.runs import stage, to_table
+from darkroom.runs import latents_key, stage, to_table
 from darkroom.storage import Store, encode_png, image_key, open_store, to_uint8, video_key
 
 UPLOADS = 16  # at once in one task
@@ -88,6 +88,7 @@ def _store_clip(state: RowState, clip: Clip, store: Store) -> dict[str, Any]:
     """What a result says of its video, which is always a file of its own, wherever pictures lie."""
     key = video_key(state.id, state.key)
     store.write(key, clip.mp4)
+    store.delete(latents_key(state.key))
     return {
         "video_uri": store.uri(key),
         "video_sha256": hashlib.sha256(clip.mp4).hexdigest(),

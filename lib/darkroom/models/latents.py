@@ -64,6 +64,10 @@ class Latents:
         processor, which gains nothing."""
         return 1 if self.is_whole else DECODED_AT_ONCE
 
+    def tile(self) -> bool:
+        """Decodes piece by piece from now on, for want of memory; False where it cannot, or does already."""
+        return False
+
     def decode_whole(self, states: Tensor) -> Tensor:
         """`decode` in full precision, by weights that are loaded for it and let go."""
         return self.whole().decode(states)

@@ -33,6 +33,13 @@ class VideoLatents(Latents):
         """Latents float32 [B, C, F, h, w] -> frames float32 [B, 3, F, H, W], about [-1, 1], on the VAE's device."""
         return super().decode(states)
 
+    def tile(self) -> bool:
+        """See `Latents.tile`; pieces overlap, and are blended where they do."""
+        if self.vae.use_tiling:
+            return False
+        self.vae.enable_tiling()
+        return True
+
     def whole(self) -> VideoLatents:
         """See `Latents.whole`."""
         return self if self._load is None else VideoLatents(self._load("float32"))

@@ -127,6 +127,11 @@ def with_added(table: pa.Table, columns: Sequence[str]) -> pa.Table:
     return table.select(there)
 
 
+def latents_key(row_key: str) -> str:
+    """Where a run keeps the last latents of a row's video until that is there."""
+    return f"latents/{row_key}.safetensors"
+
+
 def maps_of(controls: str) -> list[str]:
     """Keys, in the run, of what the control networks of a row saw. controls: the column's value."""
     return [one["key"] for one in json.loads(controls or "[]")]
