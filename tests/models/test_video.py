@@ -205,9 +205,9 @@ def test_bits_do_not_hang_on_who_is_in_a_pass(toys: dict[str, str], kind: str) -
     keys = condition_keys(rows[0])
     inputs = Inputs(dict(zip(keys, model.text_encoder(CPU).encode(keys), strict=True)))
     plans = [make_plan(row, at_size(row, model.stages[0]), inputs) for row in rows]
-    together = walk_plans(model.predictor(1, CPU), plans, capacity=3)
+    together = walk_plans(model.predictor(1, CPU), plans, capacity=2)
     for plan, result in zip(plans, together, strict=True):
-        (alone,) = walk_plans(model.predictor(1, CPU), [plan], capacity=3)
+        (alone,) = walk_plans(model.predictor(1, CPU), [plan], capacity=2)
         assert torch.equal(alone.image, result.image)
 
 
