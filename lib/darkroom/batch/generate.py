@@ -60,7 +60,8 @@ def dry_run(options: Options, say: Say = to_stderr) -> tuple[Work, Estimate, str
     _refuse(order, work)
     capacity = usual(order.model.stages[0], on_gpu=False) if options.capacity == "auto" else options.capacity
     dtypes = option.stage_dtypes(order.model, options.dtype, on_gpu=True)
-    found = placement.needs(order.model, sorted(work.stages), dtypes, options.capacity, True, list(work.prompts))
+    asked = (list(work.prompts), work.sample)
+    found = placement.needs(order.model, sorted(work.stages), dtypes, options.capacity, True, *asked)
     return (
         work,
         estimate(work, order.model, capacity),

@@ -260,8 +260,8 @@ def make_plan(options: ExportOptions, store: Store, bytes_per_pixel: float | Non
     facts = selection.facts
     if count := facts.tasks.get("text_to_video"):
         raise ValueError(
-            f"{plural(count, 'row is a video', 'rows are videos')}, of which an export would hold the first frame alone: "
-            "leave them out by --where \"task != 'text_to_video'\""
+            f"{plural(count, 'row is a video', 'rows are videos')}, of which an export would hold the first frame "
+            "alone: leave them out by --where \"task != 'text_to_video'\""
         )
     facts.seeds, facts.prompts = len(selection.seeds), len(selection.prompts)
     if not facts.splits:

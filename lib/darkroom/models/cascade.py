@@ -289,13 +289,14 @@ class Cascade:
         assert device is not None, "an encoder needs a device"
         return self.encodings[name].load(device, dtype)
 
-    def memory(self, number: int, dtype: str, capacity: int) -> Memory:
-        """What stage `number` needs on a device to make passes of `capacity` evaluations; nothing is loaded."""
+    def memory(self, number: int, dtype: str, capacity: int, row: Row | None = None) -> Memory:
+        """What stage `number` needs on a device to make passes of `capacity` evaluations, of videos as large as a row
+        wants them or as they are by themselves; nothing is loaded."""
         source, stage = self.source_of(number), self.stages[number - 1]
         vae = config_of(source, "vae") if stage.decodes else None
         nets = [dict(net.config) for net in self.nets if number == 1]
         folder, config = self._network(number)
-        shape = (dtype, capacity, *self._pass_shape(number, {}), vae, self.vae_dtype(number, dtype))
+        shape = (dtype, capacity, *self._pass_shape(number, row or {}), vae, self.vae_dtype(number, dtype))
         shape += (nets,) if folder == "unet" else ()
 
         def measured() -> Memory:
@@ -304,7 +305,7 @@ class Cascade:
         return Memory(*_remembered("memory", [config, *shape], measured))
 
     def evaluation_flops(self, number: int, row: Row | None = None) -> int:
-        """Floating point operations of one evaluation of stage `number`, of a state as large as a row wants it or as it
+        """Floating point operations of one evaluation of stage `number`, of a video as large as a row wants it or as it
         is by itself; nothing is loaded."""
         (folder, config), shape = self._network(number), self._pass_shape(number, row or {})
 
