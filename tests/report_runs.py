@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from darkroom.batch.planned_rows import prompts_of
-from darkroom.batch.row_state import Failure, RowState, Source, StageRecord
+from darkroom.batch.row_state import Clip, Failure, RowState, Source, StageRecord
 from darkroom.batch.write_results import WriteOptions, write_unit
 from darkroom.manifest import parse_task, row_key
 from darkroom.runs import Shard
-from darkroom.storage import Store, encode_png, open_store
+from darkroom.storage import Store, encode_mp4, encode_png, open_store
 from runs import next_owner
 
 ODD_ID = 'odd / id #1?&%20 ü "quoted"'
@@ -84,6 +84,8 @@ def _made(array: np.ndarray, row: dict[str, Any], folder: Path, how: WriteOption
     if "gone.png" in str(row):
         return replace(made, failure=Failure("input", ERROR))
     made.picture = np.ascontiguousarray(array.transpose(2, 0, 1), np.float32) / 127.5 - 1
+    if task.task == "text_to_video":
+        made.clip = Clip(encode_mp4(np.stack([array, array[::-1]]), 8), 2, 8)
     if task.sources():
         source = folder / task.sources()[0]
         made.source = Source(str(source), hashlib.sha256(source.read_bytes()).hexdigest())

@@ -438,6 +438,9 @@ class Doubling:
         self.broken, self.room = broken, room
         self.shapes: list[tuple[int, ...]] = []
 
+    def tile(self) -> bool:
+        return False
+
     def decode(self, states: torch.Tensor) -> torch.Tensor:
         if len(states) > self.room:
             raise torch.OutOfMemoryError("CUDA out of memory.")

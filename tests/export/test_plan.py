@@ -115,3 +115,13 @@ def test_splits_and_sizes_as_they_are_written() -> None:
         read_size("big")
     with pytest.raises(ValueError, match="--format is 'web_dataset', wanted .*, did you mean 'webdataset'?"):
         ExportOptions("run", "out", "web_dataset")
+
+
+def test_videos_are_refused_and_may_be_left_out(tmp_path: Path) -> None:
+    uri = make_run(str(tmp_path / "run"), 2)
+    store = open_store(uri)
+    commit(store, "videos", to_table([row(7, uri) | {"task": "text_to_video", "video_uri": "a.mp4", "frames": 9}]))
+    with pytest.raises(ValueError, match="1 row is a video, of which an export would hold the first frame alone"):
+        make_plan(options_of(uri, "nowhere", "parquet"), store)
+    plan = make_plan(options_of(uri, "nowhere", "parquet", where="task != 'text_to_video'"), store)
+    assert sum(shard.rows for shard in plan.shards) == 2

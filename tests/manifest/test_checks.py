@@ -4,21 +4,25 @@ import dataclasses
 import inspect
 import json
 import pickle
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from darkroom.manifest import Abilities, ManifestError, check, open_manifest
+from darkroom.manifest.abilities import as_read
 from darkroom.manifest.capabilities import misfits
 from darkroom.manifest.tasks import TextToImage, parse_task
+from darkroom.sampling.video import Video
 from darkroom.sampling.views import VIEWS, make_view
 
 TEXT = Abilities("if-xs", (24, 48), 48, "text", "diffusion", 1000, upscale=True)
 LABEL = Abilities("digits", (28,), 28, "label", "flow", 1000, num_classes=10)
 PLAIN = Abilities("plain", (28,), 28, "none", "diffusion", 200)
 
-ALL_TASKS = "text_to_image, image_to_image, inpaint, anagram, hybrid, upscale, forward, denoise"
+ALL_TASKS = "text_to_image, text_to_video, image_to_image, inpaint, anagram, hybrid, upscale, forward, denoise"
 ALL_SAMPLERS = (
     "'sampler' must be one of 'ddpm', 'ddim', 'euler', 'euler_ancestral', 'dpmpp_2m', 'dpmpp_2m_sde', 'unipc', 'pndm', "
     "'heun' or 'midpoint', "
@@ -43,6 +47,48 @@ def problems(path: Path, rows: list[dict[str, object]], abilities: Abilities = T
 
 def misfit(row: dict[str, object], abilities: Abilities = TEXT) -> list[str]:
     return list(misfits(parse_task(row), abilities))
+
+
+CLIP = Video(frames=49, compression=4, step=8, fps=8, guidance=6.0)
+VIDEO = Abilities("cogvideox", (720,), 720, "text", "diffusion", 1000, latent=True, step=16, video=CLIP)
+FILMED = {"task": "text_to_video", "prompt": "a"}
+
+
+@pytest.mark.parametrize(
+    ("row", "abilities", "why"),
+    [
+        (FILMED, TEXT, "'if-xs' makes pictures: text_to_video needs a model of videos, such as CogVideoX or Wan"),
+        ({"prompt": "a"}, VIDEO, "the task is text_to_image, and 'cogvideox' makes videos from text alone"),
+        ({"task": "anagram", "views": [{"view": "negate", "prompt": "a"}]}, VIDEO, "the task is anagram, and"),
+        ({"task": "inpaint", "image": "a.png", "mask": "b.png", "prompt": "a"}, VIDEO, "the task is inpaint, and"),
+        (
+            FILMED | {"frames": 48},
+            VIDEO,
+            "'frames' must be one more than a multiple of 8 .* 48: 41 or 49 would do",
+        ),
+        (
+            FILMED | {"frames": 105},
+            VIDEO,
+            "'frames' must be at most 97, twice what .*, was 105",
+        ),
+        (FILMED | {"width": 720, "height": 470}, VIDEO, "'height' must be a multiple of 16 .*: 464 or 480 would do"),
+        (FILMED | {"guidance_2": 3}, VIDEO, "'guidance_2' is of the second of two models"),
+    ],
+)
+def test_videos_are_for_models_of_videos(row: dict[str, object], abilities: Abilities, why: str) -> None:
+    (found,) = misfit(row, abilities)
+    assert re.search(why, found), found
+
+
+def test_rows_of_videos_that_fit() -> None:
+    for frames in (1, 9, 49, 97):
+        assert misfit(FILMED | {"frames": frames, "width": 720, "height": 480}, VIDEO) == []
+    assert misfit(FILMED | {"guidance_2": 3}, replace(VIDEO, experts=True)) == []
+    as_said = as_read(dict(FILMED), VIDEO.sizes, usual=VIDEO.usual)
+    assert parse_task(as_said).canonical()["steps"] == 50 and as_said["guidance"] == 6
+    assert as_read({**FILMED, "stride": 20, "guidance": 1}, (720,), usual=VIDEO.usual) == {
+        **FILMED, "stride": 20, "guidance": 1,
+    }  # fmt: skip
 
 
 LATENT = Abilities("sd", (512,), 512, "text", "diffusion", 1000, latent=True)

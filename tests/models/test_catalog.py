@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from darkroom.models.catalog import address, open_model
+from darkroom.models.cogvideox_wan import PRESETS as COGVIDEOX_WAN
 from darkroom.models.deepfloyd import PRESETS
 from darkroom.models.errors import ModelError
 from darkroom.models.sd3_flux import PRESETS as SD3_FLUX
@@ -168,3 +169,10 @@ def test_stable_diffusion_is_pinned_to_the_commit() -> None:
     assert set(SD3_FLUX) == {"sd3", "sd35", "sd35-large"} | flux
     for (source,) in (STABLE_DIFFUSION | SD3_FLUX).values():
         assert re.fullmatch(r"hf://[\w.-]+/[\w.-]+@[0-9a-f]{40}", source)
+
+
+def test_videos_by_name_are_resolved_to_a_commit_when_a_run_begins() -> None:
+    assert set(COGVIDEOX_WAN) == {"cogvideox-2b", "cogvideox-5b", "wan21-1.3b", "wan21-14b", "wan22-14b"}
+    assert all(re.fullmatch(r"hf://[\w.-]+/[\w.-]+", source) for (source,) in COGVIDEOX_WAN.values())
+    with pytest.raises(StorageError, match="CogVideoX-2b"):  # offline, as all tests are
+        open_model("cogvideox-2b")

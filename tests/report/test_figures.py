@@ -50,6 +50,7 @@ def _result(folder: Path, row: dict[str, Any], picture: np.ndarray, inline: bool
         "start_timestep": None, "parameters": json.dumps(task.canonical()), "source_uri": str(source) if digest else "",
         "source_sha256": digest, "model": "m", "model_revision": "r", "evaluations": 68, "seconds": 0.5, "worker": "w",
         "stages": "[]", "controls": "[]", "flags": [], "scores": "{}", "alignment": None, "concealment": None,
+        "video_uri": "", "video_sha256": "", "video_bytes": None, "frames": None, "fps": None,
         "error_class": "", "attempts": 1, "created_at": datetime.now(UTC),
     }  # fmt: skip
 

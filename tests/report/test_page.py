@@ -411,3 +411,19 @@ def test_sections_come_in_the_manifests_order(tmp_path: Path) -> None:
     assert list(page.pictures) == ["text_to_image", "anagram", "figure-1"]
     assert page.text["figure-1"].split()[:2] == ["Last", "figure"]
     assert_same([read_picture(store, link) for link in page.pictures["text_to_image"]], picture(3), picture(1))
+
+
+@pytest.mark.parametrize("out", ["", "page"])
+def test_the_page_plays_videos(tmp_path: Path, out: str) -> None:
+    """Beside the run they are linked, elsewhere copied; either way they are there, and the page opens from disk."""
+    row = {"task": "text_to_video", "prompt": "a red seven", "id": "seven"}
+    store = make_run(str(tmp_path / "run"), tmp_path, [row])
+    folder = str(tmp_path / out) if out else ""
+    write_report(str(tmp_path / "run"), out=folder)
+    page = tmp_path / (out or "run/report")
+    html = (page / "index.html").read_text()
+    (video,) = re.findall(r"<video controls loop muted[^>]* src=\"([^\"]+)\"", html)
+    (stored,) = (tmp_path / "run" / "images").rglob("*.mp4")
+    assert (page / video).read_bytes() == stored.read_bytes()
+    assert f'data-video="{video}"' in html and "2, 8 a second" in html
+    assert store.exists("run.json")

@@ -17,6 +17,7 @@ from runs import next_owner
 NO_RECORD: dict[str, Any] = {
     "stages": "[]", "controls": "[]", "flags": [], "scores": "{}", "alignment": None, "concealment": None,
     "error_class": "", "attempts": 1,
+    "video_uri": "", "video_sha256": "", "video_bytes": None, "frames": None, "fps": None,
 }  # fmt: skip
 
 

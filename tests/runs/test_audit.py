@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from datasets import load_dataset
 
-from darkroom.runs import Ledger, stage, to_table
+from darkroom.runs import Ledger, latents_key, stage, to_table
 from darkroom.runs.audit import LISTED, audit, fix
 from darkroom.runs.log import LogDamaged
 from darkroom.runs.maintenance import clean, compact
 from darkroom.runs.reading import NoRun
-from darkroom.storage import Store, image_key, open_store
+from darkroom.storage import Store, image_key, open_store, video_key
 from runs import commit, next_owner, png, result
 
 IDS = ("a", "b", "c")
@@ -214,3 +214,54 @@ def test_a_part_of_the_manifest_that_is_gone_or_damaged_is_no_pass(run: Store) -
     run.delete("manifest/p/000000.jsonl", "manifest/p/000001.jsonl")
     found = audit(run.root)
     assert found.counts["manifest"] == 1 and "0 of the 3 rows of its manifest lie in" in found.problems[0]
+
+
+def filmed(store: Store, name: str) -> tuple[dict[str, Any], str]:
+    """A good row with a video beside its first frame, and the video's key."""
+    own = line(name, task="text_to_video")
+    key, mp4 = video_key(name, own["key"]), f"the video of {name}".encode()
+    store.write(key, mp4)
+    store.write(image_key(name, own["key"]), png(8))
+    uri = store.uri(image_key(name, own["key"]))
+    video = {"video_uri": store.uri(key), "video_sha256": hashlib.sha256(mp4).hexdigest(), "frames": 9, "fps": 8}
+    picture = {"image": {"bytes": None, "path": uri}, "image_uri": uri, "sha256": hashlib.sha256(png(8)).hexdigest()}
+    return result(own, **picture, **video), key
+
+
+def test_a_video_is_looked_at_and_made_anew(store_uri: str) -> None:
+    store = open_store(store_uri)
+    begin(store)
+    rows, keys = zip(*(filmed(store, name) for name in IDS), strict=True)
+    commit(store, "p-000000", to_table(list(rows)))
+    assert audit(store_uri).passed and "nothing in" in clean(store_uri, remove=True)
+    store.delete(keys[0])
+    store.write(keys[1], b"half of it")
+    found = audit(store_uri)
+    assert (found.good, found.counts["picture"]) == (1, 2)
+    assert f"the video of row a, {store.uri(keys[0])}, is gone" in found.text()
+    assert f"the video of row b, {store.uri(keys[1])}, is damaged" in found.text()
+    assert "2 rows of" in fix(store_uri)
+
+
+def test_latents_stay_until_their_row_is_made(store_uri: str) -> None:
+    store = open_store(store_uri)
+    begin(store)
+    row, _ = filmed(store, "a")
+    commit(store, "p-000000", to_table([row, result(line("b"), "failed", error="no decoder")]))
+    for name in IDS:
+        store.write(latents_key(line(name)["key"]), b"latents")
+    assert "removed 1 object" in clean(store_uri, remove=True)
+    assert [store.exists(latents_key(line(name)["key"])) for name in IDS] == [False, True, True]
+
+
+def test_a_run_that_was_moved_has_its_videos(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "run"))
+    begin(store, ("a",))
+    row, key = filmed(store, "a")
+    commit(store, "p-000000", to_table([row]))
+    moved = shutil.move(tmp_path / "run", tmp_path / "elsewhere")
+    assert audit(str(moved)).passed
+    compact(str(moved))
+    ledger = Ledger(open_store(str(moved)))
+    (shard,) = ledger.read().shards.values()
+    assert ledger.table(shard)["video_uri"].to_pylist() == [open_store(str(moved)).uri(key)]

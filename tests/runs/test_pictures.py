@@ -10,7 +10,7 @@ import pytest
 
 from darkroom.runs import Ledger, pictures, to_table
 from darkroom.runs.pictures import Pictures
-from darkroom.storage import Store, image_key, open_store
+from darkroom.storage import Store, image_key, open_store, video_key
 from darkroom.storage.hashing import hashed
 from runs import commit, result
 
@@ -55,3 +55,20 @@ def test_rows_of_a_damaged_shard_that_cannot_say_it_are_gone(store: Store) -> No
     (shard,) = Ledger(store).read().shards
     store.write(f"metadata/{shard}", b"PAR1 no more")
     assert gone(store) == [False, False, True, True], "whose pictures do not lie where they usually would"
+
+
+def test_a_row_without_its_video_is_gone(store: Store) -> None:
+    """Its own or, of a duplicate, the other's; rows with videos are told apart by whoever asks."""
+    uris = [image_key("e", KEYS[0]), video_key("e", KEYS[0])]
+    for uri in uris:
+        store.write(uri, b"file")
+    rows = [_row(name, KEYS[0], uris[0]) | {"video_uri": uris[1]} for name in ("e", "f")]
+    commit(store, "videos", to_table(rows))
+
+    def found(filmed: bool) -> list[bool]:
+        index = Ledger(store).read().index
+        return Pictures(store, 6).gone(index, ["e", "f"], [KEYS[0]] * 2, [filmed] * 2).tolist()
+
+    assert found(True) == [False, False]
+    store.delete(uris[1])
+    assert found(True) == [True, True] and found(False) == [False, True]

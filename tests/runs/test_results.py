@@ -18,13 +18,15 @@ from darkroom.storage import StorageError, encode_png
 
 COLUMNS = [
     "id", "key", "task", "status", "error", "error_class", "attempts", "image", "image_uri", "sha256", "width",
-    "height", "prompts", "negative_prompt", "seed", "steps", "guidance", "sampler", "start_timestep", "parameters",
+    "height", "video_uri", "video_sha256", "video_bytes", "frames", "fps", "prompts",
+    "negative_prompt", "seed", "steps", "guidance", "sampler", "start_timestep", "parameters",
     "source_uri", "source_sha256", "model", "model_revision", "evaluations", "seconds", "worker", "stages",
     "controls", "flags", "scores", "alignment", "concealment", "created_at", "schema_version",
 ]  # fmt: skip
 NEW_IN_2 = ["stages", "flags", "scores", "alignment", "concealment"]
 NEW_IN_3 = ["error_class", "attempts"]
 NEW_IN_4 = ["controls"]
+NEW_IN_5 = ["video_uri", "video_sha256", "video_bytes", "frames", "fps"]
 
 
 def result(number: int = 0, **changes: Any) -> dict[str, Any]:
@@ -32,7 +34,9 @@ def result(number: int = 0, **changes: Any) -> dict[str, Any]:
     row = {
         "id": f"row-{number}", "key": key, "task": "text_to_image", "status": "ok", "error": "", "error_class": "",
         "attempts": 2, "image": None,
-        "image_uri": f"/run/images/{number}.png", "sha256": "", "width": 8, "height": 8, "prompts": ["a", "b ü"],
+        "image_uri": f"/run/images/{number}.png", "sha256": "", "width": 8, "height": 8,
+        "video_uri": f"/run/images/{number}.mp4", "video_sha256": "d", "video_bytes": 3, "frames": 9, "fps": 8,
+        "prompts": ["a", "b ü"],
         "negative_prompt": "", "seed": number, "steps": 34, "guidance": 7.0, "sampler": "ddpm",
         "start_timestep": None, "parameters": "{}", "source_uri": "", "source_sha256": "", "model": "if-xs",
         "model_revision": "r1", "evaluations": 68, "seconds": 0.25, "worker": "w0", "stages": "[]", "controls": "[]",
@@ -50,18 +54,24 @@ def test_the_schema_is_pinned() -> None:
     assert SCHEMA.names == COLUMNS
     assert SCHEMA.field("image").type == pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     assert SCHEMA.field("created_at").type == pa.timestamp("us", tz="UTC")
-    assert SCHEMA.metadata[b"schema_version"] == b"4"
+    assert SCHEMA.metadata[b"schema_version"] == b"5"
 
 
 def test_rows_come_back_from_parquet_as_they_were() -> None:
     rows = [result(0, image={"bytes": picture(3), "path": "0.png"}), result(1, status="failed", steps=None, width=None)]
     back = from_parquet(to_parquet(to_table(rows)))
     assert back.schema.equals(SCHEMA, check_metadata=True)
-    assert back.to_pylist() == [{**row, "schema_version": 4} for row in rows]
+    assert back.to_pylist() == [{**row, "schema_version": 5} for row in rows]
 
 
 @pytest.mark.parametrize(
-    ("version", "lacks"), [(1, NEW_IN_2 + NEW_IN_3 + NEW_IN_4), (2, NEW_IN_3 + NEW_IN_4), (3, NEW_IN_4)]
+    ("version", "lacks"),
+    [
+        (1, NEW_IN_2 + NEW_IN_3 + NEW_IN_4 + NEW_IN_5),
+        (2, NEW_IN_3 + NEW_IN_4 + NEW_IN_5),
+        (3, NEW_IN_4 + NEW_IN_5),
+        (4, NEW_IN_5),
+    ],
 )
 def test_shards_of_earlier_versions_are_still_read(version: int, lacks: list[str]) -> None:
     old = pa.schema([field for field in SCHEMA if field.name not in lacks], metadata={"schema_version": str(version)})
@@ -72,7 +82,8 @@ def test_shards_of_earlier_versions_are_still_read(version: int, lacks: list[str
     back = from_parquet(sink.getvalue())
     assert back.schema.equals(SCHEMA, check_metadata=True)
     blank = {"stages": "[]", "flags": [], "scores": "{}", "alignment": None, "concealment": None, "error_class": ""}
-    blank |= {"attempts": 1, "controls": "[]", "schema_version": version}
+    blank |= {"attempts": 1, "controls": "[]", "video_uri": "", "video_sha256": "", "schema_version": version}
+    blank |= dict.fromkeys(("video_bytes", "frames", "fps"))
     assert back.to_pylist() == [{**row, **{name: blank[name] for name in [*lacks, "schema_version"]}} for row in rows]
     assert from_parquet(to_parquet(back)).equals(back), "retiring a row writes the others of its shard anew"
 
@@ -134,7 +145,7 @@ def test_damaged_and_foreign_files_are_told_apart() -> None:
             from_parquet(damaged)
     sink = io.BytesIO()
     pq.write_table(pa.table({"id": ["x"]}).replace_schema_metadata({"schema_version": "7"}), sink)
-    with pytest.raises(StorageError, match="schema version 7: this program reads 1 to 4"):
+    with pytest.raises(StorageError, match="schema version 7: this program reads 1 to 5"):
         from_parquet(sink.getvalue())
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler
+from diffusers import CogVideoXDDIMScheduler, DDIMScheduler, DDPMScheduler
 
 from darkroom.sampling.diffusion import Diffusion
 from darkroom.sampling.levels import CLEAN, NAMED, timesteps
@@ -241,6 +241,38 @@ def test_renoise_makes_exactly_these_numbers():
     two, four = torch.full((1, 1, 1, 1), 2.0), torch.full((1, 1, 1, 1), 4.0)
     x, _ = process.step(two, NOTHING, two, None, line, four)
     assert x.item() == pytest.approx(0.5 * 2.0 + 0.75**0.5 * 4.0)
+
+
+COGVIDEOX = {"beta_start": 0.00085, "beta_end": 0.012, "snr_shift": 3.0, "zero_terminal_snr": True, "prediction": "v"}
+
+
+def test_a_walk_from_no_signal_at_all():
+    """CogVideoX' last level is noise alone: a first step is what is foretold of the picture, and noise."""
+    process = Diffusion.scaled_linear(sampler="ddim", **COGVIDEOX)
+    theirs = CogVideoXDDIMScheduler(prediction_type="v_prediction", rescale_betas_zero_snr=True)
+    assert torch.allclose(process.alphas_cumprod, theirs.alphas_cumprod, rtol=1e-12, atol=0)
+    assert process.level(999) == (0.0, 1.0, 999, 0.0)
+    x0, eps = randn(1, 1, *SHAPE), randn(2, 1, *SHAPE)
+    found, noise = process.x0_and_noise(process.target(x0, torch.tensor([999]), eps), eps, torch.tensor([999]))
+    assert torch.equal(found, x0) and torch.equal(noise, eps)
+    signal, spread = process.level(899).signal, process.level(899).noise
+    for sampler in process.samplers:
+        lines = process.coefficients(diffusion_moves([999, 899, 799]), sampler)
+        assert torch.isfinite(lines).all()
+        drawn = eps if sampler in ("ddpm", "dpmpp_2m_sde") else torch.zeros_like(eps)
+        x, _ = process.step(eps, NOTHING, -x0, None, lines[:1], drawn)
+        torch.testing.assert_close(x, signal * x0 + spread * eps, rtol=0, atol=2e-6)
+
+
+def test_samplers_that_divide_by_the_signal_are_none_of_such_a_process():
+    process = Diffusion.scaled_linear(**COGVIDEOX)
+    assert process.samplers == ("ddpm", "ddim", "dpmpp_2m", "dpmpp_2m_sde")
+    with pytest.raises(ValueError, match="unknown diffusion sampler 'unipc'"):
+        process.coefficients([], "unipc")
+    with pytest.raises(ValueError, match="predicting epsilon says nothing|predicts epsilon says nothing"):
+        Diffusion.scaled_linear(**COGVIDEOX | {"prediction": "epsilon"})
+    places = process.find_grid("dpmpp_2m", 5, karras=True).places
+    assert all(0 < place.signal < 1 for place in places)
 
 
 def test_nonsense_is_refused():

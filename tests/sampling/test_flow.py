@@ -8,6 +8,7 @@ import torch
 from darkroom.sampling.flow import Flow
 from darkroom.sampling.levels import flow_times
 from darkroom.sampling.schedules import Move, flow_moves
+from darkroom.sampling.shifts import Shift
 from darkroom.sampling.solvers import REMEMBERED, Column
 
 
@@ -99,6 +100,22 @@ def test_only_renoising_draws_noise():
     for sampler in flow.samplers:
         assert (flow.coefficients(flow_moves(flow_times(5), sampler), sampler)[:, Column.NOISE] == 0).all()
     assert flow.coefficients([Move(0.5, 0.25, "renoise")])[0, Column.NOISE] > 0
+
+
+def test_unipc_is_exact_where_the_picture_is_known():
+    """A model that knows the picture: whatever the grid, the walk ends at it, by Euler too."""
+    flow = Flow.from_config(Flow(shift=Shift(5.0, multistep=True)).to_config())
+    assert flow.samplers == ("unipc", "euler", "heun", "midpoint") and flow.default_sampler == "unipc"
+    x1, start = randn(1, 2, 3, 4, 4), randn(3, 2, 3, 4, 4)
+    for steps, sampler in ((1, "unipc"), (2, "unipc"), (9, "unipc"), (9, "euler")):
+        grid = flow.flow_grid(steps, tokens=1)
+        moves = flow_moves([*grid.places, grid.end], sampler)
+        x, memory = start, (None,) * REMEMBERED
+        for move, line in zip(moves, flow.coefficients(moves, sampler), strict=True):
+            velocity = (x1 - x) / move.t.noise
+            remembered = [torch.zeros_like(x) if own is None else own for own in memory]
+            x, memory = flow.step(x, remembered, velocity, None, line.expand(2, -1), torch.zeros_like(x))
+        torch.testing.assert_close(x, x1, rtol=0, atol=3e-5)
 
 
 def test_nonsense_is_refused():

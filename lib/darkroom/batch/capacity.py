@@ -18,6 +18,7 @@ from darkroom.storage import NotFound, Store, open_store
 
 ON_CPU = 32
 LEAST, MOST = 8, 128  # more gains nothing: matrices are large enough by then, and a row waits longer for its steps
+VIDEOS = 2  # evaluations of videos a pass at most: a row's two questions, either of which fills a device
 MARGIN = 0.9  # of the memory that is there: the step, the pictures and the allocator's gaps want some too
 
 
@@ -30,21 +31,32 @@ def find_capacity(
     share: float = 1.0,
     run: str | None = None,
 ) -> int:
-    """The largest of 8, 16, 32, ... evaluations whose pass fits the share of this GPU; ON_CPU on a processor.
+    """The largest of 8, 16, 32, ... evaluations whose pass fits the share of this GPU, of videos 1 or 2; `usual` on a
+    processor.
 
     fields: what one question's are, see `empty_pass`. What was found is kept in the machine's cache folder. run: all of
     its workers on such a GPU take what the first of them found, since a picture's bits depend on it.
     """
     if predictor.device.type != "cuda":
-        return ON_CPU
+        return usual(stage, on_gpu=False)
     what = f"{torch.cuda.get_device_name(predictor.device)} {revision} stage {stage.number} {dtype}"
     agreed = None if run is None else Agreed(open_store(run), what)
     if agreed is not None and (known := agreed.read()) is not None:
         return known
+    bounds = (1, VIDEOS) if stage.video is not None else (LEAST, MOST)
     found = remember(
-        "capacities", f"{what} {share:.2f}", lambda: largest(lambda n: _fits(predictor, stage, fields, n, share))
+        "capacities",
+        f"{what} {share:.2f}",
+        lambda: largest(lambda n: _fits(predictor, stage, fields, n, share), *bounds),
     )
     return found if agreed is None else agreed.settle(found)
+
+
+def usual(stage: Stage, on_gpu: bool) -> int:
+    """Evaluations a pass where nobody says how many: on a GPU the fewest that are tried."""
+    if stage.video is not None:
+        return 1 if on_gpu else VIDEOS
+    return LEAST if on_gpu else ON_CPU
 
 
 class Agreed:
@@ -71,11 +83,12 @@ class Agreed:
         return settled
 
 
-def largest(fits: Callable[[int], bool]) -> int:
-    """The largest power of two that fits, from LEAST up to MOST; if LEAST does not, the largest below, at least 1."""
-    capacity = LEAST
+def largest(fits: Callable[[int], bool], least: int = LEAST, most: int = MOST) -> int:
+    """The largest power of two that fits, from `least` up to `most`; if `least` does not, the largest below, at least
+    1."""
+    capacity = least
     if fits(capacity):
-        while capacity < MOST and fits(2 * capacity):
+        while capacity < most and fits(2 * capacity):
             capacity *= 2
         return capacity
     while capacity > 1 and not fits(capacity):
@@ -91,7 +104,7 @@ def _fits(predictor: Predictor, stage: Stage, fields: Sequence[Tensor], capacity
     held = torch.cuda.memory_allocated(device)
     try:
         peak = _peak(device, lambda: predictor(*(part.to(device) for part in empty_pass(stage, fields, capacity))))
-        if stage.factor > 1:
+        if stage.decodes:
             states = torch.zeros(predictor.latents.at_once, *stage.shape)
             peak += _peak(device, lambda: predictor.latents.decode(states)) - held
     except torch.OutOfMemoryError:

@@ -12,7 +12,7 @@ from typing import Any
 
 from darkroom.batch.load_inputs import FETCHES, LoadOptions, look_at
 from darkroom.manifest import Manifest, ManifestError, parse_task, read_rows
-from darkroom.manifest.capabilities import as_read
+from darkroom.manifest.abilities import as_read
 from darkroom.manifest.problems import KEPT_TEXTS, Problems
 from darkroom.storage.hashing import hashed
 
@@ -51,7 +51,7 @@ def _with_pictures(manifest: Manifest, limit: int | None) -> Iterator[tuple[int,
     for number, row in enumerate(islice(read_rows(manifest.uri), limit)):
         if any(key in row.data for key in PICTURES):
             with suppress(ValueError):  # a file that changed is told when its digest is seen
-                task = parse_task(as_read(row.data, manifest.sizes, manifest.paired, manifest.guidance))
+                task = parse_task(as_read(row.data, manifest.sizes, manifest.paired, manifest.usual))
                 yield number, row.where, task.canonical()
 
 

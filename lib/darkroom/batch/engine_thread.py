@@ -10,18 +10,20 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
-from darkroom.batch.latents_thread import LatentsThread
+from darkroom.batch.latents_thread import Keep, LatentsThread
 from darkroom.batch.stuck import Guard
 from darkroom.models.compiled import Mode, mode_in_use
 from darkroom.models.errors import ModelError
 from darkroom.ray_cluster import ClusterError
-from darkroom.sampling.buckets import Buckets, Shape
+from darkroom.sampling.buckets import Buckets
 from darkroom.sampling.engine import Failed, Finished, Predictor
 from darkroom.sampling.plans import Plan
+from darkroom.sampling.stage import Shape
 from darkroom.storage import StorageError
 
 ROOM_SECONDS = 120.0  # that decoding waits for a pass to end, which may be one that compiles
@@ -30,8 +32,9 @@ GATHER_SECONDS, LOOK_SECONDS = 0.2, 0.005  # of an idle engine, for a full pass 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """A row at the end of a stage: image float32 [C, H, W] on the host, decoded where the state is a latent; dtype,
-    capacity and compile (see `mode_in_use`): of every pass it was in."""
+    """A row at the end of a stage: image float32 [C, H, W] or, of a video, [C, F, H, W] on the host, decoded where the
+    state is a latent; dtype, capacity and compile (see `mode_in_use`): of every pass it was in. memory: see
+    `Finished`."""
 
     image: Tensor
     evaluations: int
@@ -39,6 +42,7 @@ class Sample:
     dtype: str
     capacity: int
     compile: Mode = "off"
+    memory: tuple[Tensor | None, ...] = ()
 
     @property
     def finite(self) -> bool:
@@ -73,18 +77,21 @@ class EngineThread(threading.Thread):
         self.statistics = self.engine.statistics  # of all engines that it ever has
         self._inbox: queue.SimpleQueue[tuple[Plan, Future[Sample | Failed]] | None] = queue.SimpleQueue()
         self._under_way: dict[Future[Sample | Failed], Plan] = {}
+        self._keeps: WeakKeyDictionary[Future[Sample | Failed], Keep] = WeakKeyDictionary()
         self._lock, self._ended = threading.Lock(), None  # what ended it, if anything has
         self._shortage, self._made_room = "", threading.Event()  # of memory, for decoding
         self._broken: ClusterError | None = None  # what ended the decoding, or all
         self._expected = 0
         self.start()
 
-    def submit(self, plan: Plan) -> Future[Sample | Failed]:
-        """The plan's picture, some time."""
+    def submit(self, plan: Plan, keep: Keep | None = None) -> Future[Sample | Failed]:
+        """The plan's picture, some time. keep: told its last state, before that is decoded."""
         future: Future[Sample | Failed] = Future()
         with self._lock:
             if self._ended is not None:
                 raise self._ended
+            if keep is not None:
+                self._keeps[future] = keep
             self._inbox.put((plan, future))
         return future
 
@@ -170,7 +177,7 @@ class EngineThread(threading.Thread):
     def _sample(self, finished: Finished, image: Tensor) -> Sample:
         capacity = self.engine.capacity_of(tuple(finished.image.shape))
         ran = (self.dtype, capacity, mode_in_use(self.engine.predictor_of(self._under_way[finished.tag])))
-        return Sample(image, finished.evaluations, finished.seconds, *ran)
+        return Sample(image, finished.evaluations, finished.seconds, *ran, finished.memory)
 
     def _decode(self, latents: LatentsThread, finished: Finished) -> None:
         """The row is out of the engine's hands: what comes of it is given in the other thread."""
@@ -189,7 +196,7 @@ class EngineThread(threading.Thread):
             else:
                 future.set_result(Failed(future, error, finished.evaluations, finished.seconds))
 
-        latents.decode(finished.image).add_done_callback(give)
+        latents.decode(finished.image, self._keeps.get(future)).add_done_callback(give)
 
     def _make_room(self, shortage: str) -> bool:
         """Called by the other thread, and waits for this one to make smaller passes; whether there were any."""

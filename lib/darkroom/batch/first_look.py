@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from darkroom.batch.options import Options, refuse_wrong
 from darkroom.manifest import ManifestError, WrittenRow, parse_task, read_rows
-from darkroom.manifest.capabilities import as_read
+from darkroom.manifest.abilities import as_read
 from darkroom.manifest.messages import sentences
 from darkroom.manifest.problems import Problems
 from darkroom.manifest.sources import is_packed, suffix_of

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from darkroom.batch import options as option
-from darkroom.batch.capacity import ON_CPU
+from darkroom.batch.capacity import usual
 from darkroom.batch.commits import commit_duplicates
 from darkroom.batch.options import Options
 from darkroom.batch.order import Order, WrongRun, refuse_other_folder, refuse_to_empty, run_record
@@ -58,9 +58,10 @@ def dry_run(options: Options, say: Say = to_stderr) -> tuple[Work, Estimate, str
     log = Ledger(order.store).read()
     work = _planned(order, log, None)
     _refuse(order, work)
-    capacity = ON_CPU if options.capacity == "auto" else options.capacity
+    capacity = usual(order.model.stages[0], on_gpu=False) if options.capacity == "auto" else options.capacity
     dtypes = option.stage_dtypes(order.model, options.dtype, on_gpu=True)
-    found = placement.needs(order.model, sorted(work.stages), dtypes, options.capacity, True, list(work.prompts))
+    asked = (list(work.prompts), work.sample)
+    found = placement.needs(order.model, sorted(work.stages), dtypes, options.capacity, True, *asked)
     return (
         work,
         estimate(work, order.model, capacity),

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import nullcontext, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,15 +19,25 @@ from torch import Tensor
 from darkroom.batch.row_state import is_device_lost
 from darkroom.batch.stuck import Guard
 from darkroom.ray_cluster import ClusterError
-from darkroom.sampling.buckets import Shape, count_of
+from darkroom.sampling.buckets import count_of
 from darkroom.sampling.guidance import group
+from darkroom.sampling.stage import Shape
 
 if TYPE_CHECKING:
     from darkroom.models.latents import Latents
 
 ONE_OF = 8  # of a processor's threads is for pictures: about their part of all that is computed
 
-Job = tuple[Future[Tensor], Tensor, Tensor | None]  # an answer, a state to decode, or a picture and noise to encode
+Keep = Callable[[Tensor], None]
+
+
+class Job(NamedTuple):
+    """given: a state to decode or, with noise, a picture to encode; keep: told the state before it is decoded."""
+
+    answer: Future[Tensor]
+    given: Tensor
+    noise: Tensor | None = None
+    keep: Keep | None = None
 
 
 class LatentsThread(threading.Thread):
@@ -53,17 +63,17 @@ class LatentsThread(threading.Thread):
 
     def encode(self, picture: Tensor, noise: Tensor) -> Tensor:
         """See `Latents.encode`; waits for it."""
-        return self._submit(picture, noise).result()
+        return self._submit(Job(Future(), picture, noise)).result()
 
-    def decode(self, state: Tensor) -> Future[Tensor]:
-        """A state float32 [C, h, w] on the host -> its picture float32 [3, H, W] on the host, some time. An error that
-        is a ClusterError is nobody's; any other that state's."""
-        return self._submit(state, None)
+    def decode(self, state: Tensor, keep: Keep | None = None) -> Future[Tensor]:
+        """A state float32 [C, h, w] on the host -> its picture float32 [3, H, W] on the host, some time; of a video
+        [C, F, h, w] -> [3, F, H, W]. keep: told the state first, in the thread. An error that is a ClusterError is
+        nobody's; any other that state's."""
+        return self._submit(Job(Future(), state, keep=keep))
 
-    def _submit(self, given: Tensor, noise: Tensor | None) -> Future[Tensor]:
-        future: Future[Tensor] = Future()
-        self._jobs.put((future, given, noise))
-        return future
+    def _submit(self, job: Job) -> Future[Tensor]:
+        self._jobs.put(job)
+        return job.answer
 
     def run(self) -> None:
         torch.set_num_threads(self.own_threads)
@@ -71,6 +81,9 @@ class LatentsThread(threading.Thread):
         with torch.cuda.stream(stream) if stream else nullcontext():
             while not self._closing:
                 for jobs in self._gather():
+                    for job in jobs:
+                        if job.keep is not None:
+                            job.keep(job.given)
                     self.guard.begin()
                     self._work(jobs)
                     self.guard.end(idle=self._jobs.empty())
@@ -88,15 +101,15 @@ class LatentsThread(threading.Thread):
                 found.append(self._jobs.get_nowait())
         self._closing = None in found
         jobs = [job for job in found if job is not None]
-        states = group(tuple(given.shape) for _, given, noise in jobs if noise is None)
-        decoding = [job for job in jobs if job[2] is None]
+        decoding = [job for job in jobs if job.noise is None]
+        states = group(tuple(job.given.shape) for job in decoding)
         groups = [
             [decoding[place] for place in places[at : at + many]]
             for shape, places in states.items()
             for many in [count_of(shape, self.at_once, self.shape)]
             for at in range(0, len(places), many)
         ]
-        return [[job] for job in jobs if job[2] is not None] + groups
+        return [[job] for job in jobs if job.noise is not None] + groups
 
     def _work(self, jobs: list[Job]) -> None:
         """Every job gets its answer or its error."""
@@ -110,23 +123,23 @@ class LatentsThread(threading.Thread):
         except Exception as error:
             return self._fail(jobs, error.with_traceback(None))
         else:
-            for (future, _, _), answer in zip(jobs, answers, strict=True):
-                future.set_result(answer)
+            for job, answer in zip(jobs, answers, strict=True):
+                job.answer.set_result(answer)
             return
         self._shrink(jobs, shortage)  # out here, where the error's frames no longer hold what they allocated
 
     def _answers(self, jobs: list[Job]) -> Sequence[Tensor]:
-        (_, given, noise), *_ = jobs
-        if noise is not None:
-            return [self.latents.encode(given, noise)]
-        states = torch.stack([state for _, state, _ in jobs])
+        first, *_ = jobs
+        if first.noise is not None:
+            return [self.latents.encode(first.given, first.noise)]
+        states = torch.stack([job.given for job in jobs])
         return _decoded(self.latents, states, count_of(tuple(states.shape[1:]), self.at_once, self.shape))
 
     def _shrink(self, jobs: list[Job], shortage: str) -> None:
-        """Tries again with fewer at once, or with more room."""
+        """Tries again with fewer at once, with more room, or piece by piece: what was sampled is not lost."""
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        if self.at_once == 1 and not self.make_room(shortage):
+        if self.at_once == 1 and not self.make_room(shortage) and not self.latents.tile():
             said = f"{self.stage} does not fit its device, not even one picture of its latents: {shortage}"
             return self._end(jobs, ClusterError(said))
         self.at_once = max(1, self.at_once // 2)
@@ -144,9 +157,9 @@ class LatentsThread(threading.Thread):
             self._work([job])
 
     def _decodes_nothing(self, job: Job) -> bool:
-        _, given, noise = job
+        state = job.given if job.noise is None else job.noise
         try:
-            self.latents.decode(torch.zeros_like(given if noise is None else noise)[None])
+            self.latents.decode(torch.zeros_like(state)[None])
         except Exception:
             return False
         return True
@@ -156,8 +169,8 @@ class LatentsThread(threading.Thread):
         self._give_all(jobs, error)
 
     def _give_all(self, jobs: list[Job], error: Exception) -> None:
-        for future, _, _ in jobs:
-            future.set_exception(error)
+        for job in jobs:
+            job.answer.set_exception(error)
 
 
 def share_processors(device: torch.device) -> tuple[int, int]:

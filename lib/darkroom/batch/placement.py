@@ -7,14 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from darkroom.batch.capacity import LEAST, ON_CPU
+from darkroom.batch.capacity import usual
 from darkroom.batch.options import Capacity, encoder_dtype
 from darkroom.models.memory import size_text
 from darkroom.ray_cluster import ClusterError
 from darkroom.ray_cluster.resources import ACTOR_CPUS, ACTORS_SHARE, ENCODERS, MARK_PART, Hardware, Room, Wanted
+from darkroom.sampling.stage import at_size
 
 if TYPE_CHECKING:
     from darkroom.models.catalog import Model
+    from darkroom.sampling.stage import Row
 
 GB = 1e9
 SPARE = 0.5  # of a GPU: what an encoder takes beside the stages is theirs no more when it has left
@@ -183,12 +185,17 @@ def needs(
     capacity: Capacity,
     on_gpu: bool,
     encoders: Sequence[str],
+    rows: Sequence[Row] = (),
 ) -> list[Need]:
-    """Of the stages with these numbers, and of these text encoders."""
+    """Of the stages with these numbers, and of these text encoders. rows: some that are to be made, of which the one
+    whose video is largest counts."""
+    first = model.stages[0]
+    largest = max(rows, key=lambda row: math.prod(at_size(row, first).shape), default=None) if first.video else None
+    own = () if largest is None else (largest,)
     found = [encoder_need(model, name, dtypes) for name in encoders]
-    places = (LEAST if on_gpu else ON_CPU) if capacity == "auto" else capacity
     for number in numbers:
-        memory = model.memory(number, dtypes[number], places)
+        places = usual(model.stages[number - 1], on_gpu) if capacity == "auto" else capacity
+        memory = model.memory(number, dtypes[number], places, *own)
         found.append(Need(f"stage {number}", dtypes[number], places, *memory, tries=capacity == "auto" and on_gpu))
     return found
 

@@ -44,6 +44,7 @@ READERS = 16  # files at once: on S3 each waits for an answer
 IN_MEMORY = 64 * 2**20  # bytes
 NO_STEPS = b'"no_steps"'  # a strength so small that the picture stays as it is given
 CODE = ("manifest", "sampling", "batch/planned_rows.py")  # says what a row's line and key are
+_FILMED = b'"task": "text_to_video"'
 _BEFORE_ID, _BEFORE_KEY = '{"id": "', ', "key": "'
 
 T = TypeVar("T")
@@ -200,6 +201,11 @@ class PlannedRows:
     def texts(self, mask: np.ndarray) -> tuple[list[str], list[str]]:
         """ids and keys of the rows, bool [N], for which it holds."""
         return _texts([self.lines[place] for place in np.flatnonzero(mask)])
+
+    def filmed(self, mask: np.ndarray) -> list[bool]:
+        """Of the rows, bool [N], for which it holds, whether each is a video: no text holds a quote that is not marked
+        as one."""
+        return [_FILMED in self.lines[place] for place in np.flatnonzero(mask)]
 
     def where(self, mask: np.ndarray) -> PlannedRows:
         """The rows, bool [N], for which it holds."""

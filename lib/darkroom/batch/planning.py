@@ -153,7 +153,7 @@ class _Planning:
         done = standing == OK
         if self._there is not None and done.any():
             gone = done.copy()
-            gone[done] = self._there.gone(self._log.index, *rows.texts(done))
+            gone[done] = self._there.gone(self._log.index, *rows.texts(done), rows.filmed(done))
             self.work.gone += int(gone.sum())
             done &= ~gone
         attempts = np.ones(len(rows), dtype=np.int64)

@@ -83,6 +83,15 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Clip:
+    """A row's video: an MP4 file, so many frames of it, and a second."""
+
+    mp4: bytes
+    frames: int
+    fps: int
+
+
+@dataclass(frozen=True)
 class StageRecord:
     """What a stage that touched a row was. steps: evaluations' moves; compile: the mode that ran, None for none;
     compile_note: why it is not the one that was asked for."""
@@ -110,9 +119,11 @@ class RowState:
     row: its canonical form. inputs: uint8 [C, S, S] by "image/S", "mask/S", "given/S", for the stages' sizes S, and by
     "control N/S" what its control networks see; maps: what that is.
     picture: what the last stage made: float32 [C, H, W], [N, C, H, W] of a row's N candidates, or what only waits to be
-    written as uint8 [C, H, W], a quarter of the bytes. chosen_seed: of the best candidate; None where there was but
-    one. scores: of the candidates, then of the finished picture, as the results have them. steps, start_timestep: of
-    the first stage that touched it. seconds: in passes, of all stages. attempts: jobs that tried it, with this one.
+    written as uint8 [C, H, W], a quarter of the bytes; of a video its first frame, and clip is the video. chosen_seed:
+    of the best candidate; None where there was but one. scores: of the candidates, then of the finished picture, as the
+    results have them. steps, start_timestep: of the first stage that touched it. seconds: in passes, of all stages.
+    attempts: jobs that tried it, with this one. handed: float32 [C, F, H, W], where one expert leaves a video to the
+    next: "x" and, by its number, what the solver remembers.
     """
 
     unit: int
@@ -125,6 +136,8 @@ class RowState:
     inputs: dict[str, np.ndarray] = field(default_factory=dict)
     maps: list[ControlMap] = field(default_factory=list)
     picture: np.ndarray | None = None
+    clip: Clip | None = None
+    handed: dict[str, np.ndarray] = field(default_factory=dict)
     chosen_seed: int | None = None
     stages: list[StageRecord] = field(default_factory=list)
     scores: dict[str, Any] = field(default_factory=dict)
@@ -144,7 +157,7 @@ class RowState:
 
     def fail(self, error: Exception) -> None:
         """The row has failed, and this is why; it passes through all that is left untouched."""
-        self.failure, self.picture = Failure.of(error), None
+        self.failure, self.picture, self.clip, self.handed = Failure.of(error), None, None, {}
 
     def flag(self, *flags: str) -> None:
         """Adds what is to be said of the row, each once."""
@@ -193,6 +206,8 @@ _ROW = pa.struct(
         ("inputs", pa.binary()),
         ("maps", pa.list_(pa.struct([(part.name, pa.string()) for part in fields(ControlMap)]))),
         ("picture", pa.binary()),
+        ("handed", pa.binary()),
+        ("clip", pa.struct([("mp4", pa.binary()), ("frames", pa.int32()), ("fps", pa.int32())])),
         ("chosen_seed", pa.int64()),
         ("stages", pa.list_(_STAGE)),
         ("scores", pa.string()),  # JSON
@@ -228,6 +243,8 @@ def _to_struct(state: RowState) -> dict[str, Any]:
         "inputs": _pack(state.inputs),
         "maps": [asdict(one) for one in state.maps],
         "picture": _pack(picture),
+        "handed": _pack(state.handed),
+        "clip": state.clip and asdict(state.clip),
         "stages": [asdict(record) for record in state.stages],
         "scores": json.dumps(state.scores),
         "failure": state.failure and asdict(state.failure),
@@ -243,6 +260,8 @@ def _from_struct(struct: dict[str, Any]) -> RowState:
             "inputs": _unpack(struct["inputs"]),
             "maps": [ControlMap(**one) for one in struct["maps"]],
             "picture": _unpack(struct["picture"]).get("picture"),
+            "handed": _unpack(struct["handed"]),
+            "clip": struct["clip"] and Clip(**struct["clip"]),
             "stages": [StageRecord(**record) for record in struct["stages"]],
             "scores": json.loads(struct["scores"]),
             "failure": struct["failure"] and Failure(**struct["failure"]),

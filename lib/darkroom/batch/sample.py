@@ -58,6 +58,8 @@ def sample(
     (24, 24)
     """
     model = open_model(model) if isinstance(model, str) else model
+    if model.stages[0].video is not None:
+        raise ModelError(f"{model.name} makes videos, and `sample` gives pictures: `generate` writes them as MP4 files")
     where = _device(device)
     dtypes = stage_dtypes(model, dtype, on_gpu=where.type == "cuda")
     states = _read(model, rows)

@@ -7,7 +7,7 @@ import platform
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -16,9 +16,11 @@ import torch
 
 from darkroom.batch.capacity import empty_pass, find_capacity
 from darkroom.batch.engine_thread import EngineThread, Sample
+from darkroom.batch.kept_latents import keep_latents, kept_latents
+from darkroom.batch.latents_thread import Keep
 from darkroom.batch.load_inputs import hint_name
 from darkroom.batch.options import default_dtype
-from darkroom.batch.row_state import RowState, StageRecord, guarded
+from darkroom.batch.row_state import Clip, RowState, StageRecord, guarded
 from darkroom.batch.scoring import seeds
 from darkroom.batch.stuck import Guard
 from darkroom.models import MOST_ADAPTERS
@@ -32,8 +34,9 @@ from darkroom.ray_cluster import ClusterError
 from darkroom.sampling.engine import Failed, Predictor, Statistics
 from darkroom.sampling.latent_inputs import to_latents
 from darkroom.sampling.plans import Plan, as_asked, condition_keys, goes_through, make_plan
-from darkroom.sampling.stage import Fields, Inputs, Stage, at_size
-from darkroom.storage import size_name, to_uint8
+from darkroom.sampling.solvers import REMEMBERED
+from darkroom.sampling.stage import Fields, Handed, Inputs, Stage, at_size
+from darkroom.storage import encode_mp4, open_store, size_name, to_uint8
 
 if TYPE_CHECKING:
     from darkroom.models.catalog import Model
@@ -92,6 +95,7 @@ class SamplerWorker:
         self.stage = self.stages[number - 1]
         self.default_size = self.model.default_size
         self.embeddings = embeddings
+        self.run = None if run is None else open_store(run)
         begin(f"loading the weights, {size_text(self.model.memory(number, self.dtype, 1).weights)} in {self.dtype}")
         predictor = self.model.predictor(number, self.device, self.dtype)
         self.open()  # once more: it may have been replaced while its weights were read
@@ -136,7 +140,7 @@ class SamplerWorker:
 
     def _start_engine(self, predictor: Any, dtype: str, capacity: int, guard: Guard | None = None) -> EngineThread:
         name, stage = f"stage {self.number}", self.stage
-        return EngineThread(name, predictor, dtype, capacity, stage.factor > 1, guard, stage.shape)
+        return EngineThread(name, predictor, dtype, capacity, stage.decodes, guard, stage.shape)
 
     @property
     def statistics(self) -> Statistics:
@@ -184,7 +188,8 @@ class SamplerWorker:
                 plans = await self._beside(lambda: self._plans(state))
                 with suppress(TimeoutError):
                     await asyncio.wait_for(before.wait(), ORDER_SECONDS)
-                return [(plan, self.engine.submit(plan)) for plan in plans]
+                keep = self._keeper(state)
+                return [(plan, self.engine.submit(plan, keep)) for plan in plans]
         finally:
             mine.set()
 
@@ -244,8 +249,22 @@ class SamplerWorker:
                 row = state.row if state.chosen_seed is None else state.row | {"seed": state.chosen_seed}
                 inputs = stage_inputs(state, self.model, self.stage, self.condition)
                 drawn = seeds(row) if self.number == 1 else [row["seed"]]
-                return [self._plan(row | {"seed": seed}, inputs) for seed in drawn]
+                return [self._sampled_before(state, self._plan(row | {"seed": seed}, inputs)) for seed in drawn]
         return []
+
+    def _keeper(self, state: RowState) -> Keep | None:
+        """Keeps the last latents of a row's video in the run."""
+        if self.run is None or self.stage.video is None or not self.stage.decodes:
+            return None
+        return partial(keep_latents, self.run, state.key)
+
+    def _sampled_before(self, state: RowState, plan: Plan) -> Plan:
+        """A plan that makes no move, where the row's video was sampled by an earlier try and only not decoded."""
+        if self.run is None or self.stage.video is None or (kept := kept_latents(self.run, state.key)) is None:
+            return plan
+        state.flag("decoded_again")
+        end = plan.span.stop
+        return replace(plan, part=(end, end), handed=Handed(kept, ()))
 
     def _plan(self, row: dict[str, Any], inputs: Inputs) -> Plan:
         if self.engine.latents is not None:
@@ -276,14 +295,17 @@ class SamplerWorker:
                 lacks = f" in {self.dtype}, and float32 does not fit the device beside it"
                 why = lacks if self._precise.shortage else ""
                 raise FloatingPointError(f"stage {self.number} gave values that are not finite numbers{why}")
-            state.picture = self._handed_on(state, made)
+            if self.stage.hands_over:
+                state.handed = _to_arrays(Handed(made[0].image, made[0].memory))
+            else:
+                state.picture, state.handed = self._handed_on(state, made), {}
 
     def _record(self, row: dict[str, Any], plan: Plan, samples: list[Sample]) -> StageRecord:
         """What the stage was: the mode that ran, and why it is not the one that was asked for, among it."""
         ran = sorted({sample.compile for sample in samples} - {"off"})
         return StageRecord(
             stage=self.number,
-            steps=sum(move.asks for move in plan.moves),
+            steps=sum(plan.moves[move].asks for move in plan.span),
             guidance=plan.guidance,
             noise_level=as_asked(row, self.stage).noise_level,
             dtype="float32" if any(sample.dtype == "float32" for sample in samples) else self.dtype,
@@ -294,11 +316,21 @@ class SamplerWorker:
 
     def _handed_on(self, state: RowState, samples: list[Sample]) -> np.ndarray:
         """Candidates and what another stage goes on from as they are; else pixels, rounded here and not again."""
+        if self.stage.video is not None:
+            return self._filmed(state, samples[0].image)
         images = [pasted(sample.image, state, self.stage).numpy() for sample in samples]
         if len(images) > 1:
             return np.stack(images)
         ended = not any(goes_through(state.row, stage, self.default_size) for stage in self.stages[self.number :])
         return to_uint8(images[0]) if ended else images[0]
+
+    def _filmed(self, state: RowState, frames: torch.Tensor) -> np.ndarray:
+        """The first of a video's frames, float32 [3, F, H, W], as pixels; the row gets the video. It is encoded here,
+        as what travels on is then a hundredth of the bytes."""
+        pixels, video = to_uint8(frames).numpy(), at_size(state.row, self.stage).video
+        assert video is not None and len(pixels[0]) == video.frames, f"{pixels.shape} are not the frames of {video}"
+        state.clip = Clip(encode_mp4(pixels.transpose(1, 2, 3, 0), video.fps), video.frames, video.fps)
+        return np.ascontiguousarray(pixels[:, 0])
 
 
 def pasted(image: torch.Tensor, state: RowState, stage: Stage) -> torch.Tensor:
@@ -316,7 +348,9 @@ def stage_inputs(
 ) -> Inputs:
     """What a row's plan at a stage is made from. condition: what a prompt or label is to the stage's model."""
     low_res = None
-    if stage.number > 1 and state.picture is not None:
+    if stage.video is not None:
+        pass  # an expert goes on from what it is handed
+    elif stage.number > 1 and state.picture is not None:
         low_res = torch.from_numpy(state.picture)
     elif stage.number > 1:
         low_res = _picture(state, "image", str(min(int(name.rpartition("/")[2]) for name in state.inputs)))
@@ -329,8 +363,22 @@ def stage_inputs(
         given=_picture(state, "given", size),
         low_res=low_res,
         fields=model.row_fields(stage.number, state.row),
+        handed=_from_arrays(state.handed),
         hints=_hints(state, model, size) if stage.number == 1 else {},
     )
+
+
+def _to_arrays(handed: Handed) -> dict[str, np.ndarray]:
+    own = {str(number): tensor.numpy() for number, tensor in enumerate(handed.memory, 1) if tensor is not None}
+    return {"x": handed.x.numpy(), **own}
+
+
+def _from_arrays(arrays: dict[str, np.ndarray]) -> Handed | None:
+    """What `_to_arrays` made arrays of; None where there are none."""
+    if not arrays:
+        return None
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    return Handed(tensors["x"], tuple(tensors.get(str(number)) for number in range(1, REMEMBERED + 1)))
 
 
 def _hints(state: RowState, model: Model, size: str) -> dict[str, torch.Tensor]:

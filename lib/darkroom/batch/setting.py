@@ -53,7 +53,8 @@ def set_up(order: Order, work: Work, say: Say) -> Setting:
         state = f"{left:,} of them to encode" if left else "encoded before"
         say(f"{plural(len(asked), 'prompt')} for {name}, {state}")
     large = [one for one in missing if not prompts.is_small(model, one)]
-    needs = placement.needs(model, numbers, dtypes, options.capacity, on_gpu, [one.encoder for one in large])
+    encoders = [one.encoder for one in large]
+    needs = placement.needs(model, numbers, dtypes, options.capacity, on_gpu, encoders, work.sample)
     hardware = resources.read_hardware(asked_hardware, say)
     sized = {need.name: need.on_gpu() for need in needs}
     wanted = [one.with_memory(sized.get(one.name, 0.0)) for one in wanted]

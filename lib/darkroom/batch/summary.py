@@ -29,6 +29,7 @@ SAMPLED = 64  # rows
 PASSES = 3  # timed, after one to warm up
 LARGEST_TIMED = 2**30  # bytes of weights: a larger model is not made for this machine, and may not even lie on it
 _HOST = torch.device("cpu")
+GPU, GPU_FLOPS = "one H100", 4e14  # a second that a large transformer gets of it in bfloat16: 40 % of what it could
 
 
 @dataclass
@@ -126,7 +127,9 @@ def describe_work(work: Work, estimated: Estimate, needs: str = "") -> str:
     for number, evaluations in estimated.evaluations.items():
         if evaluations:
             timed = estimated.seconds[number]
-            about = "" if timed is None else f", about {duration(timed)} on this machine"
+            about = f", about {duration(timed)} on this machine" if timed is not None else ""
+            if (flops := estimated.flops.get(number)) is not None:
+                about = f", {flops / 1e15:,.3g} PFLOP: about {duration(flops / GPU_FLOPS)} of {GPU} by that alone"
             lines.append(f"stage {number}: {plural(evaluations, 'model evaluation')}{about}")
     return "\n".join([*lines, needs] if needs else lines)
 
@@ -147,24 +150,37 @@ def seconds_per_row(evaluations: Mapping[int, float], model: Model, speeds: Mapp
 
 @dataclass(frozen=True)
 class Estimate:
-    """evaluations and seconds by stage number; seconds on this machine with one engine at a time, None: not timed."""
+    """evaluations and seconds by stage number; seconds on this machine with one engine at a time, None: not timed.
+    flops: floating point operations of all evaluations, of stages of videos, whose rows are too unlike each other and
+    too costly to be timed."""
 
     evaluations: dict[int, int]
     seconds: dict[int, float | None]
+    flops: dict[int, float] = field(default_factory=dict)
 
 
 def estimate(work: Work, model: Model, capacity: int) -> Estimate:
     """Counts a sample of the rows exactly, scales to all of them, and times a few passes of each small stage."""
     evaluations: dict[int, int] = {}
     seconds: dict[int, float | None] = {}
+    flops: dict[int, float] = {}
     means = count_evaluations(work, model, len(work.sample))
     for stage in model.stages:
         evaluations[stage.number] = round(means[stage.number] * work.to_make)
+        if stage.video is not None:
+            seconds[stage.number], flops[stage.number] = None, _flops(work, model, stage)
+            continue
         controlled = controlled_share(work.sample, model, stage)
         per_pass = _seconds_per_pass(model, stage, capacity, controlled) if means[stage.number] else 0.0
         total = None if per_pass is None else evaluations[stage.number] / capacity * per_pass
         seconds[stage.number] = total
-    return Estimate(evaluations, seconds)
+    return Estimate(evaluations, seconds, flops)
+
+
+def _flops(work: Work, model: Model, stage: Stage) -> float:
+    """Of all evaluations of a stage, by the mean of a sample of the rows, each at its own size."""
+    sampled = [_evaluations(row, model, stage) * model.evaluation_flops(stage.number, row) for row in work.sample]
+    return sum(sampled) / max(len(sampled), 1) * work.to_make
 
 
 def _evaluations(row: dict, model: Model, stage: Stage) -> int:

@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 
 from darkroom.batch.progress import counted
-from darkroom.batch.row_state import RowState, from_block, unit_name
-from darkroom.runs import stage, to_table
-from darkroom.storage import Store, encode_png, image_key, open_store, to_uint8
+from darkroom.batch.row_state import Clip, RowState, from_block, unit_name
+from darkroom.runs import latents_key, stage, to_table
+from darkroom.storage import Store, encode_png, image_key, open_store, to_uint8, video_key
 
 UPLOADS = 16  # at once in one task
 
@@ -81,7 +81,21 @@ def _store_row(state: RowState, options: WriteOptions, store: Store) -> dict[str
     result["image"] = {"bytes": data if options.images != "objects" else None, "path": result["image_uri"] or key}
     result["sha256"] = hashlib.sha256(data).hexdigest()
     result["height"], result["width"] = array.shape[:2]
-    return result
+    return result if state.clip is None else result | _store_clip(state, state.clip, store)
+
+
+def _store_clip(state: RowState, clip: Clip, store: Store) -> dict[str, Any]:
+    """What a result says of its video, which is always a file of its own, wherever pictures lie."""
+    key = video_key(state.id, state.key)
+    store.write(key, clip.mp4)
+    store.delete(latents_key(state.key))
+    return {
+        "video_uri": store.uri(key),
+        "video_sha256": hashlib.sha256(clip.mp4).hexdigest(),
+        "video_bytes": len(clip.mp4),
+        "frames": clip.frames,
+        "fps": clip.fps,
+    }
 
 
 def result_row(state: RowState, options: WriteOptions) -> dict[str, Any]:
@@ -100,6 +114,11 @@ def result_row(state: RowState, options: WriteOptions) -> dict[str, Any]:
         "sha256": "",
         "width": None,
         "height": None,
+        "video_uri": "",
+        "video_sha256": "",
+        "video_bytes": None,
+        "frames": None,
+        "fps": None,
         "prompts": state.prompts,
         "negative_prompt": row.get("negative_prompt") or "",
         "seed": row["seed"],

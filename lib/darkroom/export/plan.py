@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from darkroom.phases import plural
 from darkroom.runs import SCHEMA, Ledger, Shard
 from darkroom.sampling.names import nearest
 from darkroom.storage import NotFound, StorageError, Store, image_key_of
@@ -257,6 +258,11 @@ def make_plan(options: ExportOptions, store: Store, bytes_per_pixel: float | Non
     for shard in files.values():
         selection.add(shard)
     facts = selection.facts
+    if count := facts.tasks.get("text_to_video"):
+        raise ValueError(
+            f"{plural(count, 'row is a video', 'rows are videos')}, of which an export would hold the first frame "
+            "alone: leave them out by --where \"task != 'text_to_video'\""
+        )
     facts.seeds, facts.prompts = len(selection.seeds), len(selection.prompts)
     if not facts.splits:
         which = f" for which {options.where!r} is true" if options.where else ""

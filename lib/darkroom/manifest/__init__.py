@@ -1,6 +1,6 @@
 """What is asked for: manifest files read as a stream, checked as a whole, and turned into one frozen task per row."""
 
-from darkroom.manifest.capabilities import Abilities
+from darkroom.manifest.abilities import Abilities
 from darkroom.manifest.checks import Manifest, check, open_manifest
 from darkroom.manifest.problems import ManifestError
 from darkroom.manifest.readers import read_rows
@@ -15,6 +15,7 @@ from darkroom.manifest.tasks import (
     Inpaint,
     Task,
     TextToImage,
+    TextToVideo,
     Upscale,
     parse_task,
     row_key,
@@ -34,6 +35,7 @@ __all__ = [
     "WrittenRow",
     "Task",
     "TextToImage",
+    "TextToVideo",
     "Upscale",
     "check",
     "open_manifest",

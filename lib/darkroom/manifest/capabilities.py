@@ -1,98 +1,44 @@
-"""What a model can do, and why it cannot do a task."""
+"""Why a model cannot do a task, and what of it may not have been meant."""
 
 from __future__ import annotations
 
 import functools
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from darkroom.manifest.tasks import Anagram, Denoise, Forward, Hybrid, ImageToImage, Inpaint, Task, TextToImage, Upscale
+from darkroom.manifest.abilities import Abilities
+from darkroom.manifest.sizes import frame_misfits, other_kind, size_misfits
+from darkroom.manifest.tasks import (
+    Anagram,
+    Denoise,
+    Forward,
+    Hybrid,
+    ImageToImage,
+    Inpaint,
+    Task,
+    TextToImage,
+    TextToVideo,
+    Upscale,
+)
 from darkroom.sampling.components import Component, make_component
-from darkroom.sampling.grids import KARRAS, GridDefaults, grid_times
+from darkroom.sampling.grids import KARRAS, grid_times
 from darkroom.sampling.levels import descent, start_index, timesteps
 from darkroom.sampling.names import nearest
 from darkroom.sampling.schedules import SAMPLERS
 from darkroom.sampling.trajectories import row_levels
 from darkroom.sampling.views import Params, View, make_view
 
-MOST_SIDE = 2  # times a model's own: what is larger fits no device that it was tried on, and is no picture either
-
-
-@dataclass(frozen=True)
-class Abilities:
-    """What a model can do.
-
-    sizes: ascending output sizes in pixels; step: pixels of which width and height may be any multiple, 0 where it
-    makes squares of `sizes` alone; default_size: the one a row gets that names none.
-    num_timesteps: noise levels of the process, what `stride` and `steps` divide.
-    num_classes: labels 0..num_classes - 1 may be asked for; None where the model takes none.
-    upscale: whether it has upper stages that can be run alone; scorer: whether there is one to choose candidates by.
-    latent: the first stage works on latents, which a VAE makes pictures of: there are no pixels until it has ended.
-    sampler: of a row that names none, None for the process's own; grid: what the model says of the times of a walk.
-    edits: it sees a picture that is given whole, beside what it draws.
-    begun: what a strength begins of a step is made whole, see `start_index`.
-    guidance: of a row that says nothing, to a model that was trained to answer as if guided, None to others; embeds: it
-    is told that number, and else it is 1.
-    inpaints: it paints pictures in and does nothing else, as it must be told where.
-    adapters, nets: names of the adapters and control networks that rows may ask for; None where it does not matter.
-    depth: whether there is a model of depth, by which a picture is made ready for a control network.
-    text_layers: of CLIP, some of which may be left out; None where another encoder reads; paired: two of them read,
-    and know no text from the empty one; second_text: a row may give the second of its encoders another.
-    prompt_tokens: how many tokens a prompt is, end mark included; max_tokens: as many as the text encoder reads.
-    """
-
-    name: str
-    sizes: tuple[int, ...]
-    default_size: int
-    conditioning: Literal["text", "label", "none"]
-    process: Literal["diffusion", "flow"]
-    num_timesteps: int
-    num_classes: int | None = None
-    upscale: bool = False
-    scorer: bool = False
-    sampler: str | None = None
-    grid: GridDefaults = GridDefaults()
-    latent: bool = False
-    step: int = 0
-    inpaints: bool = False
-    text_layers: int | None = None
-    paired: bool = False
-    second_text: bool = False
-    begun: bool = False
-    edits: bool = False
-    guidance: float | None = None
-    embeds: bool = False
-    adapters: tuple[str, ...] | None = ()
-    nets: tuple[str, ...] | None = ()
-    depth: bool = False
-    prompt_tokens: Callable[[str], int] | None = None
-    max_tokens: int | None = None
-
-
-def as_read(
-    row: dict[str, Any], sizes: tuple[int, ...], paired: bool = False, guidance: float | None = None
-) -> dict[str, Any]:
-    """The row as the model reads it: a size such as "stage2" is the pixels of that stage, to one that is not of two
-    encoders a negative prompt of null is an absence, and where it gives no guidance it has the model's own. ValueError
-    where the model has no such stage."""
-    if guidance is not None and "guidance" not in row:
-        row = row | {"guidance": guidance}
-    if not paired and row.get("negative_prompt", "") is None:
-        row = {key: value for key, value in row.items() if key != "negative_prompt"}
-    word = re.fullmatch(r"stage([1-9])", size) if isinstance(size := row.get("size"), str) else None
-    if word is None:
-        return row
-    if int(word[1]) > len(sizes):
-        offered = ", ".join(f"stage{number} ({pixels} px)" for number, pixels in enumerate(sizes, 1))
-        raise ValueError(f"the size 'stage{word[1]}' is not one the model makes: {offered}")
-    return row | {"size": sizes[int(word[1]) - 1]}
-
 
 def misfits(task: Task, abilities: Abilities) -> Iterator[str]:
     """Why this model cannot do this task, in sentences."""
-    yield from _size_misfits(task, abilities)
+    if isinstance(task, TextToVideo) != (abilities.video is not None):
+        yield other_kind(task, abilities)
+        return
+    yield from size_misfits(task, abilities)
+    yield from frame_misfits(task, abilities)
+    if getattr(task, "guidance_2", None) is not None and not abilities.experts:
+        yield f"'guidance_2' is of the second of two models that make a video together, '{abilities.name}' has one"
     yield from _question_misfits(task, abilities)
     yield from _sampler_misfits(task, abilities)
     yield from _schedule_misfits(task, abilities)
@@ -120,49 +66,6 @@ def doubts(task: Task, abilities: Abilities) -> Iterator[str]:
             yield f"'strength' {strength:g} of {count} steps is none of them: the picture stays as it is given"
 
 
-def _size_misfits(task: Task, abilities: Abilities) -> Iterator[str]:
-    sizes = abilities.sizes
-    if isinstance(task, Upscale):
-        if not abilities.upscale:
-            yield f"the model '{abilities.name}' has no stage that could upscale"
-            return
-        sizes = sizes[1:]
-    if isinstance(task, Forward | Denoise):
-        if task.size not in (None, sizes[0]):
-            yield f"the size {task.size} is not one that {task.task} is made at: it is the first stage's, {sizes[0]}"
-        return
-    if abilities.step:
-        yield from _step_misfits(task, abilities)
-        return
-    if task.width is not None:
-        given = f"{task.width} x {task.height}"
-        yield f"'{abilities.name}' makes squares, and {given} is none: give 'size', {_either(sizes)}"
-        return
-    size = abilities.default_size if task.size is None else task.size
-    if size not in sizes:
-        given = "no size is given and the model's own" if task.size is None else "the size"
-        does = "upscales to" if isinstance(task, Upscale) else "makes"
-        yield f"{given} {size} is not one the model '{abilities.name}' {does}: {', '.join(map(str, sizes))}"
-
-
-def _either(sizes: tuple[int, ...]) -> str:
-    """E.g. "24 or 48"."""
-    return " or ".join(filter(None, (", ".join(map(str, sizes[:-1])), str(sizes[-1]))))
-
-
-def _step_misfits(task: Task, abilities: Abilities) -> Iterator[str]:
-    """Sides that are no multiple of the model's step, with the nearest that are, and pictures beyond what it is for."""
-    most = MOST_SIDE * abilities.default_size
-    for name in ("size", "width", "height"):
-        pixels, step = getattr(task, name), abilities.step
-        if pixels is not None and pixels > most:
-            yield f"'{name}' must be at most {most}, twice what '{abilities.name}' was trained at, was {pixels}"
-        elif pixels is not None and pixels % step:
-            below, above = pixels // step * step, -(-pixels // step) * step
-            nearest = f"{below} or {above}" if below else f"{above}"
-            yield f"'{name}' must be a multiple of {step} for '{abilities.name}', was {pixels}: {nearest} would do"
-
-
 def _question_misfits(task: Task, abilities: Abilities) -> Iterator[str]:
     takes = {"text": "prompt", "label": "label", "none": None}[abilities.conditioning]
     model = f"the model '{abilities.name}' " + (f"takes a {takes}" if takes else "takes neither prompt nor label")
@@ -181,11 +84,13 @@ def _question_misfits(task: Task, abilities: Abilities) -> Iterator[str]:
 
 
 def _sampler_misfits(task: Task, abilities: Abilities) -> Iterator[str]:
-    *others, last = SAMPLERS[abilities.process]
+    known = abilities.samplers or SAMPLERS[abilities.process]
+    *others, last = known
     model = f"the {abilities.process} model '{abilities.name}'"
-    sampler = task.sampler or abilities.sampler or SAMPLERS[abilities.process][0]
-    if sampler not in (*others, last):
-        yield f"the sampler '{sampler}' does not fit {model}, which takes {', '.join(others)} or {last}"
+    sampler = task.sampler or abilities.sampler or known[0]
+    if sampler not in known:
+        takes = " or ".join(filter(None, (", ".join(others), last)))
+        yield f"the sampler '{sampler}' does not fit {model}, which takes {takes}"
         return
     if abilities.process == "flow":
         for name in ("spacing", "karras"):

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from pydantic import ValidationError
 
-from darkroom.manifest.capabilities import Abilities, as_read, doubts, misfits
+from darkroom.manifest.abilities import Abilities, as_read
+from darkroom.manifest.capabilities import doubts, misfits
 from darkroom.manifest.messages import sentences, shown
 from darkroom.manifest.problems import ManifestError, Problems
 from darkroom.manifest.processes import ordered_map
@@ -46,7 +47,7 @@ class Manifest:
     by_task: dict[str, int]
     sizes: tuple[int, ...] = ()
     paired: bool = False
-    guidance: float | None = None
+    usual: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
     def tasks(self, limit: int | None = None) -> Iterator[Task]:
@@ -58,9 +59,7 @@ class Manifest:
         for chunk in read_chunks(source, digests):
             for row in chunk.rows() if left else ():
                 try:
-                    task = (
-                        None if row.problem else parse_task(as_read(row.data, self.sizes, self.paired, self.guidance))
-                    )
+                    task = None if row.problem else parse_task(as_read(row.data, self.sizes, self.paired, self.usual))
                 except ValueError:
                     task = None
                 if task is None:
@@ -130,7 +129,7 @@ class Reading(Generic[T]):
             by_task=dict(self._by_task),
             sizes=self._abilities.sizes,
             paired=self._abilities.paired,
-            guidance=self._abilities.guidance,
+            usual=self._abilities.usual,
             warnings=(*self._doubts.lines(), *self._lengths.lines(), *_of_pictures(self._by_task)),
         )
 
@@ -210,7 +209,7 @@ def _checked(row: WrittenRow, abilities: Abilities) -> tuple[Task | None, list[s
     if row.problem:
         return None, [row.problem]
     try:
-        task = parse_task(as_read(row.data, abilities.sizes, abilities.paired, abilities.guidance))
+        task = parse_task(as_read(row.data, abilities.sizes, abilities.paired, abilities.usual))
     except ValidationError as error:
         return None, sentences(error, row.data)
     except ValueError as error:

@@ -40,7 +40,7 @@ _ELSEWHERE = {
     "text": "prompt", "caption": "prompt", "prompts": "prompt", "positive_prompt": "prompt",
     "negative": "negative_prompt", "num_inference_steps": "steps", "sampling_steps": "steps", "num_steps": "steps",
     "guidance_scale": "guidance", "cfg_scale": "guidance", "cfg": "guidance", "true_cfg_scale": "true_guidance",
-    "seeds": "seed",
+    "seeds": "seed", "num_frames": "frames", "guidance_scale_2": "guidance_2", "video_length": "frames",
     "resolution": "size", "image_size": "size", "sampler_name": "sampler", "sampler_index": "sampler",
     "sampling_method": "sampler", "scheduler": "sampler",
     "timestep_spacing": "spacing", "use_karras_sigmas": "karras", "rescale_cfg": "guidance_rescale",
@@ -57,6 +57,7 @@ _TASKS_ELSEWHERE = {
     "txt2img": "text_to_image", "text2img": "text_to_image", "text2image": "text_to_image", "t2i": "text_to_image",
     "img2img": "image_to_image", "image2image": "image_to_image", "i2i": "image_to_image", "sdedit": "image_to_image",
     "inpainting": "inpaint", "outpaint": "inpaint", "visual_anagram": "anagram", "illusion": "anagram",
+    "txt2vid": "text_to_video", "text2vid": "text_to_video", "text2video": "text_to_video", "t2v": "text_to_video",
     "super_resolution": "upscale", "upscaling": "upscale", "upscaler": "upscale",
 }  # fmt: skip
 # And a sampler.

@@ -17,6 +17,8 @@ from darkroom.manifest.fields import (
     ClipSkip,
     Fit,
     Fraction,
+    Frames,
+    Guidance,
     Level,
     Picture,
     Prompt,
@@ -107,6 +109,15 @@ class TextToImage(_Prompted):
         if self.fit != "crop" and not self.control:
             raise ValueError("'fit' is given, and no picture")
         return self
+
+
+class TextToVideo(BaseTask, Asks):
+    """frames: of the video, as many as the model's own where it is not said; guidance_2: of the second of two models
+    that make a walk together (Wan 2.2), where it is other than the first's."""
+
+    task: Literal["text_to_video"] = "text_to_video"
+    frames: Frames | None = None
+    guidance_2: Guidance | None = None
 
 
 class ImageToImage(_Prompted):
@@ -257,9 +268,10 @@ _SCHEDULE = {"steps", "stride", "timesteps", "eta", "spacing", "karras"}
 _GUIDANCE = {"guidance", "true_guidance", "negative_prompt", "guidance_interval", "guidance_rescale"}
 _ADAPTERS = {"adapters"}
 
-Task = TextToImage | ImageToImage | Inpaint | Anagram | Hybrid | Upscale | Forward | Denoise
+Task = TextToImage | TextToVideo | ImageToImage | Inpaint | Anagram | Hybrid | Upscale | Forward | Denoise
 TASKS: dict[str, type[BaseTask]] = {
     "text_to_image": TextToImage,
+    "text_to_video": TextToVideo,
     "image_to_image": ImageToImage,
     "inpaint": Inpaint,
     "anagram": Anagram,

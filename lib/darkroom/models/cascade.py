@@ -15,7 +15,6 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -24,18 +23,17 @@ from darkroom.models import stages, texts
 from darkroom.models.adapter_files import StoredAdapter
 from darkroom.models.control import StoredNet, control_fields
 from darkroom.models.errors import ModelError
-from darkroom.models.families import SD3, family_of, network_folder, stage_kind
+from darkroom.models.families import WAN, family_of, network_folder, stage_kind
 from darkroom.models.memory import Memory, most_adapter_bytes
 from darkroom.models.node_cache import remember
-from darkroom.models.paired_texts import PairedEncoding
+from darkroom.models.parts import build_network, decoding_of, encoding_of, measuring_of, whole_parts_of
 from darkroom.models.sources import LocalFolder, Source, read_json
 from darkroom.models.texts import Encoding, TextEncoder
-from darkroom.models.triple_texts import TripleEncoding
+from darkroom.models.video_stages import SECOND_EXPERT, experts_of
 from darkroom.models.weights import DIFFUSERS, check_dtype, config_of, load_module
-from darkroom.sampling.stage import Fields, Row, Stage
+from darkroom.sampling.stage import Fields, Row, Shape, Stage, at_size
 
 if TYPE_CHECKING:  # diffusers' networks cost three seconds, which whoever only plans need not pay
-    from diffusers import AutoencoderKL
     from torch import nn
 
     from darkroom.models.adapter_files import Adapter
@@ -85,7 +83,7 @@ class Cascade:
         reads = [source for source, kind in zip(sources, kinds, strict=True) if kind != "upscaler"]
         # Every repository of IF holds the same T5 once more: the first that is there is enough.
         text = next((source for source in reads if "text_encoder/config.json" in source.names()), None)
-        encodings = {} if text is None else {TEXT: _encoding_of(text)}
+        encodings = {} if text is None else {TEXT: encoding_of(text)}
         if "upscaler" in kinds:
             encodings[CLIP] = Encoding(sources[kinds.index("upscaler")], None, "none")
         cascade = cls(name, sources, encodings)
@@ -107,6 +105,7 @@ class Cascade:
         says = [self.config.get("stages")]
         says += [source.digest(stages.FOLDERS) for source in self.sources]
         says += [[name, encoding.digest()] for name, encoding in sorted(self.encodings.items())]
+        says += [stage.expert.boundary for stage in self.stages if stage.expert is not None]
         return hashlib.sha256(json.dumps(says, sort_keys=True).encode()).hexdigest()[:16]
 
     @cached_property
@@ -117,12 +116,16 @@ class Cascade:
             made.append(stages.read_stage(source, number, made[-1].size if made else None, own))
         if len(made) == 1 and made[0].encodes:  # what follows enlarges pictures of one size
             made = [replace(made[0], step=made[0].factor * made[0].patch)]
-        return tuple(made)
+        return experts_of(made[0]) if len(made) == 1 else tuple(made)
+
+    def source_of(self, number: int) -> Source:
+        """The files of stage `number`; two experts lie in one folder."""
+        return self.sources[min(number, len(self.sources)) - 1]
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """The picture sizes on offer, one a stage, ascending."""
-        return tuple(stage.size for stage in self.stages)
+        """The picture sizes on offer, one a stage, ascending; one of two experts."""
+        return tuple(stage.size for stage in self.stages if not stage.hands_over)
 
     @property
     def default_size(self) -> int:
@@ -171,7 +174,7 @@ class Cascade:
         """What stage `number`'s model is told beside state and time: zeros of the shapes of one question, in their
         order, of a row with so many adapters or with all that there are."""
         folder, config = self._network(number)
-        fields_of = stages.transformer_fields if folder == "transformer" else stages.unet_fields
+        fields_of = stages.unet_fields if folder == "unet" else stages.transformer_fields
         fields = fields_of(config, self.encoder_length(self.encoder_of(number)))
         row = {"adapters": [{"adapter": adapter.name, "scale": 0.0} for adapter in self.adapters[:adapters]]}
         return (*fields.values(), *self.row_fields(number, row).values())
@@ -187,10 +190,13 @@ class Cascade:
 
     def adapted(self, adapters: Sequence[StoredAdapter]) -> Cascade:
         """The same with adapters, in the order of their names. ModelError for those of other models."""
+        if self.stages[0].video is not None:
+            names = ", ".join(adapter.name for adapter in adapters)
+            raise ModelError(f"adapters of models of videos, such as {self.name}, do not run here yet; {names} given")
         from darkroom.models.adapters import adaptable_layers
 
         with torch.device("meta"):
-            targets = adaptable_layers(_build(*self._network(1)))
+            targets = adaptable_layers(build_network(*self._network(1)))
         for adapter in adapters:
             adapter.load(targets)
         return replace(self, adapters=tuple(sorted(adapters, key=lambda adapter: adapter.name)))
@@ -221,11 +227,18 @@ class Cascade:
     ) -> UNetPredictor | TransformerPredictor:
         """Stage `number` (1, 2, ...) with its weights on the device, ready for the engine. Raises ModelError."""
         check_dtype(dtype, device)
-        source, stage = self.sources[number - 1], self.stages[number - 1]
+        source, stage = self.source_of(number), self.stages[number - 1]
         folder, config = self._network(number)
-        network = load_module(source, folder, DIFFUSERS, lambda: _build(folder, config), device, dtype)
-        latents = self._latents(number, device, dtype) if stage.factor > 1 else None
+        whole = whole_parts_of(config)
+        network = load_module(
+            source, folder, DIFFUSERS, lambda: build_network(folder, config), device, dtype, (), whole
+        )
+        latents = self._latents(number, device, dtype) if stage.decodes else None
         adapters, room = self._adapters(number, network), most_adapter_bytes(device)
+        if stage.video is not None:
+            from darkroom.models.video import predictor_class
+
+            return predictor_class(config)(network, stage.process, device, latents)
         if folder == "transformer":
             from darkroom.models.mmdit import TransformerPredictor
 
@@ -237,8 +250,9 @@ class Cascade:
 
     def _network(self, number: int) -> tuple[str, dict[str, Any]]:
         """The folder of stage `number`'s network, and its config.json."""
-        source = self.sources[number - 1]
-        return (folder := network_folder(source)), config_of(source, folder)
+        source, expert = self.source_of(number), self.stages[number - 1].expert
+        folder = network_folder(source) if expert is None or expert.is_first else SECOND_EXPERT
+        return folder, config_of(source, folder)
 
     def _adapters(self, number: int, network: nn.Module) -> list[Adapter]:
         if number > 1 or not self.adapters:
@@ -250,24 +264,21 @@ class Cascade:
 
     def _latents(self, number: int, device: torch.device, dtype: str) -> Latents:
         """The VAE of stage `number`, which computes in `vae_dtype` beside a UNet of this dtype."""
-        from diffusers import AutoencoderKL
-
-        from darkroom.models.latents import Latents
-
-        source, own = self.sources[number - 1], self.vae_dtype(number, dtype)
-        shape = config_of(source, "vae")
+        source, own = self.source_of(number), self.vae_dtype(number, dtype)
+        build, kind = decoding_of(self.stages[number - 1], config_of(source, "vae"))
         if own == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
             own = "float32"
 
-        def load(name: str) -> AutoencoderKL:
-            return load_module(source, "vae", DIFFUSERS, lambda: AutoencoderKL.from_config(shape), device, name)
+        def load(name: str) -> nn.Module:
+            return load_module(source, "vae", DIFFUSERS, build, device, name)
 
-        return Latents(load(own), None if own == "float32" else load)
+        return kind(load(own), None if own == "float32" else load)
 
     def vae_dtype(self, number: int, dtype: str) -> str:
         """What the VAE of stage `number` computes in beside a UNet of that dtype: never float16, whose range its values
-        leave, and float32 for the upscaler, whose pictures are large and few."""
-        return "float32" if dtype == "float32" or self.stages[number - 1].enlarges_latents else "bfloat16"
+        leave, and float32 for the upscaler, whose pictures are large and few, and for Wan, as its authors have it."""
+        whole = self.stages[number - 1].enlarges_latents or family_of(self.source_of(number)) is WAN
+        return "float32" if dtype == "float32" or whole else "bfloat16"
 
     def text_encoder(
         self, name: str | torch.device = TEXT, device: torch.device | None = None, dtype: str = "float32"
@@ -278,32 +289,35 @@ class Cascade:
         assert device is not None, "an encoder needs a device"
         return self.encodings[name].load(device, dtype)
 
-    def memory(self, number: int, dtype: str, capacity: int) -> Memory:
-        """What stage `number` needs on a device to make passes of `capacity` evaluations; nothing is loaded."""
-        source, stage = self.sources[number - 1], self.stages[number - 1]
-        vae = config_of(source, "vae") if stage.factor > 1 else None
+    def memory(self, number: int, dtype: str, capacity: int, row: Row | None = None) -> Memory:
+        """What stage `number` needs on a device to make passes of `capacity` evaluations, of videos as large as a row
+        wants them or as they are by themselves; nothing is loaded."""
+        source, stage = self.source_of(number), self.stages[number - 1]
+        vae = config_of(source, "vae") if stage.decodes else None
         nets = [dict(net.config) for net in self.nets if number == 1]
         folder, config = self._network(number)
-        shape = (dtype, capacity, *self._pass_shape(number), vae, self.vae_dtype(number, dtype))
-        shape += () if folder == "transformer" else (nets,)
+        shape = (dtype, capacity, *self._pass_shape(number, row or {}), vae, self.vae_dtype(number, dtype))
+        shape += (nets,) if folder == "unet" else ()
 
         def measured() -> Memory:
-            return _measuring(folder).pass_memory(config, *shape)
+            return measuring_of(folder, config).pass_memory(config, *shape)
 
         return Memory(*_remembered("memory", [config, *shape], measured))
 
-    def evaluation_flops(self, number: int) -> int:
-        """Floating point operations of one evaluation of stage `number`; nothing is loaded."""
-        (folder, config), shape = self._network(number), self._pass_shape(number)
+    def evaluation_flops(self, number: int, row: Row | None = None) -> int:
+        """Floating point operations of one evaluation of stage `number`, of a video as large as a row wants it or as it
+        is by itself; nothing is loaded."""
+        (folder, config), shape = self._network(number), self._pass_shape(number, row or {})
 
         def counted() -> int:
-            return _measuring(folder).evaluation_flops(config, *shape)
+            return measuring_of(folder, config).evaluation_flops(config, *shape)
 
         return _remembered("flops", [config, *shape], counted)
 
-    def _pass_shape(self, number: int) -> tuple[int | tuple[int, int, int], int]:
+    def _pass_shape(self, number: int, row: Row) -> tuple[int | Shape, int]:
         """Stage `number`'s state, of a UNet its side alone, and positions of an embedding."""
-        stage, length = self.stages[number - 1], self.encoder_length(self.encoder_of(number))
+        stage = self.stages[number - 1]
+        stage, length = at_size(row, stage) if stage.video else stage, self.encoder_length(self.encoder_of(number))
         if self._network(number)[0] == "unet":
             return stage.size // stage.factor, length
         channels, *side = stage.shape
@@ -317,35 +331,7 @@ class Cascade:
 
     def scheduler_config(self, number: int) -> dict[str, Any]:
         """The scheduler_config.json of stage `number`."""
-        return read_json(self.sources[number - 1], "scheduler/scheduler_config.json")
-
-
-def _encoding_of(source: Source) -> Encoding:
-    """How a stage's own text encoder reads."""
-    family = family_of(source)
-    if family is None or not family.latent:
-        return Encoding(source, texts.IF_LENGTH, "lower strip")
-    if family.transformer:
-        return TripleEncoding.of_sd3(source) if family is SD3 else TripleEncoding.of_flux(source)
-    return PairedEncoding.of(source) if family.paired else Encoding(source, None, "none")
-
-
-def _build(folder: str, config: dict[str, Any]) -> nn.Module:
-    """A stage's network, without weights."""
-    if folder == "transformer":
-        from darkroom.models.mmdit import build_transformer
-
-        return build_transformer(config)
-    from diffusers import UNet2DConditionModel
-
-    return UNet2DConditionModel.from_config(config)
-
-
-def _measuring(folder: str) -> ModuleType:
-    """What knows how much a network of this folder needs."""
-    from darkroom.models import mmdit, predictors
-
-    return mmdit if folder == "transformer" else predictors
+        return read_json(self.source_of(number), "scheduler/scheduler_config.json")
 
 
 def _remembered(kind: str, says: list[Any], find: Callable[[], Any]) -> Any:

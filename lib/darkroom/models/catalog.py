@@ -124,9 +124,10 @@ def abilities(model: Model, scorer: bool = False) -> Abilities:
         process=process.kind,
         num_timesteps=process.num_timesteps,
         sampler=process.default_sampler,
+        samplers=process.samplers,
         grid=process.grid,
         num_classes=model.num_classes,
-        upscale=len(model.stages) > 1,
+        upscale=len(model.stages) > 1 and model.stages[0].expert is None,
         scorer=scorer,
         latent=model.stages[0].encodes,
         step=model.stages[0].step,
@@ -143,6 +144,8 @@ def abilities(model: Model, scorer: bool = False) -> Abilities:
         depth=model.depth is not None,
         prompt_tokens=(lambda prompt: model.encoder_tokens(reads, [prompt])[0]) if reads else None,
         max_tokens=model.most_tokens(reads) if reads else None,
+        video=model.stages[0].video,
+        experts=model.stages[0].expert is not None,
     )
 
 

@@ -20,18 +20,21 @@ INDEX = "model_index.json"
 @dataclass(frozen=True)
 class Family:
     """What the pipelines of a class are. latent: their states are latents, which a VAE makes pictures of; paired: two
-    encoders read text; transformer: what asks the questions is none of a UNet."""
+    encoders read text; transformer: what answers is a transformer, and no UNet; video: it makes videos."""
 
     name: str
     latent: bool = False
     paired: bool = False
     transformer: bool = False
+    video: bool = False
 
 
 _IF, _X4 = Family("DeepFloyd IF"), Family("the x4 upscaler")
 _SD, _SDXL = Family("Stable Diffusion", latent=True), Family("Stable Diffusion XL", latent=True, paired=True)
 SD3 = Family("Stable Diffusion 3", latent=True, transformer=True)
 FLUX = Family("Flux", latent=True, transformer=True)
+COGVIDEOX = Family("CogVideoX", latent=True, transformer=True, video=True)
+WAN = Family("Wan", latent=True, transformer=True, video=True)
 FAMILIES: dict[str, Family] = {
     "IFPipeline": _IF,
     "IFImg2ImgPipeline": _IF,
@@ -54,6 +57,8 @@ FAMILIES: dict[str, Family] = {
     "FluxInpaintPipeline": FLUX,
     "FluxFillPipeline": FLUX,
     "FluxKontextPipeline": FLUX,
+    "CogVideoXPipeline": COGVIDEOX,
+    "WanPipeline": WAN,
 }
 
 
@@ -76,6 +81,8 @@ def family_of(source: Source) -> Family | None:
 def stage_kind(source: Source) -> Kind:
     """What a folder's stage is, by its family, its files and its UNet's channels. Raises ModelError."""
     family = family_of(source)
+    if family is not None and family.video:
+        return "latent"
     if family is not None and family.transformer:
         return _transformer_kind(source, family)
     unet = config_of(source, "unet")

@@ -64,6 +64,10 @@ class Latents:
         processor, which gains nothing."""
         return 1 if self.is_whole else DECODED_AT_ONCE
 
+    def tile(self) -> bool:
+        """Decodes piece by piece from now on, for want of memory; False where it cannot, or does already."""
+        return False
+
     def decode_whole(self, states: Tensor) -> Tensor:
         """`decode` in full precision, by weights that are loaded for it and let go."""
         return self.whole().decode(states)
@@ -98,4 +102,4 @@ def _normalization(config: Mapping[str, Any], device: torch.device) -> tuple[Ten
     if means is None or deviations is None:
         means, deviations = [config.get("shift_factor") or 0.0], [1.0]
     mean, deviation = (torch.tensor(values, device=device).reshape(1, -1, 1, 1) for values in (means, deviations))
-    return mean, deviation, float(config["scaling_factor"])
+    return mean, deviation, float(config.get("scaling_factor", 1.0))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from darkroom.models import deepfloyd, sd3_flux, stable_diffusion
+from darkroom.models import cogvideox_wan, deepfloyd, sd3_flux, stable_diffusion
 from darkroom.models.errors import ModelError
 
 EMBEDDED = {name: Path(__file__).parent / name.replace("-", "_") for name in ("if-xs", "sd-xs")}
-PRESETS = deepfloyd.PRESETS | stable_diffusion.PRESETS | sd3_flux.PRESETS
+PRESETS = deepfloyd.PRESETS | stable_diffusion.PRESETS | sd3_flux.PRESETS | cogvideox_wan.PRESETS
 
 
 def no_model(name_or_uri: str) -> ModelError:

@@ -1,7 +1,8 @@
 """What a stage of a cascade is, read from the files of its folder, in diffusers' pipeline layout.
 
 unet/ scheduler/                      every stage, but for
-transformer/ scheduler/ vae/          one that is a flow of latents (StableDiffusion3Pipeline, FluxPipeline)
+transformer/ scheduler/ vae/          one that is a flow of latents (StableDiffusion3Pipeline, FluxPipeline), or videos
+transformer_2/                        a second stage beside (WanPipeline with a boundary_ratio)
 vae/                                  one whose states are latents (StableDiffusionPipeline)
 image_noising_scheduler/              one that enlarges in pixels (IFSuperResolutionPipeline)
 vae/ low_res_scheduler/               one that enlarges in latents (StableDiffusionUpscalePipeline)
@@ -18,6 +19,7 @@ from torch import Tensor
 from darkroom.models.errors import ModelError
 from darkroom.models.families import SD3, Family, Kind, family_of, read_index, stage_kind
 from darkroom.models.sources import Source, read_json
+from darkroom.models.video_stages import TEXT_WIDTHS, is_of_videos, read_video_stage
 from darkroom.models.weights import config_of
 from darkroom.sampling.diffusion import Diffusion
 from darkroom.sampling.flow import Flow
@@ -35,7 +37,7 @@ DEFAULTS: dict[Kind, dict[str, Any]] = {
     "upscaler": {"steps": 75, "guidance": 9.0, "noise_level": 20},
 }
 _NOISING = {"super_resolution": "image_noising_scheduler", "upscaler": "low_res_scheduler"}
-FOLDERS = ("unet", "transformer", "scheduler", "image_noising_scheduler", "low_res_scheduler", "vae")
+FOLDERS = ("unet", "transformer", "transformer_2", "scheduler", "image_noising_scheduler", "low_res_scheduler", "vae")
 SIZE_IDS = (
     6  # numbers that SDXL is told: original height and width, crop from the top and left, wanted height and width
 )
@@ -81,6 +83,8 @@ def read_stage(source: Source, number: int, below: int | None, own: Mapping[str,
     if (kind in ("base", "latent", "latent_inpainting")) != (below is None):
         wanted, got = ("paint from noise", "enlarges") if below is None else ("enlarge a picture", "paints from noise")
         raise ModelError(f"stage {number} must {wanted}, and the one in {source.address} {got}")
+    if family is not None and family.video:
+        return read_video_stage(source, number)
     if family is not None and family.transformer:
         return _transformer_stage(source, number, family, kind == "latent_inpainting")
     unet = config_of(source, "unet")
@@ -140,7 +144,9 @@ def flow_from_scheduler(config: Mapping[str, Any], ends_trained: bool) -> Flow:
 
 
 def transformer_fields(config: Mapping[str, Any], length: int) -> dict[str, Tensor]:
-    """As `unet_fields`, of the transformers of SD3 and Flux."""
+    """As `unet_fields`, of transformers: those of videos are told a text alone."""
+    if is_of_videos(config):
+        return {CONDITION: torch.zeros(length, config[TEXT_WIDTHS[config["_class_name"]]])}
     fields = {CONDITION: torch.zeros(length, config["joint_attention_dim"])}
     fields[POOLED] = torch.zeros(config["pooled_projection_dim"])
     return fields | ({GUIDANCE: torch.tensor(0.0)} if config.get("guidance_embeds") else {})

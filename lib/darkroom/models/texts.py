@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import html
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,11 +21,13 @@ from darkroom.models.sources import Source
 from darkroom.models.weights import TRANSFORMERS, config_of, in_dtype, load_module
 from darkroom.sampling.prompt_keys import PromptKey
 
+COGVIDEOX_LENGTH, WAN_LENGTH = 226, 512
 IF_LENGTH = 77  # IF was trained on T5 embeddings of 77 positions, whatever T5 itself can take
 BATCH = 16  # prompts a pass on a GPU
 _TOKENIZERS = {"tokenizer.json": PreTrainedTokenizerFast, "spiece.model": T5Tokenizer, "vocab.json": CLIPTokenizer}
 
-Cleaning = Literal["none", "lower strip"]
+Cleaning = Literal["none", "lower strip", "blanks"]
+Padding = Literal["masked", "seen", "zeroed"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,9 @@ class Encoding:
     folder, tokens_folder: of another encoder of the source. length: positions, padding included; None: the tokenizer's
     own. cleaning: IF's is lower case without outer spaces
     (diffusers' `_text_preprocessing`, which cleans captions further only where two more packages are installed).
+    blanks: Wan's undoes HTML's entities and makes one blank of several (its pipeline mends broken Unicode besides,
+    where one more package is installed).
+    padding: whether T5 sees it, as CogVideoX reads, or a mask hides it; zeroed: and the model is told zeros for it.
     """
 
     source: Source
@@ -41,6 +47,7 @@ class Encoding:
     cleaning: Cleaning
     folder: str = "text_encoder"
     tokens_folder: str = "tokenizer"
+    padding: Padding = "masked"
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -96,7 +103,7 @@ class Encoding:
 
     def key(self, dtype: str) -> str:
         """16 hex: all that an embedding depends on besides the text."""
-        says = f"{self.digest()} {dtype} {self.cleaning} {self.length}"
+        says = f"{self.digest()} {dtype} {self.cleaning} {self.length}{_unless(self.padding, 'masked')}"
         return hashlib.sha256(says.encode()).hexdigest()[:16]
 
     def digest(self) -> str:
@@ -104,6 +111,8 @@ class Encoding:
         return self.source.digest((self.folder, self.tokens_folder))
 
     def clean(self, prompt: str) -> str:
+        if self.cleaning == "blanks":
+            return " ".join(html.unescape(html.unescape(prompt)).split())
         return prompt.lower().strip() if self.cleaning == "lower strip" else prompt
 
     def fields(self, embedding: Tensor) -> Tensor:
@@ -126,6 +135,8 @@ class Encoding:
         if self.is_clip:
             own = models.CLIPTextModelWithProjection if self.projects else models.CLIPTextModel
             return own(models.CLIPTextConfig.from_dict(self.config))
+        if self.config.get("model_type") == "umt5":
+            return models.UMT5EncoderModel(models.UMT5Config.from_dict(self.config))
         return models.T5EncoderModel(models.T5Config.from_dict(self.config))
 
     def load(self, device: torch.device, dtype: str) -> TextEncoder:
@@ -145,6 +156,11 @@ class Encoding:
         return measure(encoder, lambda: encoder(torch.zeros(prompts, self.positions, dtype=torch.int64, device=meta)))
 
 
+def _unless(word: str, usual: str) -> str:
+    """The word, with a blank before, unless it is the usual one: keys of before it was there stay."""
+    return "" if word == usual else f" {word}"
+
+
 def import_models() -> ModuleType:
     """transformers, its text models imported: two seconds, which whoever only counts tokens need not wait."""
     import transformers
@@ -152,6 +168,7 @@ def import_models() -> ModuleType:
         CLIPTextModel,
         CLIPTextModelWithProjection,
         T5EncoderModel,
+        UMT5EncoderModel,
     )
 
     return transformers
@@ -177,7 +194,8 @@ class TextEncoder:
         self.encoding, self.encoder, self.device = encoding, encoder, device
         self.dtype = getattr(torch, dtype)
         # CLIP of the upscaler reads its padding as text; only where its config says so is it masked.
-        self._masks = not encoding.is_clip or encoding.config.get("use_attention_mask", False)
+        masks = not encoding.is_clip or encoding.config.get("use_attention_mask", False)
+        self._masks = masks and encoding.padding != "seen"
 
     @torch.inference_mode()
     def encode(self, keys: list[str]) -> Tensor:
@@ -188,7 +206,10 @@ class TextEncoder:
         tokens = self.encoding.tokenize([key.prompt for key in keys]).to(self.device)
         mask = tokens.attention_mask if self._masks else None
         if not any(key.clip_skip for key in keys):
-            return self.encoder(tokens.input_ids, attention_mask=mask).last_hidden_state.to(self.dtype).cpu()
+            found = self.encoder(tokens.input_ids, attention_mask=mask).last_hidden_state.to(self.dtype)
+            if self.encoding.padding == "zeroed":
+                found = found * tokens.attention_mask[..., None]
+            return found.cpu()
         assert self.encoding.is_clip, "only CLIP's layers are left out"
         layers = self.encoder(tokens.input_ids, attention_mask=mask, output_hidden_states=True).hidden_states
         chosen = torch.stack([layers[-(key.clip_skip + 1)][at] for at, key in enumerate(keys)])

@@ -80,10 +80,12 @@ def load_module(
     device: torch.device,
     dtype: str,
     keep_float32: tuple[str, ...] = (),
+    always_float32: tuple[str, ...] = (),
 ) -> nn.Module:
     """The module that `build` makes, with the weights of the source's folder, in eval mode and without gradients.
 
-    keep_float32: names of submodules that stay in float32 where the dtype is float16.
+    keep_float32: names of submodules that stay in float32 where the dtype is float16; always_float32: of submodules and
+    parameters that do in either half.
     Raises ModelError for files that are missing, damaged or another module's, and a dtype that the device lacks.
     """
     wanted = check_dtype(dtype, device)
@@ -91,17 +93,20 @@ def load_module(
     root = source.fetch(files)
     with torch.device("meta"):
         module = build()
-    kept = keep_float32 if dtype == "float16" else ()
+    kept = (*always_float32, *(keep_float32 if dtype == "float16" else ()))
     _assign(module, _tensors([root / name for name in files if name.endswith(".safetensors")], device), wanted, kept)
     return module.eval().requires_grad_(False)
 
 
-def in_dtype(module: nn.Module, dtype: str, keep_float32: tuple[str, ...] = ()) -> nn.Module:
+def in_dtype(
+    module: nn.Module, dtype: str, keep_float32: tuple[str, ...] = (), always_float32: tuple[str, ...] = ()
+) -> nn.Module:
     """The module with its weights in a dtype, as `load_module` leaves them."""
     nn.Module.to(module, DTYPES[dtype])  # not diffusers' own `to`, which warns of what is not so here
-    for name, part in module.named_modules():
-        if dtype == "float16" and name.rpartition(".")[2] in keep_float32:
-            part.float()
+    kept = (*always_float32, *(keep_float32 if dtype == "float16" else ()))
+    for name, parameter in module.named_parameters():
+        if any(part in kept for part in name.split(".")):
+            parameter.data = parameter.data.float()
     return module
 
 

@@ -72,7 +72,9 @@ def settings(group: list[Shown]) -> dict[str, str]:
     said = {"size": f"{first.row['width']} px"}
     if asking := [shown for shown in group if not asks_nothing(shown.parameters)]:
         said["sampler"] = asking[0].row["sampler"]
-    elsewhere = {*_ELSEWHERE, "sampler", "size", *varying(group)}
+    if first.row["frames"]:
+        said["frames"] = f"{first.row['frames']}, {first.row['fps']} a second"
+    elsewhere = {*_ELSEWHERE, "sampler", "size", "frames", *varying(group)}
     elsewhere |= {*SWEPT} if first.row["task"] == "image_to_image" else set()
     elsewhere |= {"method", "until"} if first.row["task"] in NOISED else set()
     for shown in group:

@@ -57,6 +57,22 @@ class Desk:
             full = f"../{quote(image_key_of(own))}" if own else self._png(image)
         return {"src": src, "full": full, "size": small.size}
 
+    def video(self, shown: Shown) -> str:
+        """A link to the row's video, which is copied where the page may not link what lies in the run; "" where it has
+        none, or it is gone."""
+        if not shown.row["video_uri"]:
+            return ""
+        key = image_key_of(shown.row["video_uri"])
+        if self.beside:
+            return f"../{quote(key)}"
+        try:
+            data = self._run.read(key)
+        except NotFound:
+            return ""
+        name = f"tiles/{hashlib.sha256(data).hexdigest()[:24]}.mp4"
+        self.write(name, data)
+        return name
+
     def row(self, shown: Shown) -> int:
         """The row's place in rows.js."""
         self._rows.append(row_facts(shown))

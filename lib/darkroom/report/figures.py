@@ -143,6 +143,7 @@ def _array(planes: Tensor) -> np.ndarray:
 
 _PANELS: dict[str, Callable[[list[Shown], Pictures], list[Panel]]] = {
     "text_to_image": _text_to_image,
+    "text_to_video": _text_to_image,  # the first frame stands for it
     "image_to_image": _image_to_image,
     "inpaint": _inpaint,
     "anagram": _anagram,

@@ -37,11 +37,21 @@ function show(link) {
   find("far").hidden = figure.dataset.task !== "hybrid";
   find("motion").hidden = !figure.dataset.animation;
   find("motion").href = figure.dataset.animation ?? "";
-  find("file").href = now.href;
+  find("file").href = now.dataset.video ?? now.href;
+  play(now.dataset.video);
   if (!large.open) large.showModal();
   place(picture, now);
   turn(turned);
   describe(now.dataset.row);
+}
+
+function play(src) { // a video in the picture's place, or none
+  const video = find("video");
+  picture.hidden = !!src;
+  video.hidden = !src;
+  if (src) video.src = src;
+  else video.removeAttribute("src");
+  video.load();
 }
 
 function at(list) { // a source or a mask stands where its row does
@@ -114,7 +124,8 @@ async function describe(number) {
     return [term, said];
   }));
   find("record").textContent = row?.record.join("\n") ?? "";
-  find("file").download = (row?.id ?? "picture").replace(/[^\w.-]+/g, "-").slice(0, 100) + ".png";
+  const ending = now.dataset.video ? ".mp4" : ".png";
+  find("file").download = (row?.id ?? "picture").replace(/[^\w.-]+/g, "-").slice(0, 100) + ending;
 }
 
 async function copy(button, write) {
@@ -157,6 +168,7 @@ large.addEventListener("keydown", event => {
   else return;
   event.preventDefault();
 });
+large.addEventListener("close", () => play());
 large.addEventListener("close", () => now?.scrollIntoView({ block: "nearest" }));
 picture.parentElement.addEventListener("click", press);
 for (const name of ["distance", "blur"]) find(name).addEventListener("input", far);

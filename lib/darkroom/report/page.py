@@ -23,6 +23,7 @@ from darkroom.storage import NotFound, Store, open_store
 
 TASKS = {
     "text_to_image": ("Text to image", "From noise alone, under one prompt."),
+    "text_to_video": ("Text to video", "From noise alone, under one prompt."),
     "image_to_image": (
         "Image to image",
         "A picture noised part of the way and developed again: the later the start, the more of the source remains.",

@@ -116,6 +116,7 @@ def _linked(panel: Panel, prompt: str, desk: Desk) -> dict[str, Any]:
         "alt": clipped(f"{panel.label} {panel.text or prompt}".strip()),
         "smooth": max(panel.picture.shape[:2]) > SMOOTH,
         "shown": panel.shown,
+        "video": "" if panel.shown is None else desk.video(panel.shown),
         "motion": "",
         "negated": False,
     }

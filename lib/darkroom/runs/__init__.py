@@ -2,7 +2,7 @@
 
 from darkroom.runs.ledger import Ledger, stage
 from darkroom.runs.log import Log, Shard
-from darkroom.runs.results import SCHEMA, SCHEMA_VERSION, from_parquet, to_parquet, to_table
+from darkroom.runs.results import SCHEMA, SCHEMA_VERSION, from_parquet, latents_key, to_parquet, to_table
 from darkroom.runs.writer import LEASE_SECONDS, Writer, own
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Shard",
     "Writer",
     "from_parquet",
+    "latents_key",
     "own",
     "stage",
     "to_parquet",

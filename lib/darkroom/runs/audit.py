@@ -25,7 +25,7 @@ from darkroom.storage.hashing import hashed, hashes
 
 LISTED = 20
 READERS = 16
-_PICTURE = ["id", "status", "sha256", "image", "image_uri", "controls"]
+_PICTURE = ["id", "status", "sha256", "image", "image_uri", "controls", "video_uri", "video_sha256"]
 
 
 @dataclass
@@ -128,9 +128,9 @@ def _broken(store: Store, ledger: Ledger, log: Log, result: Audit) -> np.ndarray
                 broken += shard.ids.tolist()
                 continue
             rows, moved = table.to_pylist(), moved + moved_rows(table, store)
-            referred += [image_key_of(row["image_uri"]) for row in rows if row["image_uri"]]
-            for row, sentence in zip(rows, pool.map(lambda row: _wrong_with_picture(store, row), rows), strict=True):
-                problems = [text for text in (sentence, *map(wrong_with_map, maps_of(row["controls"]))) if text]
+            referred += [image_key_of(row[name]) for row in rows for name in ("image_uri", "video_uri") if row[name]]
+            for row, sentences in zip(rows, pool.map(lambda row: _wrong_with_files(store, row), rows), strict=True):
+                problems = [text for text in (*sentences, *map(wrong_with_map, maps_of(row["controls"]))) if text]
                 for problem in problems:
                     result.report("picture", problem)
                 if problems:
@@ -225,6 +225,20 @@ def _wrong_with_map(store: Store, key: str) -> str:
     except NotFound:
         return f"{store.uri(key)}, which a control network saw, is gone"
     return "" if whole else f"{store.uri(key)}, which a control network saw, is damaged: its SHA-256 is another"
+
+
+def _wrong_with_files(store: Store, row: dict[str, Any]) -> list[str]:
+    """Of a row's picture, and of its video where it has one; "" of what is whole."""
+    wrong = [_wrong_with_picture(store, row)]
+    if row["status"] != "ok" or not row["video_uri"]:
+        return wrong
+    key = image_key_of(row["video_uri"])
+    where = f"the video of row {row['id']}, {store.uri(key)},"
+    try:
+        whole = hashlib.sha256(store.read(key)).hexdigest() == row["video_sha256"]
+    except NotFound:
+        return [*wrong, f"{where} is gone"]
+    return [*wrong, "" if whole else f"{where} is damaged: its SHA-256 is another"]
 
 
 def _wrong_with_picture(store: Store, row: dict[str, Any]) -> str:

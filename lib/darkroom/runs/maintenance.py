@@ -10,7 +10,7 @@ import numpy as np
 from darkroom.phases import plural
 from darkroom.runs.ledger import Ledger
 from darkroom.runs.reading import read_run_record
-from darkroom.runs.results import maps_of
+from darkroom.runs.results import latents_key, maps_of
 from darkroom.runs.writer import own
 from darkroom.storage import Store, image_key_of, open_store
 from darkroom.storage.hashing import hashes
@@ -65,11 +65,18 @@ def _open(uri: str) -> Store:
 def _unreferenced(store: Store, ledger: Ledger) -> Iterator[str]:
     for folder in ("staging/", *TEMPORARY):
         yield from store.list(folder)
-    referred = [np.empty(0, dtype=np.uint64)]
+    referred, made = [np.empty(0, dtype=np.uint64)], [np.empty(0, dtype=np.uint64)]
     for shard in ledger.read().shards.values():
-        uris, controls = (column.to_pylist() for column in ledger.table(shard, ["image_uri", "controls"]).columns)
-        referred.append(hashes(image_key_of(uri) for uri in uris if uri))
+        table = ledger.table(shard, ["image_uri", "video_uri", "controls", "key", "status"])
+        *uris, controls, row_keys, statuses = (column.to_pylist() for column in table.columns)
+        rows = zip(row_keys, statuses, strict=True)
+        made.append(hashes(latents_key(row_key) for row_key, status in rows if status == "ok"))
+        referred += [hashes(image_key_of(uri) for uri in own if uri) for own in uris]
         referred.append(hashes(key for own in controls for key in maps_of(own)))
     keys = [*store.list("images/"), *store.list("maps/")]
     stay = np.isin(hashes(keys), np.concatenate(referred))
     yield from (key for key, stays in zip(keys, stay.tolist(), strict=True) if not stays)
+    # Of a row that failed, or was never committed, they are what the next job goes on from.
+    kept = list(store.list("latents/"))
+    spent = np.isin(hashes(kept), np.concatenate(made))
+    yield from (key for key, is_spent in zip(kept, spent.tolist(), strict=True) if is_spent)

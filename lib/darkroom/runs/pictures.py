@@ -10,7 +10,7 @@ import numpy as np
 
 from darkroom.runs.ledger import READERS, Damaged, Ledger
 from darkroom.runs.log import Index, Shard
-from darkroom.storage import Store, image_key, image_key_of
+from darkroom.storage import Store, image_key, image_key_of, video_key
 from darkroom.storage.hashing import hashes
 
 MANY = 10_000  # rows, whose pictures are listed folder by folder, several at once
@@ -29,11 +29,17 @@ class Pictures:
         self._there = np.sort(_listed(store, rows))
         self._uris = lru_cache(_KEPT)(self._read_uris)
 
-    def gone(self, index: Index, ids: Sequence[str], keys: Sequence[str]) -> np.ndarray:
-        """bool [N]: whether the pictures of these good rows of the run are gone or broken. A row says itself where its
-        picture lies, and is asked if nothing lies where it usually does: it may have it inside, or be a duplicate."""
+    def gone(
+        self, index: Index, ids: Sequence[str], keys: Sequence[str], filmed: Sequence[bool] | None = None
+    ) -> np.ndarray:
+        """bool [N]: whether the pictures, or the videos, of these good rows of the run are gone or broken. A row says
+        itself where its picture lies, and is asked if nothing lies where it usually does: it may have it inside, or be
+        a duplicate. filmed: whether a row has a video; None: none has."""
         numbers = hashes(ids)
         missing = ~self._holds(hashes(map(image_key, ids, keys)))
+        if filmed is not None and any(filmed):
+            videos = np.flatnonzero(filmed)
+            missing[videos] |= ~self._holds(hashes(video_key(ids[place], keys[place]) for place in videos))
         missing[missing] = self._lost(index, numbers[missing])
         return missing | np.isin(numbers, self._broken)
 
@@ -47,17 +53,19 @@ class Pictures:
         lost = np.ones(len(ids), dtype=bool)
         for shard in index.holding(ids) if len(ids) else ():
             try:
-                inside, pictures = self._uris(shard)
+                there = [absent | self._holds(files) for absent, files in self._uris(shard)]
             except Damaged:
                 continue
-            whole = shard.ids[inside | self._holds(pictures)]
+            whole = shard.ids[np.logical_and.reduce(there)]
             lost &= ~np.isin(ids, whole)
         return lost
 
-    def _read_uris(self, shard: Shard) -> tuple[np.ndarray, np.ndarray]:
-        """Of a shard's rows, bool and uint64 [rows]: whether the picture lies inside, and the hash of its key."""
-        uris = self._ledger.table(shard, ["image_uri"])["image_uri"].to_pylist()
-        return np.array([not uri for uri in uris]), hashes(image_key_of(uri) for uri in uris)
+    def _read_uris(self, shard: Shard) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Of the pictures and of the videos of a shard's rows, bool and uint64 [rows]: whether there is no such file,
+        as it lies inside or is none, and the hash of its key."""
+        columns = self._ledger.table(shard, ["image_uri", "video_uri"]).columns
+        found = (column.to_pylist() for column in columns)
+        return [(np.array([not uri for uri in uris]), hashes(map(image_key_of, uris))) for uris in found]
 
 
 def _listed(store: Store, rows: int) -> np.ndarray:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from darkroom.storage import StorageError, Store, image_key_of
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 ROW_GROUP = 100  # rows, where image bytes are inline: a data set viewer reads a whole group to show one row
 LONG_ROW_GROUP = 10_000  # and where none are: a tenth of the bytes, and a twelfth of the time that reading takes
 
@@ -30,6 +30,11 @@ _COLUMNS: list[tuple[str, pa.DataType]] = [
     ("sha256", pa.string()),
     ("width", pa.int32()),
     ("height", pa.int32()),
+    ("video_uri", pa.string()),  # "" of a picture; of a video, of which the picture is the first frame, its MP4 file
+    ("video_sha256", pa.string()),
+    ("video_bytes", pa.int64()),
+    ("frames", pa.int32()),
+    ("fps", pa.int32()),
     ("prompts", pa.list_(pa.string())),
     ("negative_prompt", pa.string()),
     ("seed", pa.int64()),
@@ -59,6 +64,7 @@ _SINCE: dict[int, dict[str, Any]] = {
     2: {"stages": "[]", "flags": [], "scores": "{}", "alignment": None, "concealment": None},
     3: {"error_class": "", "attempts": 1},
     4: {"controls": "[]"},
+    5: {"video_uri": "", "video_sha256": "", "video_bytes": None, "frames": None, "fps": None},
 }
 _ADDED = {name: value for columns in _SINCE.values() for name, value in columns.items()}
 _TEXT = [name for name, kind in _COLUMNS if kind == pa.string()]
@@ -97,8 +103,8 @@ def to_parquet(table: pa.Table) -> bytes:
 def from_parquet(data: bytes) -> pa.Table:
     """The table in these bytes; StorageError if they are damaged or of an unknown schema version.
 
-    Rows of earlier versions get what they lack: no stages, no flags, no scores, one attempt, no control. Their
-    `schema_version` stays.
+    Rows of earlier versions get what they lack: no stages, no flags, no scores, one attempt, no control, no
+    video. Their `schema_version` stays.
     """
     try:
         table = pq.read_table(pa.BufferReader(data))
@@ -121,26 +127,36 @@ def with_added(table: pa.Table, columns: Sequence[str]) -> pa.Table:
     return table.select(there)
 
 
+def latents_key(row_key: str) -> str:
+    """Where a run keeps the last latents of a row's video until that is there."""
+    return f"latents/{row_key}.safetensors"
+
+
 def maps_of(controls: str) -> list[str]:
     """Keys, in the run, of what the control networks of a row saw. controls: the column's value."""
     return [one["key"] for one in json.loads(controls or "[]")]
 
 
 def moved_rows(table: pa.Table, store: Store) -> int:
-    """How many rows name their picture where the run does not lie now. table: with the column `image_uri`."""
-    uris = table["image_uri"]
-    elsewhere = pc.invert(pc.starts_with(uris, store.uri("images") + "/"))
-    return pc.sum(pc.and_(elsewhere, pc.not_equal(uris, ""))).as_py() or 0
+    """How many rows name their picture or video where the run does not lie now. table: with the columns `image_uri`
+    and `video_uri`."""
+    here = store.uri("images") + "/"
+    moved = [
+        pc.and_(pc.invert(pc.starts_with(table[name], here)), pc.not_equal(table[name], ""))
+        for name in ("image_uri", "video_uri")
+    ]
+    return pc.sum(pc.or_(*moved)).as_py() or 0
 
 
 def with_places(table: pa.Table, store: Store) -> pa.Table:
-    """The table of SCHEMA with its pictures' uris and paths where the run lies now."""
+    """The table of SCHEMA with the uris and paths of its pictures and videos where the run lies now."""
     uris = [uri and store.uri(image_key_of(uri)) for uri in table["image_uri"].to_pylist()]
     images = [
         image and image | {"path": uri or image["path"]}
         for image, uri in zip(table["image"].to_pylist(), uris, strict=True)
     ]
-    for name, values in (("image_uri", uris), ("image", images)):
+    videos = [uri and store.uri(image_key_of(uri)) for uri in table["video_uri"].to_pylist()]
+    for name, values in (("image_uri", uris), ("image", images), ("video_uri", videos)):
         place = SCHEMA.get_field_index(name)
         table = table.set_column(place, SCHEMA.field(name), pa.array(values, SCHEMA.field(name).type))
     return table

@@ -45,17 +45,17 @@ def exp(z: Tensor) -> Tensor:
 
 
 def deviation(x: Tensor) -> Tensor:
-    """Standard deviation of each sample of x [B, C, H, W], of n - 1 values: [B, 1, 1, 1]."""
+    """Standard deviation of each sample of x [B, C, (F,) H, W], of n - 1 values: [B, 1, (1,) 1, 1]."""
     count = x[0].numel()
     spread = x - _total(x) / count
     return (_total(spread * spread) / (count - 1)).sqrt()
 
 
 def _total(x: Tensor) -> Tensor:
-    """Sum of each sample, [B, 1, 1, 1], by halves: additions alone, in an order that only the sample's size decides."""
+    """Sum of each sample, [B, 1, (1,) 1, 1], by halves: additions alone, in an order that the sample's size decides."""
     total = x.flatten(1)
     while total.shape[1] > 1:
         half = total.shape[1] // 2
         rest = total[:, 2 * half :]
         total = torch.cat([total[:, :half] + total[:, half : 2 * half], rest], dim=1)
-    return total[:, :, None, None]
+    return total.reshape(len(x), *[1] * (x.ndim - 1))

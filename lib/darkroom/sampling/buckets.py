@@ -8,8 +8,7 @@ from typing import Any
 
 from darkroom.sampling.engine import Engine, Failed, Finished, Predictor, Statistics
 from darkroom.sampling.plans import Kind, Plan
-
-Shape = tuple[int, int, int]
+from darkroom.sampling.stage import Shape
 
 
 def count_of(shape: Shape, count: int, usual: Shape | None) -> int:

@@ -29,8 +29,8 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def numbers(values: Sequence[float], device: torch.device) -> Tensor:
-    """float32 [N, 1, 1, 1] on the device: one number per sample."""
-    return to_device(torch.tensor(values, dtype=torch.float32), device)[:, None, None, None]
+    """float32 [N] on the device: one number per sample."""
+    return to_device(torch.tensor(values, dtype=torch.float32), device)
 
 
 def places(positions: Sequence[int], device: torch.device) -> Tensor:

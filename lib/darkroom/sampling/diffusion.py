@@ -30,7 +30,9 @@ MAX_BETA = 0.999
 class Diffusion(Steps):
     """x_t = sqrt(alpha_bar_t) x0 + sqrt(1 - alpha_bar_t) noise, for t = 0 .. T-1; CLEAN has alpha_bar 1.
 
-    alphas_cumprod: alpha_bar, float64 [T], falling, strictly between 0 and 1.
+    alphas_cumprod: alpha_bar, float64 [T], falling, strictly between 0 and 1; the last may be 0, a level without any
+        picture (arXiv 2305.08891), where the model does not predict epsilon, which says nothing of a picture there, and
+        of the samplers those are left that do not divide by the signal.
     prediction: what the model predicts. v = sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) x0.
     learned_variance: the model also gives, per pixel, a value in about [-1, 1] that places the step's log variance
         between its two bounds ("learned_range"). Otherwise the lower bound is used ("fixed_small").
@@ -40,7 +42,6 @@ class Diffusion(Steps):
     """
 
     kind = "diffusion"
-    samplers = SAMPLERS["diffusion"]
 
     def __init__(
         self,
@@ -62,6 +63,8 @@ class Diffusion(Steps):
         self.grid = grid if isinstance(grid, GridDefaults) else GridDefaults(**(grid or {}))
         self.default_sampler = sampler
         self.schedule = dict(schedule or {"schedule": "explicit", "alphas_cumprod": self.alphas_cumprod.tolist()})
+        zero = bool(self.alphas_cumprod.numel()) and self.alphas_cumprod[-1].item() == 0
+        self.samplers = FROM_ZERO if zero else SAMPLERS["diffusion"]
         self._check()
         alphas = [*self.alphas_cumprod.tolist(), 1.0]  # so that index CLEAN = -1 is the picture without noise
         self._clock = [Level.preserving(alpha, time) for time, alpha in enumerate(alphas)]
@@ -79,12 +82,30 @@ class Diffusion(Steps):
 
     @classmethod
     def scaled_linear(
-        cls, num_timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02, **options: Any
+        cls,
+        num_timesteps: int = 1000,
+        beta_start: float = 1e-4,
+        beta_end: float = 0.02,
+        snr_shift: float = 1.0,
+        zero_terminal_snr: bool = False,
+        **options: Any,
     ) -> Diffusion:
-        """Betas whose roots are evenly spaced, as in latent diffusion. `options`: what follows alphas_cumprod."""
+        """Betas whose roots are evenly spaced, as in latent diffusion. `options`: what follows alphas_cumprod.
+
+        snr_shift: what the ratio of signal to noise, squared, is divided by at every timestep (CogVideoX,
+        arXiv 2408.06072, section 3.1); zero_terminal_snr: then the last timestep is brought to no signal at all
+        (arXiv 2305.08891, algorithm 1).
+        """
         roots = torch.linspace(beta_start**0.5, beta_end**0.5, num_timesteps, dtype=torch.float64)
-        given = {"num_timesteps": num_timesteps, "beta_start": beta_start, "beta_end": beta_end}
-        return cls(torch.cumprod(1 - roots**2, 0), schedule={"schedule": "scaled_linear", **given}, **options)
+        given: dict[str, Any] = {"num_timesteps": num_timesteps, "beta_start": beta_start, "beta_end": beta_end}
+        alphas = torch.cumprod(1 - roots**2, 0)
+        if snr_shift != 1.0:
+            given["snr_shift"] = snr_shift
+            alphas = alphas / (snr_shift + (1 - snr_shift) * alphas)
+        if zero_terminal_snr:
+            given["zero_terminal_snr"] = True
+            alphas = _to_zero(alphas)
+        return cls(alphas, schedule={"schedule": "scaled_linear", **given}, **options)
 
     @classmethod
     def cosine(cls, num_timesteps: int = 1000, **options: Any) -> Diffusion:
@@ -153,12 +174,12 @@ class Diffusion(Steps):
 
     def noise(self, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """x0 noised to t (int64 [B], on x0's device); exactly x0 where t is CLEAN."""
-        signal, noise = self._signal_and_noise(t, x0.device)
+        signal, noise = self._signal_and_noise(t, x0)
         return signal * x0 + noise * eps
 
     def x0_and_noise(self, prediction: Tensor, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """What a prediction says x [B, C, H, W] at t (int64 [B], never CLEAN) is made of; x0 is not bounded."""
-        signal, noise = self._signal_and_noise(t, x.device)
+        signal, noise = self._signal_and_noise(t, x)
         if self.prediction == "epsilon":
             return (x - noise * prediction) / signal, prediction
         if self.prediction == "x0":
@@ -171,7 +192,7 @@ class Diffusion(Steps):
             return eps
         if self.prediction == "x0":
             return x0
-        signal, noise = self._signal_and_noise(t, x0.device)
+        signal, noise = self._signal_and_noise(t, x0)
         return signal * eps - noise * x0
 
     def bounded(self, x0: Tensor) -> Tensor:
@@ -202,8 +223,10 @@ class Diffusion(Steps):
 
     def _check(self) -> None:
         alphas = self.alphas_cumprod
-        if alphas.ndim != 1 or not len(alphas) or not bool(((alphas > 0) & (alphas < 1)).all()):
+        if alphas.ndim != 1 or not len(alphas) or not bool(((alphas >= 0) & (alphas < 1)).all()):
             raise ValueError(f"alphas_cumprod must be a list of values between 0 and 1; got {alphas}")
+        if alphas[-1] == 0 and self.prediction == "epsilon":
+            raise ValueError("the last of alphas_cumprod is 0, where predicting epsilon says nothing: give v")
         if not bool((alphas[1:] < alphas[:-1]).all()):
             raise ValueError("alphas_cumprod must fall from one timestep to the next")
         if self.prediction not in PREDICTIONS:
@@ -217,12 +240,14 @@ class Diffusion(Steps):
         if self.clip is not None and self.clip <= 0:
             raise ValueError(f"clip must be positive; got {self.clip}")
 
-    def _signal_and_noise(self, t: Tensor, device: torch.device) -> Tensor:
-        """float32 [2, B, 1, 1, 1]; the table stays on the device, a copy per call would make the host wait."""
+    def _signal_and_noise(self, t: Tensor, x: Tensor) -> Tensor:
+        """float32 [2, B, 1, 1, 1], to spread over x; the table stays on x's device, a copy per call would make the host
+        wait."""
+        device = x.device
         if device not in self._levels:
             alphas = torch.tensor([level.alpha_bar for level in self._clock], dtype=torch.float64)
             self._levels[device] = torch.stack([alphas.sqrt(), (1 - alphas).sqrt()]).float().to(device)
-        return self._levels[device][:, t, None, None, None]
+        return solvers.per_sample(self._levels[device][:, t], x)
 
     def _solver(self, sampler: str, eta: float) -> Callable[[list[Leg], int], Line]:
         if sampler in _MULTISTEP:
@@ -233,12 +258,19 @@ class Diffusion(Steps):
         return lambda legs, left: solvers.ddim(*_alphas(legs[-1]), eta)
 
 
+FROM_ZERO = ("ddpm", "ddim", "dpmpp_2m", "dpmpp_2m_sde")  # from a level without any picture
 _MULTISTEP = {
     "dpmpp_2m": multistep.dpmpp_2m,
     "dpmpp_2m_sde": multistep.dpmpp_2m_sde,
     "unipc": multistep.unipc,
     "pndm": multistep.pndm,
 }
+
+
+def _to_zero(alphas: Tensor) -> Tensor:
+    """alphas_cumprod whose roots are moved and stretched, so that the first stays and the last is 0."""
+    roots = alphas.sqrt()
+    return ((roots - roots[-1]) * (roots[0] / (roots[0] - roots[-1]))) ** 2
 
 
 def _alphas(leg: Leg) -> tuple[float, float]:

@@ -21,7 +21,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Protocol, TypeVar
 
@@ -38,6 +38,7 @@ from darkroom.sampling.processes import Process
 from darkroom.sampling.solvers import REMEMBERED, Column, reads, used_columns, writes
 from darkroom.sampling.stage import FIELDS
 from darkroom.sampling.views import View
+from darkroom.sampling.walkers import Failed, Finished, Walker
 
 _Item = TypeVar("_Item")
 _NUMBERS = range(1, REMEMBERED + 1)  # of what a row remembers
@@ -67,27 +68,6 @@ class Predictor(Protocol):
         ...
 
 
-@dataclass(frozen=True, eq=False)
-class Finished:
-    """A developed row: image float32 [C, H, W] (not clamped), what it cost, and the states that were asked for."""
-
-    tag: Any
-    image: Tensor
-    evaluations: int
-    seconds: float
-    states: dict[int, Tensor]
-
-
-@dataclass(frozen=True, eq=False)
-class Failed:
-    """A row that could not be developed, why, and what it had cost until then."""
-
-    tag: Any
-    error: Exception
-    evaluations: int = 0
-    seconds: float = 0.0
-
-
 @dataclass
 class Statistics:
     """What the engine has done; `slot_use` is the share of evaluations that were some row's question."""
@@ -103,50 +83,6 @@ class Statistics:
         return self.evaluations / self.slots if self.slots else 0.0
 
 
-@dataclass(eq=False)
-class _Walker:
-    """A row under way: where it stands, and the answers it has towards its next step."""
-
-    tag: Any
-    plan: Plan
-    lines: np.ndarray
-    used: frozenset[int]
-    x: Tensor
-    told: dict[str, tuple[Tensor, ...]]
-    since: float
-    move: int = 0
-    questions: tuple = ()
-    answers: list[Tensor] = field(default_factory=list)
-    evaluations: int = 0
-    states: dict[int, Tensor] = field(default_factory=dict)
-    failed: bool = False
-    memory: list[Tensor | None] = field(default_factory=lambda: [None] * REMEMBERED)
-
-    def __post_init__(self) -> None:
-        self.questions = self.questions_at(0)
-
-    @property
-    def done(self) -> bool:
-        return self.move == len(self.plan.moves)
-
-    @property
-    def open(self) -> tuple:
-        """The questions of the present move that have no answer yet."""
-        return self.questions[len(self.answers) :]
-
-    def questions_at(self, move: int) -> tuple:
-        """What the model is asked at a move; nothing after the last."""
-        return () if move == len(self.plan.moves) else self.plan.questions(move)
-
-    def stands_at(self, x: Tensor, memory: list[Tensor | None], questions: tuple) -> None:
-        """The move is made; the next one's questions are open."""
-        self.x, self.memory = x, memory
-        if self.move in self.plan.keep:
-            self.states[self.move] = x
-        self.move += 1
-        self.questions, self.answers = questions, []
-
-
 class Engine:
     """Keeps `capacity` evaluations per pass full. `add` rows at any time; `advance` makes one pass."""
 
@@ -159,8 +95,8 @@ class Engine:
         self._packing = Packing(capacity, predictor.device, self._fields)
         self._watch = Stopwatch(predictor.device)
         self._waiting: deque[tuple[Any, Plan]] = deque()
-        self._walkers: list[_Walker] = []
-        self._leaving: deque[tuple[_Walker, Arrival]] = deque()
+        self._walkers: list[Walker] = []
+        self._leaving: deque[tuple[Walker, Arrival]] = deque()
         self._failed: list[Failed] = []
         # Of predictors that bring to the device what a row alone has.
         self._may_begin: Callable[[Plan], bool] = getattr(predictor, "admit", lambda plan: True)
@@ -211,7 +147,7 @@ class Engine:
             if walker.done or walker.failed:
                 self._release(walker.plan)
         self._walkers = [walker for walker in self._walkers if not walker.done and not walker.failed]
-        self._leaving += [(walker, Arrival([walker.x, *walker.states.values()])) for walker in done]
+        self._leaving += [(walker, Arrival(walker.left)) for walker in done]
         results = self._arrived(wait=not asked)
         failed, self._failed = self._failed, []
         self.statistics.model_seconds += self._watch.read()
@@ -228,9 +164,9 @@ class Engine:
                 results.append(result)
         return results
 
-    def _admit(self) -> list[_Walker]:
+    def _admit(self) -> list[Walker]:
         """Starts waiting rows until a pass can be filled; returns those that have no move to make at all."""
-        started: list[_Walker] = []
+        started: list[Walker] = []
         open_questions = sum(len(walker.open) for walker in self._walkers)
         while self._waiting and open_questions + sum(len(walker.open) for walker in started) < self.capacity:
             if not self._may_begin(self._waiting[0][1]):
@@ -249,12 +185,16 @@ class Engine:
         self._release(plan)
         self._failed.append(Failed(tag, error))
 
-    def _start(self, tag: Any, plan: Plan) -> _Walker:
+    def _start(self, tag: Any, plan: Plan) -> Walker:
         process, device = self.predictor.process, self.predictor.device
-        x = to_device(start_state(plan, process), device)
+        handed = plan.handed
+        x = to_device(start_state(plan, process) if handed is None else handed.x, device)
         lines = process.coefficients(plan.moves, plan.sampler, plan.eta)
         fields = told(plan, self._fields, device)
-        return _Walker(tag, placed(plan, device), lines.numpy(), used_columns(lines), x, fields, time.perf_counter())
+        walker = Walker(tag, placed(plan, device), lines.numpy(), used_columns(lines), x, fields, time.perf_counter())
+        if handed is not None and handed.memory:
+            walker.memory = [None if own is None else to_device(own, device) for own in handed.memory]
+        return walker
 
     def _each(
         self, items: Sequence[_Item], act: Callable[[Sequence[_Item]], None], fail: Callable[[_Item, Exception], None]
@@ -273,18 +213,18 @@ class Engine:
         for item in items:
             self._each([item], act, fail)
 
-    def _drop(self, walker: _Walker, error: Exception) -> None:
+    def _drop(self, walker: Walker, error: Exception) -> None:
         walker.failed = True
         self._failed.append(Failed(walker.tag, error, walker.evaluations, time.perf_counter() - walker.since))
 
-    def _choose(self) -> dict[_Walker, tuple]:
+    def _choose(self) -> dict[Walker, tuple]:
         """The questions of the next pass by who asks them, oldest row first."""
-        chosen: list[tuple[_Walker, tuple]] = []
+        chosen: list[tuple[Walker, tuple]] = []
         for walker in self._walkers:
             chosen += [(walker, question) for question in walker.open[: self.capacity - len(chosen)]]
         return {walker: tuple(q for _, q in pairs) for walker, pairs in groupby(chosen, lambda pair: pair[0])}
 
-    def _answer(self, walkers: Sequence[_Walker], asked: dict[_Walker, tuple]) -> None:
+    def _answer(self, walkers: Sequence[Walker], asked: dict[Walker, tuple]) -> None:
         """One forward pass; its answers go to the rows that asked."""
         askers = [walker for walker in walkers for _ in asked[walker]]
         slots = [_slot(walker, *question) for walker in walkers for question in asked[walker]]
@@ -317,17 +257,17 @@ class Engine:
             return False
         return True
 
-    def _step(self, walkers: list[_Walker]) -> None:
+    def _step(self, walkers: list[Walker]) -> None:
         """One vectorised step for all rows that have their answers, then any way back up the schedule."""
         if walkers:
             self._each(walkers, self._move_on, self._drop)
         while walkers := [w for w in walkers if not w.failed and not w.done and not w.plan.moves[w.move].asks]:
             self._each(walkers, lambda back: self._move(back, None, None), self._drop)
 
-    def _move_on(self, walkers: Sequence[_Walker]) -> None:
+    def _move_on(self, walkers: Sequence[Walker]) -> None:
         self._move(walkers, *combine([_to_answers(walker) for walker in walkers], self.predictor.process))
 
-    def _move(self, walkers: Sequence[_Walker], prediction: Tensor | None, variance: Tensor | None) -> None:
+    def _move(self, walkers: Sequence[Walker], prediction: Tensor | None, variance: Tensor | None) -> None:
         device = self.predictor.device
         used = frozenset().union(*(walker.used for walker in walkers))
         x = torch.stack([walker.x for walker in walkers])
@@ -356,10 +296,7 @@ class Engine:
         finished = []
         while self._leaving and (wait or self._leaving[0][1].here):
             walker, arrival = self._leaving.popleft()
-            image, *states = arrival.get()
-            seconds = time.perf_counter() - walker.since
-            kept = dict(zip(walker.states, states, strict=True))
-            finished.append(Finished(walker.tag, image, walker.evaluations, seconds, kept))
+            finished.append(walker.finished(arrival.get()))
         return finished
 
 
@@ -368,26 +305,26 @@ def _is_nobodys(error: Exception) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, ModelBroken)) or str(error).startswith("CUDA error")
 
 
-def _slot(walker: _Walker, view: View, key: str) -> Slot:
+def _slot(walker: Walker, view: View, key: str) -> Slot:
     plan = walker.plan
     shares = () if plan.control is None else plan.control.shares(walker.move, key)
     return Slot(walker.x, plan.extra, view, plan.moves[walker.move].model_time, walker.told[key], shares)
 
 
-def _remembered(walkers: Sequence[_Walker], number: int, like: Tensor) -> Tensor:
+def _remembered(walkers: Sequence[Walker], number: int, like: Tensor) -> Tensor:
     """The rows' remembered tensors of this number, [R, C, H, W]; zeros for a row that has none."""
     own = [walker.memory[number - 1] for walker in walkers]
     none = torch.zeros_like(like[0])
     return torch.stack([none if tensor is None else tensor for tensor in own])
 
 
-def _to_answers(walker: _Walker) -> Answers:
+def _to_answers(walker: Walker) -> Answers:
     plan = walker.plan
     guidance = plan.guidance_at(walker.move)
     return Answers(plan.active(walker.move), walker.questions, walker.answers, guidance, plan.guidance_rescale)
 
 
-def _draw(walkers: Sequence[_Walker], stream: int, amount: Column, device: torch.device) -> Tensor:
+def _draw(walkers: Sequence[Walker], stream: int, amount: Column, device: torch.device) -> Tensor:
     """Each row's own noise for its move, [R, C, H, W]; zeros, undrawn, where the move's amount of it is zero."""
     drawn = torch.zeros(len(walkers), *walkers[0].plan.shape)
     for place, walker in enumerate(walkers):

@@ -14,13 +14,15 @@ from torch import Tensor
 
 from darkroom.sampling.grids import Grid, GridDefaults
 from darkroom.sampling.levels import Level, Place, flow_times
+from darkroom.sampling.multistep import unipc
 from darkroom.sampling.names import unknown
 from darkroom.sampling.schedules import SAMPLERS, Move, picture_share
 from darkroom.sampling.shifts import Shift
-from darkroom.sampling.solvers import Column, Line, Steps, flow_renoise, flow_step, table
+from darkroom.sampling.solvers import Column, Leg, Line, Steps, flow_renoise, flow_step, per_sample, table
 
 KINDS = {
     "euler": ("denoise",),
+    "unipc": ("denoise",),
     "heun": ("heun_predict", "heun_correct"),
     "midpoint": ("midpoint_half", "midpoint_full"),
 }
@@ -35,8 +37,6 @@ class Flow(Steps):
     """
 
     kind = "flow"
-    samplers = SAMPLERS["flow"]
-    default_sampler = "euler"
     prediction = "velocity"
     learned_variance = False
     grid = GridDefaults()
@@ -45,6 +45,8 @@ class Flow(Steps):
         if num_timesteps < 1:
             raise ValueError(f"num_timesteps must be at least 1; got {num_timesteps}")
         self.num_timesteps, self.shift = num_timesteps, shift
+        self.samplers = SAMPLERS["multistep flow" if shift is not None and shift.multistep else "flow"]
+        self.default_sampler = self.samplers[0]
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Flow:
@@ -70,7 +72,12 @@ class Flow(Steps):
             *times, end = flow_times(steps)
             return Grid(times, end, starts_quiet=False)
         shares = self.shift.shares(steps, tokens, self.num_timesteps)
-        return Grid([Level.of_share(share) for share in shares], self.place(0), starts_quiet=False)
+        places = [Level.of_share(share) for share in shares]
+        if self.shift.multistep:
+            places = [
+                place._replace(time=float(int(1000 * share))) for place, share in zip(places, shares, strict=True)
+            ]
+        return Grid(places, self.place(0), starts_quiet=False)
 
     def noised(self, x0: Tensor, place: Place, eps: Tensor) -> Tensor:
         """x0 [C, H, W] noised to where a walk stands; exactly x0 at 1."""
@@ -78,12 +85,12 @@ class Flow(Steps):
 
     def noise(self, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """The picture x0 noised to t (float32 [B], on x0's device); exactly x0 where t is 1."""
-        t = t[:, None, None, None]
+        t = per_sample(t, x0)
         return t * x0 + (1 - t) * eps
 
     def x0_and_noise(self, prediction: Tensor, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """What a velocity says x [B, C, H, W] at t (float32 [B]) is made of: the picture, and the noise."""
-        t = t[:, None, None, None]
+        t = per_sample(t, x)
         return x + (1 - t) * prediction, x - t * prediction
 
     def target(self, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
@@ -106,7 +113,19 @@ class Flow(Steps):
             raise ValueError(f"eta is for the sampler ddim only; got {eta} with {sampler}")
         for move in moves:
             assert move.kind in (*KINDS[sampler], "renoise"), f"not a move of {sampler}: {move}"
-        return table([_line(move) for move in moves])
+        return table(_unipc_lines(moves) if sampler == "unipc" else [_line(move) for move in moves])
+
+
+def _unipc_lines(moves: Sequence[Move]) -> list[Line]:
+    """UniPC on the estimates x0 = x + noise velocity. Of walks that are never noised anew."""
+    lines: list[Line] = []
+    legs: list[Leg] = []
+    for place, move in enumerate(moves):
+        legs.append(leg := Leg(move.t, move.t_next))
+        known: Line = {Column.SIGNAL_NEXT: leg.to.signal, Column.NOISE_NEXT: leg.to.noise}
+        estimate: Line = {Column.ESTIMATE_STATE: 1.0, Column.ESTIMATE_PREDICTION: leg.at.noise}
+        lines.append(known | estimate | unipc(legs, len(moves) - place - 1))
+    return lines
 
 
 def _line(move: Move) -> Line:

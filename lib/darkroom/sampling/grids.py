@@ -96,7 +96,8 @@ def _karras(alphas_cumprod: np.ndarray, sampler: str, times: Sequence[float]) ->
     Their times are found from log sigma, and rounded where the solver tells the model whole ones. Not from more than
     EDM's sigma: the cosine schedule's last has 20,000, and most of a walk would pass where there is no picture yet.
     """
-    sigmas = np.sqrt((1 - alphas_cumprod) / alphas_cumprod)
+    with np.errstate(divide="ignore"):  # the last may be infinite, and is beyond MOST_SIGMA like others
+        sigmas = np.sqrt((1 - alphas_cumprod) / alphas_cumprod)
     ends = np.interp([times[-1], times[0]], np.arange(len(sigmas)), sigmas) if sampler in EULERS else sigmas[[0, -1]]
     low, high = ends.clip(max=MOST_SIGMA) ** (1 / RHO)
     found = (high + np.linspace(0, 1, len(times)) * (low - high)) ** RHO

@@ -18,6 +18,7 @@ from darkroom.sampling import bitwise
 from darkroom.sampling.device import numbers, places
 from darkroom.sampling.plans import Branch, Constraint
 from darkroom.sampling.processes import Process
+from darkroom.sampling.solvers import per_sample
 from darkroom.sampling.views import View
 
 
@@ -48,12 +49,13 @@ def combine(rows: list[Answers], process: Process) -> tuple[Tensor, Tensor | Non
         unconditional = unconditional.chunk(2, dim=1)[0]
         variance = variance.contiguous()
     device = conditional.device
-    gamma = numbers([row.guidance for row, _, _ in flat], device)
+    gamma = per_sample(numbers([row.guidance for row, _, _ in flat], device), conditional)
     guided = unconditional + gamma * (conditional - unconditional)
     # Where guidance has no say nothing is to be brought back, to the bit.
     calmed = [i for i, (row, _, _) in enumerate(flat) if row.rescale and row.guidance != 1.0]
     if calmed:
-        at, phi = places(calmed, device), numbers([flat[i][0].rescale for i in calmed], device)
+        at = places(calmed, device)
+        phi = per_sample(numbers([flat[i][0].rescale for i in calmed], device), conditional)
         guided.index_copy_(0, at, rescale(guided[at], conditional[at], phi))
     for view, chosen in group(branch.view for _, branch, _ in flat).items():
         if view.name != "identity":
@@ -65,12 +67,12 @@ def combine(rows: list[Answers], process: Process) -> tuple[Tensor, Tensor | Non
         if component.name != "whole":
             at = places(chosen, device)
             guided.index_copy_(0, at, component(guided[at]))
-    guided = guided * numbers([branch.weight for _, branch, _ in flat], device)
+    guided = guided * per_sample(numbers([branch.weight for _, branch, _ in flat], device), guided)
     order = [place for _, _, place in flat]
     prediction = _sum_by_owner(guided, owner, order, len(rows))
     if variance is not None:
         share = numbers([1.0 / len(row.branches) for row, _, _ in flat], device)
-        variance = _sum_by_owner(variance * share, owner, order, len(rows))
+        variance = _sum_by_owner(variance * per_sample(share, variance), owner, order, len(rows))
     return prediction, variance
 
 
@@ -92,7 +94,7 @@ def constrain(x: Tensor, constraints: list[Constraint], levels: Tensor, drawn: T
     drawn = torch.stack(
         [own if held.noise is None else held.noise for held, own in zip(constraints, drawn, strict=True)]
     )
-    signal, spread = levels[:, :, None, None, None].unbind(1)
+    signal, spread = (per_sample(part, x) for part in levels.unbind(1))
     target = signal * reference + spread * drawn
     result = x.clone()
     for component, chosen in group(constraint.component for constraint in constraints).items():

@@ -2,7 +2,8 @@
 
 Each is a function from the legs of a walk since its history began, the present one last, and the number of those that
 follow, to the present move's line. m is the model's estimate of x0, bounded as the process bounds it before it is used
-and remembered; lambda = log(signal / noise); h is the step in it, infinite where it leads to the clean picture.
+and remembered; lambda = log(signal / noise); h is the step in it, infinite where it leads to the clean picture or from
+where there is none of it.
 """
 
 from __future__ import annotations
@@ -133,14 +134,16 @@ def _past(legs: Sequence[Leg]) -> float:
     """
     if len(legs) < 2:
         return 0.0
-    ratio = _step(*legs[-1][:2]) / _step(legs[-2].at, legs[-1].at)
+    ratio = _step(*legs[-1][:2]) / _step(legs[-2].at, legs[-1].at)  # 0 after a step from no picture at all
     return ratio / 2 if ratio < UNEVEN else 0.0
 
 
 def _step(at: Level, to: Level) -> float:
     """h, from one level to a cleaner one."""
     assert at.noise > to.noise, f"a walk leads to cleaner levels: {at} -> {to}"
-    return math.inf if to.noise == 0 else math.log(to.signal / to.noise) - math.log(at.signal / at.noise)
+    if to.noise == 0 or at.signal == 0:
+        return math.inf
+    return math.log(to.signal / to.noise) - math.log(at.signal / at.noise)
 
 
 def _line(state: Line, *memory: Line | None) -> Line:

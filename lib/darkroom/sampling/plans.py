@@ -18,13 +18,25 @@ from darkroom.sampling.levels import Place
 from darkroom.sampling.processes import Process
 from darkroom.sampling.prompt_keys import PromptKey, prompt_key
 from darkroom.sampling.schedules import Move, outside
-from darkroom.sampling.stage import CONDITION, GUIDANCE, NOISE_LEVEL, SIZES, Fields, Inputs, Row, Stage, at_size
+from darkroom.sampling.stage import (
+    CONDITION,
+    GUIDANCE,
+    NOISE_LEVEL,
+    SIZES,
+    Fields,
+    Handed,
+    Inputs,
+    Row,
+    Shape,
+    Stage,
+    at_size,
+)
 from darkroom.sampling.trajectories import asks_nothing, enlarged, make_trajectory, sampler_of
 from darkroom.sampling.views import IDENTITY, View, own_parameters, view_of
 
 SAMPLER_VERSION = "1"  # part of every row's key: raise it when rows of every kind would give another picture
 
-Kind = tuple[tuple[int, int, int], tuple[str, ...], tuple[tuple[str, tuple[int, ...]], ...]]
+Kind = tuple[Shape, tuple[str, ...], tuple[tuple[str, tuple[int, ...]], ...]]
 
 WHOLE = make_component("whole")
 
@@ -70,11 +82,13 @@ class Plan:
         prediction that is brought back to the deviation of the prompt's own
     keep: indices of the moves after which the state is kept for drawing the trajectory
     control: networks that have a say beside the model
+    part: of the moves, the first that is made and the first that is not, where others make the rest; handed: where it
+        begins then, unless that is the start
     """
 
     seed: int
     stage: int
-    shape: tuple[int, int, int]
+    shape: Shape
     moves: tuple[Move, ...]
     branches: tuple[Branch, ...]
     conditions: Mapping[str, Tensor | Fields]
@@ -95,6 +109,18 @@ class Plan:
     guidance_rescale: float = 0.0
     fields: Fields = field(default_factory=dict)
     control: Control | None = None
+    part: tuple[int, int] | None = None
+    handed: Handed | None = None
+
+    @property
+    def span(self) -> range:
+        """Indices of the moves that are made."""
+        return range(*self.part) if self.part is not None else range(len(self.moves))
+
+    @property
+    def hands_over(self) -> bool:
+        """Whether moves are left to others."""
+        return self.span.stop < len(self.moves)
 
     @property
     def nets(self) -> tuple[str, ...]:
@@ -147,7 +173,7 @@ class Plan:
     @property
     def evaluations(self) -> int:
         """How often the model is asked, start to end."""
-        return sum(len(self.questions(move)) for move in range(len(self.moves)))
+        return sum(len(self.questions(move)) for move in self.span)
 
 
 def condition_keys(row: Row, stage: Stage | None = None) -> list[str]:
@@ -206,7 +232,17 @@ def make_plan(row: Row, stage: Stage, inputs: Inputs) -> Plan:
         guidance_rescale=row.get("guidance_rescale", 0.0) if follows else 0.0,
         fields={**_row_fields(row, stage), **inputs.fields, **({} if control is None else {HINTS: control.hints})},
         control=control,
+        part=_part(trajectory.moves, stage),
+        handed=inputs.handed,
     )
+
+
+def _part(moves: tuple[Move, ...], stage: Stage) -> tuple[int, int] | None:
+    """Of the moves, those that the stage is to make, where it shares them with another."""
+    if stage.expert is None:
+        return None
+    noisy = sum(move.model_time >= stage.expert.boundary for move in moves)
+    return (0, noisy) if stage.expert.is_first else (noisy, len(moves))
 
 
 def as_asked(row: Row, stage: Stage) -> Stage:
@@ -237,7 +273,7 @@ def start_state(plan: Plan, process: Process) -> Tensor:
     return x if plan.blur is None else plan.blur(x[None])[0]
 
 
-def start_noise(seed: int, stage: int, shape: tuple[int, int, int]) -> Tensor:
+def start_noise(seed: int, stage: int, shape: Shape) -> Tensor:
     """The noise that a row's state begins with at a stage, [C, H, W] on the host."""
     return torch.from_numpy(noise.normal(seed, stage, noise.START, 0, shape))
 
@@ -302,6 +338,8 @@ def _constraint(row: Row, stage: Stage, inputs: Inputs) -> Constraint | None:
 
 def _guidance(row: Row, stage: Stage) -> float:
     """Of the two questions, with and without the prompt."""
+    if stage.expert is not None and not stage.expert.is_first and "guidance_2" in row:
+        return row["guidance_2"]
     return row.get("true_guidance", 1.0) if stage.distilled else row.get("guidance", 1.0)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from darkroom.sampling.buckets import Buckets, Shape
+from darkroom.sampling.buckets import Buckets
 from darkroom.sampling.engine import Failed, Finished, Predictor
 from darkroom.sampling.plans import Plan
+from darkroom.sampling.stage import Shape
 
 
 def walk_plans(

@@ -15,6 +15,7 @@ from darkroom.sampling.names import unknown
 SAMPLERS = {
     "diffusion": ("ddpm", "ddim", "euler", "euler_ancestral", "dpmpp_2m", "dpmpp_2m_sde", "unipc", "pndm"),
     "flow": ("euler", "heun", "midpoint"),
+    "multistep flow": ("unipc", "euler", "heun", "midpoint"),
 }
 TWO_MOVE_SOLVERS = ("heun", "midpoint")
 
@@ -173,6 +174,7 @@ def _middle(a: Place, b: Place) -> Place:
 
 _FLOW_INTERVALS = {
     "euler": lambda a, b: (Move(a, b),),
+    "unipc": lambda a, b: (Move(a, b),),
     "heun": lambda a, b: (Move(a, b, "heun_predict"), Move(a, b, "heun_correct")),
     "midpoint": lambda a, b: (Move(a, _middle(a, b), "midpoint_half"), Move(a, b, "midpoint_full")),
 }

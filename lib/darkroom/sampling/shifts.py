@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+SHORT = 1e-6  # of pure noise
+
 
 @dataclass(frozen=True)
 class Shift:
@@ -22,16 +24,22 @@ class Shift:
     ends_trained: the last step stands at the least noise that the model was trained on, and not at 1 / steps. Where f
     is a constant, that place is a shifted one already, and is shifted once more with the others: SD3's double shift,
     with which its pipelines draw (huggingface/diffusers#13243).
+    multistep: steps stand where UniPC has them (Wan): of a place more the last is left out, the first is a millionth
+    short of pure noise, as its logarithm is asked for, and the model is told whole thousandths of noise, rounded down.
     """
 
     factor: float = 1.0
     by_tokens: tuple[float, float, float, float] | None = None
     linear: bool = False
     ends_trained: bool = False
+    multistep: bool = False
 
     def shares(self, steps: int, tokens: int, num_timesteps: int) -> list[float]:
         """Descending from 1: of noise, where each step begins. num_timesteps: shares that the model was trained on."""
         factor, last = self.of(tokens), 1 / steps
+        if self.multistep:
+            first, *rest = np.linspace(1.0, 1 / num_timesteps, steps + 1)[:-1].tolist()
+            return [first - SHORT, *(_shifted(factor, share) for share in rest)]
         if self.ends_trained:
             least = 1 / num_timesteps
             last = least if self.by_tokens else _shifted(factor, least)

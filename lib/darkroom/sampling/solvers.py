@@ -102,6 +102,11 @@ def writes(used: frozenset[int], number: int) -> bool:
 Memory = Sequence[Tensor | None]
 
 
+def per_sample(values: Tensor, x: Tensor) -> Tensor:
+    """values [..., B], spread over the samples of x [B, C, H, W] or, of videos, [B, C, F, H, W]: [..., B, 1, 1, 1]."""
+    return values.reshape(*values.shape, *[1] * (x.ndim - 1))
+
+
 def step(
     x: Tensor,
     memory: Memory,
@@ -114,15 +119,15 @@ def step(
 ) -> tuple[Tensor, list[Tensor | None]]:
     """One move per sample -> (x_next, memory_next), what is not set being None.
 
-    x, memory, prediction, variance, noise: float32 [B, C, H, W], all finite, also where a sample's line ignores them;
-    variance is None unless it is learned, noise where nobody draws any, a memory where nobody looks at it.
+    x, memory, prediction, variance, noise: float32 [B, C, (F,) H, W], all finite, also where a sample's line ignores
+    them; variance is None unless it is learned, noise where nobody draws any, a memory where nobody looks at it.
     coefficients: [B, WIDTH], each sample's line of the table; used: columns that are not 0 for some sample.
 
     A sample's result has the same bits in every batch on one device: see `bitwise` for what that leaves out. Columns
     that are 0 for all are left out, which a sum that begins with 0 does not show: what is added for a neighbour's sake
     is 0 times something, and 0 + -0 is 0.
     """
-    numbers = coefficients.T[:, :, None, None, None]  # [WIDTH, B, 1, 1, 1] spreads over [B, C, H, W]
+    numbers = per_sample(coefficients.T, x)
     factors = {column: numbers[column] for column in used}
     if Column.SPREAD in used:
         assert variance is not None, "this process learns its variance, and got none"
@@ -199,9 +204,12 @@ def diffusion_lines(
 def estimate(prediction: str, a: float) -> Line:
     """x0 from the state and what a diffusion model predicts: epsilon, x0 or v. a: alpha_bar of the time asked at."""
     signal, noise = math.sqrt(a), math.sqrt(1 - a)
-    of_state, of_prediction = {"epsilon": (1 / signal, -noise / signal), "x0": (0.0, 1.0), "v": (signal, -noise)}[
-        prediction
-    ]
+    if prediction == "x0":
+        of_state, of_prediction = 0.0, 1.0
+    elif prediction == "v":
+        of_state, of_prediction = signal, -noise
+    else:
+        of_state, of_prediction = 1 / signal, -noise / signal
     return {Column.ESTIMATE_STATE: of_state, Column.ESTIMATE_PREDICTION: of_prediction}
 
 

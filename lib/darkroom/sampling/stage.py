@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from darkroom.sampling.processes import Process
+from darkroom.sampling.video import Expert, Video
 
 Row = Mapping[str, Any]
 """A task's canonical form."""
@@ -18,6 +19,10 @@ CONDITION, NOISE_LEVEL = "condition", "noise_level"
 POOLED, SIZES = "pooled", "time_ids"  # of SDXL: a second embedding, and sizes in pixels
 GUIDANCE = "guidance"  # of Flux: told, and no second question
 FIELDS = (CONDITION, NOISE_LEVEL)  # of a model that says nothing of its fields
+
+
+Shape = tuple[int, ...]
+"""Of a state: [C, H, W], or of a video [C, F, H, W]."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,7 @@ class Stage:
     `patch`: elements of the state, along a side, that the model sees as one token.
     `distilled`: it was trained to answer as if guided, and what rows ask by two questions is their true guidance;
     `embeds_guidance`: it is told how much.
+    `video`: it makes videos, and not pictures; `expert`: its walk is a part of one.
     `sampler`: the stage's own, where it does not take the row's; `noising`: what noises the low-resolution picture, if
     not `process`.
     """
@@ -58,6 +64,8 @@ class Stage:
     folds: bool = False
     edits: bool = False
     rectangle: tuple[int, int] | None = None
+    video: Video | None = None
+    expert: Expert | None = None
 
     @property
     def enlarges_latents(self) -> bool:
@@ -71,6 +79,16 @@ class Stage:
         return self.factor > 1 and not self.enlarges_latents
 
     @property
+    def hands_over(self) -> bool:
+        """Whether another stage goes on from its state."""
+        return self.expert is not None and self.expert.is_first
+
+    @property
+    def decodes(self) -> bool:
+        """Whether its states end as latents, which a VAE makes pictures of."""
+        return self.factor > 1 and not self.hands_over
+
+    @property
     def extra_channels(self) -> int:
         """Channels that the model sees beside the state; of one that edits, where a picture is given."""
         if self.edits:
@@ -82,16 +100,18 @@ class Stage:
         return 3 if self.factor > 1 else self.channels
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """[C, H, W] of the state."""
+    def shape(self) -> Shape:
+        """[C, H, W] of the state, [C, F, H, W] of a video's."""
         width, height = self.pixels
-        return (self.channels, height // self.factor, width // self.factor)
+        frames = () if self.video is None else (self.video.latent_frames,)
+        return (self.channels, *frames, height // self.factor, width // self.factor)
 
     @property
     def tokens(self) -> int:
         """Of its state."""
-        _, height, width = self.shape
-        return height // self.patch * (width // self.patch)
+        *_, height, width = self.shape
+        frames = 1 if self.video is None else self.video.latent_frames
+        return frames * (height // self.patch) * (width // self.patch)
 
     @property
     def pixels(self) -> tuple[int, int]:
@@ -100,12 +120,24 @@ class Stage:
 
 
 def at_size(row: Row, stage: Stage) -> Stage:
-    """The stage as it makes a row's picture: of the size that the row asks for, where it makes any."""
+    """The stage as it makes a row's picture or video: of the size and frames that the row asks for, where it makes
+    any."""
+    if stage.video is not None and "frames" in row:
+        stage = replace(stage, video=replace(stage.video, frames=row["frames"]))
     if not stage.step:
         return stage
     if "width" in row:
         return replace(stage, rectangle=(row["width"], row["height"]))
     return replace(stage, rectangle=(row["size"], row["size"])) if "size" in row else stage
+
+
+@dataclass(frozen=True, eq=False)
+class Handed:
+    """Where a walk stands that goes on elsewhere: its state, and what its solver remembers, a tensor like the state or
+    None for each that it may."""
+
+    x: Tensor
+    memory: tuple[Tensor | None, ...]
 
 
 @dataclass(frozen=True)
@@ -117,6 +149,7 @@ class Inputs:
     beside: what an inpainting model sees beside the state, mask and latents of the picture without its masked part; or
         the latents that one sees which edits
     fields: what the model is told of the row whatever it is asked, beside what its stage says of it
+    handed: what an expert before has left
     hints: [3, H, W] in [0, 1], pictures of the row's size by the control network that sees them, in their order
     A stage of latents takes latents of `image` and a mask of their size: see `latent_inputs`.
     """
@@ -128,4 +161,5 @@ class Inputs:
     low_res: Tensor | None = None
     beside: Tensor | None = None
     fields: Fields = field(default_factory=dict)
+    handed: Handed | None = None
     hints: Mapping[str, Tensor] = field(default_factory=dict)

@@ -9,6 +9,7 @@ from darkroom.storage.paths import join, spelt_otherwise, without_secrets
 from darkroom.storage.squares import Size, read_squares, size_name
 from darkroom.storage.stored_file import StoredFile
 from darkroom.storage.stores import Store, open_store, read_uri, write_folder, write_uri
+from darkroom.storage.videos import encode_mp4, video_key
 
 __all__ = [
     "LocalStore",
@@ -22,6 +23,7 @@ __all__ = [
     "StoredFile",
     "TooLarge",
     "decode",
+    "encode_mp4",
     "encode_png",
     "image_key",
     "image_key_of",
@@ -35,6 +37,7 @@ __all__ = [
     "spelt_otherwise",
     "stored_size",
     "to_uint8",
+    "video_key",
     "without_secrets",
     "write_folder",
     "write_uri",
