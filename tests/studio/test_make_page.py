@@ -13,6 +13,7 @@ from darkroom.studio.pages.make import _desk
 from darkroom.studio.settings import Settings
 from report_runs import NASTY
 from runs import png
+from toy_video import save_toy_video
 
 TASKS = ["text_to_image", "image_to_image", "inpaint", "anagram", "hybrid", "upscale", "denoise"]
 
@@ -115,3 +116,19 @@ def test_a_run_is_no_place_for_runs(place: Path, tmp_path: Path) -> None:
     page = AppTest.from_function(_script, default_timeout=120).run()
     Settings(str(place), model="if-xs").write()
     assert not page.exception and "is one run" in page.info[0].value
+
+
+def test_a_video_is_made_and_played(tmp_path: Path, place: Path) -> None:
+    settings = Settings(str(tmp_path / "runs"), model=str(save_toy_video(tmp_path / "toy", "cogvideox-2b")))
+    settings.write()
+    page = AppTest.from_function(_script, default_timeout=120).run()
+    Settings(str(place), model="if-xs").write()
+    assert not page.exception and page.selectbox(key="make task").options == ["text to video"]
+    page.number_input(key="make steps").set_value(2).run()
+    settings.write()
+    page = made(page)
+    Settings(str(place), model="if-xs").write()
+    (ticket,) = page.session_state["tickets"]
+    assert ticket.problem == "" and ticket.record is not None
+    assert _desk(settings).video(ticket.record)[4:8] == b"ftyp" and ticket.record["frames"] == ticket.row["frames"]
+    _desk(settings).close()

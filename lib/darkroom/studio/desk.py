@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from darkroom.batch.capacity import usual
 from darkroom.batch.load_inputs import LoadOptions, load_row
 from darkroom.batch.options import SMALL_ENCODER, Options, parse_named, refuse_wrong, stage_dtypes
 from darkroom.batch.order import Order, run_record
@@ -152,7 +153,14 @@ class Desk:
 
     def picture(self, record: dict[str, Any]) -> bytes:
         """The PNG of a row of the results. StorageError."""
-        return self.store.read(record["image"]["path"].removeprefix(f"{self.store.root.rstrip('/')}/"))
+        return self.store.read(self._key(record["image"]["path"]))
+
+    def video(self, record: dict[str, Any]) -> bytes:
+        """The MP4 of a row of the results that has one. StorageError."""
+        return self.store.read(self._key(record["video_uri"]))
+
+    def _key(self, place: str) -> str:
+        return place.removeprefix(f"{self.store.root.rstrip('/')}/")
 
     def close(self) -> None:
         """Ends what waits and gives the run back."""
@@ -170,11 +178,10 @@ class Desk:
     def _start_worker(self, number: int, say: Say) -> SamplerWorker:
         name = self.model.encoder_of(number) if self.model.encoders else None
         say(f"stage {number}: loading the weights")
-        options = self.options
         return SamplerWorker(
             self.order.address,
             number,
-            CAPACITY if options.capacity == "auto" else options.capacity,
+            self._capacity(number),
             torch.get_num_threads(),
             None if name is None else self._stores[name],
             self._dtypes[number],
@@ -182,6 +189,13 @@ class Desk:
             adapters=self.model.adapters,
             nets=self.model.nets,
         )
+
+    def _capacity(self, number: int) -> int:
+        """Evaluations a pass, where nobody said how many: of videos as few as a job's."""
+        if self.options.capacity != "auto":
+            return self.options.capacity
+        stage = self.model.stages[number - 1]
+        return CAPACITY if stage.video is None else usual(stage, on_gpu=torch.cuda.is_available())
 
     def _planned(self, row: dict[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, bool]]]:
         """The row as a file of work has it, and what each encoder is asked. ManifestError."""

@@ -124,8 +124,11 @@ def _ended(desk: Desk, ticket: Ticket, place: int) -> None:
     except StorageError as error:
         st.error(plain(error, 1000))
         return
-    viewer(large(desk, _shown(ticket.record)), key=f"made {place} {ticket.id}")
     record = ticket.record
+    if record["video_uri"]:
+        st.video(desk.video(record), loop=True, autoplay=True, muted=True)
+    else:
+        viewer(large(desk, _shown(record)), key=f"made {place} {ticket.id}")
     cost = "there already" if ticket.known else f"{ticket.seconds:.1f} s"
     st.caption(f"{_words(ticket)} · seed {record['seed']} · {plural(record['evaluations'], 'evaluation')} · {cost}")
     with st.container(horizontal=True):

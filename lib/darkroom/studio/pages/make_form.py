@@ -39,6 +39,8 @@ PAIRS: dict[str, tuple[tuple[str, str], tuple[str, str]]] = {
 def tasks_of(desk: Desk) -> list[str]:
     """Those that the model does, the usual first."""
     able = desk.abilities
+    if able.video is not None:
+        return ["text_to_video"]
     if able.inpaints:
         return ["inpaint"]
     offered = ["text_to_image", "image_to_image", "inpaint"]
@@ -53,7 +55,7 @@ def form(desk: Desk) -> tuple[dict[str, Any] | None, int]:
     row: dict[str, Any] | None = {"task": task}
     parts: dict[str, Callable[[Desk], dict[str, Any] | None]] = {
         "text_to_image": _prompted, "image_to_image": _edited, "inpaint": _inpainted, "anagram": _turned,
-        "hybrid": _mixed, "upscale": _upscaled, "denoise": _denoised,
+        "hybrid": _mixed, "upscale": _upscaled, "denoise": _denoised, "text_to_video": _filmed,
     }  # fmt: skip
     asked = parts[task](desk)
     row = None if asked is None else row | asked
@@ -66,6 +68,13 @@ def form(desk: Desk) -> tuple[dict[str, Any] | None, int]:
 
 def _prompted(desk: Desk) -> dict[str, Any]:
     return _asked(desk, "Prompt", "prompt") | _controlled(desk)
+
+
+def _filmed(desk: Desk) -> dict[str, Any]:
+    video = desk.abilities.video
+    assert video is not None, "of models of videos alone"
+    frames = int(st.number_input(f"Frames, {video.fps} a second", 1, None, video.frames, video.step, key="make frames"))
+    return _asked(desk, "Prompt", "prompt") | {"frames": frames}
 
 
 def _asked(desk: Desk, label: str, key: str) -> dict[str, Any]:
@@ -185,10 +194,11 @@ def _settings(desk: Desk, task: str) -> tuple[dict[str, Any], int, str]:
         style = st.selectbox("Style", list(STYLES), key="make style")
         if negative := st.text_input("Negative prompt", key="make negative"):
             row["negative_prompt"] = negative
-    row["guidance"] = st.slider("Guidance", 0.0, 20.0, able.guidance or 7.0, 0.5, key="make guidance")
+    usual = {"guidance": 7.0, "steps": 30} | able.usual
+    row["guidance"] = st.slider("Guidance", 0.0, 20.0, float(usual["guidance"]), 0.5, key="make guidance")
     if task != "denoise":
-        row["steps"] = int(st.number_input("Steps", 1, able.num_timesteps, 30, key="make steps"))
-    solvers = ["the model's own", *SAMPLERS[able.process]]
+        row["steps"] = int(st.number_input("Steps", 1, able.num_timesteps, usual["steps"], key="make steps"))
+    solvers = ["the model's own", *(able.samplers or SAMPLERS[able.process])]
     solver = st.selectbox("Solver", solvers, key="make solver")
     if solver != solvers[0]:
         row["sampler"] = solver
@@ -204,16 +214,11 @@ def _settings(desk: Desk, task: str) -> tuple[dict[str, Any], int, str]:
 def _size(desk: Desk) -> dict[str, Any]:
     able = desk.abilities
     if able.step:
-        left, right = st.columns(2)
-        sides = [
-            int(
-                column.number_input(
-                    name, able.step, 2 * able.default_size, able.default_size, able.step, key=f"make {name}"
-                )
-            )
-            for column, name in ((left, "width"), (right, "height"))
-        ]
-        return {"width": sides[0], "height": sides[1]}
+        sides = {}
+        for column, name, usual in zip(st.columns(2), ("width", "height"), desk.model.stages[0].pixels, strict=True):
+            most = usual // able.step * able.step * 2
+            sides[name] = int(column.number_input(name, able.step, most, usual, able.step, key=f"make {name}"))
+        return sides
     sizes = list(able.sizes)
     return {"size": st.selectbox("Size", sizes, sizes.index(able.default_size), key="make size")}
 
