@@ -148,3 +148,25 @@ def test_a_phone_has_two_pictures_a_line_and_nothing_sticks_out(browser: Browser
     assert browser.run("document.documentElement.scrollWidth") == 390
     tops = browser.run("all('#text_to_image figure img').map(image => Math.round(image.getBoundingClientRect().top))")
     assert tops[0] == tops[1] < tops[2]
+
+
+def test_a_video_plays_on_the_page_and_large(browser: Browser, tmp_path: Path) -> None:
+    row = {"task": "text_to_video", "prompt": "a red seven", "id": "seven"}
+    store = make_run(str(tmp_path / "run"), tmp_path, [row, ROWS[0]])
+    write_report(store.root)
+    browser.open(tmp_path / "run/report/index.html")
+    played = """new Promise(done => {
+        const video = document.querySelector(".panel video");
+        video.addEventListener("timeupdate", () => done([video.videoWidth, video.videoHeight]));
+        video.addEventListener("error", () => done(video.error.message));
+        video.play();
+    })"""
+    assert browser.run(played) == [48, 48]
+    browser.run("all('a.shown[data-video]')[0].click()")
+    assert browser.run("[find('video').hidden, find('picture').hidden]") == [False, True]
+    assert browser.run("find('video').src.endsWith('.mp4') && find('file').href === find('video').src")
+    browser.press("ArrowRight")
+    assert browser.run("[find('video').hidden, find('video').hasAttribute('src'), find('picture').hidden]") == [
+        True, False, False,
+    ]  # fmt: skip
+    browser.press("Escape")

@@ -69,12 +69,13 @@ def settings(group: list[Shown]) -> dict[str, str]:
     """The parameters of rows that are drawn together, in words. Not their prompts and seeds, nor, in a strip, what its
     pictures differ in: that stands below each."""
     first = group[0]
-    said = {"size": f"{first.row['width']} px"}
+    width, height = first.row["width"], first.row["height"]
+    said = {"size": f"{width} px" if width == height else f"{width} x {height} px"}
     if asking := [shown for shown in group if not asks_nothing(shown.parameters)]:
         said["sampler"] = asking[0].row["sampler"]
     if first.row["frames"]:
         said["frames"] = f"{first.row['frames']}, {first.row['fps']} a second"
-    elsewhere = {*_ELSEWHERE, "sampler", "size", "frames", *varying(group)}
+    elsewhere = {*_ELSEWHERE, "sampler", "size", "width", "height", "frames", *varying(group)}
     elsewhere |= {*SWEPT} if first.row["task"] == "image_to_image" else set()
     elsewhere |= {"method", "until"} if first.row["task"] in NOISED else set()
     for shown in group:

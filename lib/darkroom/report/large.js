@@ -161,7 +161,7 @@ document.addEventListener("click", event => {
   show(link);
 });
 large.addEventListener("keydown", event => {
-  if (event.target.type === "range") return;
+  if (event.target.type === "range" || event.target === find("video")) return;
   if (event.key === "ArrowRight") step(1);
   else if (event.key === "ArrowLeft") step(-1);
   else if (event.key === " " && event.target.tagName !== "BUTTON") press();
