@@ -165,7 +165,7 @@ def test_the_demo_shows_every_task_component_and_most_views() -> None:
     demo = tasks("demo.yaml")
     components = {part.component for task in demo for part in getattr(task, "components", ())}
     assert len(demo) >= 48
-    assert {task.task for task in demo} == set(TASKS)
+    assert {task.task for task in demo} == set(TASKS) - {"text_to_video"}
     assert components == set(COMPONENTS)
     assert len(views("demo.yaml")) >= 8
 
@@ -188,7 +188,7 @@ def test_the_demo_has_duplicates_an_inverse_hybrid_and_a_resample() -> None:
 def test_mnist_has_200_rows_without_duplicates_and_every_task_that_makes_a_digit() -> None:
     asked = tasks("mnist.yaml")
     assert len(asked) == len({str(task.canonical()) for task in asked}) == 200
-    assert {task.task for task in asked} == set(TASKS) - {"upscale", "forward", "denoise"}
+    assert {task.task for task in asked} == set(TASKS) - {"text_to_video", "upscale", "forward", "denoise"}
     turned = [task for task in asked if task.task == "anagram" and task.views[1].view == "rotate_180"]
     assert [branch.label for branch in turned[0].views] == [6, 9]
     assert {task.label for task in asked if task.task == "text_to_image"} == set(range(10))
