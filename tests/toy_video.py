@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -112,6 +113,9 @@ def _save(folder: Path, name: str, parts: dict[str, Any], **more: object) -> Pat
     for part, module in parts.items():
         module.save_pretrained(folder / part)
         index[part] = ["transformers" if part.startswith("text") else "diffusers", type(module).__name__]
+    vae = json.loads((folder / "vae/config.json").read_text())
+    # The hub's were written before there were these.
+    write_json(folder / "vae/config.json", {key: vae[key] for key in vae if not key.startswith("scale_factor")})
     save_t5_tokenizer(folder / "tokenizer")
     write_json(folder / "model_index.json", index | {"tokenizer": ["transformers", "T5Tokenizer"]})
     return folder

@@ -68,7 +68,8 @@ def _wan_stage(source: Source, number: int, config: Mapping[str, Any], vae: Mapp
     if boundary is not None and f"{SECOND_EXPERT}/config.json" not in source.names():
         raise ModelError(f"{source.address} has a boundary_ratio of {boundary} and no folder {SECOND_EXPERT!r}")
     _check_channels(source, config, vae["z_dim"])
-    factor, compression = vae["scale_factor_spatial"], vae["scale_factor_temporal"]
+    # Files older than these words are of the first VAE.
+    factor, compression = vae.get("scale_factor_spatial", 8), vae.get("scale_factor_temporal", 4)
     return Stage(
         number,
         max(WAN_SIZE),
