@@ -13,7 +13,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-from diffusers import CogVideoXPipeline, WanPipeline, WanTransformer3DModel
+from diffusers import CogVideoXPipeline, FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -173,6 +173,22 @@ def test_an_expert_goes_on_where_the_other_stopped(
     assert_same(finished.image, wanted)
     if own.get("steps", 2) > 1:
         assert left.evaluations and finished.evaluations and len(left.memory) == 3
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_wan_by_euler_as_older_files_have_it(
+    toys: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, shift: float
+) -> None:
+    folder = str(shutil.copytree(toys["wan"], tmp_path / "wan"))
+    FlowMatchEulerDiscreteScheduler(shift=shift).save_pretrained(f"{folder}/scheduler")
+    index = Path(folder) / "model_index.json"
+    named = {"scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"]}
+    index.write_text(json.dumps(json.loads(index.read_text()) | named))
+    inject(monkeypatch, "wan")
+    wanted = pipeline(folder)(**ASKED, width=WIDE, height=HIGH, num_frames=9, output_type="latent").frames[0]
+    row = make_row("text_to_video", **PROMPTS, width=WIDE, height=HIGH, frames=9)
+    assert_same(latents_of(folder, row), wanted)
+    assert open_model(folder).stages[0].process.samplers == ("euler", "heun", "midpoint")
 
 
 def test_walks_of_unipc_stand_where_its_scheduler_has_them(toys: dict[str, str]) -> None:

@@ -18,14 +18,13 @@ from torch import Tensor
 
 from darkroom.models.errors import ModelError
 from darkroom.models.families import SD3, Family, Kind, family_of, read_index, stage_kind
+from darkroom.models.flow_schedulers import flow_from_scheduler
 from darkroom.models.sources import Source, read_json
 from darkroom.models.video_stages import TEXT_WIDTHS, is_of_videos, read_video_stage
 from darkroom.models.weights import config_of
 from darkroom.sampling.diffusion import Diffusion
-from darkroom.sampling.flow import Flow
 from darkroom.sampling.grids import GridDefaults
 from darkroom.sampling.processes import Process
-from darkroom.sampling.shifts import Shift
 from darkroom.sampling.stage import CONDITION, GUIDANCE, NOISE_LEVEL, POOLED, SIZES, Stage
 
 # What diffusers' pipelines do unless they are told otherwise. A base stage follows the row.
@@ -42,11 +41,6 @@ SIZE_IDS = (
     6  # numbers that SDXL is told: original height and width, crop from the top and left, wanted height and width
 )
 FLUX_SIDE, PACKED = 128, 2  # of Flux: latents of a picture's side, and of a token's
-_NO_FLOW_OF_OURS = (
-    "shift_terminal", "invert_sigmas", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas",
-    "stochastic_sampling",
-)  # fmt: skip
-_BY_TOKENS = {"base_image_seq_len": 256, "max_image_seq_len": 4096, "base_shift": 0.5, "max_shift": 1.15}
 _PREDICTIONS = {"epsilon": "epsilon", "sample": "x0", "v_prediction": "v"}
 _CLIPPING = ("DDPMScheduler", "DDIMScheduler")  # of which a file that says nothing bounds what a picture may hold
 _SAMPLERS = {
@@ -123,24 +117,6 @@ def _transformer_stage(source: Source, number: int, family: Family, fills: bool)
     edits = read_index(source)["_class_name"] == "FluxKontextPipeline"
     how |= {"inpaints": fills, "folds": fills, "edits": edits}
     return Stage(number, size, vae["latent_channels"], process, **how)
-
-
-def flow_from_scheduler(config: Mapping[str, Any], ends_trained: bool) -> Flow:
-    """The process of a `scheduler_config.json` of FlowMatchEulerDiscreteScheduler. ends_trained: see `Shift`.
-
-    Raises ValueError for one we lack.
-    """
-    if (name := config.get("_class_name")) != "FlowMatchEulerDiscreteScheduler":
-        raise ValueError(f"it is of a {name}, wanted FlowMatchEulerDiscreteScheduler")
-    if lacking := [word for word in _NO_FLOW_OF_OURS if config.get(word)]:
-        raise ValueError(f"{' and '.join(lacking)} do not run here")
-    if (count := config.get("num_train_timesteps", 1000)) != 1000:
-        raise ValueError(f"num_train_timesteps must be 1000, was {count}")
-    if not config.get("use_dynamic_shifting"):
-        return Flow(shift=Shift(config.get("shift", 1.0), ends_trained=ends_trained))
-    by_tokens = tuple(config.get(word, usual) for word, usual in _BY_TOKENS.items())
-    linear = config.get("time_shift_type", "exponential") == "linear"
-    return Flow(shift=Shift(by_tokens=by_tokens, linear=linear, ends_trained=ends_trained))
 
 
 def transformer_fields(config: Mapping[str, Any], length: int) -> dict[str, Tensor]:

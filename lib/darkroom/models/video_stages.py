@@ -8,13 +8,13 @@ from typing import Any
 
 from darkroom.models.errors import ModelError
 from darkroom.models.families import WAN, family_of, read_index
+from darkroom.models.flow_schedulers import flow_from_scheduler, unipc_flow_from_scheduler
 from darkroom.models.sources import Source, read_json
 from darkroom.models.weights import config_of
 from darkroom.sampling.diffusion import Diffusion
 from darkroom.sampling.flow import Flow
 from darkroom.sampling.grids import GridDefaults
 from darkroom.sampling.processes import Process
-from darkroom.sampling.shifts import Shift
 from darkroom.sampling.stage import Stage
 from darkroom.sampling.video import Expert, Video
 
@@ -26,10 +26,6 @@ TEXT_WIDTHS = {  # by the class of a transformer, what its config.json calls the
     "CogVideoXTransformer3DModel": "text_embed_dim",
     "WanTransformer3DModel": "text_dim",
 }
-_NO_UNIPC_OF_OURS = (
-    "thresholding", "disable_corrector", "solver_p", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas",
-    "use_dynamic_shifting", "shift_terminal",
-)  # fmt: skip
 _COGVIDEOX_SAMPLERS = {"CogVideoXDDIMScheduler": "ddim", "CogVideoXDPMScheduler": "dpmpp_2m_sde"}
 
 
@@ -133,18 +129,10 @@ def cogvideox_process(config: Mapping[str, Any]) -> Diffusion:
 
 
 def wan_process(config: Mapping[str, Any]) -> Flow:
-    """The process of a `scheduler_config.json` of Wan. Raises ValueError for one that we lack."""
-    if (name := config.get("_class_name")) != "UniPCMultistepScheduler":
-        raise ValueError(f"it is of a {name}, wanted UniPCMultistepScheduler")
-    usual = {"prediction_type": "epsilon", "use_flow_sigmas": False, "solver_order": 2, "solver_type": "bh2"}
-    usual |= {"predict_x0": True, "final_sigmas_type": "zero", "num_train_timesteps": 1000, "lower_order_final": True}
-    wanted = usual | {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
-    given = usual | config
-    wrong = [f"{name} is {given[name]!r}, wanted {value!r}" for name, value in wanted.items() if given[name] != value]
-    wrong += [f"{name} does not run here" for name in _NO_UNIPC_OF_OURS if config.get(name)]
-    if wrong:
-        raise ValueError("; ".join(wrong))
-    return Flow(shift=Shift(config.get("flow_shift", 1.0), multistep=True))
+    """The process of a `scheduler_config.json` of Wan, by either of its schedulers. Raises ValueError."""
+    if config.get("_class_name") == "FlowMatchEulerDiscreteScheduler":
+        return flow_from_scheduler(config, ends_trained=True)
+    return unipc_flow_from_scheduler(config)
 
 
 def is_of_videos(config: Mapping[str, Any]) -> bool:
