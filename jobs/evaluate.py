@@ -4,7 +4,7 @@
     darkroom evaluate models/cats --data data/cats --classifier models/cats-classifier --out runs/quality
     darkroom evaluate s3://bucket/model --data s3://bucket/mnist --out s3://bucket/quality --count 2000 --guidance 4
     darkroom evaluate if-xs --out runs/quality
-    darkroom evaluate if-xs --out runs/quality --illusions 0
+    darkroom evaluate if-xs --out runs/quality --illusions 0 --textures 0
     darkroom evaluate if-xs --out runs/quality --steps 15 --spacing trailing --guidance 5
     darkroom evaluate sd-xs --out runs/quality
     python jobs/evaluate.py runs/mnist-flow-class --data data/mnist --out runs/quality
@@ -12,7 +12,7 @@
 A network: index.html, samples.png (what was judged wrong is framed) and evaluation.json. Class accuracy, Fréchet
 distance, precision and recall are by a classifier: that of MNIST's digits, or of `darkroom train classifier`.
 A cascade or a pipeline of painted digits: index.html, contact sheets and quality.json; of a cascade also how many
-anagrams and hybrids of digits read both ways.
+textures are as asked, and how many anagrams and hybrids read both ways.
 
 Exit codes: 0 done; 2 the model, the data or an argument is wrong; 3 storage failed.
 """
@@ -50,6 +50,10 @@ def main(
     illusions: Annotated[
         int | None, typer.Option(min=0, help="anagrams of a cascade, and as many hybrids; default 20, 0 for none")
     ] = None,
+    textures: Annotated[
+        int | None,
+        typer.Option(min=0, help="pictures of stripes, dots, checks, small digits of a cascade; default 100"),
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="show tracebacks")] = False,
 ) -> None:
     """Measure a model by what it paints."""
@@ -67,19 +71,22 @@ def main(
         if opened.kind == "network":
             if data is None:
                 raise ValueError(f"{model} is a network: --data wants the data set to measure it against")
-            if illusions:
-                raise ValueError(f"--illusions are a cascade's, and {model} is a network")
+            _refuse_paintings(illusions, textures, f"{model} is a network")
             _measure_network(opened, data, out, classifier, (count, steps, guidance, sampler, seed))
             return
         if classifier is not None:
             raise ValueError(f"--classifier judges a network's pictures; {model} paints digits")
-        sees = opened.config.get("kind") != "pipeline"  # views and components are of pixels
-        if illusions and not sees:
-            raise ValueError(f"--illusions are a cascade's: {model} paints latents, which have no views")
-        wanted = (20 if illusions is None else illusions) if sees else 0
-        _measure_painter(
-            model, out, wanted, (count or 500, stride, guidance, seed), {"steps": steps, "spacing": spacing}
-        )
+        if opened.config.get("kind") == "pipeline":  # views and components are of pixels
+            _refuse_paintings(illusions, textures, f"{model} paints latents, which have no views")
+            illusions = textures = 0
+        more = 20 if illusions is None else illusions, 100 if textures is None else textures
+        _measure_painter(model, out, more, (count or 500, stride, guidance, seed), {"steps": steps, "spacing": spacing})
+
+
+def _refuse_paintings(illusions: int | None, textures: int | None, why: str) -> None:
+    for name, count in (("illusions", illusions), ("textures", textures)):
+        if count:
+            raise ValueError(f"--{name} are a cascade's, and {why}")
 
 
 def _measure_network(opened: Any, data: str, out: str, classifier: str | None, asked: tuple[Any, ...]) -> None:
@@ -94,13 +101,18 @@ def _measure_network(opened: Any, data: str, out: str, classifier: str | None, a
     print(f"index.html lies in {out}")
 
 
-def _measure_painter(model: str, out: str, illusions: int, asked: tuple[Any, ...], steps: dict[str, Any]) -> None:
-    from darkroom.evaluation import sample_and_judge, sample_illusions
+def _measure_painter(
+    model: str, out: str, more: tuple[int, int], asked: tuple[Any, ...], steps: dict[str, Any]
+) -> None:
+    """more: how many illusions and textures."""
+    from darkroom.evaluation import sample_and_judge, sample_illusions, sample_textures
     from darkroom.report.cascade import write_cascade_evaluation
 
     evaluation = sample_and_judge(model, *asked, **steps)
-    both_ways = sample_illusions(model, illusions, evaluation.settings) if illusions else None
-    print(f"{write_cascade_evaluation(evaluation, out, both_ways)}\nindex.html and quality.json lie in {out}")
+    illusions = sample_illusions(model, more[0], evaluation.settings) if more[0] else None
+    textures = sample_textures(model, more[1], evaluation.settings) if more[1] else None
+    print(write_cascade_evaluation(evaluation, out, illusions, textures))
+    print(f"index.html and quality.json lie in {out}")
 
 
 if __name__ == "__main__":

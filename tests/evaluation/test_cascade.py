@@ -70,7 +70,7 @@ def test_what_cannot_be_sampled_is_a_sentence(untrained_cascade: Path) -> None:
 def test_steps_and_their_spacing_are_those_of_a_row(untrained_cascade: Path) -> None:
     """One step stands at 0 where it is leading, and at 999 where it is trailing: the pictures differ."""
     options = {"count": 1, "stages": 1, "steps": 1}
-    leading = sample_and_judge(str(untrained_cascade), **options)
+    leading = sample_and_judge(str(untrained_cascade), **options, spacing="leading")
     trailing = sample_and_judge(str(untrained_cascade), **options, spacing="trailing")
     assert (trailing.settings["steps"], trailing.settings["spacing"], "stride" in trailing.settings) == (
         1,

@@ -10,7 +10,8 @@ from torch import Tensor
 from darkroom.evaluation.cascade import sample_and_judge
 from darkroom.evaluation.illusions import BEST_OF, Illusion, judge_illusions, sample_illusions, wished_illusions
 from darkroom.manifest import parse_task
-from darkroom.models.painted_ink import COLOURS
+from darkroom.evaluation.textures import SMALL
+from darkroom.models.painted_ink import COLOURS, PATTERNS, PLURALS
 from darkroom.report.cascade import illusion_sheet, write_cascade_evaluation
 from darkroom.training.data import load_images, sample_uri
 
@@ -36,9 +37,11 @@ def test_wishes_are_every_kind_in_turn_and_rows_of_a_manifest() -> None:
     anagrams, hybrids = wishes_of("anagram", 10), wishes_of("hybrid", 10)
     kinds = ["6/9 rotate_180", "2/5 flip_vertical", "1/7 rotate_180", "0/8 rotate_90", "negative"]
     assert [wish.name for wish in anagrams] == kinds * 2
-    assert {wish.parts[0].wanted for wish in hybrids} == set(range(10))
-    assert all(wish.parts[0].wanted != wish.parts[1].wanted for wish in wishes_of("hybrid", 90))
-    assert len({tuple(part.wanted for part in wish.parts) for wish in wishes_of("hybrid", 90)}) == 90
+    assert {wish.parts[0].wanted for wish in wishes_of("hybrid", 20)} == set(range(10))
+    pairs = {tuple(part.wanted for part in wish.parts) for wish in wishes_of("hybrid", 180)}
+    small = {(far, near) for far, near in pairs if near in SMALL}
+    assert len(small) == 90 and all(SMALL.index(near) != far for far, near in small)
+    assert {near for _, near in pairs - small} == set(PATTERNS)
     for wish in (*anagrams, *hybrids):
         rows = wish.rows(seed=7)
         assert [row["seed"] for row in rows] == list(range(7, 7 + BEST_OF[wish.task]))
@@ -61,10 +64,11 @@ def test_what_turns_into_itself_in_the_negative_is_read_and_what_does_not_is_not
     assert torch.equal(best[1], -best[0]), "the best candidate is shown, as both its parts are seen"
 
 
-def test_a_hybrid_is_read_blurred_and_sharp(painted: dict[int, Tensor]) -> None:
-    """Sharp and blurred alike a plain digit is itself: it reads far or near, never both, as the two differ."""
+def test_a_hybrid_is_read_blurred_and_from_near(painted: dict[int, Tensor]) -> None:
+    """Candidates that show one of its parts alone read in that part, none in both."""
     wish = wishes_of("hybrid", 1)[0]
-    far, near = (painted[part.wanted] for part in wish.parts)
+    far, small = painted[wish.parts[0].wanted], painted[PLURALS.index(wish.parts[1].wanted.split()[1])]
+    near = torch.nn.functional.avg_pool2d(small, 2).repeat(1, 2, 2)
     found = judge_illusions([wish], torch.stack([far] * 3 + [near] * 5), 0.0).by_task["hybrid"]
     assert (found.best_of, found.read) == (8, 0.0)
     assert found.first == 0.375 and found.second == 0.625
@@ -77,7 +81,10 @@ def test_a_cascades_illusions_are_sampled_read_and_shown(untrained_cascade: Path
     said = write_cascade_evaluation(evaluation, str(tmp_path), found)
     assert "\nanagrams: " in said and "best of 8" in said
     record = json.loads((tmp_path / "quality.json").read_text())["illusions"]
-    assert record["by_task"]["hybrid"]["wishes"] == 1 and set(record["by_kind"]) == {"6/9 rotate_180", "two digits"}
+    assert record["by_task"]["hybrid"]["wishes"] == 1 and set(record["by_kind"]) == {
+        "6/9 rotate_180",
+        "digit of small digits",
+    }
     page = (tmp_path / "index.html").read_text()
     for name in ("sheet-24.png", "sheet-48.png", "anagrams.png", "hybrids.png"):
         assert name in page and (tmp_path / name).stat().st_size

@@ -40,9 +40,7 @@ def weights(out: Path) -> dict[str, bytes]:
     return {str(path.relative_to(out)): path.read_bytes() for path in files}
 
 
-@pytest.mark.parametrize(
-    "stop", [2, 3, 4, 7], ids=["in stage I", "between phases", "where the text encoder learns again", "in stage II"]
-)
+@pytest.mark.parametrize("stop", [1, 2, 4], ids=["between phases", "in stage I", "in stage II"])
 def test_interrupted_and_resumed_equals_unbroken_bit_for_bit(unbroken: Path, tmp_path: Path, stop: int) -> None:
     lines: list[str] = []
 
@@ -55,13 +53,14 @@ def test_interrupted_and_resumed_equals_unbroken_bit_for_bit(unbroken: Path, tmp
         train(tmp_path, say=say)
     train(tmp_path, say=lines.append)
     assert weights(tmp_path) == weights(unbroken)
-    assert len(lines) == 9  # the nine steps, each once
+    assert len(lines) == 5  # the five steps, each once
 
 
 def test_what_training_leaves_is_a_cascade_that_says_what_it_was_made_of(unbroken: Path) -> None:
     files = weights(unbroken)
     assert json.loads(files["stage2/unet/config.json"])["in_channels"] == 6
     assert json.loads(files["stage1/scheduler/scheduler_config.json"])["variance_type"] == "learned_range"
+    assert json.loads(files["stage1/scheduler/scheduler_config.json"])["prediction_type"] == "v_prediction"
     cascade = open_model(str(unbroken))
     assert (cascade.name, cascade.sizes, cascade.stages[1].steps) == ("if-xs", (24, 48), STAGE2["steps"])
     assert cascade.config["training"]["recipe"]["stage1_steps"] == 2

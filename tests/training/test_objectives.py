@@ -12,6 +12,7 @@ from darkroom.sampling.diffusion import Diffusion
 from darkroom.training.draws import Draw
 from darkroom.training.feeds import Batch
 from darkroom.training.objectives import (
+    BOUND_SHARE,
     Denoising,
     DenoisingDiffusion,
     FlowMatching,
@@ -60,37 +61,34 @@ def test_the_variational_bound_is_the_divergence_of_the_two_normals(fraction: fl
     torch.testing.assert_close(found.double(), bound(predicted, fractions, x0, epsilon), rtol=2e-3, atol=2e-6)
 
 
+def v_of(x0: torch.Tensor, epsilon: torch.Tensor) -> torch.Tensor:
+    return Diffusion(ALPHAS_CUMPROD, prediction="v").target(x0, TIMES, epsilon)
+
+
 def test_a_perfect_answer_costs_nothing() -> None:
     x0, epsilon = drawn()
-    output = torch.cat([epsilon, torch.full_like(x0, -1.0)], dim=1)
+    output = torch.cat([v_of(x0, epsilon), torch.full_like(x0, -1.0)], dim=1)
     assert OBJECTIVE.loss(output, x0, TIMES, epsilon).abs() < 1e-6
 
 
-def test_the_loss_is_weighted_squared_error_plus_the_bound() -> None:
+def test_the_loss_is_the_squared_error_of_v_plus_a_share_of_the_bound() -> None:
     x0, epsilon = drawn()
-    predicted, fractions = epsilon + 0.2, torch.zeros_like(x0)
-    snr = ALPHAS_CUMPROD / (1 - ALPHAS_CUMPROD)
-    weights = torch.tensor([min(5.0, snr[t].item()) / snr[t].item() for t in TIMES])
-    wanted = (weights * 0.04).mean() + bound(predicted, fractions, x0, epsilon).float().mean()
-    torch.testing.assert_close(
-        OBJECTIVE.loss(torch.cat([predicted, fractions], dim=1), x0, TIMES, epsilon), wanted, rtol=2e-3, atol=1e-6
-    )
+    fractions, error = torch.zeros_like(x0), 0.2
+    signal = ALPHAS_CUMPROD[TIMES].sqrt().view(-1, 1, 1, 1)
+    of_epsilon = epsilon + signal * error  # what is wrong of v is wrong of epsilon by the signal's share
+    wanted = error**2 + BOUND_SHARE * bound(of_epsilon, fractions, x0, epsilon).float().mean()
+    output = torch.cat([v_of(x0, epsilon) + error, fractions], dim=1)
+    torch.testing.assert_close(OBJECTIVE.loss(output, x0, TIMES, epsilon), wanted, rtol=2e-3, atol=1e-6)
 
 
-def test_noisy_times_count_more_up_to_the_shape_weight() -> None:
-    ratio = LearnedRangeDiffusion(ALPHAS_CUMPROD, shape_weight=20.0).weight / OBJECTIVE.weight
-    torch.testing.assert_close(ratio, (1 / ALPHAS_CUMPROD).clamp(max=20.0))
-    assert ratio[999] == 20 and ratio[0] < 1.001
-
-
-def test_the_bound_does_not_pull_on_epsilon() -> None:
+def test_the_bound_does_not_pull_on_v() -> None:
     x0, epsilon = drawn()
-    output = torch.cat([epsilon + 0.2, torch.zeros_like(x0)], dim=1).requires_grad_()
+    output = torch.cat([v_of(x0, epsilon) + 0.2, torch.zeros_like(x0)], dim=1).requires_grad_()
     OBJECTIVE.loss(output, x0, TIMES, epsilon).backward()
     assert output.grad is not None
-    predicted, fraction = output.grad.chunk(2, dim=1)
-    wanted = OBJECTIVE.weight[TIMES].view(-1, 1, 1, 1) * 2 * 0.2 / epsilon.numel()  # of the squared error alone
-    torch.testing.assert_close(predicted, wanted.expand_as(predicted), rtol=1e-4, atol=1e-9)
+    v, fraction = output.grad.chunk(2, dim=1)
+    of_the_squared_error = torch.full_like(v, 2 * 0.2 / epsilon.numel())
+    torch.testing.assert_close(v, of_the_squared_error, rtol=1e-4, atol=1e-9)
     assert fraction.abs().max() > 0
 
 

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from darkroom.models.painted_ink import COLOURS, DIGITS
+from darkroom.evaluation.textures import read_textures
+from darkroom.models.painted_ink import COLOURS, DIGITS, PATTERNS, PLURALS
 from darkroom.training.data import load_images, sample_uri
 from darkroom.training.painted_digits import BACKGROUNDS, paint, vocabulary
 
@@ -12,7 +15,7 @@ from darkroom.training.painted_digits import BACKGROUNDS, paint, vocabulary
 def painted(count: int, fill: int | None = None) -> tuple[np.ndarray, object]:
     sample = load_images(sample_uri(), "train")
     digits = sample.images[:count, :, :, 0] if fill is None else np.full((count, 28, 28), fill, np.uint8)
-    return sample.labels[:count], paint(digits, sample.labels[:count], np.random.default_rng(3))
+    return sample.labels[:count], paint(digits, sample.labels[:count], np.random.default_rng(3), kinds=(1, 0, 0))
 
 
 def test_no_ink_is_paper_and_full_ink_is_the_colour_of_the_prompt() -> None:
@@ -66,3 +69,24 @@ def test_prompts_name_the_digit_in_known_words() -> None:
 def test_the_same_generator_paints_the_same() -> None:
     (_, one), (_, two) = painted(20), painted(20)
     assert torch.equal(one.small, two.small) and torch.equal(one.large, two.large) and one.prompts == two.prompts
+
+
+def test_small_digits_fill_the_picture_and_are_named_so() -> None:
+    sample = load_images(sample_uri(), "train")
+    digits, labels = sample.images[:200, :, :, 0], sample.labels[:200]
+    small = paint(digits, labels, np.random.default_rng(3), kinds=(0, 0, 1), backgrounds=("black",))
+    for label, prompt, picture, large in zip(labels, small.prompts, small.small, small.large, strict=True):
+        assert prompt == "" or re.fullmatch(rf"small \w+ {PLURALS[label]}( on black)?", prompt)
+        assert torch.equal(picture[:, :12, :12], picture[:, 12:, 12:]) and torch.equal(large[:, :24], large[:, 24:])
+    assert set(vocabulary()).issuperset(word for prompt in small.prompts for word in prompt.split())
+
+
+def test_patterns_are_those_they_are_called() -> None:
+    sample = load_images(sample_uri(), "train")
+    drawn = paint(sample.images[:200, :, :, 0], sample.labels[:200], np.random.default_rng(3), kinds=(0, 1, 0))
+    named = [next((word for word in prompt.split() if word in PATTERNS), None) for prompt in drawn.prompts]
+    told = [number for number, name in enumerate(named) if name]
+    assert {named[number] for number in told} == set(PATTERNS) and len(told) > 150
+    read = read_textures(drawn.large[told])
+    assert read == [named[number] for number in told]
+    assert torch.allclose(F.avg_pool2d(drawn.large, 2), drawn.small, atol=1e-5)

@@ -22,6 +22,7 @@ from darkroom.sampling.run import walk_plans
 from darkroom.training.painted_digits import BACKGROUNDS
 
 CAPACITY = 32
+SCHEDULE = ("guidance", "stride", "steps", "spacing")  # of an evaluation's settings, those that rows have
 SHOWN = len(DIGITS) * len(COLOURS)  # wishes that are every digit in every colour
 
 

@@ -1,5 +1,5 @@
 """How many illusions read both ways: anagrams of digits that turn into each other, hybrids of one digit from afar and
-another from near. The judge of digits reads what a viewer would see of each part."""
+small ones, or a pattern, from near. The judges of digits and textures read what a viewer would see of each part."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from darkroom.evaluation.cascade import paint
+from darkroom.evaluation.cascade import SCHEDULE, paint
 from darkroom.evaluation.digits import recognise
+from darkroom.evaluation.textures import SMALL, TextureWish, read_near_textures
 from darkroom.models.catalog import open_model
-from darkroom.models.painted_ink import COLOURS, DIGITS
+from darkroom.models.painted_ink import COLOURS, DIGITS, PATTERNS
 from darkroom.sampling.components import make_component
 from darkroom.sampling.views import make_view
 
@@ -26,7 +27,10 @@ INKS = tuple(colour for colour in COLOURS if colour != "white")
 SIGMA = 5.0  # where a hybrid's two components part, in pixels at 64 px
 AFAR = 3.0  # of the blur through which the first is read: of real digits the judge reads 99 % so, and 57 % at 5
 KINDS = len(TURNS) + 1
-SCHEDULE = ("guidance", "stride", "steps", "spacing")
+
+
+def _near(pictures: Tensor) -> Sequence[str]:
+    return read_near_textures(make_component("high_pass", sigma=SIGMA)(pictures))
 
 
 def _digits(pictures: Tensor) -> Sequence[Any]:
@@ -104,7 +108,7 @@ def _said(reading: Reading) -> str:
 
 
 def wished_illusions(count: int) -> list[Illusion]:
-    """So many anagrams, of every kind in turn, and as many hybrids of digits, in every ink."""
+    """So many anagrams, of every kind in turn, and as many hybrids, of small digits and of patterns in turn."""
     return [*(_anagram(number) for number in range(count)), *(_hybrid(number) for number in range(count))]
 
 
@@ -126,15 +130,17 @@ def _turned(name: str, view: str, first: tuple[int, str, str], second: tuple[int
 
 
 def _hybrid(number: int) -> Illusion:
-    """Digits that lie 1 to 9 apart in turn, so that every pair comes."""
-    far, ink = number % 10, INKS[number % len(INKS)]
-    near = (far + 1 + (number + number // 10) % 9) % 10
+    """Digits over small ones that lie 1 to 9 apart in turn, so that every pair comes, and over patterns."""
+    turn, kind = divmod(number, 2)
+    far, ink = turn % 10, INKS[number % len(INKS)]
+    texture = PATTERNS[turn % len(PATTERNS)] if kind else SMALL[(far + 1 + (turn + turn // 10) % 9) % 10]
     low, high = ({"component": name, "sigma": SIGMA} for name in ("low_pass", "high_pass"))
+    near = TextureWish(texture, ink, "white", 0).prompt
     parts = (
         Part({**low, "prompt": _prompt(far, ink, "white")}, far, make_component("low_pass", sigma=AFAR)),
-        Part({**high, "prompt": _prompt(near, ink, "white")}, near, make_component("whole")),
+        Part({**high, "prompt": near}, texture, make_component("whole"), _near),
     )
-    return Illusion("hybrid", "two digits", parts)
+    return Illusion("hybrid", "digit of a pattern" if kind else "digit of small digits", parts)
 
 
 def _prompt(digit: int, ink: str, paper: str) -> str:

@@ -1,7 +1,7 @@
 """The architecture of `if-xs`: DeepFloyd IF's own classes, at a size that a CPU trains in an hour.
 
 Stage I paints 24 x 24 pixels from a prompt, stage II makes 48 x 48 of them with the low-resolution picture as three
-more input channels. Both predict epsilon and a learned-range variance (6 output channels), as IF does.
+more input channels. Both predict v and a learned-range variance (6 output channels); IF itself predicts epsilon.
 """
 
 from __future__ import annotations
@@ -58,10 +58,12 @@ def build_unet(stage: int) -> UNet2DConditionModel:
 
 
 def build_scheduler() -> DDPMScheduler:
-    """IF's noise schedule: cosine, 1000 steps, epsilon, learned-range variance, dynamic thresholding."""
+    """IF's noise schedule: cosine, 1000 steps, learned-range variance, dynamic thresholding; of v, and steps that
+    begin at the top whatever their number."""
     return DDPMScheduler(
         beta_schedule="squaredcos_cap_v2",
-        prediction_type="epsilon",
+        prediction_type="v_prediction",  # epsilon hardly tells of the paper while it is chosen
+        timestep_spacing="trailing",
         variance_type="learned_range",
         thresholding=True,
         dynamic_thresholding_ratio=0.95,

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+PLURALS = tuple("sixes" if digit == "six" else f"{digit}s" for digit in DIGITS)  # of small ones that fill a picture
+PATTERNS = ("stripes", "dots", "checks")
 COLOURS = {  # ink, RGB in 0..255; far enough apart that the nearest name is never in doubt
     "red": (225, 35, 40),
     "orange": (250, 145, 20),

@@ -1,5 +1,5 @@
-"""What an evaluation of painted digits leaves: contact sheets (of a cascade sheet-24.png, ..., anagrams.png and
-hybrids.png, of scenes sheet.png), index.html that shows them, and quality.json."""
+"""What an evaluation of painted digits leaves: contact sheets (of a cascade sheet-24.png, ..., textures.png,
+anagrams.png and hybrids.png, of scenes sheet.png), index.html that shows them, and quality.json."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from darkroom.evaluation.cascade import SHOWN, CascadeEvaluation, SceneEvaluatio
 from darkroom.evaluation.digits import Quality, recognise
 from darkroom.evaluation.illusions import KINDS, IllusionEvaluation
 from darkroom.evaluation.scenes import SceneWish, verdict
+from darkroom.evaluation.textures import TextureEvaluation, read_textures
 from darkroom.models.painted_ink import DIGITS
 from darkroom.report.evaluation import framed_sheet
 from darkroom.report.sections import Drawing, Section, Table, section_page
@@ -22,11 +23,18 @@ SIDE = 96
 
 
 def write_cascade_evaluation(
-    evaluation: CascadeEvaluation | SceneEvaluation, out: str, illusions: IllusionEvaluation | None = None
+    evaluation: CascadeEvaluation | SceneEvaluation,
+    out: str,
+    illusions: IllusionEvaluation | None = None,
+    textures: TextureEvaluation | None = None,
 ) -> str:
     """Writes the sheets and index.html and then quality.json under `out`; what was measured, as lines of text."""
     store, record, lines = open_store(out), evaluation.record(), [evaluation.text()]
     sections = [_measures(evaluation), *_samples(evaluation)]
+    if textures is not None:
+        record["textures"] = textures.record()
+        lines.append(textures.text())
+        sections.append(_textures(textures))
     if illusions is not None:
         record["illusions"] = illusions.record()
         lines.append(illusions.text())
@@ -83,6 +91,33 @@ def _samples(evaluation: CascadeEvaluation | SceneEvaluation) -> list[Section]:
     return [Section("samples", "Samples", framed, drawings)]
 
 
+def _textures(textures: TextureEvaluation) -> Section:
+    """A line of every size; the first of the largest."""
+    head = ["", "pictures", "texture", "patterns", "small digits", "worst", "both colours"]
+    rows = [
+        [
+            f"{pictures.shape[-1]} px",
+            f"{q.count}",
+            *(f"{share:.1%}" for share in (q.texture_accuracy, q.pattern_accuracy, q.small_accuracy)),
+            f"{q.worst}, {q.per_texture[q.worst]:.0%}",
+            f"{q.colour_accuracy:.1%}",
+        ]
+        for pictures, q in zip(textures.pictures, textures.quality, strict=True)
+    ]
+    about = ["Patterns and small digits in turn. Framed: not seen to be what was asked."]
+    return Section(
+        "textures", "Textures", about, [Drawing("textures", texture_sheet(textures), "Contact sheet of textures")],
+        Table(head, rows),
+    )  # fmt: skip
+
+
+def texture_sheet(textures: TextureEvaluation) -> bytes:
+    """PNG of the first pictures of the last stage, ten in a row; a frame where another texture is seen."""
+    pictures, wishes = textures.pictures[-1][:SHOWN], textures.wishes[:SHOWN]
+    wrong = [found != wish.texture for found, wish in zip(read_textures(pictures), wishes, strict=True)]
+    return framed_sheet((pictures + 1) / 2, wrong, [], [], SIDE, len(DIGITS))
+
+
 def _illusions(illusions: IllusionEvaluation) -> list[Section]:
     """A table of all kinds; a sheet for each task."""
     head = ["", "wishes", "read both ways", "of", "one picture does", "reads first", "reads second"]
@@ -100,7 +135,7 @@ def _illusions(illusions: IllusionEvaluation) -> list[Section]:
     ]
     about = [
         "An anagram's first part is read as the picture lies, its second turned; a hybrid's first blurred, as from "
-        "afar, its second sharp.",
+        "afar, its second without what a blur leaves, as from near.",
         "Of every wish the picture that reads best, both ways side by side. Framed: not read as asked.",
     ]
     drawings = [

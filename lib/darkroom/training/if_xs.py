@@ -1,13 +1,10 @@
-"""Trains the embedded cascade `if-xs`, phase by phase: stage I together with its text encoder; stage I again, the text
-encoder frozen, with more weight on the noisy times at which a digit's shape is settled; both once more, so that words
-which looked alike (three and five) come apart; both with still more weight on noisy times; stage I alone, half of it at
-the noisiest times, which settle what is ink and what is paper ("a white six" against "a black six"); stage II.
+"""Trains the embedded cascade `if-xs`, phase by phase: stage I with its text encoder, first on a world of ten pictures
+on one paper, until words are bound to what they name, then on all that is painted; stage II, the text encoder frozen.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +29,7 @@ from darkroom.training.phases import Painter, train_phase
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, T5EncoderModel
 
+NOISIEST = 8  # one in so many of stage I's times is of the noisiest tenth
 STAGE2 = {"steps": 34, "guidance": 1.0, "noise_level": 100, "start": 9}  # stage II follows these, not a row's own
 
 
@@ -39,28 +37,18 @@ class Settings(phases.Settings, Protocol):
     """What is read of the recipe, `darkroom.training.recipes.if_xs`, which imports this module."""
 
     noise_levels: int
-    stage1_steps: int
-    shape_steps: int
     words_steps: int
-    roles_steps: int
-    paper_steps: int
+    stage1_steps: int
     stage2_steps: int
-    copy_steps: int
-    shape_weight: float
-    roles_weight: float
-    paper_weight: float
 
     def record(self) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True)
 class Phase(phases.Phase):
-    """noisiest: the share of each batch that is drawn from the noisiest tenth of the times; the others as of
-    `LearnedRangeDiffusion`."""
+    """words: painted are one digit of each kind, alone and on white; otherwise all that can be painted."""
 
-    shape_weight: float = 1.0
-    noisiest: float = 0.0
-    gamma: float = 5.0
+    words: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +74,7 @@ class StageTraining(Objective):
         text_encoder = text_encoder or if_xs.build_text_encoder(len(tokenizer))
         super().__init__(nn.ModuleDict({"unet": if_xs.build_unet(number), "text_encoder": text_encoder}))
         self.number, self.tokenizer = number, tokenizer
-        self.noise_levels, self.noisiest = 0, 0.0
+        self.noise_levels = 0
         self.diffusion: LearnedRangeDiffusion | None = None
         self.set_frozen(frozen)
 
@@ -107,13 +95,21 @@ class StageTraining(Objective):
     def inputs(self, batch: Painted) -> tuple[Tensor, ...]:
         x0 = batch.small if self.number == 1 else batch.large
         torch.manual_seed(batch.seed)  # dropout knows the global generator only
-        t = batch.draw.integers(1000)
-        few = round(self.noisiest * len(x0))
-        t[:few] = 900 + t[:few] // 10
+        t = self._times(batch.draw, len(x0))
         tensors = (x0, t, batch.draw.normal(x0.shape[1:]), *self._tokens(batch.prompts, x0.device))
         if self.number == 1:
             return tensors
         return *tensors, batch.small, batch.draw.integers(self.noise_levels), batch.draw.normal(x0.shape[1:])
+
+    def _times(self, draw: Draw, count: int) -> Tensor:
+        """int64 [count]. Of stage I the later of two, as what is where is settled at noisy times, and some of them
+        of the noisiest tenth, where it is settled what is ink and what is paper; of stage II any."""
+        t = draw.integers(1000)
+        if self.number == 1:
+            t = torch.maximum(t, draw.integers(1000))
+            few = count // NOISIEST
+            t[:few] = 900 + t[:few] // 10
+        return t
 
     def _tokens(self, prompts: list[str], device: torch.device) -> tuple[Tensor, Tensor]:
         """B sentences -> token ids and attention mask, int64 [B, 12]."""
@@ -150,15 +146,11 @@ def train_cascade(recipe: Settings, data: str, store: Store, worker: Worker, say
     tokenizer = if_xs.build_tokenizer(vocabulary())
     torch.manual_seed(recipe.seed)
     first = StageTraining(1, tokenizer, None)
-    train(first, Phase("stage1", 1, recipe.stage1_steps), False)
-    train(first, Phase("shape", 3, recipe.shape_steps, recipe.shape_weight), True)
-    train(first, Phase("words", 4, recipe.words_steps, recipe.shape_weight), False)
-    train(first, Phase("roles", 5, recipe.roles_steps, recipe.roles_weight), False)
-    train(first, Phase("paper", 6, recipe.paper_steps, recipe.paper_weight, noisiest=0.5), True)
+    train(first, Phase("words", 1, recipe.words_steps, words=True), False)
+    train(first, Phase("stage1", 2, recipe.stage1_steps), False)
     torch.manual_seed(recipe.seed)  # or it would begin otherwise when the phases before it were already done
     second = StageTraining(2, tokenizer, first.network["text_encoder"])
-    train(second, Phase("stage2", 2, recipe.stage2_steps), True)
-    ran = train(second, Phase("copy", 7, recipe.copy_steps, recipe.roles_weight, gamma=math.inf, average=0.99), True)
+    ran = train(second, Phase("stage2", 3, recipe.stage2_steps), True)
     if worker.rank == 0:
         save_cascade(first, second, store)
         config = {
@@ -188,18 +180,19 @@ def _train_phase(
     phase: Phase, stage: StageTraining, digits: Images, recipe: Settings, store: Store, worker: Worker, say: Say
 ) -> dict[str, Any]:
     """One phase to its end; see `phases.train_phase`."""
-    stage.noise_levels, stage.noisiest = recipe.noise_levels, phase.noisiest
     alphas = if_xs.build_scheduler().alphas_cumprod.to(worker.device)
-    stage.diffusion = LearnedRangeDiffusion(alphas, phase.shape_weight, phase.gamma)
-    feed = Painter(lambda key: _paint(digits, recipe.batch, key, worker), recipe, phase)
+    stage.noise_levels, stage.diffusion = recipe.noise_levels, LearnedRangeDiffusion(alphas)
+    feed = Painter(lambda key: _paint(digits, phase, recipe.batch, key, worker), recipe, phase)
     return train_phase(phase, stage, feed, recipe, store, worker, say)
 
 
-def _paint(digits: Images, batch: int, key: tuple[int, ...], worker: Worker) -> Painted:
+def _paint(digits: Images, phase: Phase, batch: int, key: tuple[int, ...], worker: Worker) -> Painted:
     """The whole batch is painted by every worker, which keeps its share: painting costs little beside a step."""
     rng, device, share = np.random.default_rng(key), worker.device, worker.share(batch)
-    chosen = rng.integers(len(digits.images), size=batch)
-    painting = paint(digits.images[chosen, :, :, 0], digits.labels[chosen], rng)
+    known = np.unique(digits.labels, return_index=True)[1] if phase.words else np.arange(len(digits.labels))
+    chosen = known[rng.integers(len(known), size=batch)]
+    world = {"kinds": (1.0, 0.0, 0.0), "backgrounds": ("white",)} if phase.words else {}
+    painting = paint(digits.images[chosen, :, :, 0], digits.labels[chosen], rng, **world)
     small, large = (pictures[share].to(device) for pictures in (painting.small, painting.large))
     seed = int(rng.integers(2**62))
     return Painted(small, large, painting.prompts[share], Draw(key, batch, share, device), seed)

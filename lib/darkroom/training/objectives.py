@@ -13,17 +13,21 @@ from torch import Tensor, nn
 from darkroom.sampling.diffusion import Diffusion
 from darkroom.training.feeds import Batch
 
+BOUND_SHARE = 0.1  # of the variational bound, beside the error of v
+
 
 class LearnedRangeDiffusion:
-    """Epsilon prediction with a learned variance: L_simple + L_vlb (arXiv 2102.09672, equations 14 to 17).
+    """v prediction (arXiv 2202.00512) with a learned variance: L_simple of v + BOUND_SHARE L_vlb (arXiv 2102.09672,
+    equations 14 to 17).
 
-    The variance's term sees the mean as a constant (stop-gradient), so it never pulls on epsilon.
+    Of v, not of epsilon: at noisy times, where it is settled what will be on which paper, epsilon is nearly the state
+    itself, and its error says next to nothing of the picture. The variance's term sees the mean as a constant
+    (stop-gradient), so it never pulls on v.
     """
 
-    def __init__(self, alphas_cumprod: Tensor, shape_weight: float = 1.0, gamma: float = 5.0) -> None:
-        """alphas_cumprod: float [T]. shape_weight: how much more noisy times may count than others, at most.
-        gamma: the signal-to-noise ratio from which on cleaner times count less; inf: they do not."""
-        self.process = Diffusion(alphas_cumprod)
+    def __init__(self, alphas_cumprod: Tensor) -> None:
+        """alphas_cumprod: float [T]."""
+        self.process = Diffusion(alphas_cumprod, prediction="v")
         alpha_bar = alphas_cumprod.double()
         previous = torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
         beta = 1 - alpha_bar / previous
@@ -32,19 +36,14 @@ class LearnedRangeDiffusion:
         self.alpha_bar = alpha_bar.float()
         self.log_beta, self.log_posterior = beta.log().float(), posterior.log().float()
         self.x0_weight = (beta * previous.sqrt() / (1 - alpha_bar)).float()
-        # min-SNR weights (arXiv 2303.09556): nearly clean images are easy and would drown out colour and
-        # shape. 1 / alpha_bar turns the error of epsilon into that of v (arXiv 2202.00512): at noisy times, where it is
-        # settled which digit it will be, epsilon is easy to guess and says little about the picture.
-        snr = alpha_bar / (1 - alpha_bar)
-        self.weight = (snr.clamp(max=gamma) / snr * (1 / alpha_bar).clamp(max=shape_weight)).float()
 
     def loss(self, output: Tensor, x0: Tensor, t: Tensor, epsilon: Tensor) -> Tensor:
-        """output [B, 2C, H, W] = epsilon and variance fraction in [-1, 1] -> one number."""
-        predicted, fraction = output.float().chunk(2, dim=1)
-        simple = (predicted - epsilon).square().mean(dim=(1, 2, 3))
-        return (self.weight[t] * simple).mean() + self._variational_bound(
-            predicted.detach(), fraction, t, epsilon
-        ).mean()
+        """output [B, 2C, H, W] = v and variance fraction in [-1, 1] -> one number."""
+        v, fraction = output.float().chunk(2, dim=1)
+        simple = F.mse_loss(v, self.process.target(x0, t, epsilon))
+        x = self.process.noise(x0, t, epsilon)
+        _, predicted = self.process.x0_and_noise(v.detach(), x, t)
+        return simple + BOUND_SHARE * self._variational_bound(predicted, fraction, t, epsilon).mean()
 
     def _variational_bound(self, predicted: Tensor, fraction: Tensor, t: Tensor, epsilon: Tensor) -> Tensor:
         """KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)) in bits per value, [B]."""

@@ -1,14 +1,17 @@
-"""MNIST digits painted in colours, with prompts that say what was painted: the world that `if-xs` knows."""
+"""MNIST digits and textures painted in colours, with prompts that say what was painted: the world of `if-xs`."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from darkroom.models.painted_ink import COLOURS, DIGITS
+from darkroom.models.painted_ink import COLOURS, DIGITS, PATTERNS, PLURALS
 
 BACKGROUNDS = ("white", "black")
 TEMPLATES = (  # {c} colour, {d} digit, {b} background
@@ -21,54 +24,117 @@ TEMPLATES = (  # {c} colour, {d} digit, {b} background
     "a {c} digit",
     "a high quality photo",
 )
-TEMPLATE_WEIGHTS = (0.25, 0.15, 0.2, 0.1, 0.1, 0.1, 0.05, 0.05)
+TEMPLATE_WEIGHTS = (0.17, 0.09, 0.3, 0.15, 0.09, 0.09, 0.06, 0.05)
+TEXTURE_TEMPLATES = ("{c} {p} on {b}", "{c} {p}")  # {p}: stripes, dots, checks; "small {c} sevens" of digits
+TEXTURE_WEIGHTS = (0.7, 0.3)
+KINDS = ("digit", "pattern", "small")
+KIND_WEIGHTS = (0.7, 0.12, 0.18)
 NULL_PROMPT_SHARE = 0.1  # classifier-free guidance needs the empty prompt too (arXiv 2207.12598)
+SIZE = 48
+PERIODS = {"stripes": (8.0, 12.0), "dots": (10.0, 14.0), "checks": (12.0, 16.0)}  # pixels of the large picture
+EDGE = 3.0  # how much steeper than a sine a pattern's edges are
 
 
 def vocabulary() -> list[str]:
     """Every word a prompt may hold; digits also as numerals."""
     template_words = {word for template in TEMPLATES for word in template.split() if not word.startswith("{")}
-    return sorted(template_words | {*DIGITS, *map(str, range(10)), *COLOURS})
+    return sorted(template_words | {*DIGITS, *PLURALS, *PATTERNS, "small", *map(str, range(10)), *COLOURS})
 
 
 @dataclass(frozen=True)
 class Painting:
     """small: float32 [B, 3, 24, 24] and large: [B, 3, 48, 48], both in [-1, 1]; prompts: B sentences."""
 
-    small: torch.Tensor
-    large: torch.Tensor
+    small: Tensor
+    large: Tensor
     prompts: list[str]
 
 
-def paint(digits: np.ndarray, labels: np.ndarray, generator: np.random.Generator) -> Painting:
-    """Paints uint8 digits [B, 28, 28] in random colours: the middle 24 pixels at once and twice their size."""
-    names, backgrounds = _choose_colours(len(digits), generator)
+def paint(
+    digits: np.ndarray,
+    labels: np.ndarray,
+    generator: np.random.Generator,
+    kinds: Sequence[float] = KIND_WEIGHTS,
+    backgrounds: Sequence[str] = BACKGROUNDS,
+) -> Painting:
+    """Paints uint8 digits [B, 28, 28] in random colours on one of the backgrounds: the middle 24 pixels at once and
+    twice their size; some of them repeated, small, and in the place of others a pattern. kinds: shares of KINDS."""
+    names, papers = _choose_colours(len(digits), backgrounds, generator)
     ink = torch.tensor([COLOURS[name] for name in names], dtype=torch.float32) / 127.5 - 1
-    ground = torch.tensor([COLOURS[name] for name in backgrounds], dtype=torch.float32) / 127.5 - 1
+    ground = torch.tensor([COLOURS[name] for name in papers], dtype=torch.float32) / 127.5 - 1
     ink = (ink + torch.from_numpy(generator.normal(0, 0.04, ink.shape)).float()).clamp(-1, 1)
     grey = torch.from_numpy(digits.astype(np.float32) / 255)[:, None]
     twice = F.interpolate(grey, scale_factor=2, mode="bicubic", align_corners=False).clamp(0, 1)
-    prompts = [_sentence(*words, generator) for words in zip(labels, names, backgrounds, strict=True)]
-    return Painting(_blend(grey[:, :, 2:26, 2:26], ink, ground), _blend(twice[:, :, 4:52, 4:52], ink, ground), prompts)
+    masks, prompts = [], []
+    for label, colour, paper, *pair in zip(
+        labels, names, papers, grey[:, :, 2:26, 2:26], twice[:, :, 4:52, 4:52], strict=True
+    ):
+        texture, pair = _texture(KINDS[generator.choice(len(KINDS), p=kinds)], label, pair, generator)
+        masks.append(pair)
+        prompts.append(_sentence(label, texture, colour, paper, generator))
+    small, large = (torch.stack(sized) for sized in zip(*masks, strict=True))
+    return Painting(_blend(small, ink, ground), _blend(large, ink, ground), prompts)
 
 
-def _blend(mask: torch.Tensor, ink: torch.Tensor, ground: torch.Tensor) -> torch.Tensor:
+def _texture(
+    kind: str, label: int, digit: Sequence[Tensor], generator: np.random.Generator
+) -> tuple[str, Sequence[Tensor]]:
+    """What fills a picture, as a phrase that lacks its colour ("" for the one digit), and how much ink lies where,
+    [1, 24, 24] and [1, 48, 48]; digit: the same of the digit."""
+    if kind == "small":
+        small = F.avg_pool2d(digit[0], 2)
+        return f"small {{c}} {PLURALS[label]}", (small.repeat(1, 2, 2), digit[0].repeat(1, 2, 2))
+    if kind == "pattern":
+        name = PATTERNS[generator.integers(len(PATTERNS))]
+        large = draw_pattern(name, generator)[None]
+        return f"{{c}} {name}", (F.avg_pool2d(large, 2), large)
+    return "", digit
+
+
+def draw_pattern(name: str, generator: np.random.Generator) -> Tensor:
+    """How much ink lies where, float32 [48, 48] in [0, 1], of one of PATTERNS: its period, place and, of stripes, its
+    direction (upright, level, either diagonal) are random."""
+    period, places = generator.uniform(*PERIODS[name]), generator.uniform(0, 2 * math.pi, 2)
+    return pattern(name, period, places, int(generator.integers(4)) if name == "stripes" else 0)
+
+
+def pattern(name: str, period: float, places: Sequence[float], direction: int = 0) -> Tensor:
+    """The same, told all: period in pixels of 48; places: phases along and down; direction of stripes in eighths of a
+    turn."""
+    down, along = torch.meshgrid(*[torch.arange(SIZE, dtype=torch.float32) * (2 * math.pi / period)] * 2, indexing="ij")
+    if name == "stripes":
+        angle = direction * math.pi / 4
+        wave = torch.sin(math.cos(angle) * along + math.sin(angle) * down + places[0])
+    elif name == "dots":
+        wave = torch.cos(along + places[0]) + torch.cos(down + places[1]) - 1
+    else:
+        wave = 2 * torch.sin(along + places[0]) * torch.sin(down + places[1])
+    return (0.5 + EDGE / 2 * wave).clamp(0, 1)
+
+
+def _blend(mask: Tensor, ink: Tensor, ground: Tensor) -> Tensor:
     """mask [B, 1, H, W] in [0, 1], colours [B, 3] -> [B, 3, H, W]."""
     return torch.lerp(ground[:, :, None, None], ink[:, :, None, None], mask)
 
 
-def _choose_colours(count: int, generator: np.random.Generator) -> tuple[list[str], list[str]]:
-    backgrounds = [BACKGROUNDS[i] for i in generator.integers(len(BACKGROUNDS), size=count)]
+def _choose_colours(
+    count: int, backgrounds: Sequence[str], generator: np.random.Generator
+) -> tuple[list[str], list[str]]:
+    papers = [backgrounds[i] for i in generator.integers(len(backgrounds), size=count)]
     inks = []
-    for background in backgrounds:
+    for background in papers:
         choices = [name for name in COLOURS if name != background]
         inks.append(choices[generator.integers(len(choices))])
-    return inks, backgrounds
+    return inks, papers
 
 
-def _sentence(label: int, colour: str, background: str, generator: np.random.Generator) -> str:
+def _sentence(label: int, texture: str, colour: str, background: str, generator: np.random.Generator) -> str:
+    """texture: what is painted instead of one digit, "" for the digit."""
     if generator.random() < NULL_PROMPT_SHARE:
         return ""
+    if texture:
+        template = TEXTURE_TEMPLATES[generator.choice(len(TEXTURE_TEMPLATES), p=TEXTURE_WEIGHTS)]
+        return template.replace("{c} {p}", texture).format(c=colour, b=background)
     digit = DIGITS[label] if generator.random() < 0.8 else str(label)
     template = TEMPLATES[generator.choice(len(TEMPLATES), p=TEMPLATE_WEIGHTS)]
     return template.format(c=colour, d=digit, b=background)

@@ -14,22 +14,14 @@ from darkroom.training.recipes.recipe import Recipe, Switch
 
 @dataclass(frozen=True, kw_only=True)
 class IfXs(Recipe):
-    """Steps and weights are per phase, in the order they are trained in (words has shape_weight too); a weight is the
-    most that a noisy time counts. Steps are rounded up to whole checkpoints.
+    """Steps are per phase, in the order they are trained in, rounded up to whole checkpoints.
     noise_levels: the range of the noise put on stage II's low-resolution picture."""
 
     name = "if-xs"
 
-    stage1_steps: int = 5600
-    shape_steps: int = 2200
-    words_steps: int = 1200
-    roles_steps: int = 1800
-    paper_steps: int = 900
-    stage2_steps: int = 2200
-    copy_steps: int = 700
-    shape_weight: float = 20.0
-    roles_weight: float = 300.0
-    paper_weight: float = 3000.0
+    words_steps: int = 1000
+    stage1_steps: int = 12000
+    stage2_steps: int = 4000
     batch: int = 64
     learning_rate: float = 1.5e-3
     warmup: int = 200
