@@ -21,9 +21,7 @@ from darkroom.training.painted_digits import BACKGROUNDS, PERIODS, pattern
 
 SIZE = 24  # pixels a side at which textures are read
 TONE = 0.04  # of all pixels, those at either end of a picture's colours
-ALIKE = (
-    0.68  # correlation with a pattern from which on it is one: real ones have 0.87 and more, small digits at most 0.51
-)
+ALIKE = 0.68  # the correlation with a pattern from which on it is one: of real ones 0.87, of small digits 0.51 at most
 PHASES = 8  # of each direction, at which patterns are held against a picture
 SMALL = tuple(f"small {name}" for name in PLURALS)
 TEXTURES = (*PATTERNS, *SMALL)
