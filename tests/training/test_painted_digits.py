@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from darkroom.evaluation.textures import read_textures
+from darkroom.models.if_xs import build_tokenizer
 from darkroom.models.painted_ink import COLOURS, DIGITS, PATTERNS, PLURALS
 from darkroom.training.data import load_images, sample_uri
 from darkroom.training.painted_digits import BACKGROUNDS, paint, vocabulary
@@ -90,3 +91,11 @@ def test_patterns_are_those_they_are_called() -> None:
     read = read_textures(drawn.large[told])
     assert read == [named[number] for number in told]
     assert torch.allclose(F.avg_pool2d(drawn.large, 2), drawn.small, atol=1e-5)
+
+
+def test_a_paper_with_its_on_is_one_token() -> None:
+    tokenizer = build_tokenizer(vocabulary())
+    assert tokenizer.tokenize("A white six  on Black") == ["a", "white", "six", "on_black"]
+    assert tokenizer.tokenize("red stripes on white") == ["red", "stripes", "on_white"]
+    assert tokenizer.unk_token not in tokenizer.tokenize("a photo of a blue 3 on black")
+    assert tokenizer.tokenize("a dog on the white") == ["a", tokenizer.unk_token, "on", "the", "white"]

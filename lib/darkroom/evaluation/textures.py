@@ -141,7 +141,7 @@ def tones(pictures: Tensor) -> list[set[str]]:
 def read_textures(pictures: Tensor) -> list[str]:
     """Of pictures float32 [N, 3, S, S] in [-1, 1], S 24 or 48: which of TEXTURES fills each.
 
-    It is a pattern where one, of any period, place and direction that is painted, is like it enough; otherwise the
+    It is a pattern where one, of any period and place that is painted, is like it enough; otherwise the
     small digit that the embedded classifier sees in the mean of its quarters.
     """
     return _read(_ends(_small(pictures))[0])
@@ -205,17 +205,17 @@ def _ends(pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 @cache
 def _patterns() -> tuple[list[str], Tensor]:
-    """Every pattern at periods a pixel apart, in every direction, at places an eighth of a period apart: names, and
+    """Every pattern at periods half a pixel apart, at places an eighth of a period apart: names, and
     maps of ink [M, 576], centred."""
     names, maps = [], []
     for name in PATTERNS:
         first, last = PERIODS[name]
         for period in torch.arange(first, last + 1e-6, 0.5).tolist():
-            for direction in range(4 if name == "stripes" else 1):
+            for lying in (False, True) if name == "stripes" else (False,):
                 for down in range(1 if name == "stripes" else PHASES):
                     for along in range(PHASES):
                         places = (2 * math.pi * along / PHASES, 2 * math.pi * down / PHASES)
-                        maps.append(F.avg_pool2d(pattern(name, period, places, direction)[None], 2).flatten())
+                        maps.append(F.avg_pool2d(pattern(name, period, places, lying)[None], 2).flatten())
                         names.append(name)
     return names, _centred(torch.stack(maps))
 

@@ -7,7 +7,7 @@ more input channels. Both predict v and a learned-range variance (6 output chann
 from __future__ import annotations
 
 from diffusers import DDPMScheduler, UNet2DConditionModel
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 TEXT_LENGTH = 12  # positions a prompt fills, padding included; IF attends to all of them, and so does if-xs
@@ -89,11 +89,16 @@ def build_text_encoder(vocabulary_size: int) -> T5EncoderModel:
 
 
 def build_tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
-    """A word-level tokenizer, lower-casing, that ends each prompt with </s> and pads as T5's does."""
+    """A word-level tokenizer, lower-casing, that ends each prompt with </s> and pads as T5's does. A phrase among the
+    words ("on white") is one token."""
     specials = ["<pad>", "</s>", "<unk>"]
-    vocabulary = {word: index for index, word in enumerate(specials + sorted(set(words)))}
+    phrases = {word: word.replace(" ", "_") for word in words if " " in word}
+    known = sorted({phrases.get(word, word) for word in words})
+    vocabulary = {word: index for index, word in enumerate(specials + known)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    joined = [normalizers.Replace(phrase, token) for phrase, token in phrases.items()]
+    spaces = normalizers.Replace(Regex(r"\s+"), " ")
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase(), spaces, *joined])
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(
         single="$A </s>", special_tokens=[("</s>", vocabulary["</s>"])]

@@ -28,7 +28,8 @@ TEMPLATE_WEIGHTS = (0.17, 0.09, 0.3, 0.15, 0.09, 0.09, 0.06, 0.05)
 TEXTURE_TEMPLATES = ("{c} {p} on {b}", "{c} {p}")  # {p}: stripes, dots, checks; "small {c} sevens" of digits
 TEXTURE_WEIGHTS = (0.7, 0.3)
 KINDS = ("digit", "pattern", "small")
-KIND_WEIGHTS = (0.7, 0.12, 0.18)
+KIND_WEIGHTS = (0.5, 0.2, 0.3)
+PLAIN_SHARE = 0.25  # more pictures in black and white: which of the two is ink is learned last
 NULL_PROMPT_SHARE = 0.1  # classifier-free guidance needs the empty prompt too (arXiv 2207.12598)
 SIZE = 48
 PERIODS = {"stripes": (8.0, 12.0), "dots": (10.0, 14.0), "checks": (12.0, 16.0)}  # pixels of the large picture
@@ -36,9 +37,11 @@ EDGE = 3.0  # how much steeper than a sine a pattern's edges are
 
 
 def vocabulary() -> list[str]:
-    """Every word a prompt may hold; digits also as numerals."""
+    """Every word a prompt may hold, digits also as numerals; a paper with its "on", as it would take a larger encoder
+    to tell "a white six on black" from "a black six on white"."""
     template_words = {word for template in TEMPLATES for word in template.split() if not word.startswith("{")}
-    return sorted(template_words | {*DIGITS, *PLURALS, *PATTERNS, "small", *map(str, range(10)), *COLOURS})
+    papers = {f"on {background}" for background in BACKGROUNDS}
+    return sorted(template_words | {*DIGITS, *PLURALS, *PATTERNS, "small", *map(str, range(10)), *COLOURS, *papers})
 
 
 @dataclass(frozen=True)
@@ -92,19 +95,17 @@ def _texture(
 
 
 def draw_pattern(name: str, generator: np.random.Generator) -> Tensor:
-    """How much ink lies where, float32 [48, 48] in [0, 1], of one of PATTERNS: its period, place and, of stripes, its
-    direction (upright, level, either diagonal) are random."""
+    """How much ink lies where, float32 [48, 48] in [0, 1], of one of PATTERNS: its period, place and, of stripes,
+    whether they stand or lie are random."""
     period, places = generator.uniform(*PERIODS[name]), generator.uniform(0, 2 * math.pi, 2)
-    return pattern(name, period, places, int(generator.integers(4)) if name == "stripes" else 0)
+    return pattern(name, period, places, lying=name == "stripes" and generator.random() < 0.5)
 
 
-def pattern(name: str, period: float, places: Sequence[float], direction: int = 0) -> Tensor:
-    """The same, told all: period in pixels of 48; places: phases along and down; direction of stripes in eighths of a
-    turn."""
+def pattern(name: str, period: float, places: Sequence[float], lying: bool = False) -> Tensor:
+    """The same, told all: period in pixels of 48; places: phases along and down; lying: of stripes."""
     down, along = torch.meshgrid(*[torch.arange(SIZE, dtype=torch.float32) * (2 * math.pi / period)] * 2, indexing="ij")
     if name == "stripes":
-        angle = direction * math.pi / 4
-        wave = torch.sin(math.cos(angle) * along + math.sin(angle) * down + places[0])
+        wave = torch.sin((down if lying else along) + places[0])
     elif name == "dots":
         wave = torch.cos(along + places[0]) + torch.cos(down + places[1]) - 1
     else:
@@ -123,7 +124,8 @@ def _choose_colours(
     papers = [backgrounds[i] for i in generator.integers(len(backgrounds), size=count)]
     inks = []
     for background in papers:
-        choices = [name for name in COLOURS if name != background]
+        plain = generator.random() < PLAIN_SHARE
+        choices = [name for name in (BACKGROUNDS if plain else COLOURS) if name != background]
         inks.append(choices[generator.integers(len(choices))])
     return inks, papers
 
