@@ -9,8 +9,8 @@ from torch import Tensor
 
 from darkroom.evaluation.cascade import sample_and_judge
 from darkroom.evaluation.illusions import BEST_OF, Illusion, judge_illusions, sample_illusions, wished_illusions
-from darkroom.manifest import parse_task
 from darkroom.evaluation.textures import SMALL
+from darkroom.manifest import parse_task
 from darkroom.models.painted_ink import COLOURS, PATTERNS, PLURALS
 from darkroom.report.cascade import illusion_sheet, write_cascade_evaluation
 from darkroom.training.data import load_images, sample_uri
