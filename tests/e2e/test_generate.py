@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -327,9 +328,11 @@ def test_a_run_of_the_first_round_opens_audits_and_resumes(tmp_path: Path, share
     assert (found.rows, found.good) == (6, 5) and [line[:16] for line in found.problems] == ["row gone failed:"]
     before = pictures(out)
     options = Options(str(tmp_path / "old" / "manifest.jsonl"), out)
-    outcome = run(options, lambda line: None)
-    assert (outcome.done_before, outcome.rows, outcome.failed) == (5, 6, 1)
-    assert pictures(out) == before
+    with pytest.raises(WrongRun, match=r"was made with model if-xs \(6844c1e1e0ba\), .* 5 of its 5 good rows"):
+        run(options, lambda line: None)
+    assert pictures(out) == before, "another if-xs takes nothing away unasked"
+    outcome = run(replace(options, replace=True), lambda line: None)
+    assert (outcome.rows, outcome.failed) == (6, 1) and pictures(out) != before
     summary = compact(out)
     assert "6 rows" in summary and "in 1 file now" in summary
 

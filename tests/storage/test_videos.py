@@ -31,7 +31,8 @@ def test_frames_come_back(height: int, width: int) -> None:
     assert found.shape == (9, height + height % 2, width + width % 2, 3)
     assert np.abs(found[:, :height, :width].astype(int) - given).max() <= 8
     assert (stream.codec_context.name, stream.codec_context.pix_fmt, stream.average_rate) == ("h264", "yuv420p", 8)
-    assert encode_mp4(given, 8) == data and encode_mp4(given[::-1], 8) != data
+    turned, _ = read(encode_mp4(given[::-1], 8))
+    assert np.abs(turned[::-1].astype(int) - found).max() <= 8
 
 
 def test_a_video_lies_beside_its_first_frame() -> None:

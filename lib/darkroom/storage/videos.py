@@ -13,7 +13,8 @@ BT709, LIMITED = 1, 1  # as H.264 numbers the colours of high definition, and le
 
 
 def encode_mp4(frames: np.ndarray, fps: int) -> bytes:
-    """uint8 [F, H, W, 3] as an MP4 file that browsers play: H.264, yuv420p. The same bytes for the same frames.
+    """uint8 [F, H, W, 3] as an MP4 file that browsers play: H.264, yuv420p. Its bytes are not promised: now
+    and then the coder decides otherwise for the same frames.
 
     Colour is kept for two by two pixels, so an odd side gets its last row or column once more.
     """

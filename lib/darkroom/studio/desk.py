@@ -224,6 +224,8 @@ class Desk:
                 await worker.process([state])
                 if self._judge is not None and worker.number == 1:
                     await asyncio.to_thread(self._judge.choose, [state])
+            if self._judge is not None:
+                await asyncio.to_thread(self._judge.finish, [state])
             if state.failure:
                 ticket.end(None, state.failure.text)
             else:
@@ -257,8 +259,6 @@ class Desk:
 
     def _keep(self, state: RowState) -> dict[str, Any]:
         """Stores the row and its picture in the run; its row of the results."""
-        if self._judge is not None:
-            self._judge.finish([state])
         with self._lock:
             state.unit, self._units = self._units, self._units + 1
             receipt = write_unit([state], self._write)
