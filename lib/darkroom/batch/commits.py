@@ -82,11 +82,8 @@ def commit_duplicates(writer: Writer, plan: str) -> int:
 
 
 def _copies(writer: Writer, lines: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    originals: dict[int, dict[str, Any]] = {}
-    for shard, places in writer.log.index.with_keys(hashes(line["key"] for line in lines)):
-        table = writer.table(shard)
-        rows = [] if table is None else table.take(places).to_pylist()
-        originals |= {hashed(row["key"]): row for row in rows}
+    rows = writer.rows_with_keys(hashes(line["key"] for line in lines))
+    originals = {hashed(row["key"]): row for row in rows}
     for line in lines:
         row = originals.get(hashed(line["key"]))
         if row is None or row["key"] != line["key"]:

@@ -4,8 +4,9 @@ of a latent pipeline scenes of every kind; and judges what comes out."""
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -131,7 +132,7 @@ def sample_and_judge(
     guidance = (5.0 if scenes else 7.0) if guidance is None else guidance
     began, wishes = time.monotonic(), balanced_scenes(count, seed) if scenes else balanced(count, seed)
     schedule = {"stride": stride} if steps is None else {"steps": steps, "spacing": spacing}
-    pictures = _sample(cascade, wishes, {**schedule, "guidance": guidance}, stages)
+    pictures = sample_wishes(cascade, wishes, {**schedule, "guidance": guidance}, stages)
     settings = {
         "model": cascade.name,
         "model_revision": cascade.revision,
@@ -148,9 +149,23 @@ def sample_and_judge(
     return CascadeEvaluation(wishes, pictures, quality, settings, time.monotonic() - began)
 
 
-def _sample(
-    cascade: Cascade, wishes: Sequence[Wish | SceneWish], settings: dict[str, object], stages: int
-) -> list[Tensor]:
+class Asked(Protocol):
+    """A wish: of a prompt and the picture's seed."""
+
+    @property
+    def prompt(self) -> str: ...
+
+    @property
+    def seed(self) -> int: ...
+
+
+def schedule_of(settings: Mapping[str, object]) -> dict[str, object]:
+    """Of an evaluation's settings, those that its rows have."""
+    return {key: settings[key] for key in SCHEDULE if key in settings}
+
+
+def sample_wishes(cascade: Cascade, wishes: Sequence[Asked], settings: dict[str, object], stages: int) -> list[Tensor]:
+    """Their pictures [N, 3, S, S] by stage, from the first; settings: what all rows have."""
     common = {"task": "text_to_image", "negative_prompt": "", **settings}
     return paint(cascade, [{**common, "prompt": wish.prompt, "seed": wish.seed} for wish in wishes], stages)
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from darkroom.evaluation.cascade import SCHEDULE, paint
+from darkroom.evaluation.cascade import paint, schedule_of
 from darkroom.evaluation.digits import recognise
 from darkroom.evaluation.textures import SMALL, TextureWish, read_near_textures
 from darkroom.models.catalog import open_model
@@ -159,7 +159,7 @@ def sample_illusions(model: str, count: int, settings: Mapping[str, object]) -> 
     rows: list[dict[str, Any]] = []
     for wish in wishes:
         rows += wish.rows(int(settings["seed"]) + len(rows))
-    common = {"negative_prompt": "", **{key: settings[key] for key in SCHEDULE if key in settings}}
+    common = {"negative_prompt": "", **schedule_of(settings)}
     cascade = open_model(model)
     *_, pictures = paint(cascade, [{**common, **row} for row in rows], len(cascade.stages))
     return judge_illusions(wishes, pictures, began)

@@ -12,14 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from darkroom.evaluation.cascade import SCHEDULE, paint
+from darkroom.evaluation.cascade import sample_wishes, schedule_of
 from darkroom.evaluation.digits import shares
 from darkroom.models.catalog import open_model
 from darkroom.models.classifier import mnist_classifier
-from darkroom.models.painted_ink import COLOURS, PAPERS, PATTERNS, PLURALS, paper_of
+from darkroom.models.painted_ink import COLOURS, PAPERS, PATTERNS, PLURALS, at_24, paper_of
 from darkroom.training.painted_digits import BACKGROUNDS, PERIODS, pattern
 
-SIZE = 24  # pixels a side at which textures are read
 TONE = 0.04  # of all pixels, those at either end of a picture's colours
 ALIKE = 0.68  # the correlation with a pattern from which on it is one: of real ones 0.87, of small digits 0.51 at most
 PHASES = 8  # of each direction, at which patterns are held against a picture
@@ -89,11 +88,8 @@ def sample_textures(model: str, count: int, settings: Mapping[str, object]) -> T
     if count < 1:
         raise ValueError(f"wanted some textures, got {count}")
     began, wishes = time.monotonic(), balanced_textures(count, int(str(settings["seed"])))
-    common = {"task": "text_to_image", "negative_prompt": ""}
-    common |= {key: settings[key] for key in SCHEDULE if key in settings}
     cascade = open_model(model)
-    rows = [{**common, "prompt": wish.prompt, "seed": wish.seed} for wish in wishes]
-    pictures = paint(cascade, rows, len(cascade.stages))
+    pictures = sample_wishes(cascade, wishes, schedule_of(settings), len(cascade.stages))
     quality = [judge_textures(images, wishes) for images in pictures]
     return TextureEvaluation(wishes, pictures, quality, time.monotonic() - began)
 
@@ -133,7 +129,7 @@ def tones(pictures: Tensor) -> list[set[str]]:
     """Of pictures [N, 3, S, S], the names of the two colours they are made of."""
     names = COLOURS | {name: PAPERS[name] for name in BACKGROUNDS}
     palette = torch.tensor(list(names.values())) / 127.5 - 1
-    ends = torch.stack(_ends(_small(pictures))[1:], dim=1)
+    ends = torch.stack(_ends(at_24(pictures.float().clamp(-1, 1)))[1:], dim=1)
     nearest = torch.cdist(ends, palette.expand(len(ends), -1, -1)).argmin(dim=2)
     return [{list(names)[index] for index in pair} for pair in nearest.tolist()]
 
@@ -144,13 +140,13 @@ def read_textures(pictures: Tensor) -> list[str]:
     It is a pattern where one, of any period and place that is painted, is like it enough; otherwise the
     small digit that the embedded classifier sees in the mean of its quarters.
     """
-    return _read(_ends(_small(pictures))[0])
+    return _read(_ends(at_24(pictures.float().clamp(-1, 1)))[0])
 
 
 def read_near_textures(pictures: Tensor) -> list[str]:
     """The same, of what is left of pictures [N, 3, S, S] without their low frequencies: about 0 is paper, and ink lies
     on the side that goes farther from it."""
-    mean = _small(pictures).mean(dim=1)
+    mean = at_24(pictures.float().clamp(-1, 1)).mean(dim=1)
     away = mean - mean.flatten(1).median(dim=1).values[:, None, None]
     ink = away * away.pow(3).mean(dim=(1, 2), keepdim=True).sign()
     most = ink.flatten(1).topk(round(TONE * ink[0].numel()), dim=1).values.mean(dim=1)
@@ -173,13 +169,6 @@ def _quarter(ink: Tensor) -> Tensor:
     large = F.interpolate(quarters[:, None], scale_factor=2, mode="bicubic").clamp(min=0)
     large = large / large.amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-6)
     return F.pad(large, (2, 2, 2, 2))
-
-
-def _small(pictures: Tensor) -> Tensor:
-    size = pictures.shape[-1]
-    if pictures.shape[-2:] not in ((SIZE, SIZE), (2 * SIZE, 2 * SIZE)):
-        raise ValueError(f"pictures of 24 x 24 or 48 x 48 can be judged, not of {pictures.shape[-2]} x {size}")
-    return F.avg_pool2d(pictures.float().clamp(-1, 1), size // SIZE)
 
 
 def _ends(pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:

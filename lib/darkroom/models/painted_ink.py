@@ -94,12 +94,15 @@ def paper_names(pictures: Tensor) -> list[str]:
 
 def as_digits(map_of_ink: Tensor) -> Tensor:
     """A map of ink [N, 1, S, S], S 24 or 48, in MNIST's frame, [N, 1, 28, 28]: painting left its margin of 2 away."""
-    size = map_of_ink.shape[-1]
-    if map_of_ink.shape[-2:] == (SIDE, SIDE):
-        return map_of_ink
-    if map_of_ink.shape[-2:] not in ((24, 24), (48, 48)):
-        raise ValueError(f"pictures of 24 x 24 or 48 x 48 can be judged, not of {map_of_ink.shape[-2]} x {size}")
-    return F.pad(F.avg_pool2d(map_of_ink, size // 24), (2, 2, 2, 2))
+    return map_of_ink if map_of_ink.shape[-2:] == (SIDE, SIDE) else F.pad(at_24(map_of_ink), (2, 2, 2, 2))
+
+
+def at_24(pictures: Tensor) -> Tensor:
+    """[N, C, S, S], S 24 or 48, at 24 pixels a side. ValueError for another size."""
+    height, width = pictures.shape[-2:]
+    if (height, width) not in ((24, 24), (48, 48)):
+        raise ValueError(f"pictures of 24 x 24 or 48 x 48 can be judged, not of {height} x {width}")
+    return F.avg_pool2d(pictures, width // 24)
 
 
 def boxes(map_of_ink: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -157,6 +158,12 @@ class Writer:
         except Damaged as error:
             self.damaged[shard.name] = error
             return None
+
+    def rows_with_keys(self, keys: np.ndarray) -> Iterator[dict[str, Any]]:
+        """Rows with these keys (uint64 hashes), one for each that there is, a good one if there is any."""
+        for shard, places in self.log.index.with_keys(keys):
+            if (table := self.table(shard)) is not None:
+                yield from table.take(places).to_pylist()
 
     def drop_damaged(self) -> None:
         """What was found to be damaged counts no longer."""

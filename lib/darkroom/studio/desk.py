@@ -38,7 +38,7 @@ from darkroom.phases import Say, to_stderr
 from darkroom.ray_cluster import ClusterError
 from darkroom.runs import Log, Shard, own
 from darkroom.runs.maintenance import TEMPORARY
-from darkroom.storage import LocalStore, NotFound, StorageError, Store, open_store
+from darkroom.storage import LocalStore, NotFound, StorageError, Store, image_key_of, open_store
 from darkroom.storage.hashing import hashes
 
 CAPACITY = 8  # evaluations a pass, which always has that shape; a row with guidance fills two places of it
@@ -96,7 +96,8 @@ class Desk:
         self._judge = Judge(judging, torch.get_num_threads()) if judging.finishes else None
         names = (self.model.name, self.model.revision, first.process.default_sampler)
         self._write, self._units = WriteOptions(self.store.root, secrets.token_hex(4), *names), 0
-        self._load = LoadOptions.of(self.model, "", (self.store.root,), order.maker.nets)
+        self._maker = order.maker
+        self._load = LoadOptions.of(self.model, "", (self.store.root,), self._maker.nets)
         self._ends = ExitStack()
         self._writer = self._ends.enter_context(own(self.store, "darkroom studio"))
         try:
@@ -153,14 +154,11 @@ class Desk:
 
     def picture(self, record: dict[str, Any]) -> bytes:
         """The PNG of a row of the results. StorageError."""
-        return self.store.read(self._key(record["image"]["path"]))
+        return self.store.read(image_key_of(record["image_uri"]))
 
     def video(self, record: dict[str, Any]) -> bytes:
         """The MP4 of a row of the results that has one. StorageError."""
-        return self.store.read(self._key(record["video_uri"]))
-
-    def _key(self, place: str) -> str:
-        return place.removeprefix(f"{self.store.root.rstrip('/')}/")
+        return self.store.read(image_key_of(record["video_uri"]))
 
     def close(self) -> None:
         """Ends what waits and gives the run back."""
@@ -200,20 +198,15 @@ class Desk:
     def _planned(self, row: dict[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, bool]]]:
         """The row as a file of work has it, and what each encoder is asked. ManifestError."""
         with TemporaryDirectory() as folder, named_by_row():
-            store, maker = LocalStore(folder), self.order.maker
+            store, maker = LocalStore(folder), self._maker
             work = cut(ReadRows(write_rows(row, store), self.abilities, maker), Log(), maker, None, store)
             (line,) = read_lines(store, f"work/{work.plan}")
         return line, work.prompts
 
     def _find(self, line: dict[str, Any]) -> dict[str, Any] | None:
         """The good row of these settings, where the run holds it."""
-        for shard, places in self._writer.log.index.with_keys(hashes([line["key"]])):
-            table = self._writer.table(shard)
-            rows = [] if table is None else table.take(places).to_pylist()
-            for found in rows:
-                if found["key"] == line["key"] and found["status"] == "ok":
-                    return found
-        return None
+        rows = self._writer.rows_with_keys(hashes([line["key"]]))
+        return next((row for row in rows if row["key"] == line["key"] and row["status"] == "ok"), None)
 
     async def _make(self, ticket: Ticket, line: dict[str, Any], prompts: dict[str, dict[str, bool]]) -> None:
         try:

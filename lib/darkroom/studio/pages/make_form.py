@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from darkroom.batch.control_maps import drawn
 from darkroom.sampling.components import make_component
 from darkroom.sampling.schedules import SAMPLERS
-from darkroom.sampling.views import VIEWS, make_view
+from darkroom.sampling.views import VIEWS, view_of
 from darkroom.storage import decode, encode_png, to_uint8
 from darkroom.studio.asked_rows import STYLES, styled
 from darkroom.studio.components import mask
@@ -120,7 +120,7 @@ def _turned(desk: Desk) -> dict[str, Any]:
                 view = {"view": name} | _seeded(name, number)
                 views.append(view | _asked(desk, "shows", f"view {number} prompt"))
             with shown:
-                _preview(lambda picture, view=view: make_view(view["view"], **_without(view, "view")).apply(picture))
+                _preview(view_of(view).apply)
     return {"views": views}
 
 
@@ -129,10 +129,6 @@ def _seeded(name: str, number: int) -> dict[str, Any]:
     if "seed" not in signature(VIEWS[name]).parameters:
         return {}
     return {"seed": int(st.number_input("which of them", 0, 9999, 0, key=f"make view {number} seed"))}
-
-
-def _without(part: dict[str, Any], name: str) -> dict[str, Any]:
-    return {key: value for key, value in part.items() if key != name}
 
 
 def _mixed(desk: Desk) -> dict[str, Any]:
