@@ -141,6 +141,10 @@ OF_SOLVERS = [
     (GOOD | {"guidance_interval": [0.5, 0.2]}, "'guidance_interval' must not end before it begins, was [0.5, 0.2]"),
     (GOOD | {"guidance_rescale": 2}, "'guidance_rescale' must be at most 1, was 2"),
     (
+        {"task": "anagram", "views": [{"view": "identity", "prompt": "x"}], "reduction": "alternate", "reuse": 2},
+        "'reuse' is for the reduction 'mean', this row has 'alternate'",
+    ),
+    (
         DENOISE | {"method": "iterative", "prompt": "x", "steps": 9, "karras": True, "sampler": "euler"},
         "'spacing' and 'karras' are for rows that begin with noise, 'denoise' begins at its 'timestep'",
     ),

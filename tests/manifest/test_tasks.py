@@ -161,6 +161,7 @@ def test_words_that_say_what_was_meant_anyway_leave_the_key() -> None:
     for word in (
         {"guidance_interval": [0, 1]},
         {"guidance_rescale": 0.0},
+        {"reuse": 1},
         {"true_guidance": 1},
         {"spacing": None},
         {"karras": None},
@@ -199,6 +200,7 @@ CHANGES = {
     "sampler": st.sampled_from(sorted({name for names in SAMPLERS.values() for name in names})),
     "guidance_interval": st.tuples(st.just(0.0), st.floats(0, 0.9)),
     "guidance_rescale": st.floats(0.01, 1),
+    "reuse": st.integers(2, 10),
     "true_guidance": st.floats(1.01, 100),
     "prompt": st.text(st.characters(codec="utf-8")).filter(lambda text: text != "a red seven"),
 }
@@ -245,6 +247,8 @@ def test_key_does_not_depend_on_key_order(items: list[tuple[str, object]]) -> No
         {"guidance_interval": [0.5, 0.2]},
         {"guidance_interval": [0, 1.5]},
         {"guidance_rescale": 1.5},
+        {"reuse": 0},
+        {"reuse": 11},
         {"eta": 0.1},
         {"image": "a.png"},
     ],

@@ -1,4 +1,4 @@
-"""Guidance that is asked in an interval of the schedule, and brought back to the prompt's own deviation."""
+"""Guidance that is asked in an interval of the schedule, brought back to the prompt's own deviation, or added again."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from torch import Tensor
 
 from darkroom.sampling.diffusion import Diffusion
 from darkroom.sampling.engine import Engine
+from darkroom.sampling.flow import Flow
 from darkroom.sampling.guidance import rescale
-from darkroom.sampling.plans import Plan, condition_keys, make_plan
+from darkroom.sampling.plans import Plan, condition_keys, make_plan, start_state
+from darkroom.sampling.run import walk_plans
 from darkroom.sampling.schedules import Move, diffusion_moves, flow_moves, outside, with_jumps
 from darkroom.sampling.stage import Inputs, Stage
 from toys import CountingPredictor, make_row
@@ -27,7 +29,8 @@ def plan_of(stage: Stage | None = None, **row) -> Plan:
 
 def pictures(*plans: Plan) -> list[Tensor]:
     def predict(x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
-        seen = torch.tanh(x) + condition[:, :1, None, None]
+        said = condition[:, :1, None, None]
+        seen = torch.tanh(x + x * said) + said
         return torch.cat([seen, x * 0.25], dim=1)
 
     engine = Engine(CountingPredictor(PROCESS, predict), capacity=5)
@@ -79,3 +82,51 @@ def test_rescale_is_that_of_diffusers(phi):
 def test_a_stage_with_guidance_of_its_own_does_not_follow_the_rows():
     own = plan_of(Stage(2, SIZE, 3, PROCESS, guidance=4.0), guidance_interval=[0.0, 0.0], guidance_rescale=0.5)
     assert own.evaluations == 20 and own.guidance_rescale == 0.0
+
+
+@pytest.mark.parametrize(
+    ("row", "asked"),
+    [
+        ({"reuse": 1}, range(10)),
+        ({"reuse": 3}, (0, 3, 6, 9)),
+        ({"reuse": 10}, (0,)),
+        ({"reuse": 2, "guidance_interval": [0.3, 0.8]}, (3, 5, 7)),
+        ({"reuse": 2, "guidance": 1.0}, ()),
+    ],
+)
+def test_the_negative_is_asked_at_the_first_of_so_many_guided_moves(row, asked):
+    plan = plan_of(**row)
+    assert [len(plan.questions(move)) for move in range(10)] == [1 + (move in asked) for move in range(10)]
+    assert plan.evaluations == 10 + len(asked)
+
+
+def test_what_guidance_added_last_is_added_again():
+    """The same as a loop written out, with the first of three moves asked both questions."""
+    process, asked = Flow(), []
+    plan = plan_of(Stage(1, SIZE, 3, process), reuse=3, guidance=4.0, negative_prompt="other")
+
+    def velocity(x: Tensor, condition: Tensor | float) -> Tensor:
+        return torch.tanh(x * condition)
+
+    def predict(x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+        asked.extend(condition[:, 0].tolist())
+        return velocity(x, condition[:, :1, None, None])
+
+    (found,) = walk_plans(CountingPredictor(process, predict), [plan], capacity=1)
+    x = start_state(plan, process)
+    for number in range(10):
+        conditional = velocity(x, len("a"))
+        if number % 3 == 0:
+            added = conditional - velocity(x, len("other"))
+        x = x + (conditional + 3 * added) / 10
+    torch.testing.assert_close(found.image, x, rtol=0, atol=1e-5)
+    assert sorted(asked) == [len("a")] * 10 + [len("other")] * 4
+
+
+def test_a_row_that_reuses_is_the_same_in_every_company():
+    """To the bit, with a learned variance, which is the prompt's own at every move."""
+    plans = [plan_of(reuse=2), plan_of(reuse=4, guidance_rescale=0.5, seed=1), plan_of(seed=2), plan_of(reuse=10)]
+    found = pictures(*plans)
+    for plan, picture in zip(plans, found, strict=True):
+        assert torch.equal(pictures(plan)[0], picture)
+    assert not any(torch.equal(found[0], other) for other in (found[3], pictures(plan_of())[0]))

@@ -15,6 +15,7 @@ from darkroom.manifest.fields import (
     Interval,
     Path,
     Prompt,
+    Reuse,
     Sampler,
     Seed,
     Size,
@@ -35,7 +36,8 @@ class BaseTask(Frozen):
     held against the negative one's.
     negative_prompt: null is no text at all, where a model knows that apart from the empty one (SDXL).
     spacing, karras: where so many `steps` stand; None is the model's own. guidance_interval: the shares of the schedule
-    between which guidance is asked; guidance_rescale: phi of arXiv 2305.08891, section 3.4.
+    between which guidance is asked; guidance_rescale: phi of arXiv 2305.08891, section 3.4. reuse: the negative prompt
+    is asked at the first of so many guided moves, and what guidance adds there is added to the others too.
     """
 
     id: Id | None = None
@@ -55,6 +57,7 @@ class BaseTask(Frozen):
     karras: Switch | None = None
     guidance_interval: Interval = (0.0, 1.0)
     guidance_rescale: Fraction = 0.0
+    reuse: Reuse = 1
     adapters: tuple[AdapterUse, ...] = ()
 
     @model_validator(mode="before")
@@ -155,6 +158,7 @@ _LATER: dict[str, Any] = {
     "clip_skip": 0,
     "guidance_interval": (0.0, 1.0),
     "guidance_rescale": 0.0,
+    "reuse": 1,
     "true_guidance": 1.0,
     "adapters": (),
     "control": (),

@@ -97,6 +97,7 @@ Start = Annotated[int, Field(ge=0), _from_number]
 Count = Annotated[int, Field(ge=1, le=1000), _from_number]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), _from_number]
 Guidance = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False), _from_number]
+Reuse = Annotated[int, Field(ge=1, le=10), _from_number]
 Sampler = Literal[
     "ddpm", "ddim", "euler", "euler_ancestral", "dpmpp_2m", "dpmpp_2m_sde", "unipc", "pndm", "heun", "midpoint"
 ]

@@ -165,6 +165,12 @@ class Anagram(_Chosen):
     views: Annotated[tuple[ViewBranch, ...], BeforeValidator(not_too_many), AfterValidator(not_empty)]
     reduction: Literal["mean", "alternate"] = "mean"
 
+    @model_validator(mode="after")
+    def _reused_by_all(self) -> Anagram:
+        if self.reuse > 1 and self.reduction == "alternate":
+            raise ValueError("'reuse' is for the reduction 'mean', this row has 'alternate'")
+        return self
+
     def branches(self) -> tuple[Asks, ...]:
         return self.views
 
@@ -265,7 +271,7 @@ class Denoise(BaseTask, Asks):
 
 
 _SCHEDULE = {"steps", "stride", "timesteps", "eta", "spacing", "karras"}
-_GUIDANCE = {"guidance", "true_guidance", "negative_prompt", "guidance_interval", "guidance_rescale"}
+_GUIDANCE = {"guidance", "true_guidance", "negative_prompt", "guidance_interval", "guidance_rescale", "reuse"}
 _ADAPTERS = {"adapters"}
 
 Task = TextToImage | TextToVideo | ImageToImage | Inpaint | Anagram | Hybrid | Upscale | Forward | Denoise

@@ -21,7 +21,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, Protocol, TypeVar
 
@@ -31,7 +31,7 @@ from torch import Tensor
 
 from darkroom.sampling import noise
 from darkroom.sampling.device import Arrival, Stopwatch, placed, places, to_device, told
-from darkroom.sampling.guidance import Answers, combine, constrain
+from darkroom.sampling.guidance import Answers, added_by_guidance, combine, constrain
 from darkroom.sampling.packing import Packing, Slot
 from darkroom.sampling.plans import Plan, start_state
 from darkroom.sampling.processes import Process
@@ -319,9 +319,15 @@ def _remembered(walkers: Sequence[Walker], number: int, like: Tensor) -> Tensor:
 
 
 def _to_answers(walker: Walker) -> Answers:
-    plan = walker.plan
-    guidance = plan.guidance_at(walker.move)
-    return Answers(plan.active(walker.move), walker.questions, walker.answers, guidance, plan.guidance_rescale)
+    plan, move = walker.plan, walker.move
+    answers = Answers(
+        plan.active(move), walker.questions, walker.answers, plan.guidance_at(move), plan.guidance_rescale
+    )
+    if move in plan.reused:
+        return replace(answers, added=walker.added)
+    if plan.reused and move not in plan.unguided:
+        walker.added = added_by_guidance(answers)
+    return answers
 
 
 def _draw(walkers: Sequence[Walker], stream: int, amount: Column, device: torch.device) -> Tensor:

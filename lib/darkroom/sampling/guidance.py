@@ -24,13 +24,17 @@ from darkroom.sampling.views import View
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """One row's move: its active branches, and the questions asked with the model's answers, [C or 2C, H, W] each."""
+    """One row's move: its active branches, and the questions asked with the model's answers, [C or 2C, H, W] each.
+
+    added: of each branch the conditional answer less the unconditional one, where the latter is not asked again.
+    """
 
     branches: tuple[Branch, ...]
     questions: tuple[tuple[View, str], ...]
     outputs: list[Tensor]
     guidance: float
     rescale: float = 0.0
+    added: tuple[Tensor, ...] = ()
 
 
 def combine(rows: list[Answers], process: Process) -> tuple[Tensor, Tensor | None]:
@@ -42,7 +46,7 @@ def combine(rows: list[Answers], process: Process) -> tuple[Tensor, Tensor | Non
     flat = [(row, branch, place) for row in rows for place, branch in enumerate(row.branches)]
     owner = [index for index, row in enumerate(rows) for _ in row.branches]
     conditional = torch.stack([_conditional(row, branch) for row, branch, _ in flat])
-    unconditional = torch.stack([_unconditional(row, branch) for row, branch, _ in flat])
+    unconditional = torch.stack([_unconditional(row, branch, place) for row, branch, place in flat])
     variance = None
     if process.learned_variance:
         conditional, variance = conditional.chunk(2, dim=1)
@@ -74,6 +78,12 @@ def combine(rows: list[Answers], process: Process) -> tuple[Tensor, Tensor | Non
         share = numbers([1.0 / len(row.branches) for row, _, _ in flat], device)
         variance = _sum_by_owner(variance * per_sample(share, variance), owner, order, len(rows))
     return prediction, variance
+
+
+def added_by_guidance(row: Answers) -> tuple[Tensor, ...]:
+    """Of each branch of a move that asks both, what a later one may add again, [C or 2C, H, W]."""
+    pairs = ((_conditional(row, branch), _unconditional(row, branch, 0)) for branch in row.branches)
+    return tuple(conditional - unconditional for conditional, unconditional in pairs)
 
 
 def rescale(guided: Tensor, conditional: Tensor, phi: Tensor) -> Tensor:
@@ -125,8 +135,10 @@ def _conditional(row: Answers, branch: Branch) -> Tensor:
     return _answer(row, branch.view, branch.prompt if asked else branch.negative)
 
 
-def _unconditional(row: Answers, branch: Branch) -> Tensor:
+def _unconditional(row: Answers, branch: Branch, place: int) -> Tensor:
     """At guidance 1 the unconditional prediction has no say and was not asked for."""
+    if row.added:
+        return _conditional(row, branch) - row.added[place]
     return _answer(row, branch.view, branch.prompt if row.guidance == 1.0 else branch.negative)
 
 

@@ -80,6 +80,7 @@ class Plan:
     variance_asked: the step takes a learned variance, which is the conditional answer's
     unguided: indices of the moves outside the interval in which guidance is asked; guidance_rescale: share of a guided
         prediction that is brought back to the deviation of the prompt's own
+    reused: indices of the moves at which guidance adds what it added last, and the negative prompt is not asked
     keep: indices of the moves after which the state is kept for drawing the trajectory
     control: networks that have a say beside the model
     part: of the moves, the first that is made and the first that is not, where others make the rest; handed: where it
@@ -107,6 +108,7 @@ class Plan:
     start_scale: float = 1.0
     unguided: frozenset[int] = frozenset()
     guidance_rescale: float = 0.0
+    reused: frozenset[int] = frozenset()
     fields: Fields = field(default_factory=dict)
     control: Control | None = None
     part: tuple[int, int] | None = None
@@ -154,7 +156,8 @@ class Plan:
     def questions(self, move: int) -> tuple[tuple[View, str], ...]:
         """What the model is asked at this move, each distinct question once, in the order of the branches.
 
-        Not what would have no say: at guidance 1 the unconditional answer, at 0 the conditional one.
+        Not what would have no say: at guidance 1 the unconditional answer, at 0 the conditional one; nor the
+        unconditional one where what guidance added last is added again.
         """
         if not self.moves[move].asks:
             return ()
@@ -162,7 +165,7 @@ class Plan:
         for branch in self.active(move):
             if guidance != 0.0 or self.variance_asked:
                 asked[branch.view, branch.prompt] = None
-            if guidance != 1.0:
+            if guidance != 1.0 and move not in self.reused:
                 asked[branch.view, branch.negative] = None
         return tuple(asked)
 
@@ -209,6 +212,9 @@ def make_plan(row: Row, stage: Stage, inputs: Inputs) -> Plan:
     if control is not None and control.guess:
         conditions = {**conditions, UNCONTROLLED: conditions[branches[0].negative]}
         branches = tuple(replace(branch, negative=UNCONTROLLED) for branch in branches)
+    guidance = _guidance(row, stage) if follows else stage.guidance
+    unguided = outside(trajectory.moves, *row.get("guidance_interval", (0.0, 1.0))) if follows else frozenset()
+    part = _part(trajectory.moves, stage)
     return Plan(
         seed=row["seed"],
         stage=stage.number,
@@ -216,7 +222,7 @@ def make_plan(row: Row, stage: Stage, inputs: Inputs) -> Plan:
         moves=trajectory.moves,
         branches=branches,
         conditions=conditions,
-        guidance=_guidance(row, stage) if follows else stage.guidance,
+        guidance=guidance,
         sampler=sampler,
         eta=row.get("eta", 0.0) if stage.sampler is None else 0.0,
         alternate=row.get("reduction") == "alternate" and not stage.enlarges_latents,
@@ -228,11 +234,12 @@ def make_plan(row: Row, stage: Stage, inputs: Inputs) -> Plan:
         blur=trajectory.blur,
         variance_asked=stage.process.learned_variance and sampler == "ddpm",
         start_scale=trajectory.start_scale,
-        unguided=outside(trajectory.moves, *row.get("guidance_interval", (0.0, 1.0))) if follows else frozenset(),
+        unguided=unguided,
         guidance_rescale=row.get("guidance_rescale", 0.0) if follows else 0.0,
+        reused=_reused(trajectory.moves, part, unguided, guidance, row.get("reuse", 1) if follows else 1),
         fields={**_row_fields(row, stage), **inputs.fields, **({} if control is None else {HINTS: control.hints})},
         control=control,
-        part=_part(trajectory.moves, stage),
+        part=part,
         handed=inputs.handed,
     )
 
@@ -243,6 +250,16 @@ def _part(moves: tuple[Move, ...], stage: Stage) -> tuple[int, int] | None:
         return None
     noisy = sum(move.model_time >= stage.expert.boundary for move in moves)
     return (0, noisy) if stage.expert.is_first else (noisy, len(moves))
+
+
+def _reused(
+    moves: tuple[Move, ...], part: tuple[int, int] | None, unguided: frozenset[int], guidance: float, reuse: int
+) -> frozenset[int]:
+    """Of every `reuse` moves that are guided, all but the first; counted anew where others have made those before."""
+    if reuse == 1 or guidance in (0.0, 1.0):
+        return frozenset()
+    guided = [index for index in range(*(part or (len(moves),))) if moves[index].asks and index not in unguided]
+    return frozenset(index for number, index in enumerate(guided) if number % reuse)
 
 
 def as_asked(row: Row, stage: Stage) -> Stage:

@@ -39,7 +39,7 @@ class Failed:
 
 @dataclass(eq=False)
 class Walker:
-    """A row under way: where it stands, and the answers it has towards its next step."""
+    """A row under way: where it stands, and the answers it has towards its next step; added: see `Answers`."""
 
     tag: Any
     plan: Plan
@@ -55,6 +55,7 @@ class Walker:
     states: dict[int, Tensor] = field(default_factory=dict)
     failed: bool = False
     memory: list[Tensor | None] = field(default_factory=lambda: [None] * REMEMBERED)
+    added: tuple[Tensor, ...] = ()
 
     def __post_init__(self) -> None:
         self.move = self.plan.span.start
