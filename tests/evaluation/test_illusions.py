@@ -11,7 +11,7 @@ from darkroom.evaluation.cascade import sample_and_judge
 from darkroom.evaluation.illusions import BEST_OF, Illusion, judge_illusions, sample_illusions, wished_illusions
 from darkroom.evaluation.textures import SMALL
 from darkroom.manifest import parse_task
-from darkroom.models.painted_ink import COLOURS, PATTERNS, PLURALS
+from darkroom.models.painted_ink import COLOURS, PATTERNS, PLURALS, TILES
 from darkroom.report.cascade import illusion_sheet, write_cascade_evaluation
 from darkroom.training.data import load_images, sample_uri
 
@@ -68,7 +68,7 @@ def test_a_hybrid_is_read_blurred_and_from_near(painted: dict[int, Tensor]) -> N
     """Candidates that show one of its parts alone read in that part, none in both."""
     wish = wishes_of("hybrid", 1)[0]
     far, small = painted[wish.parts[0].wanted], painted[PLURALS.index(wish.parts[1].wanted.split()[1])]
-    near = torch.nn.functional.avg_pool2d(small, 2).repeat(1, 2, 2)
+    near = torch.nn.functional.avg_pool2d(small, TILES).repeat(1, TILES, TILES)
     found = judge_illusions([wish], torch.stack([far] * 3 + [near] * 5), 0.0).by_task["hybrid"]
     assert (found.best_of, found.read) == (8, 0.0)
     assert found.first == 0.375 and found.second == 0.625
@@ -83,7 +83,7 @@ def test_a_cascades_illusions_are_sampled_read_and_shown(untrained_cascade: Path
     record = json.loads((tmp_path / "quality.json").read_text())["illusions"]
     assert record["by_task"]["hybrid"]["wishes"] == 1 and set(record["by_kind"]) == {
         "6/9 rotate_180",
-        "digit of small digits",
+        "digit over small digits",
     }
     page = (tmp_path / "index.html").read_text()
     for name in ("sheet-24.png", "sheet-48.png", "anagrams.png", "hybrids.png"):

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from darkroom.evaluation.cascade import sample_and_judge
+from darkroom.evaluation.illusions import NEAR
 from darkroom.evaluation.textures import (
     SMALL,
     TEXTURES,
@@ -40,10 +41,10 @@ def painted(count: int = 300) -> tuple[Painting, list[TextureWish]]:
 
 def test_real_textures_are_read_at_both_sizes() -> None:
     both, wishes = painted()
-    for pictures in (both.small, both.large):
+    for pictures, least in ((both.small, 0.93), (both.large, 0.98)):  # of 8 pixels a digit, and of 16
         quality = judge_textures(pictures, wishes)
         assert quality.count == len(wishes) > 150 and set(quality.per_texture) == set(TEXTURES)
-        assert quality.pattern_accuracy == 1 and quality.small_accuracy > 0.95 and quality.colour_accuracy > 0.98
+        assert quality.pattern_accuracy == 1 and quality.small_accuracy > least and quality.colour_accuracy > 0.98
 
 
 def test_what_is_something_else_is_not_read_as_asked() -> None:
@@ -59,7 +60,7 @@ def test_what_is_something_else_is_not_read_as_asked() -> None:
 
 def test_without_their_low_frequencies_they_are_still_read() -> None:
     both, wishes = painted()
-    found = read_near_textures(make_component("high_pass", sigma=5.0)(both.large))
+    found = read_near_textures(make_component("high_pass", sigma=NEAR)(both.large))
     assert np.mean([name == wish.texture for name, wish in zip(found, wishes, strict=True)]) > 0.95
 
 

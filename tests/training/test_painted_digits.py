@@ -78,7 +78,7 @@ def test_small_digits_fill_the_picture_and_are_named_so() -> None:
     small = paint(digits, labels, np.random.default_rng(3), kinds=(0, 0, 1), backgrounds=("black",))
     for label, prompt, picture, large in zip(labels, small.prompts, small.small, small.large, strict=True):
         assert prompt == "" or re.fullmatch(rf"small \w+ {PLURALS[label]}( on black)?", prompt)
-        assert torch.equal(picture[:, :12, :12], picture[:, 12:, 12:]) and torch.equal(large[:, :24], large[:, 24:])
+        assert torch.equal(picture[:, :8, :8], picture[:, 16:, 8:16]) and torch.equal(large[:, :32], large[:, 16:])
     assert set(vocabulary()).issuperset(word for prompt in small.prompts for word in prompt.split())
 
 

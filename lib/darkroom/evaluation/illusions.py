@@ -24,13 +24,16 @@ TURNS = ((6, 9, "rotate_180"), (2, 5, "flip_vertical"), (1, 7, "rotate_180"), (0
 # Ink and paper, and what they are in the negative.
 NEGATIVES = (("black", "white", "white", "black"), ("red", "white", "cyan", "black"), ("cyan", "black", "red", "white"))
 INKS = tuple(colour for colour in COLOURS if colour != "white")
-SIGMA = 5.0  # where a hybrid's two components part, in pixels at 64 px
+# Where a hybrid's two components part, in pixels at 64 px. Of real digits and textures put together so, the judges read
+# both on 8 of 10 with patterns and on 4 of 10 with small digits, whose coarser part lies where the large digit's does.
+SIGMA = {"pattern": 2.0, "small digits": 1.5}
+NEAR = 2.0  # what is seen from near is read without what is coarser than this
 AFAR = 3.0  # of the blur through which the first is read: of real digits the judge reads 99 % so, and 57 % at 5
 KINDS = len(TURNS) + 1
 
 
 def _near(pictures: Tensor) -> Sequence[str]:
-    return read_near_textures(make_component("high_pass", sigma=SIGMA)(pictures))
+    return read_near_textures(make_component("high_pass", sigma=NEAR)(pictures))
 
 
 def _digits(pictures: Tensor) -> Sequence[Any]:
@@ -131,16 +134,17 @@ def _turned(name: str, view: str, first: tuple[int, str, str], second: tuple[int
 
 def _hybrid(number: int) -> Illusion:
     """Digits over small ones that lie 1 to 9 apart in turn, so that every pair comes, and over patterns."""
-    turn, kind = divmod(number, 2)
+    turn, odd = divmod(number, 2)
     far, ink = turn % 10, INKS[number % len(INKS)]
-    texture = PATTERNS[turn % len(PATTERNS)] if kind else SMALL[(far + 1 + (turn + turn // 10) % 9) % 10]
-    low, high = ({"component": name, "sigma": SIGMA} for name in ("low_pass", "high_pass"))
+    kind = "pattern" if odd else "small digits"
+    texture = PATTERNS[turn % len(PATTERNS)] if odd else SMALL[(far + 1 + (turn + turn // 10) % 9) % 10]
+    low, high = ({"component": name, "sigma": SIGMA[kind]} for name in ("low_pass", "high_pass"))
     near = TextureWish(texture, ink, "white", 0).prompt
     parts = (
         Part({**low, "prompt": _prompt(far, ink, "white")}, far, make_component("low_pass", sigma=AFAR)),
         Part({**high, "prompt": near}, texture, make_component("whole"), _near),
     )
-    return Illusion("hybrid", "digit of a pattern" if kind else "digit of small digits", parts)
+    return Illusion("hybrid", f"digit over {'a pattern' if odd else kind}", parts)
 
 
 def _prompt(digit: int, ink: str, paper: str) -> str:

@@ -16,7 +16,7 @@ from darkroom.evaluation.cascade import sample_wishes, schedule_of
 from darkroom.evaluation.digits import shares
 from darkroom.models.catalog import open_model
 from darkroom.models.classifier import mnist_classifier
-from darkroom.models.painted_ink import COLOURS, PAPERS, PATTERNS, PLURALS, at_24, paper_of
+from darkroom.models.painted_ink import COLOURS, FAINT, PAPERS, PATTERNS, PLURALS, TILES, at_24, paper_of
 from darkroom.training.painted_digits import BACKGROUNDS, PERIODS, pattern
 
 TONE = 0.04  # of all pixels, those at either end of a picture's colours
@@ -138,15 +138,15 @@ def read_textures(pictures: Tensor) -> list[str]:
     """Of pictures float32 [N, 3, S, S] in [-1, 1], S 24 or 48: which of TEXTURES fills each.
 
     It is a pattern where one, of any period and place that is painted, is like it enough; otherwise the
-    small digit that the embedded classifier sees in the mean of its quarters.
+    small digit that the embedded classifier sees in the mean of its tiles.
     """
-    return _read(_ends(at_24(pictures.float().clamp(-1, 1)))[0])
+    return _read(_ends(pictures.float().clamp(-1, 1))[0])
 
 
 def read_near_textures(pictures: Tensor) -> list[str]:
     """The same, of what is left of pictures [N, 3, S, S] without their low frequencies: about 0 is paper, and ink lies
     on the side that goes farther from it."""
-    mean = at_24(pictures.float().clamp(-1, 1)).mean(dim=1)
+    mean = pictures.float().clamp(-1, 1).mean(dim=1)
     away = mean - mean.flatten(1).median(dim=1).values[:, None, None]
     ink = away * away.pow(3).mean(dim=(1, 2), keepdim=True).sign()
     most = ink.flatten(1).topk(round(TONE * ink[0].numel()), dim=1).values.mean(dim=1)
@@ -154,21 +154,22 @@ def read_near_textures(pictures: Tensor) -> list[str]:
 
 
 def _read(ink: Tensor) -> list[str]:
-    """ink: how much of it lies on each pixel, [N, 24, 24] in 0..1."""
+    """ink: how much of it lies on each pixel, [N, S, S] in 0..1."""
     names, drawn = _patterns()
-    alike = _centred(ink.flatten(1)) @ drawn.T
+    alike = _centred(at_24(ink[:, None]).flatten(1)) @ drawn.T
     best, which = alike.max(dim=1)
-    digits = mnist_classifier().classify(_quarter(ink)).argmax(dim=1)
+    digits = mnist_classifier().classify(_tile(ink)).argmax(dim=1)
     found = zip(best.tolist(), which.tolist(), digits.tolist(), strict=True)
     return [names[index] if likeness >= ALIKE else SMALL[digit] for likeness, index, digit in found]
 
 
-def _quarter(ink: Tensor) -> Tensor:
-    """The mean of a picture's quarters in MNIST's frame, [N, 24, 24] -> [N, 1, 28, 28]."""
-    quarters = ink.unflatten(1, (2, 12)).unflatten(3, (2, 12)).mean(dim=(1, 3))
-    large = F.interpolate(quarters[:, None], scale_factor=2, mode="bicubic").clamp(min=0)
+def _tile(ink: Tensor) -> Tensor:
+    """The mean of a picture's tiles in MNIST's frame, [N, S, S] -> [N, 1, 28, 28]."""
+    side = ink.shape[-1] // TILES
+    tiles = ink.unflatten(1, (TILES, side)).unflatten(3, (TILES, side)).mean(dim=(1, 3))
+    large = F.interpolate(tiles[:, None], size=24, mode="bicubic").clamp(min=0)
     large = large / large.amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-6)
-    return F.pad(large, (2, 2, 2, 2))
+    return F.pad((large - FAINT).clamp(min=0) / (1 - FAINT), (2, 2, 2, 2))
 
 
 def _ends(pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 PLURALS = tuple("sixes" if digit == "six" else f"{digit}s" for digit in DIGITS)  # of small ones that fill a picture
+TILES = 3  # of these in a row, and in a column
 PATTERNS = ("stripes", "dots", "checks")
 COLOURS = {  # ink, RGB in 0..255; far enough apart that the nearest name is never in doubt
     "red": (225, 35, 40),

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from darkroom.models.painted_ink import COLOURS, DIGITS, PATTERNS, PLURALS
+from darkroom.models.painted_ink import COLOURS, DIGITS, PATTERNS, PLURALS, TILES
 
 BACKGROUNDS = ("white", "black")
 TEMPLATES = (  # {c} colour, {d} digit, {b} background
@@ -32,7 +32,9 @@ KIND_WEIGHTS = (0.5, 0.2, 0.3)
 PLAIN_SHARE = 0.25  # more pictures in black and white: which of the two is ink is learned last
 NULL_PROMPT_SHARE = 0.1  # classifier-free guidance needs the empty prompt too (arXiv 2207.12598)
 SIZE = 48
-PERIODS = {"stripes": (8.0, 12.0), "dots": (10.0, 14.0), "checks": (12.0, 16.0)}  # pixels of the large picture
+# Pixels of the large picture: finer than a stroke is wide, or a hybrid could not part them by their frequencies.
+PERIODS = {"stripes": (5.0, 7.0), "dots": (7.0, 9.0), "checks": (8.0, 10.0)}
+SMALL_INK = 1.25  # how much more ink small digits get, whose strokes are thinner than a pixel
 EDGE = 3.0  # how much steeper than a sine a pattern's edges are
 
 
@@ -85,8 +87,8 @@ def _texture(
     """What fills a picture, as a phrase that lacks its colour ("" for the one digit), and how much ink lies where,
     [1, 24, 24] and [1, 48, 48]; digit: the same of the digit."""
     if kind == "small":
-        small = F.avg_pool2d(digit[0], 2)
-        return f"small {{c}} {PLURALS[label]}", (small.repeat(1, 2, 2), digit[0].repeat(1, 2, 2))
+        tiles = [(F.avg_pool2d(sized, TILES) * SMALL_INK).clamp(max=1) for sized in digit]
+        return f"small {{c}} {PLURALS[label]}", [tile.repeat(1, TILES, TILES) for tile in tiles]
     if kind == "pattern":
         name = PATTERNS[generator.integers(len(PATTERNS))]
         large = draw_pattern(name, generator)[None]
