@@ -41,7 +41,7 @@ def painted(count: int = 300) -> tuple[Painting, list[TextureWish]]:
 
 def test_real_textures_are_read_at_both_sizes() -> None:
     both, wishes = painted()
-    for pictures, least in ((both.small, 0.93), (both.large, 0.98)):  # of 8 pixels a digit, and of 16
+    for pictures, least in ((both.small, 0.93), (both.large, 0.98)):  # of small digits, of 8 pixels each and of 16
         quality = judge_textures(pictures, wishes)
         assert quality.count == len(wishes) > 150 and set(quality.per_texture) == set(TEXTURES)
         assert quality.pattern_accuracy == 1 and quality.small_accuracy > least and quality.colour_accuracy > 0.98

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
+from itertools import product
 
 import torch
 import torch.nn.functional as F
@@ -17,10 +18,10 @@ from darkroom.evaluation.digits import shares
 from darkroom.models.catalog import open_model
 from darkroom.models.classifier import mnist_classifier
 from darkroom.models.painted_ink import COLOURS, FAINT, PAPERS, PATTERNS, PLURALS, TILES, at_24, paper_of
-from darkroom.training.painted_digits import BACKGROUNDS, PERIODS, pattern
+from darkroom.training.painted_digits import BACKGROUNDS, pattern
 
 TONE = 0.04  # of all pixels, those at either end of a picture's colours
-ALIKE = 0.68  # the correlation with a pattern from which on it is one: of real ones 0.87, of small digits 0.51 at most
+ALIKE = 0.7  # the correlation with a pattern from which on it is one: of real ones 1, of small digits 0.4 at most
 PHASES = 8  # of each direction, at which patterns are held against a picture
 SMALL = tuple(f"small {name}" for name in PLURALS)
 TEXTURES = (*PATTERNS, *SMALL)
@@ -129,7 +130,7 @@ def tones(pictures: Tensor) -> list[set[str]]:
     """Of pictures [N, 3, S, S], the names of the two colours they are made of."""
     names = COLOURS | {name: PAPERS[name] for name in BACKGROUNDS}
     palette = torch.tensor(list(names.values())) / 127.5 - 1
-    ends = torch.stack(_ends(at_24(pictures.float().clamp(-1, 1)))[1:], dim=1)
+    ends = torch.stack(_ends(pictures.float().clamp(-1, 1))[1:], dim=1)
     nearest = torch.cdist(ends, palette.expand(len(ends), -1, -1)).argmin(dim=2)
     return [{list(names)[index] for index in pair} for pair in nearest.tolist()]
 
@@ -137,7 +138,7 @@ def tones(pictures: Tensor) -> list[set[str]]:
 def read_textures(pictures: Tensor) -> list[str]:
     """Of pictures float32 [N, 3, S, S] in [-1, 1], S 24 or 48: which of TEXTURES fills each.
 
-    It is a pattern where one, of any period and place that is painted, is like it enough; otherwise the
+    It is a pattern where one, in whatever place, is like it enough; otherwise the
     small digit that the embedded classifier sees in the mean of its tiles.
     """
     return _read(_ends(pictures.float().clamp(-1, 1))[0])
@@ -195,18 +196,13 @@ def _ends(pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 @cache
 def _patterns() -> tuple[list[str], Tensor]:
-    """Every pattern at periods half a pixel apart, at places an eighth of a period apart: names, and
-    maps of ink [M, 576], centred."""
+    """Every pattern at places an eighth of its period apart: names, and maps of ink [M, 576], centred."""
     names, maps = [], []
     for name in PATTERNS:
-        first, last = PERIODS[name]
-        for period in torch.arange(first, last + 1e-6, 0.5).tolist():
+        for along, down in product([phase / PHASES for phase in range(PHASES)], repeat=2):
             for lying in (False, True) if name == "stripes" else (False,):
-                for down in range(1 if name == "stripes" else PHASES):
-                    for along in range(PHASES):
-                        places = (2 * math.pi * along / PHASES, 2 * math.pi * down / PHASES)
-                        maps.append(F.avg_pool2d(pattern(name, period, places, lying)[None], 2).flatten())
-                        names.append(name)
+                names.append(name)
+                maps.append(F.avg_pool2d(pattern(name, along, down, lying)[None], 2).flatten())
     return names, _centred(torch.stack(maps))
 
 

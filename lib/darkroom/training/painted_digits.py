@@ -32,8 +32,9 @@ KIND_WEIGHTS = (0.5, 0.2, 0.3)
 PLAIN_SHARE = 0.25  # more pictures in black and white: which of the two is ink is learned last
 NULL_PROMPT_SHARE = 0.1  # classifier-free guidance needs the empty prompt too (arXiv 2207.12598)
 SIZE = 48
-# Pixels of the large picture: finer than a stroke is wide, or a hybrid could not part them by their frequencies.
-PERIODS = {"stripes": (5.0, 7.0), "dots": (7.0, 9.0), "checks": (8.0, 10.0)}
+# Pixels of the large picture: finer than a stroke is wide, or a hybrid could not part them by their frequencies, and
+# always in one place, as so small a network keeps no count of lines from one border to the other.
+PERIODS = {"stripes": 6, "dots": 6, "checks": 8}
 SMALL_INK = 1.25  # how much more ink small digits get, whose strokes are thinner than a pixel
 EDGE = 3.0  # how much steeper than a sine a pattern's edges are
 
@@ -91,27 +92,23 @@ def _texture(
         return f"small {{c}} {PLURALS[label]}", [tile.repeat(1, TILES, TILES) for tile in tiles]
     if kind == "pattern":
         name = PATTERNS[generator.integers(len(PATTERNS))]
-        large = draw_pattern(name, generator)[None]
+        large = pattern(name, lying=name == "stripes" and generator.random() < 0.5)[None]
         return f"{{c}} {name}", (F.avg_pool2d(large, 2), large)
     return "", digit
 
 
-def draw_pattern(name: str, generator: np.random.Generator) -> Tensor:
-    """How much ink lies where, float32 [48, 48] in [0, 1], of one of PATTERNS: its period, place and, of stripes,
-    whether they stand or lie are random."""
-    period, places = generator.uniform(*PERIODS[name]), generator.uniform(0, 2 * math.pi, 2)
-    return pattern(name, period, places, lying=name == "stripes" and generator.random() < 0.5)
-
-
-def pattern(name: str, period: float, places: Sequence[float], lying: bool = False) -> Tensor:
-    """The same, told all: period in pixels of 48; places: phases along and down; lying: of stripes."""
-    down, along = torch.meshgrid(*[torch.arange(SIZE, dtype=torch.float32) * (2 * math.pi / period)] * 2, indexing="ij")
+def pattern(name: str, along: float = 0.0, down: float = 0.0, lying: bool = False) -> Tensor:
+    """How much ink lies where, float32 [48, 48] in [0, 1], of one of PATTERNS; along, down: where it begins, as shares
+    of its period; lying: of stripes."""
+    period = PERIODS[name]
+    middles = (torch.arange(SIZE, dtype=torch.float32) + 0.5) * (2 * math.pi / period)
+    y, x = (middles - 2 * math.pi * begin for begin in (down, along))
     if name == "stripes":
-        wave = torch.sin((down if lying else along) + places[0])
+        wave = -torch.cos(y[:, None] if lying else x).expand(SIZE, SIZE) - 0.5
     elif name == "dots":
-        wave = torch.cos(along + places[0]) + torch.cos(down + places[1]) - 1
+        wave = -torch.cos(x) - torch.cos(y)[:, None] - 1
     else:
-        wave = 2 * torch.sin(along + places[0]) * torch.sin(down + places[1])
+        wave = 2 * torch.sin(x) * torch.sin(y)[:, None]
     return (0.5 + EDGE / 2 * wave).clamp(0, 1)
 
 
