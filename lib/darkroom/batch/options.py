@@ -12,7 +12,7 @@ from pydantic import Field
 
 from darkroom.batch.row_state import KINDS
 from darkroom.batch.write_results import Images
-from darkroom.models import DTYPES, Mode
+from darkroom.models import DTYPES, EIGHT_BITS, Mode
 from darkroom.phases import redacted
 
 if TYPE_CHECKING:
@@ -36,9 +36,10 @@ class Options:
     """The command's arguments. workers: actors per stage; stage_workers: of stages I, II, III, None: `workers`.
 
     capacity: evaluations per pass; "auto": as many as fit a GPU, 32 on a processor. dtype: one, or one per stage joined
-    by commas; None: the model's own on GPUs, float32 on processors. unit_rows: rows committed together.
+    by commas, of DTYPES or EIGHT_BITS; None: the model's own on GPUs, float32 on processors. unit_rows: rows committed
+    together.
     embeddings: where those of prompts lie and are put, if not in the run. scorer: see `open_scorer`.
-    compile: of the stages' UNets, see `models.compiled`. watermark: None: where the model's own pipelines do.
+    compile: of the stages' networks, see `models.compiled`. watermark: None: where the model's own pipelines do.
     verify: every picture that is there is read first, and made anew where it is not what its row says.
     rerun: which failed rows are tried again: "failed" (all), "none", or classes of errors joined by commas.
     ids: a file that names the rows that may be made, see `RowFilter.read`; None: all.
@@ -168,16 +169,22 @@ def parse_max_failed(text: str | None, rows: int) -> float:
 
 
 def stage_dtypes(model: Model, given: str | None, on_gpu: bool) -> dict[int, str]:
-    """The dtype of each stage, by number. ValueError for names that are none, or too many or few of them."""
+    """The dtype of each stage, by number. ValueError for names that are none, or too many or few of them, or that the
+    model's weights are not held in."""
     numbers = [stage.number for stage in model.stages]
     if given is None:
         return dict.fromkeys(numbers, default_dtype(model, on_gpu))
     names = [name.strip() for name in given.split(",")]
-    unknown = [name for name in names if name not in DTYPES]
+    unknown = [name for name in names if name not in (*DTYPES, *EIGHT_BITS)]
     if unknown:
-        raise ValueError(f"--dtype names {', '.join(map(repr, unknown))}, wanted {', '.join(DTYPES)}")
+        raise ValueError(f"--dtype names {', '.join(map(repr, unknown))}, wanted {', '.join((*DTYPES, *EIGHT_BITS))}")
     if len(names) not in (1, len(numbers)):
         raise ValueError(f"--dtype names {len(names)}, the model {model.name!r} has {len(numbers)} stages: one or each")
+    if model.kind == "network" and (held := [name for name in names if name in EIGHT_BITS]):
+        raise ValueError(
+            f"--dtype {held[0]} is for models of diffusers, and {model.name!r} is a network of our own, too small to "
+            f"gain by it: wanted {', '.join(DTYPES)}"
+        )
     return dict(zip(numbers, names if len(names) > 1 else names * len(numbers), strict=True))
 
 
@@ -187,8 +194,10 @@ def default_dtype(model: Any, on_gpu: bool) -> str:
 
 
 def encoder_dtype(model: Model, name: str, dtypes: dict[int, str]) -> str:
-    """A text encoder computes in what the first stage does that attends to it."""
-    return next(dtype for number, dtype in sorted(dtypes.items()) if model.encoder_of(number) == name)
+    """A text encoder computes in what the first stage does that attends to it. It is never held in eight bits: it has
+    left before the stages come, and so one prompt has one embedding in bfloat16, whatever holds the stages' weights."""
+    own = next(dtype for number, dtype in sorted(dtypes.items()) if model.encoder_of(number) == name)
+    return EIGHT_BITS.get(own, own)
 
 
 def unit_size(rows: int, largest: int, workers: int, seconds: float) -> int:

@@ -11,7 +11,7 @@ sources            `Source`, `open_source`: a model's files, wherever they lie
 weights            `check_dtype`, `load_module`, `read_header`, `read_tensor`: safetensors, whole or in part
 memory             `Memory`, `size_text`: what a stage will need of a device
 node_cache         `remember`: what a machine finds out once for all of its processes
-here               `DTYPES`, `Mode`, `MOST_ADAPTERS`: names that are known before torch is
+here               `DTYPES`, `EIGHT_BITS`, `Mode`, `MOST_ADAPTERS`: names that are known before torch is
 """
 
 from typing import Literal
@@ -19,7 +19,8 @@ from typing import Literal
 from darkroom.front_door import front_door
 
 # Known before torch is.
-DTYPES = ("float32", "bfloat16", "float16")  # that weights may be held in
+DTYPES = ("float32", "bfloat16", "float16")  # that models may compute in
+EIGHT_BITS = {"fp8": "bfloat16"}  # that weights of theirs may be held in, and what is computed in then
 Mode = Literal["off", "default", "graphs"]  # of compiling
 MOST_ADAPTERS = 4  # that a row may name; of control networks too
 
@@ -39,4 +40,4 @@ __getattr__, __dir__, __all__ = front_door(
         "node_cache": ("remember",),
     },
 )
-__all__ += ["DTYPES", "MOST_ADAPTERS", "Mode"]
+__all__ += ["DTYPES", "EIGHT_BITS", "MOST_ADAPTERS", "Mode"]
