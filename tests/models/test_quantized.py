@@ -68,7 +68,7 @@ def a_pass(model: Any, number: int, capacity: int = 3) -> tuple[Tensor, ...]:
 def held_in_fp8(network: nn.Module) -> dict[str, Tensor]:
     """What is held so, by the names of the layers."""
     return {
-        name.partition(".parametrizations.")[0].removesuffix(".weight"): parameter
+        name.removesuffix(".weight"): parameter
         for name, parameter in network.named_parameters()
         if parameter.dtype == torch.float8_e4m3fn and not name.endswith(".bias")
     }

@@ -15,11 +15,41 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from darkroom.models import EIGHT_BITS
 
-_LAYERS: dict[str, tuple[type[nn.Module], ...]] = {"fp8": (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)}
+
+class _InBfloat16:
+    """A layer whose `weight` is in bfloat16, of what it holds. (torch's parametrizations do the same by a class for each
+    layer, for which dynamo would compile each block of a transformer anew.)"""
+
+    _parameters: dict[str, Tensor]
+
+    @property
+    def weight(self) -> Tensor:
+        return self._parameters["weight"].to(torch.bfloat16)
+
+
+class _Linear(_InBfloat16, nn.Linear):
+    pass
+
+
+class _Conv1d(_InBfloat16, nn.Conv1d):
+    pass
+
+
+class _Conv2d(_InBfloat16, nn.Conv2d):
+    pass
+
+
+class _Conv3d(_InBfloat16, nn.Conv3d):
+    pass
+
+
+_LAYERS: dict[str, dict[type[nn.Module], type[nn.Module]]] = {
+    "fp8": {nn.Linear: _Linear, nn.Conv1d: _Conv1d, nn.Conv2d: _Conv2d, nn.Conv3d: _Conv3d},
+}
+"""By dtype, the layers whose weights are held in it, and what they become."""
 
 
 def layers_in_eight_bits(network: nn.Module, dtype: str) -> dict[str, nn.Module]:
@@ -35,7 +65,7 @@ def layers_in_eight_bits(network: nn.Module, dtype: str) -> dict[str, nn.Module]
     return {
         name: layer
         for name, layer in network.named_modules()
-        if isinstance(layer, _LAYERS[dtype]) and not any(re.search(pattern, name) for pattern in skipped)
+        if type(layer) in _LAYERS[dtype] and not any(re.search(pattern, name) for pattern in skipped)
     }
 
 
@@ -45,15 +75,7 @@ def in_eight_bits(weight: Tensor, dtype: str) -> Tensor:
     return weight.to(torch.float8_e4m3fn)
 
 
-def compute_in_bfloat16(layers: Iterable[nn.Module]) -> None:
-    """Lets layers compute whose weights are held in eight bits."""
+def compute_in_bfloat16(layers: Iterable[nn.Module], dtype: str) -> None:
+    """Lets layers compute whose weights are held in a dtype of eight bits."""
     for layer in layers:
-        # unsafe: what is held and what is used differ in dtype.
-        parametrize.register_parametrization(layer, "weight", _InBfloat16(), unsafe=True)
-
-
-class _InBfloat16(nn.Module):
-    """What a layer's `weight` is, of what is held."""
-
-    def forward(self, held: Tensor) -> Tensor:
-        return held.to(torch.bfloat16)
+        layer.__class__ = _LAYERS[dtype][type(layer)]

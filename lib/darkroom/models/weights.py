@@ -103,7 +103,7 @@ def load_module(
     held = {f"{name}.weight": dtype for name in layers}
     tensors = _tensors([root / name for name in files if name.endswith(".safetensors")], device)
     _assign(module, tensors, wanted, kept, held)
-    compute_in_bfloat16(layers.values())
+    compute_in_bfloat16(layers.values(), dtype)
     return module.eval().requires_grad_(False)
 
 
@@ -119,7 +119,7 @@ def in_dtype(
     layers = layers_in_eight_bits(module, dtype).values()
     for layer in layers:
         layer.weight = nn.Parameter(in_eight_bits(layer.weight.data, dtype), requires_grad=False)
-    compute_in_bfloat16(layers)
+    compute_in_bfloat16(layers, dtype)
     return module
 
 
