@@ -12,7 +12,7 @@ from pydantic import Field
 
 from darkroom.batch.row_state import KINDS
 from darkroom.batch.write_results import Images
-from darkroom.models import DTYPES, EIGHT_BITS, Mode
+from darkroom.models import DTYPES, EIGHT_BITS, Mode, lacks_library
 from darkroom.phases import redacted
 
 if TYPE_CHECKING:
@@ -123,6 +123,7 @@ def refuse_wrong(options: Options) -> None:
         parse_named(f"--{name}", getattr(options, name))
     parse_rerun(options.rerun)
     parse_max_failed(options.max_failed_rows, 0)
+    parse_dtypes(options.dtype)
 
 
 def parse_capacity(text: str) -> Capacity:
@@ -168,16 +169,23 @@ def parse_max_failed(text: str | None, rows: int) -> float:
     return float(found[1]) * rows / 100 if found[2] else float(found[1])
 
 
+def parse_dtypes(text: str | None) -> list[str]:
+    """The names that --dtype gives. ValueError for those that are none, or that this machine lacks the library of."""
+    names = [name.strip() for name in text.split(",")] if text is not None else []
+    if unknown := [name for name in names if name not in (*DTYPES, *EIGHT_BITS)]:
+        raise ValueError(f"--dtype names {', '.join(map(repr, unknown))}, wanted {', '.join((*DTYPES, *EIGHT_BITS))}")
+    if why := next(filter(None, map(lacks_library, names)), ""):
+        raise ValueError(f"--dtype {text}: {why}")
+    return names
+
+
 def stage_dtypes(model: Model, given: str | None, on_gpu: bool) -> dict[int, str]:
     """The dtype of each stage, by number. ValueError for names that are none, or too many or few of them, or that the
     model's weights are not held in."""
     numbers = [stage.number for stage in model.stages]
     if given is None:
         return dict.fromkeys(numbers, default_dtype(model, on_gpu))
-    names = [name.strip() for name in given.split(",")]
-    unknown = [name for name in names if name not in (*DTYPES, *EIGHT_BITS)]
-    if unknown:
-        raise ValueError(f"--dtype names {', '.join(map(repr, unknown))}, wanted {', '.join((*DTYPES, *EIGHT_BITS))}")
+    names = parse_dtypes(given)
     if len(names) not in (1, len(numbers)):
         raise ValueError(f"--dtype names {len(names)}, the model {model.name!r} has {len(numbers)} stages: one or each")
     if model.kind == "network" and (held := [name for name in names if name in EIGHT_BITS]):

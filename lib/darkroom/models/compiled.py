@@ -80,8 +80,8 @@ def warm_up(predictor: Predictor, inputs: tuple[Tensor, ...]) -> None:
 
 
 class CompiledPredictor:
-    """A predictor that answers as the one it wraps, and has all else of it. That one is not to be asked any more: blocks
-    of its transformer are compiled where they are."""
+    """A predictor that answers as the one it wraps, and has all else of it. That one is not to be asked any more, as
+    blocks of its transformer are compiled where they are."""
 
     def __init__(self, predictor: Predictor, mode: Mode, backend: str | Callable[..., Any]) -> None:
         self.wrapped, self.process, self.device = predictor, predictor.process, predictor.device

@@ -1,6 +1,7 @@
 """Weights that take a byte each: held in eight bits, and computed with in bfloat16.
 
-fp8: float8_e4m3fn (arXiv 2209.05433), each weight by itself, of linear layers and convolutions.
+    fp8     float8_e4m3fn (arXiv 2209.05433), each weight by itself: of linear layers and convolutions
+    int8    a whole number, and a scale for each row of a matrix, by torchao: of linear layers alone
 
 They are weights of those layers that diffusers' layerwise casting takes: all but norms and what modulates them, patches
 and places at the input, and the output. That casting itself casts a layer's weights when it is called, and back
@@ -16,12 +17,13 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from darkroom.models import EIGHT_BITS
+from darkroom.models import EIGHT_BITS, lacks_library
+from darkroom.models.errors import ModelError
 
 
 class _InBfloat16:
-    """A layer whose `weight` is in bfloat16, of what it holds. (torch's parametrizations do the same by a class for each
-    layer, for which dynamo would compile each block of a transformer anew.)"""
+    """A layer whose `weight` is in bfloat16, of what it holds. torch's parametrizations do the same by a class for each
+    layer, and dynamo would compile each block of a transformer anew for them."""
 
     _parameters: dict[str, Tensor]
 
@@ -48,6 +50,7 @@ class _Conv3d(_InBfloat16, nn.Conv3d):
 
 _LAYERS: dict[str, dict[type[nn.Module], type[nn.Module]]] = {
     "fp8": {nn.Linear: _Linear, nn.Conv1d: _Conv1d, nn.Conv2d: _Conv2d, nn.Conv3d: _Conv3d},
+    "int8": {nn.Linear: nn.Linear},  # torchao's weights know how to be computed with
 }
 """By dtype, the layers whose weights are held in it, and what they become."""
 
@@ -70,9 +73,18 @@ def layers_in_eight_bits(network: nn.Module, dtype: str) -> dict[str, nn.Module]
 
 
 def in_eight_bits(weight: Tensor, dtype: str) -> Tensor:
-    """A weight in bfloat16, as it is held."""
-    assert dtype == "fp8"
-    return weight.to(torch.float8_e4m3fn)
+    """A weight in bfloat16, as it is held. ModelError where int8 is asked for and torchao is missing."""
+    if dtype == "fp8":
+        return weight.to(torch.float8_e4m3fn)
+    if why := lacks_library(dtype):
+        raise ModelError(why)
+    from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    layer.weight = nn.Parameter(weight, requires_grad=False)
+    # Else it would change what inductor does to every other model of this process.
+    quantize_(layer, Int8WeightOnlyConfig(set_inductor_config=False))
+    return layer.weight.data
 
 
 def compute_in_bfloat16(layers: Iterable[nn.Module], dtype: str) -> None:
