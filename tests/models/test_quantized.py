@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from darkroom.batch.capacity import empty_pass
 from darkroom.batch.options import Options, encoder_dtype, refuse_wrong, stage_dtypes
 from darkroom.batch.sample import sample
-from darkroom.models import lacks_library
+from darkroom.models import lacks_library, sd3_flux
 from darkroom.models.adapter_files import StoredAdapter
 from darkroom.models.adapters import adaptable_layers
 from darkroom.models.catalog import open_model
 from darkroom.models.errors import ModelError
+from darkroom.models.mmdit import build_transformer
 from darkroom.models.parts import build_network
 from darkroom.models.quantized import in_eight_bits, layers_in_eight_bits
 from darkroom.models.weights import in_dtype
@@ -129,6 +130,18 @@ def test_the_bytes_are_foretold(staged: tuple[Any, int]) -> None:
     # Beside what a pass holds anyhow, no more than one layer's weights are there in bfloat16.
     most = 2 * max(weight.numel() for weight in held_in_fp8(network).values())
     assert 0 <= found.activations - plain.activations <= most
+
+
+@pytest.mark.parametrize(
+    ("name", "modulating"),
+    [("flux-dev", (19 * 2 * 6 + 38 * 3 + 2) * 3072 * 3073), ("sd35-large", ((37 * 12 + 6 + 2 + 2) * 2432 * 2433))],
+)
+def test_a_large_transformer_takes_a_byte_a_weight_and_two_of_what_modulates(name: str, modulating: int) -> None:
+    """Counted by hand from the published shapes: matrices that make shifts, scales and gates of a block's norms."""
+    with torch.device("meta"):
+        network = in_dtype(build_transformer(sd3_flux.TRANSFORMER_SHAPES[name]), "fp8")
+    found = sum(p.numel() * p.element_size() for p in network.parameters())
+    assert found == pytest.approx(sd3_flux.PARAMETERS[name] + modulating, rel=2e-3)
 
 
 def _bytes_of(model: Any, number: int, dtype: str) -> int:
