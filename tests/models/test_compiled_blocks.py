@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from darkroom.batch.capacity import empty_pass
+from darkroom.models import EIGHT_BITS, lacks_library
 from darkroom.models.adapter_files import StoredAdapter
 from darkroom.models.catalog import open_model
 from darkroom.models.compiled import compiled, mode_in_use, notes_of
@@ -73,9 +74,12 @@ def test_a_transformer_is_compiled_by_its_blocks(tmp_path: Path, family: str, bl
     assert torch.equal(fast(*asked), wanted) and backend.graphs == found, "what is compiled is not compiled again"
 
 
+@pytest.mark.parametrize("dtype", EIGHT_BITS)
 @torch.inference_mode()
-def test_weights_in_eight_bits_are_compiled_too(tmp_path: Path) -> None:
-    (plain, asked), backend = deep(tmp_path, "sd3", "fp8"), Counting()
+def test_weights_in_eight_bits_are_compiled_too(tmp_path: Path, dtype: str) -> None:
+    if why := lacks_library(dtype):
+        pytest.skip(why)
+    (plain, asked), backend = deep(tmp_path, "sd3", dtype), Counting()
     wanted = plain(*asked)
     fast = compiled(plain, "default", backend)
     assert torch.equal(fast(*asked), wanted) and notes_of(fast) == []
