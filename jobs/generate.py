@@ -43,7 +43,8 @@ def main(
     stage3_workers: Annotated[int | None, typer.Option(min=1, help="of stage III")] = None,
     capacity: Annotated[str, typer.Option(help="model evaluations per pass; auto: what fits a GPU, else 32")] = "auto",
     dtype: Annotated[
-        str | None, typer.Option(help="one, or one per stage: bfloat16,float16; default: the model's own on GPUs")
+        str | None,
+        typer.Option(help="float32, bfloat16, float16, fp8, int8; or one per stage; default: the model's own on GPUs"),
     ] = None,
     compile: Annotated[
         Literal["off", "default", "graphs"], typer.Option(help="torch.compile, with CUDA graphs: minutes, then speed")

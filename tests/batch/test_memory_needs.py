@@ -72,6 +72,19 @@ def test_needs_are_measured_and_grow_with_the_capacity(toy_deepfloyd: str) -> No
     assert [(need.capacity, need.tries) for need in unasked] == [(8, True)] and "8+" in table(unasked)
 
 
+def test_weights_in_eight_bits_are_foretold(toy_deepfloyd: str) -> None:
+    model = open_model(toy_deepfloyd)
+    halved, held = (
+        needs(model, (1, 2), stage_dtypes(model, dtype, on_gpu=True), 2, True, model.encoders[:1])
+        for dtype in ("bfloat16", "fp8")
+    )
+    assert [need.dtype for need in held] == ["bfloat16", "fp8", "fp8"], "an encoder is as in bfloat16"
+    assert held[0] == halved[0]
+    for ours, half in list(zip(held, halved, strict=True))[1:]:
+        assert half.weights / 2 < ours.weights < 0.75 * half.weights
+    assert "stage 1       fp8" in table(held)
+
+
 def test_an_encoder_stays_beside_the_stages_where_the_gpu_has_room_to_spare() -> None:
     one = Room(cpus=16, gpus=1, largest=16)
     beside = beside_the_stages([T5, XL, LARGE], one, Hardware(gpu=80 * GB))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from PIL import Image
 
 import darkroom
 from darkroom.batch.generate import Options, run
+from darkroom.batch.sample import sample
 from darkroom.manifest import ManifestError
 from darkroom.report.page import write_report
 from darkroom.runs.audit import audit
@@ -106,3 +108,18 @@ def test_painting_in_by_a_model_of_nine_channels(tmp_path: Path, toy_sd: str, sh
     assert {json.loads(row["stages"])[0]["steps"] for row in results(options.out).values()} == {3, 2}
     with pytest.raises(ManifestError, match="'inpaint' paints pictures in, and does so alone"):
         run(asked(tmp_path / "other", f"{toy_sd}/inpaint", ROWS), lambda line: None)
+
+
+def test_weights_in_fp8_are_on_record_and_resumed(tmp_path: Path, toy_sd: str, shared_ray: None) -> None:
+    model = f"{toy_sd}/sd"
+    first = replace(asked(tmp_path, model, ROWS[:2]), dtype="fp8", limit=1)
+    assert run(first, lambda line: None).made == 1
+    before = results(first.out)["text"]
+    outcome = run(replace(first, limit=None), lambda line: None)
+    found, made = results(first.out), opened(first.out)
+    assert (outcome.made, outcome.failed) == (1, 0) and found["text"] == before
+    assert [json.loads(found[name]["stages"])[0]["dtype"] for name in ("text", "negative")] == ["fp8", "fp8"]
+    assert json.loads(open_store(first.out).read("run.json"))["options"]["dtype"] == "fp8"
+    for row in ROWS[:2]:
+        (picture,) = sample(model, row, capacity=4, dtype="fp8")
+        assert np.array_equal(np.asarray(picture), made[row["id"]]), "alone in this process, to the byte"

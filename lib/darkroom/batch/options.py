@@ -12,7 +12,7 @@ from pydantic import Field
 
 from darkroom.batch.row_state import KINDS
 from darkroom.batch.write_results import Images
-from darkroom.models import DTYPES, Mode
+from darkroom.models import DTYPES, EIGHT_BITS, Mode, lacks_library
 from darkroom.phases import redacted
 
 if TYPE_CHECKING:
@@ -36,9 +36,10 @@ class Options:
     """The command's arguments. workers: actors per stage; stage_workers: of stages I, II, III, None: `workers`.
 
     capacity: evaluations per pass; "auto": as many as fit a GPU, 32 on a processor. dtype: one, or one per stage joined
-    by commas; None: the model's own on GPUs, float32 on processors. unit_rows: rows committed together.
+    by commas, of DTYPES or EIGHT_BITS; None: the model's own on GPUs, float32 on processors. unit_rows: rows committed
+    together.
     embeddings: where those of prompts lie and are put, if not in the run. scorer: see `open_scorer`.
-    compile: of the stages' UNets, see `models.compiled`. watermark: None: where the model's own pipelines do.
+    compile: of the stages' networks, see `models.compiled`. watermark: None: where the model's own pipelines do.
     verify: every picture that is there is read first, and made anew where it is not what its row says.
     rerun: which failed rows are tried again: "failed" (all), "none", or classes of errors joined by commas.
     ids: a file that names the rows that may be made, see `RowFilter.read`; None: all.
@@ -122,6 +123,7 @@ def refuse_wrong(options: Options) -> None:
         parse_named(f"--{name}", getattr(options, name))
     parse_rerun(options.rerun)
     parse_max_failed(options.max_failed_rows, 0)
+    parse_dtypes(options.dtype)
 
 
 def parse_capacity(text: str) -> Capacity:
@@ -167,17 +169,30 @@ def parse_max_failed(text: str | None, rows: int) -> float:
     return float(found[1]) * rows / 100 if found[2] else float(found[1])
 
 
+def parse_dtypes(text: str | None) -> list[str]:
+    """The names that --dtype gives. ValueError for those that are none, or that this machine lacks the library of."""
+    names = [name.strip() for name in text.split(",")] if text is not None else []
+    if unknown := [name for name in names if name not in (*DTYPES, *EIGHT_BITS)]:
+        raise ValueError(f"--dtype names {', '.join(map(repr, unknown))}, wanted {', '.join((*DTYPES, *EIGHT_BITS))}")
+    if why := next(filter(None, map(lacks_library, names)), ""):
+        raise ValueError(f"--dtype {text}: {why}")
+    return names
+
+
 def stage_dtypes(model: Model, given: str | None, on_gpu: bool) -> dict[int, str]:
-    """The dtype of each stage, by number. ValueError for names that are none, or too many or few of them."""
+    """The dtype of each stage, by number. ValueError for names that are none, or too many or few of them, or that the
+    model's weights are not held in."""
     numbers = [stage.number for stage in model.stages]
     if given is None:
         return dict.fromkeys(numbers, default_dtype(model, on_gpu))
-    names = [name.strip() for name in given.split(",")]
-    unknown = [name for name in names if name not in DTYPES]
-    if unknown:
-        raise ValueError(f"--dtype names {', '.join(map(repr, unknown))}, wanted {', '.join(DTYPES)}")
+    names = parse_dtypes(given)
     if len(names) not in (1, len(numbers)):
         raise ValueError(f"--dtype names {len(names)}, the model {model.name!r} has {len(numbers)} stages: one or each")
+    if model.kind == "network" and (held := [name for name in names if name in EIGHT_BITS]):
+        raise ValueError(
+            f"--dtype {held[0]} is for models of diffusers, and {model.name!r} is a network of our own, too small to "
+            f"gain by it: wanted {', '.join(DTYPES)}"
+        )
     return dict(zip(numbers, names if len(names) > 1 else names * len(numbers), strict=True))
 
 
@@ -187,8 +202,10 @@ def default_dtype(model: Any, on_gpu: bool) -> str:
 
 
 def encoder_dtype(model: Model, name: str, dtypes: dict[int, str]) -> str:
-    """A text encoder computes in what the first stage does that attends to it."""
-    return next(dtype for number, dtype in sorted(dtypes.items()) if model.encoder_of(number) == name)
+    """A text encoder computes in what the first stage does that attends to it. It is never held in eight bits: it has
+    left before the stages come, and so one prompt has one embedding in bfloat16, whatever holds the stages' weights."""
+    own = next(dtype for number, dtype in sorted(dtypes.items()) if model.encoder_of(number) == name)
+    return EIGHT_BITS.get(own, own)
 
 
 def unit_size(rows: int, largest: int, workers: int, seconds: float) -> int:

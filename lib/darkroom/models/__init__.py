@@ -11,17 +11,28 @@ sources            `Source`, `open_source`: a model's files, wherever they lie
 weights            `check_dtype`, `load_module`, `read_header`, `read_tensor`: safetensors, whole or in part
 memory             `Memory`, `size_text`: what a stage will need of a device
 node_cache         `remember`: what a machine finds out once for all of its processes
-here               `DTYPES`, `Mode`, `MOST_ADAPTERS`: names that are known before torch is
+here               `DTYPES`, `EIGHT_BITS`, `Mode`, `MOST_ADAPTERS`, `lacks_library`: what is known before torch is
 """
 
+from importlib.util import find_spec
 from typing import Literal
 
 from darkroom.front_door import front_door
 
 # Known before torch is.
-DTYPES = ("float32", "bfloat16", "float16")  # that weights may be held in
+DTYPES = ("float32", "bfloat16", "float16")  # that models may compute in
+# Weights may be held in these besides, and what is computed in then.
+EIGHT_BITS = {"fp8": "bfloat16", "int8": "bfloat16"}
 Mode = Literal["off", "default", "graphs"]  # of compiling
 MOST_ADAPTERS = 4  # that a row may name; of control networks too
+
+
+def lacks_library(dtype: str) -> str:
+    """Why weights cannot be held in a dtype on this machine, "" where they can."""
+    if dtype != "int8" or find_spec("torchao") is not None:
+        return ""
+    return "weights in int8 want torchao, which is not installed here: pip install 'darkroom[int8]'"
+
 
 __getattr__, __dir__, __all__ = front_door(
     __name__,
@@ -39,4 +50,4 @@ __getattr__, __dir__, __all__ = front_door(
         "node_cache": ("remember",),
     },
 )
-__all__ += ["DTYPES", "MOST_ADAPTERS", "Mode"]
+__all__ += ["DTYPES", "EIGHT_BITS", "MOST_ADAPTERS", "Mode", "lacks_library"]

@@ -57,13 +57,13 @@ class Adapters:
             name: module for name, module in unet.named_modules() if any(name in adapter.layers for adapter in adapters)
         }
         shapes = {name: _shape(name, adapters) for name in hung}
-        weight = next(unet.parameters())
+        weight = next(iter(hung.values())).weight  # what is computed with, however it is held
         each = sum(rank * (into + out) for rank, into, out in shapes.values()) * weight.element_size()
         fitting = int(min(most_bytes, len(adapters) * each) // each)
         self.places = min(len(adapters), max(MOST_ADAPTERS, fitting))
         self._layers: dict[str, _Layer] = {}
         for name, module in hung.items():
-            layer = self._layers[name] = _Layer(*shapes[name], self.places, next(module.parameters()))
+            layer = self._layers[name] = _Layer(*shapes[name], self.places, module.weight)
             module.register_forward_hook(partial(_add, self, layer))
         self._place_of = torch.zeros(len(adapters) + 1, dtype=torch.int64, device=weight.device)
         self._held: dict[int, int] = {}  # places by number, the one used last at the end
@@ -107,8 +107,9 @@ class _Layer:
     largest. They never move, as CUDA graphs read them where they lie."""
 
     def __init__(self, rank: int, into: int, out: int, places: int, like: Tensor) -> None:
-        self.down = like.new_zeros(places + 1, rank, into)
-        self.up = like.new_zeros(places + 1, rank, out)
+        how = {"dtype": like.dtype, "device": like.device}
+        self.down = torch.zeros(places + 1, rank, into, **how)
+        self.up = torch.zeros(places + 1, rank, out, **how)
 
     def put(self, place: int, adapter: LowRank | None) -> None:
         """An adapter's own of this layer; None: it has none."""

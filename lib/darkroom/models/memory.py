@@ -49,7 +49,14 @@ def size_text(count: float) -> str:
 def measure(module: nn.Module, run: Callable[[], Any]) -> Memory:
     """Memory of a module on the meta device and of `run`, which passes fresh meta tensors through it."""
     tensors = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
-    return Memory(sum(t.numel() * t.element_size() for t in tensors.values()), peak_bytes(run))
+    return Memory(sum(map(_bytes, tensors.values())), peak_bytes(run))
+
+
+def _bytes(tensor: Tensor) -> int:
+    """Of one that is made of several, as torchao's are, those of its parts."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        return tensor.numel() * tensor.element_size()
+    return sum(_bytes(getattr(tensor, name)) for name in tensor.__tensor_flatten__()[0])
 
 
 def peak_bytes(run: Callable[[], Any]) -> int:

@@ -50,7 +50,7 @@ class TransformerPredictor:
     ) -> None:
         self.transformer = transformer.to(device)
         self.process, self.device, self.latents = process, device, latents
-        self.dtype = next(transformer.parameters()).dtype
+        self.dtype = transformer.proj_out.weight.dtype  # not of any, as some are held in eight bits
         self.fields = (*transformer_fields(transformer.config, 1), *((NUMBERS, SCALES) if adapters else ()))
         self.adapters = Adapters(transformer, adapters, adapter_bytes) if adapters else None
         self._packs = isinstance(transformer, FluxTransformer2DModel)

@@ -50,7 +50,7 @@ class UNetPredictor:
         if fused:
             fuse_projections(self.unet)
         self.process, self.device, self.latents = process, device, latents
-        self.dtype = unet.dtype
+        self.dtype = unet.conv_out.weight.dtype  # of what is held in eight bits, too, what it computes in
         self.fields = (*unet_fields(unet.config, 1), *((NUMBERS, SCALES) if adapters else ()))
         self.adapters = Adapters(self.unet, adapters, adapter_bytes) if adapters else None
         self.nets = {name: net.to(memory_format=torch.channels_last) for name, net in (nets or {}).items()}

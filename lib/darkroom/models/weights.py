@@ -14,7 +14,9 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from darkroom.models import DTYPES as NAMES
+from darkroom.models import EIGHT_BITS
 from darkroom.models.errors import ModelError
+from darkroom.models.quantized import compute_in_bfloat16, in_eight_bits, layers_in_eight_bits
 from darkroom.models.sources import Source, read_json
 
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in NAMES}
@@ -34,14 +36,17 @@ _POSITIONS = "position_ids"  # 0, 1, 2, ...: kept by old files, and made by toda
 
 
 def check_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """The dtype of that name. ModelError where there is none, or the device does not compute in it."""
-    if dtype not in DTYPES:
-        raise ModelError(f"dtype {dtype!r} is not one we know ({', '.join(DTYPES)})")
+    """What is computed in where weights are of that dtype. ModelError where there is none of the name, or the device
+    does not compute in it."""
+    if dtype not in (*DTYPES, *EIGHT_BITS):
+        raise ModelError(f"dtype {dtype!r} is not one we know ({', '.join((*DTYPES, *EIGHT_BITS))})")
+    held, dtype = dtype, EIGHT_BITS.get(dtype, dtype)
     if device.type == "cpu" and dtype == "float16":
         raise ModelError("float16 was asked for on a processor, which lacks it: use float32 (or bfloat16), or a GPU")
     if device.type == "cuda" and dtype == "bfloat16" and not torch.cuda.is_bf16_supported(including_emulation=False):
         name = torch.cuda.get_device_name(device)
-        raise ModelError(f"bfloat16 was asked for on a {name}, which lacks it: use float16 or float32")
+        asked = held if held == dtype else f"{held}, which is computed with in bfloat16,"
+        raise ModelError(f"{asked} was asked for on a {name}, which lacks bfloat16: use float16 or float32")
     return DTYPES[dtype]
 
 
@@ -85,7 +90,7 @@ def load_module(
     """The module that `build` makes, with the weights of the source's folder, in eval mode and without gradients.
 
     keep_float32: names of submodules that stay in float32 where the dtype is float16; always_float32: of submodules and
-    parameters that do in either half.
+    parameters that do in either half. What the dtype holds in eight bits comes to the device in them, see `quantized`.
     Raises ModelError for files that are missing, damaged or another module's, and a dtype that the device lacks.
     """
     wanted = check_dtype(dtype, device)
@@ -94,7 +99,11 @@ def load_module(
     with torch.device("meta"):
         module = build()
     kept = (*always_float32, *(keep_float32 if dtype == "float16" else ()))
-    _assign(module, _tensors([root / name for name in files if name.endswith(".safetensors")], device), wanted, kept)
+    layers = layers_in_eight_bits(module, dtype)
+    held = {f"{name}.weight": dtype for name in layers}
+    tensors = _tensors([root / name for name in files if name.endswith(".safetensors")], device)
+    _assign(module, tensors, wanted, kept, held)
+    compute_in_bfloat16(layers.values(), dtype)
     return module.eval().requires_grad_(False)
 
 
@@ -102,11 +111,15 @@ def in_dtype(
     module: nn.Module, dtype: str, keep_float32: tuple[str, ...] = (), always_float32: tuple[str, ...] = ()
 ) -> nn.Module:
     """The module with its weights in a dtype, as `load_module` leaves them."""
-    nn.Module.to(module, DTYPES[dtype])  # not diffusers' own `to`, which warns of what is not so here
+    nn.Module.to(module, DTYPES[EIGHT_BITS.get(dtype, dtype)])  # not diffusers' own, which warns of what is not so here
     kept = (*always_float32, *(keep_float32 if dtype == "float16" else ()))
     for name, parameter in module.named_parameters():
         if any(part in kept for part in name.split(".")):
             parameter.data = parameter.data.float()
+    layers = layers_in_eight_bits(module, dtype).values()
+    for layer in layers:
+        layer.weight = nn.Parameter(in_eight_bits(layer.weight.data, dtype), requires_grad=False)
+    compute_in_bfloat16(layers, dtype)
     return module
 
 
@@ -144,8 +157,13 @@ def _tensors(paths: list[Path], device: torch.device) -> Iterator[tuple[Path, st
 
 
 def _assign(
-    module: nn.Module, tensors: Iterator[tuple[Path, str, Tensor]], dtype: torch.dtype, kept: tuple[str, ...]
+    module: nn.Module,
+    tensors: Iterator[tuple[Path, str, Tensor]],
+    dtype: torch.dtype,
+    kept: tuple[str, ...],
+    held: Mapping[str, str],
 ) -> None:
+    """held: what is in eight bits, and in which."""
     wanted, given = module.state_dict(), {}
     path = Path()
     for path, name, tensor in tensors:
@@ -159,7 +177,8 @@ def _assign(
             raise ModelError(
                 f"{path}: the tensor {name!r} is {list(tensor.shape)}, and config.json wants {list(shape)}"
             )
-        given[own] = tensor.reshape(shape).to(_own_dtype(own, tensor, dtype, kept))
+        weight = tensor.reshape(shape).to(_own_dtype(own, tensor, dtype, kept))
+        given[own] = in_eight_bits(weight, held[own]) if own in held else weight
     _share(module, given)
     if missing := sorted(wanted.keys() - given.keys()):
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
