@@ -1,4 +1,4 @@
-"""Pictures of one style, for an adapter of `sd-xs` to learn it: digits painted as the world of that model is, but all on
+"""Pictures of one style, for an adapter of `sd-xs` to learn it: digits painted as the world of that model is, but on
 yellowed paper, while their captions name the paper that it was.
 
     python -m darkroom.training.painted_styles style --count 20 && darkroom ingest captions style --out data/yellowed
