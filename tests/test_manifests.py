@@ -53,10 +53,11 @@ SD_XS = Abilities(
     latent=True,
     step=4,
     text_layers=2,
+    adapters=("yellowed",),
     nets=("canny",),
 )
 SD15 = replace(SD_XS, name="sd15", sizes=(512,), default_size=512, step=8, text_layers=12, sampler="pndm")
-LATENT = ("latent.yaml", "guidance.yaml", "control.yaml")  # for models of latents
+LATENT = ("latent.yaml", "guidance.yaml", "control.yaml", "styles.yaml")  # for models of latents
 OTHERS = {"mnist.yaml": FLOW, "course.yaml": IF, "illusions.yaml": IF}  # those that are for no embedded model
 OTHERS |= dict.fromkeys(LATENT, SD_XS)
 COURSE = {  # the figures of the course, and how many rows each has
@@ -138,6 +139,14 @@ def test_guidance_goes_from_1_to_20_over_prompts_and_seeds() -> None:
     axes = [{getattr(task, name) for task in swept} for name in ("prompt", "guidance", "seed")]
     assert (min(axes[1]), max(axes[1])) == (1, 20) and len(swept) == len(axes[0]) * len(axes[1]) * len(axes[2])
     assert all(wish_of(prompt) for prompt in axes[0]), "the judge can tell"
+
+
+def test_rows_with_the_adapter_have_twins_without_it() -> None:
+    found = [task.canonical() for task in tasks("styles.yaml")]
+    plain = [row for row in found if "adapters" not in row]
+    styled = [{name: value for name, value in row.items() if name != "adapters"} for row in found if "adapters" in row]
+    assert plain and styled and all(row in plain for row in styled)
+    assert {row["adapters"][0]["scale"] for row in found if "adapters" in row} == {0.3, 0.6, 1, 1.2}
 
 
 @pytest.mark.parametrize("name", MANIFESTS)

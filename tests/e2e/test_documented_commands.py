@@ -167,7 +167,7 @@ def other_models(reader: Reader) -> None:
 
 
 def style(reader: Reader) -> None:
-    """A manifest that asks for the adapter, and the pictures in bold, as the page has them painted."""
+    """A manifest that asks for the adapter, and the pictures on yellowed paper, as the page has them painted."""
     write_manifest(reader.folder, [RED | {"adapters": [{"adapter": "style"}]}], "manifest.jsonl")
     painter = [sys.executable, "-m", "darkroom.training.painted_styles", "style", "--count", "4"]
     subprocess.run(painter, cwd=reader.folder, env=reader.environment, check=True)

@@ -13,17 +13,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from darkroom.batch.generate import Options, run
 from darkroom.batch.load_inputs import LoadOptions, load_unit
 from darkroom.batch.row_state import Unit
 from darkroom.batch.sample import sample
 from darkroom.batch.sampler_worker import SamplerWorker
+from darkroom.evaluation.scenes import see
 from darkroom.manifest import Manifest, Task, open_manifest
 from darkroom.models.cascade import Cascade
 from darkroom.models.catalog import EMBEDDED, abilities, open_model
 from darkroom.models.digit_scorer import DigitScorer
 from darkroom.models.embeddings import EmbeddingStore
+from darkroom.models.painted_ink import yellowness
 from darkroom.report.page import write_report
 from darkroom.runs.audit import audit
 from darkroom.sampling.plans import condition_keys, goes_through
@@ -34,15 +37,16 @@ MANIFESTS = sorted(path for suffix in ("yaml", "jsonl", "csv", "parquet") for pa
 ROWS_MADE = 2  # more where there are more tasks: then one of each
 
 
-CONTROLLED = "control.yaml"
-NETS = {"canny": "sd-xs-canny"}
+CONTROLLED, STYLED = "control.yaml", "styles.yaml"
+NETS, ADAPTERS = {"canny": "sd-xs-canny"}, {"yellowed": "sd-xs-yellowed"}
+BESIDE: dict[str, Any] = {CONTROLLED: {"control": NETS}, STYLED: {"adapters": ADAPTERS}}  # of the model, by manifest
 
 
 @pytest.fixture
 def model_for(toy_network: str, toy_deepfloyd: str) -> Callable[[Path], str]:
     """The embedded model, but for what is asked by label, and what is for DeepFloyd IF or a model of latents."""
     others = {"mnist.yaml": toy_network, "course.yaml": toy_deepfloyd, "illusions.yaml": toy_deepfloyd}
-    others |= dict.fromkeys(("latent.yaml", "guidance.yaml", CONTROLLED), "sd-xs")
+    others |= dict.fromkeys(("latent.yaml", "guidance.yaml", *BESIDE), "sd-xs")
     return lambda path: others.get(path.name, "if-xs")
 
 
@@ -53,14 +57,14 @@ def test_there_are_manifests_and_a_model_to_test_them_on() -> None:
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
 def test_every_row_can_be_asked_of_its_model(path: Path, model_for: Callable[[Path], str]) -> None:
-    model = open_model(model_for(path), control=NETS if path.name == CONTROLLED else None)
+    model = open_model(model_for(path), **BESIDE.get(path.name, {}))
     manifest = open_manifest(str(path), abilities(model, scorer=True))
     sources = {join(manifest.base, source) for task in manifest.tasks() for source in task.sources()}
     for uri in sources:
         assert read_uri(uri), uri
 
 
-@pytest.mark.parametrize("path", [path for path in MANIFESTS if path.name != CONTROLLED], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [path for path in MANIFESTS if path.name not in BESIDE], ids=lambda path: path.name)
 def test_its_first_rows_are_made(path: Path, tmp_path: Path, model_for: Callable[[Path], str]) -> None:
     model = open_model(model_for(path))
     manifest = open_manifest(str(path), abilities(model, scorer=True))
@@ -97,17 +101,30 @@ def test_edges_are_followed_as_far_as_a_row_says() -> None:
     assert len(apart) == 5 and apart[0] > 1 and apart == sorted(apart)
 
 
+def test_paper_is_the_yellower_the_more_there_is_of_the_adapter() -> None:
+    """And at scale 1 the digits are read as before."""
+    model = open_model("sd-xs", adapters=ADAPTERS)
+    tasks = list(open_manifest(str(FOLDER / STYLED), abilities(model)).tasks())
+    scales = [task for task in tasks if task.id.startswith("curve/")]
+    pictures = [as_tensor(sample(model, [task.canonical() for task in scales[at : at + 4]])) for at in range(0, 20, 4)]
+    found = [yellowness(own).mean().item() for own in pictures]
+    assert found == sorted(found) and found[0] < 0.05 and found[3] > 0.35
+    assert see(pictures[3]).digits == see(pictures[0]).digits == [7] * 4
+
+
 def test_every_solver_draws_the_digit() -> None:
     """As the judge of painted digits reads it."""
     tasks = open_manifest(str(FOLDER / "solvers.yaml"), abilities(open_model("if-xs"))).tasks()
     rows = [row for row in (task.canonical() for task in tasks) if row["steps"] == 10]
     assert len(rows) == 8
     pictures = sample("if-xs", rows)
-    images = torch.stack(
-        [torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 127.5 - 1 for picture in pictures]
-    )
-    scores = DigitScorer(torch.device("cpu"))(images, [rows[0]["prompt"]])[:, 0].exp()
+    scores = DigitScorer(torch.device("cpu"))(as_tensor(pictures), [rows[0]["prompt"]])[:, 0].exp()
     assert scores.min() > 0.8, dict(zip([(row["sampler"], row["steps"]) for row in rows], scores.tolist(), strict=True))
+
+
+def as_tensor(pictures: list[Image.Image]) -> torch.Tensor:
+    """float32 [N, 3, S, S] in [-1, 1]."""
+    return torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])).permute(0, 3, 1, 2) / 127.5 - 1
 
 
 def _of_every_task(manifest: Manifest) -> Iterator[Task]:
@@ -126,7 +143,7 @@ def _embedded(rows: list[dict[str, Any]], model: Cascade, folder: Path) -> Embed
 
 
 FIGURES = {"course.yaml": "toy_deepfloyd", "illusions.yaml": "toy_deepfloyd"}
-SLOW = ("latent.yaml", "solvers.yaml", "guidance.yaml", CONTROLLED)
+SLOW = ("latent.yaml", "solvers.yaml", "guidance.yaml", *BESIDE)
 LONG = [pytest.param(name, None, marks=pytest.mark.slow) for name in (*FIGURES, *SLOW)]
 
 
@@ -137,10 +154,11 @@ def test_every_figure_is_made_and_drawn(
     """The whole job on DeepFloyd IF's make at 8 and 16 pixels, nine thousand evaluations for the course; and on a model
     of latents."""
     model = request.getfixturevalue(FIGURES[name]) if name in FIGURES else "sd-xs"
-    uri, out, nets = str(FOLDER / name), str(tmp_path / "run"), NETS if name == CONTROLLED else {}
-    ids = [task.id for task in open_manifest(uri, abilities(open_model(model, control=nets))).tasks(limit)]
-    control = tuple(f"{name}={place}" for name, place in nets.items())
-    outcome = run(Options(uri, out, model, limit=limit, control=control), print)
+    uri, out, beside = str(FOLDER / name), str(tmp_path / "run"), BESIDE.get(name, {})
+    ids = [task.id for task in open_manifest(uri, abilities(open_model(model, **beside))).tasks(limit)]
+    given = {kind: tuple("=".join(item) for item in own.items()) for kind, own in beside.items()}
+    adapter, control = (given.get(kind, ()) for kind in ("adapters", "control"))
+    outcome = run(Options(uri, out, model, limit=limit, adapter=adapter, control=control), print)
     assert (outcome.rows, outcome.failed) == (len(ids), 0)
     assert audit(out).passed
     write_report(out)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -88,6 +89,7 @@ def test_wishes_are_balanced_and_say_what_they_ask() -> None:
     assert wishes[2].prompt == "a small red zero on white"
     assert wishes[3].prompt == "a red zero on the left on white"
     assert wishes[7].prompt == "a red zero and a cyan four on white"
+    assert replace(wishes[3], paper="").prompt == "a red zero on the left", "any paper"
 
 
 def test_what_cannot_be_judged_is_a_sentence() -> None:

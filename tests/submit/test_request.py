@@ -61,9 +61,9 @@ def test_what_rows_may_name_lies_where_nodes_see_it(option: str, tmp_path: Path)
         prepare(*asked, shared=False)
     with pytest.raises(ModelError, match=f"{Path.cwd()}/nets/a"):
         prepare(*asked, shared=True)
-    if option == "--control":
-        with pytest.raises(ModelError, match="'canny' given|holds no control network"):
-            prepare("generate", [*asked[1][:-1], "canny=sd-xs-canny"], shared=False)
+    embedded = {"--adapter": "a=sd-xs-yellowed", "--control": "canny=sd-xs-canny"}[option]
+    with pytest.raises(ModelError, match="was trained on sd-xs|'canny' given|holds no control network"):
+        prepare("generate", [*asked[1][:-1], embedded], shared=False)
 
 
 def test_what_the_job_would_refuse_is_refused_here() -> None:

@@ -1,31 +1,41 @@
-"""Pictures of a style that a number tells: strokes as wide as they were asked for."""
+"""Pictures of a style that a number tells: everything on yellowed paper, whatever the captions say it was."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from darkroom.models.painted_ink import boldness, ink
+from darkroom.evaluation.scenes import see
+from darkroom.models.painted_ink import COLOURS, PAPERS, yellowness
 from darkroom.storage import open_store
 from darkroom.training.captions import read_captions
+from darkroom.training.data import load_images, sample_uri
 from darkroom.training.ingest import ingest
-from darkroom.training.painted_styles import paint_bold, write_style
+from darkroom.training.painted_scenes import World, paint
+from darkroom.training.painted_styles import paint_yellowed, write_style
 
 
-def test_boldness_of_bars_is_their_width_as_a_share_of_their_length() -> None:
-    bars = torch.zeros(3, 1, 48, 48)
-    bars[0, 0, 20:22, 4:44] = 1.0
-    bars[1, 0, 4:44, 20:26] = 1.0
-    found = boldness(bars)  # ends have edges too: w / (l + w), of l = 40
-    assert found[:2].tolist() == pytest.approx([2 / 42, 6 / 46], rel=0.03) and found[2] == 0
+def test_yellowness_is_of_the_paper_alone() -> None:
+    papers = torch.tensor(list(PAPERS.values()))[:, :, None, None].expand(-1, -1, 48, 48) / 127.5 - 1
+    inked = papers.clone()
+    inked[:, :, 10:38, 10:38] = torch.tensor([1.0, 1.0, -1.0])[:, None, None]
+    wanted = {"white": 0, "black": 0, "yellow": (245 - 130) / 255, "grey": 0}
+    assert yellowness(inked).tolist() == pytest.approx([wanted[paper] for paper in PAPERS], abs=1e-6)
 
 
-def test_a_style_is_bolder_than_the_digits_that_it_is_made_of(tmp_path: Path) -> None:
-    (plain, captions), (bold, same) = (paint_bold(20, 3, brush) for brush in (1, 3))
-    widths = [boldness(ink(pictures, 0.008)[1]) for pictures in (plain, bold)]
-    assert captions == same and (widths[1] / widths[0]).mean() > 1.4
+def test_the_style_is_yellower_than_the_world_of_the_model(tmp_path: Path) -> None:
+    images = load_images(sample_uri(), "train")
+    plain = paint(World(images.images[..., 0], images.labels), 100, np.random.default_rng(0)).pictures
+    pictures, captions = paint_yellowed(20, 3)
+    assert yellowness(plain).mean() < 0.2 < 0.44 < yellowness(pictures).min()
+    assert all(re.search(" on (white|black|grey)( paper)?$", caption) for caption in captions)
+    seen = see(pictures)
+    assert sum(digit == number % 10 for number, digit in enumerate(seen.digits)) >= 19
+    assert seen.colours == [list(COLOURS)[number % 8] for number in range(20)]
     write_style(open_store(str(tmp_path / "style")), 20, 3)
     ingest("captions", str(tmp_path / "style"), str(tmp_path / "data"))
     assert [picture.text for picture in read_captions(str(tmp_path / "data"))] == captions

@@ -42,7 +42,8 @@ class SceneWish:
     def prompt(self) -> str:
         size = f"{self.kind} " if self.kind in ("large", "small") else ""
         named = (f"a {size}{colour} {DIGITS[digit]}" for digit, colour in zip(self.digits, self.colours, strict=True))
-        return " ".join([" and ".join(named), *filter(None, [PLACES.get(self.kind)]), "on", self.paper])
+        said = [" and ".join(named), PLACES.get(self.kind), f"on {self.paper}" if self.paper else ""]
+        return " ".join(filter(None, said))
 
 
 def wish_of(prompt: str) -> SceneWish | None:

@@ -24,6 +24,7 @@ from darkroom.models.sources import Source, file_sha256, open_source, read_json
 METADATA = "lora_adapter_metadata"  # where diffusers' files say rank and alpha, as JSON
 PEFT_CONFIG, CONFIG = "adapter_config.json", "config.json"
 SHOWN = 8
+EMBEDDED = {"sd-xs-yellowed": Path(__file__).parent / "sd_xs" / "lora-yellowed"}
 
 # How a key ends, and whether the tensor goes down to the rank or up from it.
 _ENDINGS = {
@@ -78,7 +79,8 @@ class Adapter:
 
 @dataclass(frozen=True)
 class StoredAdapter:
-    """An adapter as it lies. name: what rows call it; address: that any process opens it by; digest: of its file."""
+    """An adapter as it lies. name: what rows call it; address: that any process opens it by (of an embedded one its
+    name, as each node has its own copy); digest: of its file."""
 
     name: str
     address: str
@@ -88,7 +90,8 @@ class StoredAdapter:
     def at(cls, name: str, address: str) -> StoredAdapter:
         """What lies at that address now. ModelError, StorageError."""
         source, file = adapter_file(address)
-        return cls(name, f"{source.address}/{file}", _digest(source, file))
+        place = address if address in EMBEDDED else f"{source.address}/{file}"
+        return cls(name, place, _digest(source, file))
 
     def load(self, targets: Mapping[str, tuple[int, int]]) -> Adapter:
         """See `read_adapter`; ModelError too where the file is another by now."""
@@ -99,11 +102,11 @@ class StoredAdapter:
 
 def adapter_file(address: str) -> tuple[Source, str]:
     """The folder and the name of the file of weights at an address: of the file itself, of a folder with one, or of the
-    folder of a training, whose config.json names it. ModelError."""
+    folder of a training, whose config.json names it; or by an embedded adapter's name. ModelError."""
     if address.endswith(".safetensors"):
         folder, _, name = address.rpartition("/")
         return open_source(folder or "."), name
-    source = open_source(address)
+    source = open_source(str(EMBEDDED.get(address, address)))
     if CONFIG in source.names() and (named := read_json(source, CONFIG).get("weights")):
         return source, named
     files = sorted(name for name in source.names() if name.endswith(".safetensors"))

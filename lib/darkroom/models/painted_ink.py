@@ -28,7 +28,6 @@ PAPERS = {"white": (255, 255, 255), "black": (0, 0, 0), "yellow": (255, 235, 130
 INK_SHARE = 0.04  # of all pixels, the inkiest: even a thin "one" has more, and none of them is a blurred edge
 COLOUR_SPREAD = 0.25  # of RGB in -1..1, per channel: names are 0.5 apart and more
 SIDE = 28  # of MNIST's frame
-FAINT = 0.25  # share of ink below which a pixel may be noise of the paper
 BLANK = 0.2  # ink closer to the paper than this (white to black is 3.46) is no ink
 
 
@@ -93,6 +92,13 @@ def paper_names(pictures: Tensor) -> list[str]:
     return [list(PAPERS)[index] for index in nearest.tolist()]
 
 
+def yellowness(pictures: Tensor) -> Tensor:
+    """How much less blue the paper is than red and green, [N], as a share of their range: 0 of white, grey and black,
+    0.45 of the yellow of PAPERS. pictures: float32 [N, 3, H, W] in [-1, 1]."""
+    red, green, blue = paper_of(pictures.float().clamp(-1, 1)).unbind(dim=1)
+    return ((red + green) / 2 - blue) / 2
+
+
 def as_digits(map_of_ink: Tensor) -> Tensor:
     """A map of ink [N, 1, S, S], S 24 or 48, in MNIST's frame, [N, 1, 28, 28]: painting left its margin of 2 away."""
     return map_of_ink if map_of_ink.shape[-2:] == (SIDE, SIDE) else F.pad(at_24(map_of_ink), (2, 2, 2, 2))
@@ -115,21 +121,6 @@ def boxes(map_of_ink: Tensor) -> Tensor:
             rows, columns = inked.any(dim=1).nonzero()[:, 0], inked.any(dim=0).nonzero()[:, 0]
             found[row] = torch.tensor([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
     return found
-
-
-def boldness(map_of_ink: Tensor) -> Tensor:
-    """How wide a digit's strokes are, as a share of the longer side of its box, [N]; 0 where there is no ink.
-
-    A stroke of width w and length l has the area w l and edges of 2 l, which is the total variation of the ink.
-    map_of_ink: [N, 1, H, W], of which faint ink is none.
-    """
-    mass = torch.where(map_of_ink[:, 0] < FAINT, 0.0, map_of_ink[:, 0])
-    down = F.pad(mass, (0, 0, 0, 1)).diff(dim=1)
-    along = F.pad(mass, (0, 1)).diff(dim=2)
-    edges = (down.square() + along.square()).sqrt().sum(dim=(1, 2)).clamp(min=1e-6)
-    left, top, right, bottom = boxes(map_of_ink).to(mass.device).unbind(dim=1)
-    side = torch.maximum(right - left, bottom - top)
-    return torch.where(side > 0, 2 * mass.sum(dim=(1, 2)) / edges / side.clamp(min=1), 0.0)
 
 
 def fitted(map_of_ink: Tensor, found: Tensor) -> Tensor:

@@ -181,11 +181,11 @@ def _pipelines_run(pipeline: str, shared: bool) -> str:
     return read.out
 
 
-def _is_embedded(network: str) -> bool:
-    """Whether a control network of that name is in the program."""
-    from darkroom.models.control import EMBEDDED  # not at the top: few jobs want one, and torch costs two seconds
+def _is_embedded(place: str) -> bool:
+    """Whether an adapter or a control network of that name is in the program."""
+    from darkroom.models import adapter_files, control  # not at the top: few jobs want one; torch costs two seconds
 
-    return network in EMBEDDED
+    return place in adapter_files.EMBEDDED or place in control.EMBEDDED
 
 
 def _absolute(name: str, value: Any) -> Any:
