@@ -17,11 +17,12 @@ from darkroom.evaluation.cascade import sample_wishes, schedule_of
 from darkroom.evaluation.digits import shares
 from darkroom.models.catalog import open_model
 from darkroom.models.classifier import mnist_classifier
-from darkroom.models.painted_ink import COLOURS, FAINT, PAPERS, PATTERNS, PLURALS, TILES, at_24, paper_of
+from darkroom.models.painted_ink import COLOURS, PAPERS, PATTERNS, PLURALS, TILES, at_24, paper_of
 from darkroom.training.painted_digits import BACKGROUNDS, pattern
 
 TONE = 0.04  # of all pixels, those at either end of a picture's colours
 ALIKE = 0.7  # the correlation with a pattern from which on it is one: of real ones 1, of small digits 0.4 at most
+FAINT = 0.25  # of a small digit's ink: below it is what enlarging spreads around a stroke
 PHASES = 8  # of each direction, at which patterns are held against a picture
 SMALL = tuple(f"small {name}" for name in PLURALS)
 TEXTURES = (*PATTERNS, *SMALL)
