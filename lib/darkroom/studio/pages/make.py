@@ -37,6 +37,8 @@ def page(settings: Settings) -> None:
     with asked:
         st.caption(plain(f"{desk.model.name}, revision {desk.model.revision[:8]}; pictures go to {desk.store.root}"))
         _ask(desk, tickets)
+        if any(ticket.ended is None for ticket in tickets):
+            _under_way(desk, tickets)  # by the button, which may be a screen below the pictures
     with made:
         _show(desk, tickets)
 
@@ -76,8 +78,6 @@ def _show(desk: Desk, tickets: list[Ticket]) -> None:
     if not tickets:
         st.info("What you make appears here, and among the runs. The same settings again cost nothing.")
         return
-    if any(ticket.ended is None for ticket in tickets):
-        _under_way(desk, tickets)
     ended = [ticket for ticket in tickets if ticket.ended is not None][:_MOST_SHOWN]
     if ended and ended[0].record is not None:
         _remember(desk, ended[0].record)
