@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shlex
 from contextlib import suppress
@@ -55,7 +56,10 @@ def _is_run(place: str) -> bool:
 @st.cache_resource(show_spinner="Opening the model: its weights are loaded once")
 def _desk(settings: Settings) -> Desk:
     beside = {"adapter": settings.adapter, "control": settings.control, "depth": settings.depth}
-    return Desk(Options("", settings.runs, settings.model, scorer=settings.scorer, **beside))
+    desk = Desk(Options("", settings.runs, settings.model, scorer=settings.scorer, **beside))
+    gc.collect()
+    gc.freeze()  # what stays is not looked through by the collection with which Streamlit ends every run of a script
+    return desk
 
 
 def _ask(desk: Desk, tickets: list[Ticket]) -> None:
