@@ -66,7 +66,8 @@ def render(
     job: Annotated[
         str | None,
         typer.Option(
-            metavar="FILE", help=f"a file with the RayJob to do it like; - for stdin; default {BASE.format('*')}"
+            metavar="FILE",
+            help=f"a file with the RayJob to do it like; - for stdin; default a checkout's {BASE.format('*')}",
         ),
     ] = None,
 ) -> None:

@@ -17,7 +17,7 @@ import aiohttp
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 _FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--remote-debugging-port=0")
 # What the browser itself does of a key goes by these.
-_CODES = {"Escape": 27, "ArrowLeft": 37, "ArrowRight": 39, " ": 32}
+_CODES = {"Tab": 9, "Escape": 27, "ArrowLeft": 37, "ArrowRight": 39, " ": 32}
 
 
 class Browser:
@@ -53,8 +53,23 @@ class Browser:
         for kind in ("keyDown", "keyUp"):
             self.ask("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=_CODES.get(key, 0))
 
+    def drag(self, *places: list[float]) -> None:
+        """Presses the mouse at the first place and lets go at the last: of one a click. In CSS pixels."""
+        self._mouse("mouseMoved", places[0])
+        self._mouse("mousePressed", places[0], button="left", clickCount=1)
+        for place in places[1:]:
+            self._mouse("mouseMoved", place, button="left", buttons=1)
+        self._mouse("mouseReleased", places[-1], button="left", clickCount=1)
+
+    def write(self, text: str) -> None:
+        """Into what has the focus, in place of what is selected there."""
+        self.ask("Input.insertText", text=text)
+
     def picture(self, path: Path) -> None:
         path.write_bytes(base64.b64decode(self.ask("Page.captureScreenshot")["data"]))
+
+    def _mouse(self, kind: str, place: list[float], **more: Any) -> None:
+        self.ask("Input.dispatchMouseEvent", type=kind, x=place[0], y=place[1], **more)
 
     async def _ask(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
         self._count += 1

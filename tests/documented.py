@@ -22,3 +22,9 @@ def commands(text: str) -> list[str]:
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines() + re.findall(r"^ {4}(darkroom .*)", text, re.MULTILINE)
     found = [match[1].partition(')"')[0].strip() for line in lines if (match := COMMAND.search(line))]
     return [line for line in found if not re.search(r"[\[\]{|;]", QUOTED.sub("", line))]
+
+
+def section(text: str, heading: str | None) -> str:
+    """What stands between a heading and the next; all of it for none."""
+    parts = re.split(r"^#+ (.*)\n", text, flags=re.MULTILINE)
+    return text if heading is None else parts[parts.index(heading) + 1]

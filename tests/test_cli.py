@@ -136,6 +136,8 @@ finally:
         (("right.jsonl", "--out", "run", "--model", "if-xxl"), "no model 'if-xxl'"),
         (("right.jsonl", "--out", "run", "--capacity", "some"), "--capacity is 'some'"),
         (("right.jsonl", "--out", "run", "--rerun", "all"), "--rerun names 'all'"),
+        (("right.jsonl", "--out", "right.jsonl"), "right.jsonl is a file: wanted a folder"),
+        (("right.jsonl", "--out", "right.jsonl/run"), "right.jsonl is a file: wanted a folder"),
         (("right.jsonl", "--out", "s3:/bucket/run"), "did you mean s3://bucket/run?"),
         (("right.jsonl", "--out", "gs:/bucket/run"), "begins as an address does, 'gs:/'"),
     ],

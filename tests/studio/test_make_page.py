@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from pathlib import Path
 
@@ -64,6 +65,10 @@ def test_a_prompt_becomes_a_picture_and_a_row_to_copy(page: AppTest) -> None:
     assert len(page.session_state["tickets"]) == 2 and page.session_state["tickets"][0].known
     page.text_area(key="values 0").set_value("1, many").run()
     assert any("wanted numbers" in error.value for error in page.error)
+
+
+def test_what_stays_costs_no_run_of_the_script_a_collection(page: AppTest) -> None:
+    assert gc.get_freeze_count() > 4 * len(gc.get_objects()), "Streamlit collects garbage after each"
 
 
 def test_every_task_has_a_form_and_waits_for_its_picture(page: AppTest) -> None:

@@ -3,6 +3,7 @@ Ray, which cost seconds, are imported only after that; what the model says of th
 
 from __future__ import annotations
 
+import os
 from itertools import islice
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from darkroom.manifest.problems import Problems
 from darkroom.manifest.sources import is_packed, suffix_of
 from darkroom.models.model_names import refuse_unknown
 from darkroom.ray_cluster import refuse_lost_token
-from darkroom.storage import open_store
+from darkroom.storage import LocalStore, Store, open_store
 
 ROWS = 1_000  # a tenth of a second
 WHOLE, WHOLE_BYTES = (".yaml", ".yml", ".json"), 64 * 2**10  # are parsed as a whole, where they are no larger
@@ -30,7 +31,9 @@ def look(options: Options) -> None:
     refuse_lost_token()
     refuse_unknown(options.model)
     look_at_rows(options.manifest, "; --dry-run says all at once")
-    open_store(options.out).exists("run.json")
+    out = open_store(options.out)
+    _refuse_file(out)
+    out.exists("run.json")
 
 
 def look_at_rows(manifest: str, advice: str = "") -> None:
@@ -48,6 +51,14 @@ def look_at_rows(manifest: str, advice: str = "") -> None:
         others = f"only the first {ROWS:,} rows were read, and not" if number == ROWS else "the other rows were not"
         note = f"{others} held against the model yet{advice}" if good else ""
         raise ManifestError(problems.lines(), note)
+
+
+def _refuse_file(out: Store) -> None:
+    """ValueError where a file lies in a run's place, or in that of a folder above it."""
+    places = (Path(out.root), *Path(out.root).parents) if isinstance(out, LocalStore) else ()
+    for place in places:
+        if os.path.isfile(place):  # False where one may not look
+            raise ValueError(f"--out is {out.root}, and {place} is a file: wanted a folder, which may be a new one")
 
 
 def _is_quick(manifest: str) -> bool:

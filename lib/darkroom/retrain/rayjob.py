@@ -23,7 +23,7 @@ from darkroom.ray_cluster import ClusterError
 from darkroom.retrain.times import check_cron, last_fire, read_zone, tick_id
 
 Object = dict[str, Any]
-BASE = "cluster/kubernetes/base/rayjob-train.yaml of the repository"
+BASES = "cluster/kubernetes/base of a checkout of darkroom's repository"
 TICK = "darkroom/tick"
 # What an entry point may say of the tick that its RayJob is created for: its id, and its day where its clock hangs.
 TICK_WORD, DATE_WORD = "{tick}", "{date}"
@@ -37,7 +37,7 @@ def read_rayjob(file: str, named: str = "train") -> Object:
         text = sys.stdin.read() if file == "-" else Path(file).read_text()
         found = [each for each in yaml.safe_load_all(text) if isinstance(each, dict) and each.get("kind") == "RayJob"]
     except OSError as error:
-        raise ValueError(f"{file}: {error.strerror}; wanted a file with a RayJob, such as {BASE}") from None
+        raise ValueError(f"{file}: {error.strerror}; wanted a file with a RayJob, such as lie in {BASES}") from None
     except yaml.YAMLError as error:
         raise ValueError(f"{file} is no YAML: {' '.join(str(error).split())}") from None
     chosen = found if len(found) == 1 else [each for each in found if each["metadata"]["name"] == named]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shlex
 from contextlib import suppress
@@ -37,6 +38,8 @@ def page(settings: Settings) -> None:
     with asked:
         st.caption(plain(f"{desk.model.name}, revision {desk.model.revision[:8]}; pictures go to {desk.store.root}"))
         _ask(desk, tickets)
+        if any(ticket.ended is None for ticket in tickets):
+            _under_way(desk, tickets)  # by the button, which may be a screen below the pictures
     with made:
         _show(desk, tickets)
 
@@ -53,7 +56,10 @@ def _is_run(place: str) -> bool:
 @st.cache_resource(show_spinner="Opening the model: its weights are loaded once")
 def _desk(settings: Settings) -> Desk:
     beside = {"adapter": settings.adapter, "control": settings.control, "depth": settings.depth}
-    return Desk(Options("", settings.runs, settings.model, scorer=settings.scorer, **beside))
+    desk = Desk(Options("", settings.runs, settings.model, scorer=settings.scorer, **beside))
+    gc.collect()
+    gc.freeze()  # what stays is not looked through by the collection with which Streamlit ends every run of a script
+    return desk
 
 
 def _ask(desk: Desk, tickets: list[Ticket]) -> None:
@@ -76,8 +82,6 @@ def _show(desk: Desk, tickets: list[Ticket]) -> None:
     if not tickets:
         st.info("What you make appears here, and among the runs. The same settings again cost nothing.")
         return
-    if any(ticket.ended is None for ticket in tickets):
-        _under_way(desk, tickets)
     ended = [ticket for ticket in tickets if ticket.ended is not None][:_MOST_SHOWN]
     if ended and ended[0].record is not None:
         _remember(desk, ended[0].record)

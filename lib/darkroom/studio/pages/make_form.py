@@ -59,7 +59,7 @@ def form(desk: Desk) -> tuple[dict[str, Any] | None, int]:
     }  # fmt: skip
     asked = parts[task](desk)
     row = None if asked is None else row | asked
-    with st.expander("Settings", icon=":material/tune:"):
+    with st.expander("Settings", key="make settings", icon=":material/tune:"):
         settings, count, style = _settings(desk, task)
     if row is None:
         return None, count
@@ -100,9 +100,11 @@ def _inpainted(desk: Desk) -> dict[str, Any] | None:
     found = None
     if picture is not None:
         way = st.segmented_control("Mask", ["draw", "upload"], default="draw", key="make mask way")
-        found = mask(picture, "make mask") if way == "draw" else _uploaded("Mask: white is painted", "mask")
-        if found is None and way == "draw":
+        if way == "draw":
+            found = mask(picture, "make mask")
             st.caption("Paint over what is to be made anew.")
+        else:
+            found = _uploaded("Mask: white is painted", "mask")
     asked = _prompted(desk)
     if picture is None or found is None:
         return None
