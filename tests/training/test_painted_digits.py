@@ -6,9 +6,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from darkroom.evaluation.textures import read_textures
+from darkroom.evaluation.digits import recognise
+from darkroom.evaluation.illusions import AFAR, NEAR
+from darkroom.evaluation.textures import read_near_textures, read_textures
 from darkroom.models.if_xs import build_tokenizer
 from darkroom.models.painted_ink import COLOURS, DIGITS, PATTERNS, PLURALS
+from darkroom.sampling.components import make_component
 from darkroom.training.data import load_images, sample_uri
 from darkroom.training.painted_digits import BACKGROUNDS, paint, vocabulary
 
@@ -91,6 +94,21 @@ def test_patterns_are_those_they_are_called() -> None:
     read = read_textures(drawn.large[told])
     assert read == [named[number] for number in told]
     assert torch.allclose(F.avg_pool2d(drawn.large, 2), drawn.small, atol=1e-5)
+
+
+def test_hybrids_show_a_digit_from_afar_and_a_texture_from_near() -> None:
+    """Of most of them the judges read both; their prompts name one of both, each about as often."""
+    sample = load_images(sample_uri(), "train")
+    digits, labels = sample.images[:200, :, :, 0], sample.labels[:200]
+    both = paint(digits, labels, np.random.default_rng(3), kinds=(0, 0, 0, 1), backgrounds=("white",))
+    assert torch.allclose(F.avg_pool2d(both.large, 2), both.small, atol=1e-5)
+    far = recognise(make_component("low_pass", sigma=AFAR)(both.large)).digits
+    assert np.mean([found == label for found, label in zip(far, labels, strict=True)]) > 0.5
+    textures = [bool(set(prompt.split()) & {"small", *PATTERNS}) for prompt in both.prompts]
+    assert 70 < sum(textures) < 110
+    near = read_near_textures(make_component("high_pass", sigma=NEAR)(both.large))
+    named = [next((word for word in prompt.split() if word in PATTERNS), None) for prompt in both.prompts]
+    assert np.mean([found == name for found, name in zip(near, named, strict=True) if name]) > 0.9
 
 
 def test_a_paper_with_its_on_is_one_token() -> None:

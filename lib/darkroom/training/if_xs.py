@@ -23,7 +23,7 @@ from darkroom.training.draws import Draw
 from darkroom.training.epochs import Say
 from darkroom.training.feeds import Worker
 from darkroom.training.objectives import LearnedRangeDiffusion, Objective
-from darkroom.training.painted_digits import paint, vocabulary
+from darkroom.training.painted_digits import BACKGROUNDS, ENLARGED_WEIGHTS, KIND_WEIGHTS, paint, vocabulary
 from darkroom.training.phases import Painter, train_phase
 
 if TYPE_CHECKING:
@@ -46,8 +46,9 @@ class Settings(phases.Settings, Protocol):
 
 @dataclass(frozen=True)
 class Phase(phases.Phase):
-    """words: painted are one digit of each kind, alone and on white; otherwise all that can be painted."""
+    """kinds: of what is painted, see `paint`; words: one digit of each, on white."""
 
+    kinds: tuple[float, ...] = KIND_WEIGHTS
     words: bool = False
 
 
@@ -146,11 +147,11 @@ def train_cascade(recipe: Settings, data: str, store: Store, worker: Worker, say
     tokenizer = if_xs.build_tokenizer(vocabulary())
     torch.manual_seed(recipe.seed)
     first = StageTraining(1, tokenizer, None)
-    train(first, Phase("words", 1, recipe.words_steps, words=True), False)
+    train(first, Phase("words", 1, recipe.words_steps, (1.0,), words=True), False)
     train(first, Phase("stage1", 2, recipe.stage1_steps), False)
     torch.manual_seed(recipe.seed)  # or it would begin otherwise when the phases before it were already done
     second = StageTraining(2, tokenizer, first.network["text_encoder"])
-    ran = train(second, Phase("stage2", 3, recipe.stage2_steps), True)
+    ran = train(second, Phase("stage2", 3, recipe.stage2_steps, ENLARGED_WEIGHTS), True)
     if worker.rank == 0:
         save_cascade(first, second, store)
         config = {
@@ -191,8 +192,8 @@ def _paint(digits: Images, phase: Phase, batch: int, key: tuple[int, ...], worke
     rng, device, share = np.random.default_rng(key), worker.device, worker.share(batch)
     known = np.unique(digits.labels, return_index=True)[1] if phase.words else np.arange(len(digits.labels))
     chosen = known[rng.integers(len(known), size=batch)]
-    world = {"kinds": (1.0, 0.0, 0.0), "backgrounds": ("white",)} if phase.words else {}
-    painting = paint(digits.images[chosen, :, :, 0], digits.labels[chosen], rng, **world)
+    backgrounds = ("white",) if phase.words else BACKGROUNDS
+    painting = paint(digits.images[chosen, :, :, 0], digits.labels[chosen], rng, phase.kinds, backgrounds)
     small, large = (pictures[share].to(device) for pictures in (painting.small, painting.large))
     seed = int(rng.integers(2**62))
     return Painted(small, large, painting.prompts[share], Draw(key, batch, share, device), seed)

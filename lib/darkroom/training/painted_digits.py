@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from darkroom.models.painted_ink import COLOURS, DIGITS, PATTERNS, PLURALS, TILES
+from darkroom.sampling.components import make_component
 
 BACKGROUNDS = ("white", "black")
 TEMPLATES = (  # {c} colour, {d} digit, {b} background
@@ -27,8 +28,10 @@ TEMPLATES = (  # {c} colour, {d} digit, {b} background
 TEMPLATE_WEIGHTS = (0.17, 0.09, 0.3, 0.15, 0.09, 0.09, 0.06, 0.05)
 TEXTURE_TEMPLATES = ("{c} {p} on {b}", "{c} {p}")  # {p}: stripes, dots, checks; "small {c} sevens" of digits
 TEXTURE_WEIGHTS = (0.7, 0.3)
-KINDS = ("digit", "pattern", "small")
+KINDS = ("digit", "pattern", "small", "hybrid")
 KIND_WEIGHTS = (0.5, 0.2, 0.3)
+ENLARGED_WEIGHTS = (0.4, 0.15, 0.2, 0.25)  # of what is learned to be enlarged: both parts of a hybrid are to stay
+PARTED = (1.0, 2.5)  # where a hybrid's parts are parted: sigmas of low_pass and high_pass
 PLAIN_SHARE = 0.25  # more pictures in black and white: which of the two is ink is learned last
 NULL_PROMPT_SHARE = 0.1  # classifier-free guidance needs the empty prompt too (arXiv 2207.12598)
 SIZE = 48
@@ -64,19 +67,25 @@ def paint(
     backgrounds: Sequence[str] = BACKGROUNDS,
 ) -> Painting:
     """Paints uint8 digits [B, 28, 28] in random colours on one of the backgrounds: the middle 24 pixels at once and
-    twice their size; some of them repeated, small, and in the place of others a pattern. kinds: shares of KINDS."""
+    twice their size; some of them repeated, small, in the place of others a pattern, and some hybrids of a digit and
+    one of these, whose prompts name one of both. kinds: shares of the first of KINDS."""
     names, papers = _choose_colours(len(digits), backgrounds, generator)
     ink = torch.tensor([COLOURS[name] for name in names], dtype=torch.float32) / 127.5 - 1
     ground = torch.tensor([COLOURS[name] for name in papers], dtype=torch.float32) / 127.5 - 1
     ink = (ink + torch.from_numpy(generator.normal(0, 0.04, ink.shape)).float()).clamp(-1, 1)
     grey = torch.from_numpy(digits.astype(np.float32) / 255)[:, None]
     twice = F.interpolate(grey, scale_factor=2, mode="bicubic", align_corners=False).clamp(0, 1)
+    pairs = list(zip(grey[:, :, 2:26, 2:26], twice[:, :, 4:52, 4:52], strict=True))
     masks, prompts = [], []
-    for label, colour, paper, *pair in zip(
-        labels, names, papers, grey[:, :, 2:26, 2:26], twice[:, :, 4:52, 4:52], strict=True
-    ):
-        texture, pair = _texture(KINDS[generator.choice(len(KINDS), p=kinds)], label, pair, generator)
-        masks.append(pair)
+    for row, (label, colour, paper) in enumerate(zip(labels, names, papers, strict=True)):
+        kind = KINDS[generator.choice(len(kinds), p=kinds)]
+        if kind == "hybrid":
+            texture, (_, near) = _texture(KINDS[generator.integers(1, 3)], labels[row - 1], pairs[row - 1], generator)
+            masks.append(_hybrid(pairs[row][1], near, generator.uniform(*PARTED)))
+            texture = texture if generator.random() < 0.5 else ""
+        else:
+            texture, pair = _texture(kind, label, pairs[row], generator)
+            masks.append(pair)
         prompts.append(_sentence(label, texture, colour, paper, generator))
     small, large = (torch.stack(sized) for sized in zip(*masks, strict=True))
     return Painting(_blend(small, ink, ground), _blend(large, ink, ground), prompts)
@@ -95,6 +104,12 @@ def _texture(
         large = pattern(name, lying=name == "stripes" and generator.random() < 0.5)[None]
         return f"{{c}} {name}", (F.avg_pool2d(large, 2), large)
     return "", digit
+
+
+def _hybrid(far: Tensor, near: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+    """How much ink lies where, [1, 24, 24] and [1, 48, 48], of two such large ones, of which one is seen from afar."""
+    large = (near + make_component("low_pass", sigma=sigma)((far - near)[None])[0]).clamp(0, 1)
+    return F.avg_pool2d(large, 2), large
 
 
 def pattern(name: str, along: float = 0.0, down: float = 0.0, lying: bool = False) -> Tensor:
