@@ -26,7 +26,7 @@ NEGATIVES = (("black", "white", "white", "black"), ("red", "white", "cyan", "bla
 INKS = tuple(colour for colour in COLOURS if colour != "white")
 # Where a hybrid's two components part, in pixels at 64 px. Of real digits and textures put together so, the judges read
 # both on 8 of 10 with patterns and on 4 of 10 with small digits, whose coarser part lies where the large digit's does.
-SIGMA = {"pattern": 1.75, "small digits": 1.25}
+SIGMA = {"pattern": 1.75, "small digits": 1.5}
 NEAR = 2.0  # what is seen from near is read without what is coarser than this
 AFAR = 3.0  # of the blur through which the first is read: of real digits the judge reads 99 % so, and 57 % at 5
 KINDS = len(TURNS) + 1
