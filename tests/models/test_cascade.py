@@ -149,7 +149,7 @@ def test_the_revision_and_the_encoders_key_follow_what_has_a_say(toy, copy: Path
 def test_the_embedded_cascade_is_what_it_was() -> None:
     """Rows of every run so far hold this revision; the second number is of a weight as diffusers loaded it."""
     model = open_model("if-xs")
-    assert (model.revision, model.default_dtype, model.encoders) == ("27c38379568559a5", "float32", ("text_encoder",))
+    assert (model.revision, model.default_dtype, model.encoders) == ("220a6ec0bb53a3b7", "float32", ("text_encoder",))
     assert (model.encoder_length("text_encoder"), model.stages[1].start, model.stages[1].noising) == (12, 9, None)
     old = UNet2DConditionModel.from_pretrained(model.root.root / "stage1/unet", **PLAIN).state_dict()
     new = model.predictor(1, CPU).unet.state_dict()
@@ -191,5 +191,5 @@ def test_a_dtype_that_the_device_lacks_is_refused(toy) -> None:
     for make in (lambda: toy.predictor(1, CPU, "float16"), lambda: toy.text_encoder("text_encoder", CPU, "float16")):
         with pytest.raises(ModelError, match="float16 was asked for on a processor, which lacks it: use float32"):
             make()
-    with pytest.raises(ModelError, match=r"dtype 'int8' is not one we know \(float32, bfloat16, float16\)"):
-        toy.predictor(1, CPU, "int8")
+    with pytest.raises(ModelError, match=r"dtype 'int4' is not one we know \(float32, bfloat16, float16, fp8, int8\)"):
+        toy.predictor(1, CPU, "int4")
