@@ -26,7 +26,7 @@ NEGATIVES = (("black", "white", "white", "black"), ("red", "white", "cyan", "bla
 INKS = tuple(colour for colour in COLOURS if colour != "white")
 # Where a hybrid's two components part, in pixels at 64 px. Of real digits and textures put together so, the judges read
 # both on 8 of 10 with patterns and on 4 of 10 with small digits, whose coarser part lies where the large digit's does.
-SIGMA = {"pattern": 1.75, "small digits": 1.5}
+SIGMA = {"a pattern": 1.75, "small digits": 1.5}
 NEAR = 2.0  # what is seen from near is read without what is coarser than this
 AFAR = 3.0  # of the blur through which the first is read: of real digits the judge reads 99 % so, and 57 % at 5
 KINDS = len(TURNS) + 1
@@ -136,7 +136,7 @@ def _hybrid(number: int) -> Illusion:
     """Digits over small ones that lie 1 to 9 apart in turn, so that every pair comes, and over patterns."""
     turn, odd = divmod(number, 2)
     far, ink = turn % 10, INKS[number % len(INKS)]
-    kind = "pattern" if odd else "small digits"
+    kind = "a pattern" if odd else "small digits"
     texture = PATTERNS[turn % len(PATTERNS)] if odd else SMALL[(far + 1 + (turn + turn // 10) % 9) % 10]
     low, high = ({"component": name, "sigma": SIGMA[kind]} for name in ("low_pass", "high_pass"))
     near = TextureWish(texture, ink, "white", 0).prompt
@@ -144,7 +144,7 @@ def _hybrid(number: int) -> Illusion:
         Part({**low, "prompt": _prompt(far, ink, "white")}, far, make_component("low_pass", sigma=AFAR)),
         Part({**high, "prompt": near}, texture, make_component("whole"), _near),
     )
-    return Illusion("hybrid", f"digit over {'a pattern' if odd else kind}", parts)
+    return Illusion("hybrid", f"digit over {kind}", parts)
 
 
 def _prompt(digit: int, ink: str, paper: str) -> str:

@@ -100,13 +100,18 @@ class StoredAdapter:
         return adapter
 
 
+def adapter_source(address: str) -> Source:
+    """The folder at an address, or that of an embedded adapter's name. ModelError."""
+    return open_source(str(EMBEDDED.get(address, address)))
+
+
 def adapter_file(address: str) -> tuple[Source, str]:
     """The folder and the name of the file of weights at an address: of the file itself, of a folder with one, or of the
     folder of a training, whose config.json names it; or by an embedded adapter's name. ModelError."""
     if address.endswith(".safetensors"):
         folder, _, name = address.rpartition("/")
         return open_source(folder or "."), name
-    source = open_source(str(EMBEDDED.get(address, address)))
+    source = adapter_source(address)
     if CONFIG in source.names() and (named := read_json(source, CONFIG).get("weights")):
         return source, named
     files = sorted(name for name in source.names() if name.endswith(".safetensors"))

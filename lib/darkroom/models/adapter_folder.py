@@ -17,9 +17,9 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from darkroom.models.adapter_files import CONFIG, EMBEDDED, LowRank
+from darkroom.models.adapter_files import CONFIG, LowRank, adapter_source
 from darkroom.models.errors import ModelError
-from darkroom.models.sources import open_source, read_json
+from darkroom.models.sources import read_json
 from darkroom.storage import Store
 
 KIND = "adapter"
@@ -57,7 +57,7 @@ def read_about(address: str) -> dict[str, Any] | None:
     ModelError, StorageError."""
     if address.endswith(".safetensors"):
         return None
-    source = open_source(str(EMBEDDED.get(address, address)))
+    source = adapter_source(address)
     return read_json(source, CONFIG) if CONFIG in source.names() else None
 
 
