@@ -275,6 +275,7 @@ def test_what_is_missing_is_said(row: list[Component], message: str) -> None:
         ("low_band", {"fine": 2}, "'fine' of low_band is 2, wanted less than 'coarse', which is 2.0"),
         ("low_band", {"nested": 1}, "'nested' of low_band is 1, wanted true or false"),
         ("motion", {"edges": "zero"}, "'edges' of motion is 'zero', wanted 'zeros' or 'reflect'"),
+        ("motion", {"edges": [1]}, "'edges' of motion is [1], wanted 'zeros' or 'reflect'"),
         ("color", {"sigma": 1}, "component 'color' has no parameter 'sigma'; it takes none"),
         ("scale", {"weight": float("inf")}, "'weight' of scale is inf, wanted a number from -10000 to 10000"),
     ],

@@ -243,7 +243,7 @@ def test_renoise_makes_exactly_these_numbers():
     assert x.item() == pytest.approx(0.5 * 2.0 + 0.75**0.5 * 4.0)
 
 
-COGVIDEOX = {"beta_start": 0.00085, "beta_end": 0.012, "snr_shift": 3.0, "zero_terminal_snr": True, "prediction": "v"}
+COGVIDEOX = {"beta_start": 0.00085, "beta_end": 0.012, "snr_shift": 3.0, "terminal": 0.0, "prediction": "v"}
 
 
 def test_a_walk_from_no_signal_at_all():

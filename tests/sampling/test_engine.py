@@ -19,7 +19,7 @@ from darkroom.sampling.plans import Constraint, Plan, condition_keys, make_plan
 from darkroom.sampling.schedules import SAMPLERS
 from darkroom.sampling.stage import Inputs, Stage
 from darkroom.sampling.views import make_view
-from toys import CountingPredictor, make_row, signal_and_noise, tiny_unet
+from toys import SHORTAGES, CountingPredictor, make_row, signal_and_noise, tiny_unet
 
 SIZE = 24
 
@@ -108,6 +108,23 @@ def test_the_estimate_of_a_last_move_is_within_its_bounds_with_every_solver(unet
     for sampler in set(SAMPLERS["diffusion"]) - {"pndm"}:
         row = make_row("text_to_image", prompt="a", steps=3, sampler=sampler, guidance=7.0)
         assert develop(unet, [plan_of(row, unet.process)])[0].abs().max() <= 1.0, sampler
+
+
+def test_a_row_that_is_withdrawn_costs_no_more_and_the_others_keep_their_bits(unet):
+    """One that is under way, and one that waits."""
+    row = make_row("text_to_image", prompt="a", steps=4, guidance=1.0)
+    plans = [plan_of(row | {"seed": seed}, unet.process) for seed in range(4)]
+    gone = plan_of(row | {"steps": 1}, unet.process)
+    engine = Engine(unet, 3)
+    for tag, plan in enumerate([*plans, gone]):
+        engine.add(plan, tag)
+    assert engine.advance() == [] and engine.moves_made(0) == 1
+    engine.withdraw(0)
+    engine.withdraw(4)
+    assert engine.moves_made(0) is None
+    finished = {result.tag: result.image for result in engine.run()}
+    assert finished.keys() == {1, 2, 3} and engine.statistics.evaluations == 1 + 3 * 4
+    assert all(torch.equal(image, develop(unet, [plans[tag]], 3)[0]) for tag, image in finished.items())
 
 
 def test_the_order_of_rows_changes_no_bit(unet):
@@ -385,11 +402,67 @@ def test_rows_of_other_shapes_go_to_engines_of_their_own_and_none_waits_for_ever
     )
     assert list(found)[:3] == [0, 3, 6], "the row that came first is first"
     for number, plan in enumerate(plans):
-        alone = Engine(predictor, buckets.capacity_of(plan.shape))
+        alone = Engine(predictor, buckets.capacity_of(plan))
         alone.add(plan)
         assert torch.equal(alone.run()[0].image, found[number])
     assert buckets.statistics.evaluations == 9 * 3 * 2
-    assert Buckets(predictor, 1, (3, 24, 24)).capacity_of((3, 96, 96)) == 1
+    assert Buckets(predictor, 1, (3, 24, 24)).capacity_of(plans[2]) == 1
+
+
+def room_for(numbers: int, said: Exception = SHORTAGES[0]):
+    """A predictor whose device has memory for a pass of so many numbers, and what it says."""
+
+    def answer(x, t, c):
+        if x.numel() > numbers:
+            raise said
+        return torch.zeros_like(x)
+
+    return CountingPredictor(Diffusion.cosine(clip=1.0), answer)
+
+
+def test_rows_too_large_for_the_device_fail_and_cost_no_other_row_anything():
+    predictor = room_for(8 * 3 * 24 * 24)
+    rows = [make_row("text_to_image", prompt="a", seed=seed, steps=3) for seed in range(6)]
+    sizes = (24, 96, 24, 24, 96, 24)
+    buckets = Buckets(predictor, 8, (3, 24, 24))
+    for number, (row, size) in enumerate(zip(rows, sizes, strict=True)):
+        buckets.add(plan_of(row, predictor.process, size=size), number)
+    found = []
+    while not buckets.idle:
+        found += buckets.advance()
+    failed = {result.tag: result.error for result in found if isinstance(result, Failed)}
+    assert failed.keys() == {1, 4} and {type(error) for error in failed.values()} == {torch.OutOfMemoryError}
+    assert {result.tag for result in found if isinstance(result, Finished)} == {0, 2, 3, 5}
+    assert buckets.capacity == 8 and set(predictor.shapes) == {(8, 3, 24, 24), (1, 3, 96, 96)}
+
+
+@pytest.mark.parametrize("said", SHORTAGES, ids=str)
+def test_larger_rows_have_smaller_passes_of_their_own_and_the_others_keep_theirs(said):
+    predictor = room_for(8 * 3 * 24 * 24, said)
+    ask, forgotten = predictor.predict, []
+    predictor.predict = lambda x, t, c: ask(x.repeat(2, 1, 1, 1) if x.shape[-1] > 24 else x, t, c)[: len(x)]
+    predictor.forget_graphs = lambda: forgotten.append(1)
+    rows = [make_row("text_to_image", prompt="a", seed=seed, steps=3) for seed in range(6)]
+    plans = [plan_of(row, predictor.process, size=size) for row, size in zip(rows, (24, 48) * 3, strict=True)]
+    buckets, found = Buckets(predictor, 8, (3, 24, 24)), {}
+    for number, plan in enumerate(plans):
+        buckets.add(plan, number)
+    while not buckets.idle:
+        found |= {finished.tag: finished.image for finished in buckets.advance()}
+    assert set(predictor.shapes) == {(8, 3, 24, 24), (2, 3, 48, 48), (1, 3, 48, 48)} and forgotten == [1]
+    assert [buckets.capacity_of(plan) for plan in plans[:2]] == [8, 1], "what is recorded is what ran"
+    for plan, image in zip(plans, map(found.get, range(6)), strict=True):
+        assert torch.equal(develop(predictor, [plan], capacity=buckets.capacity_of(plan))[0], image)
+
+
+@pytest.mark.parametrize("said", SHORTAGES, ids=str)
+def test_rows_that_are_not_larger_want_smaller_passes(said):
+    predictor = room_for(0, said)
+    buckets = Buckets(predictor, 1, (3, 24, 24))
+    buckets.add(plan_of(make_row("text_to_image", prompt="a", steps=3), predictor.process, size=24), "a")
+    with pytest.raises(torch.OutOfMemoryError):
+        buckets.advance()
+    assert not buckets.idle
 
 
 def test_a_row_that_lacks_a_field_fails_alone():
@@ -478,14 +551,11 @@ def test_what_no_row_is_to_blame_for_is_raised(unet):
     def broken(*_):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    def full(*_):
-        raise torch.OutOfMemoryError("CUDA out of memory.")
-
     def lost(*_):
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     plan = plan_of(make_row("text_to_image", prompt="a", steps=2), unet.process)
-    for answer, raised in ((broken, ModelBroken), (full, torch.OutOfMemoryError), (lost, RuntimeError)):
+    for answer, raised in ((broken, ModelBroken), (lost, RuntimeError)):
         engine = Engine(CountingPredictor(unet.process, answer), 4)
         engine.add(plan)
         with pytest.raises(raised):

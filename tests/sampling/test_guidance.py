@@ -49,6 +49,12 @@ def test_an_interval_is_a_share_of_the_schedule(begin, end, asked):
     assert plan.evaluations == 10 + len(asked)
 
 
+def test_a_stage_has_an_interval_of_its_own_for_rows_that_name_none():
+    stage = Stage(1, SIZE, 3, PROCESS, guidance_interval=(0.0, 0.8))
+    assert [len(plan_of(stage).questions(move)) for move in range(10)] == 8 * [2] + 2 * [1]
+    assert plan_of(stage, guidance_interval=[0.0, 1.0]).unguided == frozenset()
+
+
 def test_moves_that_are_made_again_or_twice_have_one_place():
     again = with_jumps(diffusion_moves([40, 30, 20, 10, 0]), jump=2, times=2)
     outer = {again[index].t for index in outside(again, 0.2, 0.6) if again[index].kind == "denoise"}

@@ -17,7 +17,7 @@ PROCESSES = {
     "v": Diffusion.cosine(100, prediction="v"),
     "explicit": Diffusion(torch.tensor([0.9, 0.5, 0.1], dtype=torch.float64)),
     "flow": Flow(),
-    "from no signal": Diffusion.scaled_linear(snr_shift=3.0, zero_terminal_snr=True, prediction="v"),
+    "from no signal": Diffusion.scaled_linear(snr_shift=3.0, terminal=0.0, prediction="v"),
     "with a grid": Diffusion.linear(grid=GridDefaults("leading", 1, ends_noisy=True)),
 }
 

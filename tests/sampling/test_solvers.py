@@ -128,6 +128,15 @@ def test_every_prediction_is_that_of_diffusers(sampler, prediction):
     assert_near(ours(latent(prediction), sampler, 12), expected)
 
 
+@pytest.mark.parametrize("sampler", ["euler", "euler_ancestral", "dpmpp_2m", "unipc"])
+def test_a_walk_from_next_to_no_signal_is_that_of_diffusers(sampler):
+    config = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    expected = theirs(sampler, 10, **config)
+    found = ours(latent("v", GridDefaults("trailing"), terminal=2.0**-24), sampler, 10)
+    # Its Euler's state is 4,096 times as large there, in float32 as well.
+    torch.testing.assert_close(found, expected, rtol=0, atol=5e-5 * expected.abs().max().item())
+
+
 def of_noise(scheduler: Any, prediction: str, picture: float, noise: float) -> float:
     """Where diffusers' PNDM comes out, of a model that knows picture and noise, in float64."""
     scheduler.alphas_cumprod, scheduler.final_alpha_cumprod = (

@@ -6,7 +6,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
+
 from darkroom.sampling.engine import Engine, Failed, Finished, Predictor, Statistics
+from darkroom.sampling.out_of_memory import naming_out_of_memory
 from darkroom.sampling.plans import Kind, Plan
 from darkroom.sampling.stage import Shape
 
@@ -16,22 +19,34 @@ def count_of(shape: Shape, count: int, usual: Shape | None) -> int:
     return max(1, min(count, count * math.prod(usual or shape) // math.prod(shape)))
 
 
+def is_larger(shape: Shape, usual: Shape | None) -> bool:
+    """Whether states of a shape are to blame themselves where they do not fit the device."""
+    return usual is not None and math.prod(shape) > math.prod(usual)
+
+
+def too_large(shape: Shape, shortage: str) -> torch.OutOfMemoryError:
+    """What a row of such states fails by. shortage: what the device said."""
+    return torch.OutOfMemoryError(f"a state of shape {list(shape)} does not fit the device, not even alone: {shortage}")
+
+
 class Buckets:
     """As an `Engine`, of plans of any shapes; tags are hashable, and other for each row.
 
     capacity: evaluations a pass of states of `shape`, and of smaller ones; None: of the first plan's. Passes of larger
-    states have as many fewer as these are larger, at least one: what fits a device is about so many numbers.
+    states have as many fewer as these are larger, at least one: what fits a device is about so many numbers. Where so
+    many do not fit either, the passes of that kind alone become smaller.
     """
 
     def __init__(self, predictor: Predictor, capacity: int, shape: Shape | None = None) -> None:
         self.predictor, self.capacity, self.shape = predictor, capacity, shape
         self.statistics = Statistics()
         self._engines: dict[Kind, Engine] = {}
-        self._under_way: dict[Any, Kind] = {}  # in the order in which they came
+        self._under_way: dict[Any, Plan] = {}  # in the order in which they came
 
-    def capacity_of(self, shape: Shape) -> int:
-        """Evaluations a pass of states of a shape."""
-        return count_of(shape, self.capacity, self.shape)
+    def capacity_of(self, plan: Plan) -> int:
+        """Evaluations a pass of the plan's kind."""
+        engine = self._engines.get(plan.kind)
+        return count_of(plan.shape, self.capacity, self.shape) if engine is None else engine.capacity
 
     def predictor_of(self, plan: Plan) -> Predictor:
         """What answers for a plan."""
@@ -41,17 +56,20 @@ class Buckets:
         """Queues a row; `tag` comes back with its picture."""
         if self.shape is None:
             self.shape = plan.shape
-        kind = plan.kind
-        if kind not in self._engines:
-            engine = self._engines[kind] = Engine(self.predictor_of(plan), self.capacity_of(plan.shape))
-            engine.statistics = self.statistics
-        self._under_way[tag] = kind
-        self._engines[kind].add(plan, tag)
+        if plan.kind not in self._engines:
+            self._engines[plan.kind] = self._engine(plan, self.capacity_of(plan))
+        self._under_way[tag] = plan
+        self._engines[plan.kind].add(plan, tag)
+
+    def _engine(self, plan: Plan, capacity: int) -> Engine:
+        engine = Engine(self.predictor_of(plan), capacity)
+        engine.statistics = self.statistics
+        return engine
 
     def moves_made(self, tag: Any) -> int | None:
         """By a row that is under way; None of any other. Other threads may ask."""
-        kind = self._under_way.get(tag)
-        return None if kind is None else self._engines[kind].moves_made(tag)
+        plan = self._under_way.get(tag)
+        return None if plan is None else self._engines[plan.kind].moves_made(tag)
 
     @property
     def idle(self) -> bool:
@@ -65,7 +83,15 @@ class Buckets:
     @property
     def _oldest(self) -> Engine:
         """Of the row that came first: none waits for ever."""
-        return self._engines[next(iter(self._under_way.values()))]
+        return self._engines[self._oldest_kind]
+
+    @property
+    def _oldest_kind(self) -> Kind:
+        return next(iter(self._under_way.values())).kind
+
+    def withdraw(self, tag: Any) -> None:
+        """A row that nobody waits for any more goes no further, and does not come back."""
+        self._engines[self._under_way.pop(tag).kind].withdraw(tag)
 
     def abandon(self) -> None:
         """Its rows will not be taken further."""
@@ -74,12 +100,42 @@ class Buckets:
 
     def advance(self) -> list[Finished | Failed]:
         """A pass of the engine whose row has waited longest. See `Engine.advance`. Where what that row wants is held by
-        rows of other engines, those go on meanwhile, and none of theirs begins."""
+        rows of other engines, those go on meanwhile, and none of theirs begins. Raises torch.OutOfMemoryError for all
+        that says that memory has ended."""
         if self.idle:
             return []
-        results = self._oldest.advance()
+        results = self._advance(self._oldest_kind)
         if self._oldest.is_blocked and not results:
-            results = [result for engine in self._engines.values() for result in engine.advance(admits=False)]
+            results = [result for kind in self._engines for result in self._advance(kind, admits=False)]
         for result in results:
             del self._under_way[result.tag]
         return results
+
+    def _advance(self, kind: Kind, admits: bool = True) -> list[Finished | Failed]:
+        """A pass of one engine. Where memory ends, larger rows are to blame themselves: smaller passes of the others
+        would cost these, and not help those."""
+        shape, *_ = kind
+        try:
+            with naming_out_of_memory():
+                return self._engines[kind].advance(admits)
+        except torch.OutOfMemoryError as error:
+            if not is_larger(shape, self.shape):
+                raise
+            shortage = str(error)
+        return self._shrink(kind, shortage)  # out here, where the error's frames no longer hold what they allocated
+
+    def _shrink(self, kind: Kind, shortage: str) -> list[Failed]:
+        """Half as many evaluations a pass of a kind; its rows begin anew. Those that do not fit alone fail."""
+        engine, (shape, *_) = self._engines[kind], kind
+        rows = [(tag, plan) for tag, plan in self._under_way.items() if plan.kind == kind]
+        for tag, _ in rows:
+            engine.withdraw(tag)
+        if engine.capacity == 1:
+            return [Failed(tag, too_large(shape, shortage)) for tag, _ in rows]
+        smaller = self._engines[kind] = self._engine(rows[0][1], engine.capacity // 2)
+        del engine
+        for tag, plan in rows:
+            smaller.add(plan, tag)
+        getattr(self.predictor, "forget_graphs", lambda: None)()  # each holds what a pass of the former size takes
+        torch.cuda.empty_cache()
+        return []

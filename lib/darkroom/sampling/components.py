@@ -196,7 +196,7 @@ def _band(name: str) -> Callable[..., Component]:
 def _streak(name: str) -> Callable[..., Component]:
     def make_streak(angle: float = 45.0, length: int = 7, edges: str = "zeros") -> Component:
         degrees = number(name, "angle", angle, -360.0, 360.0)
-        if edges not in EDGES:
+        if edges not in list(EDGES):  # not the mapping: a list that a row gives has no hash
             raise ValueError(f"'edges' of {name} is {edges!r}, wanted {' or '.join(map(repr, EDGES))}")
         return Component(name, (("angle", degrees), ("edges", edges), ("length", _taps(name, "length", length))))
 

@@ -63,19 +63,25 @@ def told(plan: Plan, names: Sequence[str], device: torch.device) -> dict[str, tu
     return {key: tuple(moved(own[name]) for name in names) for key, own in fields.items()}
 
 
+def _put_in_line(event: torch.cuda.Event, device: torch.device) -> None:
+    """Behind what this device was asked: `record` alone means the current device, which need not be it."""
+    event.record(torch.cuda.current_stream(device))
+
+
 class Arrival:
     """Tensors on their way to the host, [C, H, W] each."""
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         self._event: torch.cuda.Event | None = None
-        if not any(tensor.is_cuda for tensor in tensors):
+        device = next((tensor.device for tensor in tensors if tensor.is_cuda), None)
+        if device is None:
             self._tensors = list(tensors)
             return
         self._tensors = [torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for t in tensors]
         for host, tensor in zip(self._tensors, tensors, strict=True):
             host.copy_(tensor, non_blocking=True)
         self._event = torch.cuda.Event()
-        self._event.record()
+        _put_in_line(self._event, device)
 
     @property
     def here(self) -> bool:
@@ -93,7 +99,7 @@ class Stopwatch:
     """Sums up the time between `start` and `stop`, as the device spends it, and keeps the host from running away."""
 
     def __init__(self, device: torch.device) -> None:
-        self._on_gpu = device.type == "cuda"
+        self._device, self._on_gpu = device, device.type == "cuda"
         self._began = self._seconds = 0.0
         self._running: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
 
@@ -105,11 +111,11 @@ class Stopwatch:
                 self._running[0][1].synchronize()
                 self._take()
             self._running.append((torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)))
-            self._running[-1][0].record()
+            _put_in_line(self._running[-1][0], self._device)
 
     def stop(self) -> None:
         if self._on_gpu:
-            self._running[-1][1].record()
+            _put_in_line(self._running[-1][1], self._device)
         else:
             self._seconds += time.perf_counter() - self._began
 

@@ -73,12 +73,21 @@ class Diffusion(Steps):
 
     @classmethod
     def linear(
-        cls, num_timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02, **options: Any
+        cls,
+        num_timesteps: int = 1000,
+        beta_start: float = 1e-4,
+        beta_end: float = 0.02,
+        terminal: float | None = None,
+        **options: Any,
     ) -> Diffusion:
-        """Betas evenly spaced from beta_start to beta_end, as in DDPM. `options`: what follows alphas_cumprod."""
-        betas = torch.linspace(beta_start, beta_end, num_timesteps, dtype=torch.float64)
+        """Betas evenly spaced from beta_start to beta_end, as in DDPM. terminal: as of `scaled_linear`; `options`: what
+        follows alphas_cumprod."""
+        alphas = torch.cumprod(1 - torch.linspace(beta_start, beta_end, num_timesteps, dtype=torch.float64), 0)
         given = {"num_timesteps": num_timesteps, "beta_start": beta_start, "beta_end": beta_end}
-        return cls(torch.cumprod(1 - betas, 0), schedule={"schedule": "linear", **given}, **options)
+        if terminal is not None:
+            given["terminal"] = terminal
+            alphas = _brought_to(alphas, terminal)
+        return cls(alphas, schedule={"schedule": "linear", **given}, **options)
 
     @classmethod
     def scaled_linear(
@@ -87,14 +96,14 @@ class Diffusion(Steps):
         beta_start: float = 1e-4,
         beta_end: float = 0.02,
         snr_shift: float = 1.0,
-        zero_terminal_snr: bool = False,
+        terminal: float | None = None,
         **options: Any,
     ) -> Diffusion:
         """Betas whose roots are evenly spaced, as in latent diffusion. `options`: what follows alphas_cumprod.
 
         snr_shift: what the ratio of signal to noise, squared, is divided by at every timestep (CogVideoX,
-        arXiv 2408.06072, section 3.1); zero_terminal_snr: then the last timestep is brought to no signal at all
-        (arXiv 2305.08891, algorithm 1).
+        arXiv 2408.06072, section 3.1); terminal: what alpha_bar of the last timestep is then brought to, 0 for no
+        signal at all (arXiv 2305.08891, algorithm 1).
         """
         roots = torch.linspace(beta_start**0.5, beta_end**0.5, num_timesteps, dtype=torch.float64)
         given: dict[str, Any] = {"num_timesteps": num_timesteps, "beta_start": beta_start, "beta_end": beta_end}
@@ -102,9 +111,9 @@ class Diffusion(Steps):
         if snr_shift != 1.0:
             given["snr_shift"] = snr_shift
             alphas = alphas / (snr_shift + (1 - snr_shift) * alphas)
-        if zero_terminal_snr:
-            given["zero_terminal_snr"] = True
-            alphas = _to_zero(alphas)
+        if terminal is not None:
+            given["terminal"] = terminal
+            alphas = _brought_to(alphas, terminal)
         return cls(alphas, schedule={"schedule": "scaled_linear", **given}, **options)
 
     @classmethod
@@ -267,10 +276,13 @@ _MULTISTEP = {
 }
 
 
-def _to_zero(alphas: Tensor) -> Tensor:
-    """alphas_cumprod whose roots are moved and stretched, so that the first stays and the last is 0."""
+def _brought_to(alphas: Tensor, terminal: float) -> Tensor:
+    """alphas_cumprod whose roots are moved and stretched, so that the first stays and the last is 0; that one is then
+    `terminal`."""
     roots = alphas.sqrt()
-    return ((roots - roots[-1]) * (roots[0] / (roots[0] - roots[-1]))) ** 2
+    brought = ((roots - roots[-1]) * (roots[0] / (roots[0] - roots[-1]))) ** 2
+    brought[-1] = terminal
+    return brought
 
 
 def _alphas(leg: Leg) -> tuple[float, float]:

@@ -32,6 +32,7 @@ from torch import Tensor
 from darkroom.sampling import noise
 from darkroom.sampling.device import Arrival, Stopwatch, placed, places, to_device, told
 from darkroom.sampling.guidance import Answers, added_by_guidance, combine, constrain
+from darkroom.sampling.out_of_memory import is_out_of_memory
 from darkroom.sampling.packing import Packing, Slot
 from darkroom.sampling.plans import Plan, start_state
 from darkroom.sampling.processes import Process
@@ -124,6 +125,16 @@ class Engine:
         """By a row that is under way; None of any other. Other threads may ask."""
         return next((walker.move for walker in self._walkers if walker.tag is tag), None)
 
+    def withdraw(self, tag: Any) -> None:
+        """A row that nobody waits for any more goes no further, and does not come back."""
+        for walker in self._walkers:
+            if walker.tag is tag:
+                self._release(walker.plan)
+        self._waiting = deque(row for row in self._waiting if row[0] is not tag)
+        self._walkers = [walker for walker in self._walkers if walker.tag is not tag]
+        self._leaving = deque(leaving for leaving in self._leaving if leaving[0].tag is not tag)
+        self._failed = [failed for failed in self._failed if failed.tag is not tag]
+
     def abandon(self) -> None:
         """Its rows will not be taken further."""
         for walker in self._walkers:
@@ -134,15 +145,17 @@ class Engine:
         """One pass: admits rows, asks the model `capacity` questions, steps every row whose questions are answered.
 
         Returns the rows that finished or failed; on a GPU they may come a pass later. Does nothing when idle. Raises
-        torch.OutOfMemoryError, ModelBroken, and what a device that is lost says; the rows under way are lost then.
+        what says that memory has ended (`is_out_of_memory`), ModelBroken, and what a device that is lost says; the rows
+        under way are lost then.
         """
         began = time.perf_counter()
-        done = self._admit() if admits else []
+        if admits:
+            self._admit()
         asked = self._choose()
         if asked:
             self._each(list(asked), lambda walkers: self._answer(walkers, asked), self._drop)
-            self._step([walker for walker in self._walkers if not walker.open and not walker.failed])
-        done += [walker for walker in self._walkers if walker.done and not walker.failed]
+            self._step([w for w in self._walkers if not (w.open or w.done or w.failed)])
+        done = [walker for walker in self._walkers if walker.done and not walker.failed]
         for walker in self._walkers:
             if walker.done or walker.failed:
                 self._release(walker.plan)
@@ -164,21 +177,18 @@ class Engine:
                 results.append(result)
         return results
 
-    def _admit(self) -> list[Walker]:
-        """Starts waiting rows until a pass can be filled; returns those that have no move to make at all."""
-        started: list[Walker] = []
-        open_questions = sum(len(walker.open) for walker in self._walkers)
-        while self._waiting and open_questions + sum(len(walker.open) for walker in started) < self.capacity:
-            if not self._may_begin(self._waiting[0][1]):
+    def _admit(self) -> None:
+        """Starts waiting rows until a pass can be filled. Where memory ends as one begins, it holds nothing."""
+        while self._waiting and sum(len(walker.open) for walker in self._walkers) < self.capacity:
+            tag, plan = row = self._waiting[0]
+            if not self._may_begin(plan):
                 break
-            self._each(
-                [self._waiting.popleft()], lambda rows: started.extend(self._start(*row) for row in rows), self._refuse
-            )
-        self._walkers += [walker for walker in started if not walker.done]
-        ended = [walker for walker in started if walker.done]
-        for walker in ended:
-            self._release(walker.plan)
-        return ended
+            try:
+                self._each([row], lambda rows: self._walkers.extend([self._start(*row) for row in rows]), self._refuse)
+            except Exception:
+                self._release(plan)
+                raise
+            self._waiting.popleft()
 
     def _refuse(self, row: tuple[Any, Plan], error: Exception) -> None:
         tag, plan = row
@@ -302,7 +312,7 @@ class Engine:
 
 def _is_nobodys(error: Exception) -> bool:
     """Whether no row is to blame: memory, a lost device, after which nothing works any more, a model that is broken."""
-    return isinstance(error, (torch.OutOfMemoryError, ModelBroken)) or str(error).startswith("CUDA error")
+    return isinstance(error, ModelBroken) or is_out_of_memory(error) or str(error).startswith("CUDA error")
 
 
 def _slot(walker: Walker, view: View, key: str) -> Slot:

@@ -213,7 +213,8 @@ def make_plan(row: Row, stage: Stage, inputs: Inputs) -> Plan:
         conditions = {**conditions, UNCONTROLLED: conditions[branches[0].negative]}
         branches = tuple(replace(branch, negative=UNCONTROLLED) for branch in branches)
     guidance = _guidance(row, stage) if follows else stage.guidance
-    unguided = outside(trajectory.moves, *row.get("guidance_interval", (0.0, 1.0))) if follows else frozenset()
+    interval = row.get("guidance_interval", stage.guidance_interval) if follows else (0.0, 1.0)
+    unguided = outside(trajectory.moves, *interval)
     part = _part(trajectory.moves, stage)
     return Plan(
         seed=row["seed"],

@@ -30,6 +30,7 @@ class Stage:
     """One model of a cascade, as far as a plan must know it.
 
     `steps`, `guidance` and `noise_level` are the stage's own where it does not follow the row's (stages II and III).
+    `guidance_interval`: the shares of the schedule between which guidance is asked where a row does not say.
     `start`: it starts from the enlarged low-resolution picture, noised to the time of that index; 0: from pure noise.
     `factor`: pixels of the picture per element of the state, along a side: more than 1 where a VAE decodes the state.
     `inpaints`: the model sees mask and masked picture beside the state; `folds`: the mask with each of its pixels;
@@ -50,6 +51,7 @@ class Stage:
     process: Process
     steps: int | None = None
     guidance: float | None = None
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
     noise_level: int | None = None
     start: int = 0
     factor: int = 1
