@@ -26,6 +26,8 @@ import typer
 from darkroom import cli
 from darkroom.phases import phase, to_stderr
 
+STRIDE = 30
+
 
 def main(
     model: Annotated[str, typer.Argument(help="an embedded model's name, a model's folder, a network's s3:// uri")],
@@ -44,7 +46,7 @@ def main(
         str | None, typer.Option(help="of a cascade's --steps, as in a manifest: leading, linspace, trailing")
     ] = None,
     sampler: Annotated[str | None, typer.Option(help="of a network, as in a manifest: dpmpp_2m, heun, ...")] = None,
-    stride: Annotated[int, typer.Option(min=1, help="of a cascade's timesteps; 30 makes 34 steps")] = 30,
+    stride: Annotated[int, typer.Option(min=1, help="of a cascade's timesteps; 30 makes 34 steps")] = STRIDE,
     guidance: Annotated[float | None, typer.Option(help="of a network or pipeline 5, of a cascade's stage I 7")] = None,
     seed: Annotated[int, typer.Option(help="of the first picture; the others follow")] = 0,
     illusions: Annotated[
@@ -71,22 +73,24 @@ def main(
         if opened.kind == "network":
             if data is None:
                 raise ValueError(f"{model} is a network: --data wants the data set to measure it against")
-            _refuse_paintings(illusions, textures, f"{model} is a network")
+            given = {"illusions": illusions, "textures": textures, "spacing": spacing, "stride": stride != STRIDE}
+            _refuse("a cascade", f"{model} is a network", given)
             _measure_network(opened, data, out, classifier, (count, steps, guidance, sampler, seed))
             return
-        if classifier is not None:
-            raise ValueError(f"--classifier judges a network's pictures; {model} paints digits")
+        _refuse("a network", f"{model} paints digits", {"data": data, "classifier": classifier, "sampler": sampler})
         if opened.config.get("kind") == "pipeline":  # views and components are of pixels
-            _refuse_paintings(illusions, textures, f"{model} paints latents, which have no views")
+            why = f"{model} paints latents, which have no views"
+            _refuse("a cascade", why, {"illusions": illusions, "textures": textures})
             illusions = textures = 0
         more = 20 if illusions is None else illusions, 100 if textures is None else textures
         _measure_painter(model, out, more, (count or 500, stride, guidance, seed), {"steps": steps, "spacing": spacing})
 
 
-def _refuse_paintings(illusions: int | None, textures: int | None, why: str) -> None:
-    for name, count in (("illusions", illusions), ("textures", textures)):
-        if count:
-            raise ValueError(f"--{name} are a cascade's, and {why}")
+def _refuse(whose: str, why: str, options: dict[str, Any]) -> None:
+    """ValueError for what was given of these: left out of account, it would seem to have been measured with."""
+    for name, value in options.items():
+        if value:
+            raise ValueError(f"--{name} is for {whose}, and {why}")
 
 
 def _measure_network(opened: Any, data: str, out: str, classifier: str | None, asked: tuple[Any, ...]) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import typer
+from darkroom.jobs import evaluate as job
 from PIL import Image
 
 from darkroom.evaluation.cascade import Wish, balanced, sample_and_judge
@@ -45,6 +47,20 @@ def test_a_sheet_frames_what_is_wrong(tmp_path: Path) -> None:
     pictures = (image == COLOURS["white"]).all(axis=2).any(axis=0).nonzero()[0]
     middle = (pictures.min() + pictures.max()) // 2
     assert framed.size and framed.min() >= middle and framed.max() > pictures.max() and pictures.min() < middle
+
+
+def test_what_a_cascade_leaves_out_of_account_is_refused(
+    untrained_cascade: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for given, said in (
+        ({"sampler": "heun"}, "--sampler is for a network, and"),
+        ({"data": sample_uri()}, "--data is for a network, and"),
+        ({"guidance": float("inf")}, "guidance must be a finite number, was inf"),
+    ):
+        with pytest.raises(typer.Exit) as ended:
+            job.main(str(untrained_cascade), out=str(tmp_path / "out"), count=1, illusions=0, textures=0, **given)
+        assert ended.value.exit_code == 2 and said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_whole_cascade_is_sampled_judged_and_written_down(untrained_cascade: Path, tmp_path: Path) -> None:

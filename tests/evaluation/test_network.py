@@ -189,6 +189,13 @@ def test_the_command_wants_data_for_a_network_and_measures_it(
     with pytest.raises(typer.Exit) as ended:
         job.main(network, out=out)
     assert ended.value.exit_code == 2 and "model is a network: --data wants the data set" in capsys.readouterr().err
+    for given, said in (
+        ({"spacing": "trailing"}, "--spacing is for a cascade, and"),
+        ({"stride": 50}, "--stride is for a cascade, and"),
+    ):
+        with pytest.raises(typer.Exit) as ended:
+            job.main(network, out=out, data=digits, count=10, steps=1, **given)
+        assert ended.value.exit_code == 2 and said in capsys.readouterr().err
     job.main(network, out=out, data=digits, count=10, steps=1)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("10 pictures from seed 0: ") and lines[-1] == f"index.html lies in {out}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 from pathlib import Path
@@ -12,6 +13,7 @@ from darkroom.jobs import ingest as job
 from PIL import Image
 
 from darkroom.storage import open_store
+from darkroom.training import captions
 from darkroom.training.captions import read_captions
 from darkroom.training.data import load_images, read_record, sample_uri
 from darkroom.training.ingest import ingest
@@ -39,6 +41,14 @@ def as_jsonl(rows: list[dict]) -> str:
     return "\n".join(json.dumps(row) for row in rows) + "\n\n"
 
 
+def test_a_file_holds_no_more_than_fits_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(captions, "FILE_BYTES", len(picture(1)))
+    source = write(str(tmp_path / "pets"), PICTURES | {"metadata.jsonl": as_jsonl(LINES)})
+    record = ingest("captions", source, str(tmp_path / "out"))
+    assert len(record["splits"]["train"]["files"]) == 3
+    assert [(one.name, one.text) for one in read_captions(str(tmp_path / "out"))] == FOUND
+
+
 @pytest.mark.parametrize(
     "metadata",
     [
@@ -55,6 +65,15 @@ def test_pictures_of_any_size_keep_their_bytes(store_uri: str, tmp_path: Path, m
     assert [(one.name, one.text) for one in found] == FOUND
     assert [one.data for one in found] == [PICTURES[one.name] for one in found]
     assert read_record(out, "captions") == record
+
+
+def test_a_key_that_no_folder_could_have_is_a_problem(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    keys = ["a.png", "day//b.png", "train/one/a.png", "train//c.png", "test/one/a.png"]
+    monkeypatch.setattr("darkroom.storage.s3.S3Store.list", lambda self: iter(keys))
+    monkeypatch.setattr("darkroom.storage.s3.S3Store.read", lambda self, key: picture(1))
+    for kind, prompt in (("captions", "a dog"), ("folder", None)):
+        with pytest.raises(ValueError, match=r"train//c\.png: its key has an empty part, '\.' or '\.\.' between"):
+            ingest(kind, "s3://bucket/pets", str(tmp_path / "out"), prompt=prompt)
 
 
 def test_one_prompt_for_all(tmp_path: Path) -> None:
@@ -95,6 +114,30 @@ def test_every_bad_line_is_told_at_once(tmp_path: Path) -> None:
     ):
         assert wanted in text, text
     assert not (tmp_path / "out").exists()
+
+
+def test_no_caption_is_cut_without_a_word(tmp_path: Path) -> None:
+    folder = write(str(tmp_path / "pets"), PICTURES)
+    text = 'file_name,text\nb.png,a dog, running on grass\nsub/a.jpg,"a cat, asleep",\nc.webp,"two\r\nlines"\n'
+    write(folder, {"metadata.csv": text})
+    with pytest.raises(ValueError) as error:
+        ingest("captions", folder, str(tmp_path / "out"))
+    problem = "metadata.csv line 2: has 3 cells, the header has 2; a text with commas stands in quotes"
+    assert problem in str(error.value) and "has 2 problems" in str(error.value), "the other is b.png, without a caption"
+    write(folder, {"metadata.csv": text.replace(" running on grass", "")})
+    ingest("captions", folder, str(tmp_path / "out"))
+    found = {one.name: one.text for one in read_captions(str(tmp_path / "out"))}
+    assert found == {"b.png": "a dog", "sub/a.jpg": "a cat, asleep", "c.webp": "two\r\nlines"}
+    write(folder, {"metadata.csv": f'file_name,text\nb.png,"{"a" * csv.field_size_limit()}b"\n'})
+    with pytest.raises(ValueError, match="metadata.csv line 2: cannot be read from here on: field larger than"):
+        ingest("captions", folder, str(tmp_path / "out"))
+
+
+def test_a_caption_keeps_the_marks_that_json_lets_stand(tmp_path: Path) -> None:
+    lines = [json.dumps({"file_name": name, "text": f"a\u2028{name}\x85b"}, ensure_ascii=False) for name in PICTURES]
+    folder = write(str(tmp_path / "pets"), PICTURES | {"metadata.jsonl": "\r\n".join(lines)})
+    ingest("captions", folder, str(tmp_path / "out"))
+    assert [one.text for one in read_captions(str(tmp_path / "out"))] == [f"a\u2028{name}\x85b" for name in PICTURES]
 
 
 def test_what_was_changed_afterwards_is_told(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 from darkroom.storage import LocalStore, Store, open_store
 from darkroom.training import data
 from darkroom.training.data import SCHEMA, digest_of, load_images, read_record, sample_uri, write_dataset
+from darkroom.training.streams import whole_groups
 
 PICTURES = np.arange(3 * 4 * 5 * 3, dtype=np.uint8).reshape(3, 4, 5, 3)
 LABELS = np.array([1, 0, 1])
@@ -150,6 +151,17 @@ def test_a_smaller_data_set_leaves_no_file_of_a_larger_one(store_uri: str, monke
     named = {name for split in record["splits"].values() for name in split["files"]}
     assert len(named) == 2 + 1 and parquet_files(store) == named | {"train-00000-of-00001.parquet"}
     assert load_images(store_uri, "train").images[:, 0, 0, 0].tolist() == [3, 3, 3]
+
+
+def test_files_of_large_pictures_have_fewer_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file is made in memory: whole groups of 100 rows, within so many bytes of pixels."""
+    monkeypatch.setattr(data, "FILE_BYTES", 4 * 250)
+    record = write_dataset(str(tmp_path), splits(250), ABOUT)["splits"]["train"]
+    assert (record["file_rows"], len(record["files"])) == (200, 2)
+    counts = [pq.ParquetFile(tmp_path / name).metadata for name in record["files"]]
+    assert [(one.num_rows, one.num_row_groups) for one in counts] == [(200, 2), (50, 1)]
+    assert len(whole_groups(record)) == 2
+    assert load_images(str(tmp_path), "train").digest == record["digest"]
 
 
 class Died(BaseException):

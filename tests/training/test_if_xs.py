@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from darkroom.models.catalog import open_model
+from darkroom.models.if_xs import build_tokenizer
 from darkroom.storage import open_store
 from darkroom.training.data import load_images, sample_uri
 from darkroom.training.feeds import Worker
-from darkroom.training.if_xs import STAGE2, train_cascade
+from darkroom.training.if_xs import STAGE1, STAGE2, Phase, StageTraining, _paint, train_cascade
+from darkroom.training.painted_digits import vocabulary
 from darkroom.training.recipes.if_xs import IfXs
 
 TINY = {field.name: 1 for field in fields(IfXs) if field.name.endswith("_steps")}
@@ -56,6 +58,19 @@ def test_interrupted_and_resumed_equals_unbroken_bit_for_bit(unbroken: Path, tmp
     assert len(lines) == 5  # the five steps, each once
 
 
+def test_a_step_is_the_same_however_many_workers_share_it() -> None:
+    """Also which of its times are of the noisiest tenth, one of eight: few workers have eight rows."""
+    digits, stage = load_images(sample_uri(), "train"), StageTraining(1, build_tokenizer(vocabulary()), None)
+
+    def inputs(rank: int, count: int) -> tuple[torch.Tensor, ...]:
+        return stage.inputs(_paint(digits, Phase("stage1", 2, 1), 16, (0, 1), Worker(rank, count, ALONE.device)))
+
+    shares = [inputs(rank, 8) for rank in range(8)]
+    for whole, *parts in zip(inputs(0, 1), *shares, strict=True):
+        assert torch.equal(whole, torch.cat(parts))
+    assert bool((inputs(0, 1)[1][:2] >= 900).all())
+
+
 def test_what_training_leaves_is_a_cascade_that_says_what_it_was_made_of(unbroken: Path) -> None:
     files = weights(unbroken)
     assert json.loads(files["stage2/unet/config.json"])["in_channels"] == 6
@@ -63,6 +78,7 @@ def test_what_training_leaves_is_a_cascade_that_says_what_it_was_made_of(unbroke
     assert json.loads(files["stage1/scheduler/scheduler_config.json"])["prediction_type"] == "v_prediction"
     cascade = open_model(str(unbroken))
     assert (cascade.name, cascade.sizes, cascade.stages[1].steps) == ("if-xs", (24, 48), STAGE2["steps"])
+    assert cascade.stages[0].guidance_interval == tuple(STAGE1["guidance_interval"])
     assert cascade.config["training"]["recipe"]["stage1_steps"] == 2
     assert cascade.config["training"]["data"]["train"] == load_images(sample_uri(), "train").digest
 

@@ -11,7 +11,7 @@ from PIL import Image
 from darkroom.storage import open_store
 from darkroom.training.data import load_images
 from darkroom.training.ingest import ingest
-from darkroom.training.ingest_folder import in_test
+from darkroom.training.ingest_folder import in_test, read_folder
 
 
 def picture(value: int | tuple[int, int, int], height: int = 4, width: int = 5, kind: str = "PNG") -> bytes:
@@ -65,6 +65,15 @@ def test_a_tenth_is_set_aside_by_name_alone(tmp_path: Path) -> None:
     ingest("folder", str(tmp_path / "pets"), str(tmp_path / "out"))
     again = load_images(str(tmp_path / "out"), "test").images[:, 0, 0, 0]
     assert again[again != 250].tolist() == aside
+
+
+def test_the_splits_are_no_copies_of_the_pictures(tmp_path: Path) -> None:
+    """Which may be nearly all that the memory holds."""
+    files = {f"cat/{number}.png": picture((number, 0, 1)) for number in range(40)}
+    found, _ = read_folder(write(str(tmp_path / "pets"), files), [])
+    (train, labels), (test, _) = found["train"], found["test"]
+    assert len(train) + len(test) == 40 and len(labels) == len(train) and len(test)
+    assert train.base is test.base is not None
 
 
 def test_which_names_are_set_aside_never_changes() -> None:

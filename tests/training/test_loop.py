@@ -16,6 +16,7 @@ from darkroom.training.feeds import Batch, Resident, Worker
 from darkroom.training.loop import fit
 from darkroom.training.objectives import Objective
 from darkroom.training.steps import Optimization
+from two_workers import outputs_of_two
 
 CPU = torch.device("cpu")
 ALONE = Worker(0, 1, CPU)
@@ -101,6 +102,21 @@ def test_interrupted_and_resumed_equals_unbroken(tmp_path: Path, fused: bool) ->
     assert torch.equal(resumed.weights["number"], unbroken.weights["number"])
     assert torch.equal(resumed.average["number"], unbroken.average["number"])
     assert run(tmp_path / "broken", how).step == unbroken.step, "a finished training takes no more steps"
+
+
+RANK = """
+import test_loop as t
+worker = t.Worker(rank, 2, t.CPU)
+last = t.fit(t.Line(), t.feed(worker), t.HOW, worker, t.open_store(folder), {}, lambda line: None)
+print(last.epoch, last.step, last.weights["number"].item(), last.sampling_weights["number"].item())
+"""
+
+
+def test_every_worker_of_a_resumed_training_ends_with_the_last_weights(tmp_path: Path) -> None:
+    """A phase that follows begins from them, with networks that no optimizer would bring together again."""
+    run(tmp_path, replace(HOW, epochs=1))
+    first, second = outputs_of_two(RANK, tmp_path, Path(__file__).parent)
+    assert first == second and first.startswith("3 15 ")
 
 
 def test_the_newest_the_best_and_the_shown_are_kept(tmp_path: Path) -> None:

@@ -24,11 +24,12 @@ from darkroom.models.catalog import open_model
 from darkroom.models.errors import ModelError
 from darkroom.sampling.diffusion import Diffusion
 from darkroom.storage import open_store
+from darkroom.training import lora_examples
 from darkroom.training.checkpoints import load_checkpoint
 from darkroom.training.feeds import Worker
 from darkroom.training.ingest import ingest
-from darkroom.training.lora import AdapterDiffusion, _prepare, _snr_weights
-from darkroom.training.lora_examples import ExamplesFeed, _variants
+from darkroom.training.lora import FIXED_PICTURES, AdapterDiffusion, _prepare, _snr_weights, adapter_loss, fixed_loss
+from darkroom.training.lora_examples import NOTHING, ExamplesFeed, _numbered, _variants
 from darkroom.training.lora_layers import LowRankLayers, chosen_layers
 from darkroom.training.recipes.lora import Lora
 from toy_sd import unet as toy_unet
@@ -301,3 +302,51 @@ def test_the_objective_sees_what_the_process_says(toy_sd: str, data: str) -> Non
         expected = (predicted - epsilon).square().mean()
         assert objective(z0, t, epsilon, weights, *told).item() == pytest.approx(expected.item(), rel=1e-5)
     assert weights.tolist() == [1, 1] and z0.std().item() < 10
+
+
+def test_it_says_how_far_it_is_before_the_first_step(toy_sd: str, data: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training that is silent for an hour is taken for a dead one."""
+    monkeypatch.setattr(lora_examples, "SAY_EVERY", -1.0)
+    lines: list[str] = []
+    recipe = Lora(model=f"{toy_sd}/sd", prior=9, prior_prompts="a thing|a dog", validation_steps=1).settled()
+    _prepare(recipe, data, ALONE, lines.append)
+    told = [line.partition("  ")[0] for line in lines]
+    # Three captions and the prompts of the base's pictures; with what guidance asks beside them, and nothing at all.
+    assert {"2 of 5 captions read", "8 of 9 pictures of the base drawn", "13 of 14 pictures encoded"} <= {*told}
+    assert any(line.endswith(" captions encoded") for line in told)
+
+
+def test_places_of_captions_are_found_in_linear_time() -> None:
+    asked = 0
+
+    class Counting(str):
+        __hash__ = str.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            nonlocal asked
+            asked += 1
+            return str.__eq__(self, other)
+
+    keys = [Counting(number) for number in range(300)]
+    order, places = _numbered([*keys, *keys])
+    assert order == [*keys, NOTHING] and places.tolist() == [*range(300), *range(300)]
+    assert asked < 20 * 300
+
+
+def test_the_loss_of_an_adapter_wants_no_more_pictures_than_it_is_measured_on(
+    trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, out = trained
+    for number in range(40):
+        pixels = np.random.default_rng(number).integers(0, 255, (33, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number:02}.png")
+    (tmp_path / "metadata.csv").write_text("file_name,text\n" + "".join(f"{n:02}.png,number {n}\n" for n in range(40)))
+    ingest("captions", str(tmp_path), str(tmp_path / "many"))
+    setting = _prepare(recipe, str(tmp_path / "many"), ALONE)
+    setting.objective.network.load_folded(read_adapter("style", str(out), widths(recipe)).layers)
+    opened: list[str] = []
+    decode = lora_examples.decode
+    monkeypatch.setattr(lora_examples, "decode", lambda data, name: opened.append(name) or decode(data, name))
+    found = adapter_loss(recipe, str(out), str(tmp_path / "many"))
+    assert found == fixed_loss(setting.objective, setting.examples), "the very pictures, with the very crops"
+    assert len(opened) == FIXED_PICTURES

@@ -55,6 +55,36 @@ def test_what_cannot_be_is_refused() -> None:
         find_recipe("if-sx")
 
 
+@pytest.mark.parametrize(
+    ("name", "setting", "said"),
+    [
+        ("mnist-flow-class", "seed=-1", "seed must be at least 0, was -1"),
+        ("mnist-flow-class", "decay=-1", "decay must be more than 0, was -1.0"),
+        ("mnist-flow-class", "average=1.5", "average must be at least 0 and below 1, was 1.5"),
+        ("mnist-flow-class", "drop=2", "drop must be at least 0 and below 1, was 2.0"),
+        ("mnist-ddpm", "drop=-1", "drop must be at least 0 and below 1, was -1.0"),
+        ("mnist-ddpm", "num_timesteps=0", "num_timesteps must be at least 1, was 0"),
+        ("mnist-denoiser", "sigma=-1", "sigma must be at least 0, was -1.0"),
+        ("if-xs", "warmup=0", "warmup must be at least 1, was 0"),
+        ("if-xs", "words_steps=0", "words_steps must be at least 1, was 0"),
+        ("if-xs", "noise_levels=1001", "noise_levels must be at most 1000, was 1001"),
+        ("sd-xs", "checkpoint_every=0", "checkpoint_every must be at least 1, was 0"),
+        ("sd-xs", "vae_batch=0", "vae_batch must be at least 1, was 0"),
+    ],
+)
+def test_numbers_that_no_worker_could_train_by_are_refused(name: str, setting: str, said: str) -> None:
+    """Before any worker is asked for: there they would be a division by zero, and tried four times."""
+    with pytest.raises(ValueError, match=f"^{said}$"):
+        with_settings(find_recipe(name)(), [setting])
+
+
+def test_a_schedule_of_noise_that_cannot_be_is_refused() -> None:
+    with pytest.raises(ValueError, match="alphas_cumprod must fall"):
+        with_settings(find_recipe("mnist-ddpm")(), ["schedule=linear", "num_timesteps=100000"]).check(
+            read_record(sample_uri())
+        )
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_takes_digits_and_says_all_it_is(name: str) -> None:
     recipe = find_recipe(name)()

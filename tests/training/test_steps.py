@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +22,7 @@ from darkroom.training.feeds import Resident, Worker
 from darkroom.training.loop import fit
 from darkroom.training.objectives import DenoisingDiffusion, FlowMatching, Objective
 from darkroom.training.steps import Optimization
+from two_workers import outputs_of_two
 
 ALONE = Worker(0, 1, torch.device("cpu"))
 HOW = Optimization(epochs=2, rate=lambda step: 1e-3 / (1 + step), average=0.9, clip=0.5, fused=True)
@@ -35,9 +34,9 @@ def flow() -> FlowMatching:
     return FlowMatching(CourseUNet(hidden=4, conditioning="class", num_classes=10), 0.1)
 
 
-def ddpm() -> DenoisingDiffusion:
+def ddpm(dropout: float = 0.0) -> DenoisingDiffusion:
     torch.manual_seed(0)
-    network = DDPMUNet(channels=1, size=28, width=8, multipliers=(1, 2), blocks=1, num_classes=10)
+    network = DDPMUNet(channels=1, size=28, width=8, multipliers=(1, 2), blocks=1, num_classes=10, dropout=dropout)
     return DenoisingDiffusion(network, Diffusion.cosine(prediction="v"), 0.1)
 
 
@@ -169,13 +168,38 @@ def test_a_graph_gives_the_curve_of_the_steps_it_replays(tmp_path: Path, graphed
     assert (graphed.captures, replayed.config["ran"]["graphs"], lines) == (1, True, [])
     assert_same(eager, replayed)
 
-    def stop(checkpoint: Checkpoint) -> None:
-        raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "broken", make(), how, noted=stop)
     assert_same(eager, run(tmp_path / "broken", make(), how)[0])
     assert graphed.captures == 3
+
+
+def stop(checkpoint: Checkpoint) -> None:
+    raise KeyboardInterrupt
+
+
+def test_dropout_of_a_resumed_training_is_that_of_the_unbroken_one(tmp_path: Path) -> None:
+    unbroken, _ = run(tmp_path / "unbroken", ddpm(0.3), HOW)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "broken", ddpm(0.3), HOW, noted=stop)
+    assert_same(unbroken, run(tmp_path / "broken", ddpm(0.3), HOW)[0])
+    assert not torch.equal(unbroken.curves["losses"], run(tmp_path / "none", ddpm(), HOW)[0].curves["losses"])
+
+
+@pytest.mark.parametrize("said", [torch.OutOfMemoryError("all gone"), RuntimeError("CUDA error: out of memory")])
+def test_want_of_memory_in_a_capture_is_no_reason_to_do_without(
+    tmp_path: Path, graphed, monkeypatch: pytest.MonkeyPatch, said: Exception
+) -> None:
+    def short(self, step: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        try:
+            raise said
+        finally:
+            raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+
+    monkeypatch.setattr(graphed, "capture", short)
+    with pytest.raises(torch.OutOfMemoryError) as raised:
+        run(tmp_path, flow(), replace(HOW, graphs=True))
+    assert str(raised.value) == str(said)
 
 
 def test_what_cannot_be_captured_runs_as_it_is(tmp_path: Path, graphed, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,15 +233,14 @@ def test_batch_norms_that_workers_share_keep_the_tensors_that_are_trained() -> N
 
 
 TWO = """
-import sys, tempfile, torch
 from dataclasses import replace
-rank, folder = int(sys.argv[1]), sys.argv[2]
-sys.path.insert(0, sys.argv[3])
 import test_steps as t
+from darkroom.training import feeds
 from darkroom.training.epochs import Epochs
 from darkroom.training.steps import Steps
-torch.distributed.init_process_group("gloo", f"file://{folder}/group", rank=rank, world_size=2)
 worker, objective = t.Worker(rank, 2, torch.device("cpu")), t.FlowMatching(t.Small(), 0.0)
+feeds.RESIDENT_SHARE = 0.25 - 0.25 * rank  # the second one's node has no room
+print(feeds.fits(1, worker))
 objective.backend = t.no_compiler if rank else "eager"
 epochs = Epochs(Steps(objective, replace(t.HOW, compile=True), worker, print))
 images = t.load_images(t.sample_uri(), "train")
@@ -228,13 +251,9 @@ print(epochs.losses)
 
 
 def test_workers_fall_back_together(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", TWO]
-    given = [str(tmp_path), str(Path(__file__).parent)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    both = [
-        subprocess.Popen([*command, str(rank), *given], stdout=subprocess.PIPE, text=True, env=environment)
-        for rank in (0, 1)
-    ]
-    (note, losses), (other, same) = (process.communicate(timeout=240)[0].splitlines() for process in both)
+    (fit, note, losses), (fit_other, other, same) = map(
+        str.splitlines, outputs_of_two(TWO, tmp_path, Path(__file__).parent)
+    )
+    assert fit == fit_other == "False", "each streams"
     assert note.endswith("trained as it is: on another worker") and other.endswith("Failed to find C compiler.")
     assert losses == same and losses.count(",") == 4

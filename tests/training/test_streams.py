@@ -48,6 +48,7 @@ def test_a_stream_is_the_same_however_many_workers_read_it(store_uri: str) -> No
 def test_the_short_group_of_a_file_is_left_out() -> None:
     assert whole_groups({"files": ["a"], "rows": 250}) == [("a", 0), ("a", 1)]
     assert len(whole_groups({"files": ["a", "b"], "rows": 100_150})) == 1001
+    assert whole_groups({"files": ["a", "b"], "rows": 350, "file_rows": 200}) == [("a", 0), ("a", 1), ("b", 0)]
 
 
 def test_lanes_must_come_out_even(tmp_path) -> None:

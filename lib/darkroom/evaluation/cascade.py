@@ -3,6 +3,7 @@ of a latent pipeline scenes of every kind; and judges what comes out."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -130,6 +131,8 @@ def sample_and_judge(
         raise unknown("spacing", spacing, SPACINGS)
     scenes = cascade.config.get("kind") == "pipeline"
     guidance = (5.0 if scenes else 7.0) if guidance is None else guidance
+    if not math.isfinite(guidance):
+        raise ValueError(f"guidance must be a finite number, was {guidance}")
     began, wishes = time.monotonic(), balanced_scenes(count, seed) if scenes else balanced(count, seed)
     schedule = {"stride": stride} if steps is None else {"steps": steps, "spacing": spacing}
     pictures = sample_wishes(cascade, wishes, {**schedule, "guidance": guidance}, stages)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -27,6 +27,8 @@ INKS = tuple(colour for colour in COLOURS if colour != "white")
 # Where a hybrid's two components part, in pixels at 64 px. Of real digits and textures put together so, the judges read
 # both on 8 of 10 with patterns and on 4 of 10 with small digits, whose coarser part lies where the large digit's does.
 SIGMA = {"a pattern": 1.75, "small digits": 1.5}
+# What is near is painted last, so it is guided longer than if-xs is by itself; small digits run together to the end.
+INTERVAL = {"a pattern": [0.0, 1.0], "small digits": [0.0, 0.9]}
 NEAR = 2.0  # what is seen from near is read without what is coarser than this
 AFAR = 3.0  # of the blur through which the first is read: of real digits the judge reads 99 % so, and 57 % at 5
 KINDS = len(TURNS) + 1
@@ -53,17 +55,18 @@ class Part:
 
 @dataclass(frozen=True)
 class Illusion:
-    """A picture that is to show two things; `name` says which, alike for all of a kind."""
+    """A picture that is to show two things; `name` says which, alike for all of a kind. settings: its rows' own."""
 
     task: str
     name: str
     parts: tuple[Part, Part]
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def rows(self, seed: int) -> list[dict[str, Any]]:
         """Its candidates."""
         key = {"anagram": "views", "hybrid": "components"}[self.task]
-        parts = [dict(part.row) for part in self.parts]
-        return [{"task": self.task, key: parts, "seed": seed + number} for number in range(BEST_OF[self.task])]
+        row = {"task": self.task, key: [dict(part.row) for part in self.parts], **self.settings}
+        return [{**row, "seed": seed + number} for number in range(BEST_OF[self.task])]
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,7 @@ def _hybrid(number: int) -> Illusion:
         Part({**low, "prompt": _prompt(far, ink, "white")}, far, make_component("low_pass", sigma=AFAR)),
         Part({**high, "prompt": near}, texture, make_component("whole"), _near),
     )
-    return Illusion("hybrid", f"digit over {kind}", parts)
+    return Illusion("hybrid", f"digit over {kind}", parts, {"guidance_interval": INTERVAL[kind]})
 
 
 def _prompt(digit: int, ink: str, paper: str) -> str:

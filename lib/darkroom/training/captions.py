@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from darkroom.storage import NotFound, StoredFile, open_store
 from darkroom.training.data import FORMAT, RECORD, delete_stale, read_record
 
-FILE_ROWS = 1000
+FILE_ROWS, FILE_BYTES = 1000, 2**28  # that a file has about at most: it is made in memory
 ROW_GROUP = 20  # pictures may be of many megabytes
 SPLIT = "train"
 
@@ -104,11 +104,13 @@ def read_captions(uri: str) -> Iterator[Captioned]:
 
 def _parts(pictures: Iterable[Captioned]) -> Iterator[list[Captioned]]:
     part: list[Captioned] = []
+    size = 0
     for picture in pictures:
         part.append(picture)
-        if len(part) == FILE_ROWS:
+        size += len(picture.data)
+        if len(part) == FILE_ROWS or size >= FILE_BYTES:
             yield part
-            part = []
+            part, size = [], 0
     if part:
         yield part
 

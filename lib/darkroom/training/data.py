@@ -2,7 +2,8 @@
 
     train-00000-1f3a99c0.parquet, ...    image (struct of PNG bytes and a name), label (int32)
     test-00000-90bd0c77.parquet, ...
-    dataset.json                         name, source, classes, picture size, and per split rows, files, digest
+    dataset.json                         name, source, classes, picture size, and per split rows, files, rows of a file
+                                     (the last has what is left), digest
 
 Any Parquet reader opens them, `datasets.load_dataset("parquet", ...)` as pictures. A file's name ends with its split's
 digest, so that data that is ingested anew lies beside the old until dataset.json names it.
@@ -34,7 +35,7 @@ from darkroom.storage import NotFound, Store, StoredFile, decode, open_store
 SAMPLE = Path(__file__).parent / "sample"  # of MNIST: 200 training and 100 test digits of each kind
 RECORD = "dataset.json"
 FORMAT = 1
-FILE_ROWS = 100_000
+FILE_ROWS, FILE_BYTES = 100_000, 2**30  # that a file has at most; bytes as unpacked: it is made in memory
 DECODERS = min(8, os.cpu_count() or 1)
 ROW_GROUP = 100  # as in a run's results: a viewer reads a whole group to show one picture
 
@@ -184,11 +185,13 @@ def read_groups(uri: str, file: str, groups: Sequence[int]) -> Iterator[tuple[np
 def _write_split(store: Store, split: str, images: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     assert images.dtype == np.uint8 and len(images) == len(labels)
     digest, files = digest_of(images, labels), []
-    for start in range(0, len(images), FILE_ROWS):
-        part = slice(start, start + FILE_ROWS)
+    groups = FILE_BYTES // (ROW_GROUP * images[:1].nbytes) if len(images) else 1
+    file_rows = min(FILE_ROWS, ROW_GROUP * max(1, groups))
+    for start in range(0, len(images), file_rows):
+        part = slice(start, start + file_rows)
         files.append(f"{split}-{len(files):05d}-{digest[:8]}.parquet")
         store.write(files[-1], _to_parquet(images[part], labels[part], split, start))
-    return {"rows": len(images), "files": files, "digest": digest}
+    return {"rows": len(images), "files": files, "file_rows": file_rows, "digest": digest}
 
 
 def delete_stale(store: Store, splits: Mapping[str, Mapping[str, Any]]) -> None:
@@ -200,12 +203,16 @@ def delete_stale(store: Store, splits: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def _to_parquet(images: np.ndarray, labels: np.ndarray, split: str, start: int) -> bytes:
-    pictures = [{"bytes": _png(image), "path": f"{split}-{start + i:06d}.png"} for i, image in enumerate(images)]
-    table = pa.table([pa.array(pictures, SCHEMA.field("image").type), pa.array(labels, pa.int32())], schema=SCHEMA)
     sink = pa.BufferOutputStream()
-    pq.write_table(
-        table, sink, compression="zstd", compression_level=12, row_group_size=ROW_GROUP, use_dictionary=["label"]
-    )
+    with pq.ParquetWriter(sink, SCHEMA, compression="zstd", compression_level=12, use_dictionary=["label"]) as file:
+        for first in range(0, len(images), ROW_GROUP):  # a group at a time, to hold no more of them twice
+            group = slice(first, first + ROW_GROUP)
+            pictures = [
+                {"bytes": _png(image), "path": f"{split}-{start + i:06d}.png"}
+                for i, image in enumerate(images[group], first)
+            ]
+            columns = [pa.array(pictures, SCHEMA.field("image").type), pa.array(labels[group], pa.int32())]
+            file.write_table(pa.table(columns, schema=SCHEMA), ROW_GROUP)
     return sink.getvalue().to_pybytes()
 
 

@@ -20,6 +20,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from darkroom import metrics
 from darkroom.ray_cluster import ClusterError, beside, free, node_resources
+from darkroom.sampling.out_of_memory import naming_out_of_memory
 from darkroom.storage import StorageError, open_store
 from darkroom.storage.patience import announce_by
 from darkroom.training.feeds import Worker
@@ -191,13 +192,26 @@ def _train_on_worker(given: dict[str, Any]) -> None:
     try:
         say = lambda line: journal.say.remote(line)  # noqa: E731
         announce_by(say)
-        given["recipe"].train(given["data"], open_store(given["out"]), worker, say)
+        _train(given["recipe"], given["data"], given["out"], worker, say)
     except tuple(_KINDS.values()) as error:
         # Without its group the worker is being ended for another's death, and torch raises ValueErrors of its own.
         if torch.distributed.is_initialized():
             kind = next(name for name, known in _KINDS.items() if isinstance(error, known))
             ray.get(journal.end.remote(kind, str(error)))
         raise
+
+
+def _train(recipe: Recipe, data: str, out: str, worker: Worker, say: Callable[[str], None]) -> None:
+    """ValueError, besides what the recipe raises, where it does not fit the worker's device."""
+    try:
+        with naming_out_of_memory():
+            recipe.train(data, open_store(out), worker, say)
+    except torch.OutOfMemoryError as error:
+        shared = f", shared by {worker.count} workers," if worker.count > 1 else ""
+        raise ValueError(
+            f"the training of {recipe.name} with batch={recipe.batch}{shared} does not fit {worker.device}: wanted "
+            f"{recipe.lighter} ({str(error).partition(chr(10))[0]})"
+        ) from None
 
 
 class _Journal:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
+import torch.distributed
 from torch import Tensor
 
 from darkroom.training.draws import Draw
@@ -37,6 +38,14 @@ class Worker:
         if batch < self.count:
             raise ValueError(f"a batch of {batch} cannot be shared by {self.count} workers; --set batch=...")
         return slice(self.rank * batch // self.count, (self.rank + 1) * batch // self.count)
+
+    def all(self, mine: bool) -> bool:
+        """Whether it is so for all workers, each of which must ask."""
+        if self.count == 1:
+            return mine
+        least = torch.tensor(float(mine), device=self.device)
+        torch.distributed.all_reduce(least, torch.distributed.ReduceOp.MIN)
+        return bool(least.item())
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,9 +108,10 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def fits(pixels: int, worker: Worker) -> bool:
-    """Whether so many bytes of pictures may lie on the worker's device."""
+    """Whether so many bytes of pictures may lie on the device of every worker: all must take their batches from the
+    same kind of feed, whatever else lies on their nodes."""
     if worker.device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(worker.device)
     else:
         free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // worker.count
-    return pixels <= RESIDENT_SHARE * free
+    return worker.all(pixels <= RESIDENT_SHARE * free)

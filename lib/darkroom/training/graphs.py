@@ -13,6 +13,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from darkroom.sampling.out_of_memory import shortage_of
+
 WARM_UP = 3  # steps before the capture: libraries make their work space in the first, and may not while captured
 
 Step = Callable[..., Tensor]
@@ -94,9 +96,9 @@ class GraphedStep:
         try:
             self._replay = self._maker.capture(lambda: self._step(*self._inputs))
             return True
-        except torch.OutOfMemoryError:
-            raise  # whoever has no room for a graph is to know it: a step without one may be just as short of it
         except RuntimeError as error:
+            if full := shortage_of(error):  # whoever has no room for a graph is to know it: a step may be as short
+                raise torch.OutOfMemoryError(full) from error
             # Where a step breaks a capture, ending the capture raises too, and what broke it is behind that.
             why = str(error.__context__ or error).strip().splitlines() or [type(error).__name__]
             self._plain = True

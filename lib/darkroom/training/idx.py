@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import math
 import struct
+import zlib
 
 import numpy as np
 
@@ -17,7 +18,7 @@ def parse_idx(data: bytes, where: str) -> np.ndarray:
     if data[:2] == b"\x1f\x8b":
         try:
             data = gzip.decompress(data)
-        except (EOFError, OSError) as error:
+        except (EOFError, OSError, zlib.error) as error:
             raise ValueError(f"{where}: the gzip stream is broken ({error}); download the file again") from None
     if len(data) < 4 or data[:3] != b"\x00\x00\x08" or not 1 <= data[3] <= 4:
         raise ValueError(f"{where}: not an IDX file of unsigned bytes (it begins {data[:4].hex(' ')})")

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, T5EncoderModel
 
 NOISIEST = 8  # one in so many of stage I's times is of the noisiest tenth
+STAGE1 = {"guidance_interval": [0.0, 0.8]}  # guided to the end, strokes of small digits run together: arXiv 2404.07724
 STAGE2 = {"steps": 34, "guidance": 1.0, "noise_level": 100, "start": 9}  # stage II follows these, not a row's own
 
 
@@ -96,20 +97,19 @@ class StageTraining(Objective):
     def inputs(self, batch: Painted) -> tuple[Tensor, ...]:
         x0 = batch.small if self.number == 1 else batch.large
         torch.manual_seed(batch.seed)  # dropout knows the global generator only
-        t = self._times(batch.draw, len(x0))
+        t = self._times(batch.draw)
         tensors = (x0, t, batch.draw.normal(x0.shape[1:]), *self._tokens(batch.prompts, x0.device))
         if self.number == 1:
             return tensors
         return *tensors, batch.small, batch.draw.integers(self.noise_levels), batch.draw.normal(x0.shape[1:])
 
-    def _times(self, draw: Draw, count: int) -> Tensor:
-        """int64 [count]. Of stage I the later of two, as what is where is settled at noisy times, and some of them
+    def _times(self, draw: Draw) -> Tensor:
+        """int64 [b]. Of stage I the later of two, as what is where is settled at noisy times, and some of them
         of the noisiest tenth, where it is settled what is ink and what is paper; of stage II any."""
         t = draw.integers(1000)
         if self.number == 1:
             t = torch.maximum(t, draw.integers(1000))
-            few = count // NOISIEST
-            t[:few] = 900 + t[:few] // 10
+            t = torch.where(draw.among_first(draw.batch // NOISIEST), 900 + t // 10, t)
         return t
 
     def _tokens(self, prompts: list[str], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -157,7 +157,7 @@ def train_cascade(recipe: Settings, data: str, store: Store, worker: Worker, say
         config = {
             "name": "if-xs",
             "kind": "cascade",
-            "stages": [{}, STAGE2],
+            "stages": [STAGE1, STAGE2],
             "training": {"recipe": recipe.record(), "data": {"train": digits.digest}, "ran": ran},
         }
         store.write("config.json", json.dumps(config, indent=1).encode())  # last: without it the folder is no model
@@ -195,5 +195,5 @@ def _paint(digits: Images, phase: Phase, batch: int, key: tuple[int, ...], worke
     backgrounds = ("white",) if phase.words else BACKGROUNDS
     painting = paint(digits.images[chosen, :, :, 0], digits.labels[chosen], rng, phase.kinds, backgrounds)
     small, large = (pictures[share].to(device) for pictures in (painting.small, painting.large))
-    seed = int(rng.integers(2**62))
+    seed = int(rng.integers(2**62)) + share.start  # each worker drops of its own rows alone
     return Painted(small, large, painting.prompts[share], Draw(key, batch, share, device), seed)

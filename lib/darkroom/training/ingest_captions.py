@@ -12,7 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
+from darkroom.manifest.csv_files import surplus
 from darkroom.storage import NotFound, Refused, Store, decode, in_a_decoder, open_store
+from darkroom.storage.paths import BAD_KEY, is_key
 from darkroom.training.captions import Captioned, Digest, write_captions
 from darkroom.training.ingest_folder import ENDS, READ_AT_ONCE, listed
 
@@ -46,14 +48,15 @@ def ingest_captions(source: str | None, out: str, prompt: str | None = None) -> 
 def _captions(store: Store, prompt: str | None) -> tuple[dict[str, str], list[str]]:
     """Captions by file, and what is wrong with the lines that say them. ValueError where there are none to read."""
     keys = [key for key in store.list() if not any(part.startswith(".") for part in key.split("/"))]
-    pictures = [key for key in keys if key.lower().endswith(ENDS)]
+    pictures = [key for key in keys if key.lower().endswith(ENDS) and is_key(key)]
+    unread = [f"{store.uri(key)}: {BAD_KEY}" for key in keys if not is_key(key)]
     said = [name for name in METADATA if name in keys]
     if not pictures:
         raise ValueError(f"{store.root} has no picture ({', '.join(ENDS)})")
     if prompt is not None and said:
         raise ValueError(f"{store.uri(said[0])} has the captions, and --prompt gives another for all: choose one")
     if prompt is not None:
-        return dict.fromkeys(pictures, prompt), []
+        return dict.fromkeys(pictures, prompt), unread
     if len(said) != 1:
         raise ValueError(
             f"{store.root} has {' and '.join(said) or 'no captions'}: wanted either metadata.jsonl or metadata.csv, "
@@ -61,7 +64,7 @@ def _captions(store: Store, prompt: str | None) -> tuple[dict[str, str], list[st
         )
     captions, problems = _by_file(store, said[0], set(keys))
     unnamed = [f"{store.uri(key)}: no line of {said[0]} names it" for key in pictures if key not in captions]
-    return captions, problems + unnamed
+    return captions, problems + unnamed + unread
 
 
 def _by_file(store: Store, metadata: str, keys: set[str]) -> tuple[dict[str, str], list[str]]:
@@ -89,12 +92,20 @@ def _rows(store: Store, metadata: str) -> Iterator[tuple[int, dict[str, Any] | s
     except UnicodeDecodeError as error:
         raise ValueError(f"{store.uri(metadata)} is not UTF-8: {error}") from None
     if metadata.endswith(".csv"):
-        reader = csv.DictReader(io.StringIO(text))
-        yield from ((reader.line_num, row) for row in reader)
+        yield from _cells(csv.DictReader(io.StringIO(text, newline="")))
         return
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # splitlines would cut a caption at U+2028
         if line.strip():
             yield number, _object(line)
+
+
+def _cells(table: csv.DictReader[str]) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    try:
+        for row in table:
+            counts = surplus(row)
+            yield table.line_num, f"{counts}; a text with commas stands in quotes" if counts else row
+    except csv.Error as error:
+        yield table.line_num + 1, f"cannot be read from here on: {error}"
 
 
 def _object(line: str) -> dict[str, Any] | str:

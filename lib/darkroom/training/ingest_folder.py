@@ -20,6 +20,7 @@ import numpy as np
 
 from darkroom.phases import plural
 from darkroom.storage import LocalStore, NotFound, Refused, Store, decode, in_a_decoder, open_store, stored_size
+from darkroom.storage.paths import BAD_KEY, is_key
 
 Splits = dict[str, tuple[np.ndarray, np.ndarray]]
 
@@ -52,13 +53,14 @@ def read_folder(source: str | None, quarantine: list[str] | None = None) -> tupl
         raise ValueError("ingest folder: wanted the folder of the pictures after the word folder")
     store = open_store(source)
     pictures, problems, own_splits = _find(store)
+    pictures.sort(key=lambda picture: picture.split)  # each split is then a part of the whole, and no copy of it
     classes = _in_order({picture.name for picture in pictures})
     if quarantine is not None:
         quarantine += problems
         problems = []
     problems += _empty(pictures, classes, store, own_splits)
     images, unusable = _decoded(store, pictures)
-    if quarantine is not None and len(unusable) < len(pictures):
+    if quarantine is not None and unusable and len(unusable) < len(pictures):
         quarantine += unusable.values()
         usable = [number for number in range(len(pictures)) if number not in unusable]
         images, pictures, unusable = images[usable], [pictures[number] for number in usable], {}
@@ -66,11 +68,12 @@ def read_folder(source: str | None, quarantine: list[str] | None = None) -> tupl
     if problems or unusable:
         raise ValueError(listed(source, list(dict.fromkeys([*problems, *unusable.values()]))))
     images = _grey_if_all_are(images)
-    labels = np.array([classes.index(picture.name) for picture in pictures], np.int64)
+    numbers = {name: number for number, name in enumerate(classes)}
+    labels = np.array([numbers[picture.name] for picture in pictures], np.int64)
     splits = {}
-    for split in SPLITS:
-        chosen = np.array([picture.split == split for picture in pictures])
-        splits[split] = images[chosen], labels[chosen]
+    tests = sum(picture.split == "test" for picture in pictures)
+    for split, part in (("train", slice(tests, None)), ("test", slice(tests))):
+        splits[split] = images[part], labels[part]
     return splits, {
         "name": posixpath.basename(source.rstrip("/")) or "folder",
         "source": _said(source, own_splits),
@@ -104,7 +107,9 @@ def _find(store: Store) -> tuple[list[Picture], list[str], bool]:
         *folders, _ = key.split("/")
         if not folders and not key.lower().endswith(ENDS):
             continue  # a readme or a list of labels beside the folders
-        if len(folders) != depth - 1:
+        if not is_key(key):
+            problems.append(f"{store.uri(key)}: {BAD_KEY}")
+        elif len(folders) != depth - 1:
             wanted = "train/CLASS/ or test/CLASS/" if own_splits else "CLASS/"
             problems.append(f"{store.uri(key)}: wanted directly in {wanted}")
         elif not key.lower().endswith(ENDS):

@@ -13,11 +13,13 @@ from typing import Any
 from darkroom import __version__
 from darkroom.phases import phase, phase_of_ray
 from darkroom.storage import NotFound, StorageError, Store, open_store
+from darkroom.storage.lease import hold
 from darkroom.training.checkpoints import epochs_kept
 from darkroom.training.data import read_record
 from darkroom.training.recipes import find_recipe
 from darkroom.training.recipes.recipe import Recipe, with_settings
 
+LEASE_SECONDS = 30.0
 PACKAGES = ("ray", "torch", "torchvision", "numpy", "pyarrow")
 # Fields that may differ when a training is resumed: they say how fast and what is kept, not what is learned.
 FREE = {"keep_last", "show", "bf16", "compile", "channels_last", "fused", "graphs", "layout"}
@@ -38,8 +40,8 @@ class TrainOptions:
 
 
 def train(options: TrainOptions, say: Callable[[str], None]) -> None:
-    """The whole job. Raises ValueError for the user's part, FloatingPointError for a training that diverged,
-    StorageError and ClusterError for the environment."""
+    """The whole job. Raises ValueError for the user's part, FloatingPointError for a training that diverged, Held where
+    another trains into --out, StorageError and ClusterError for the environment."""
     from darkroom.ray_cluster import connect
     from darkroom.training.distributed import Workers, train_distributed
 
@@ -52,11 +54,12 @@ def train(options: TrainOptions, say: Callable[[str], None]) -> None:
     if _finished(recipe, record, options, store):
         say(f"the training in {options.out} is finished already")
         return
-    store.write("run.json", json.dumps(_run_record(recipe, record, options), indent=1).encode())
-    phase_of_ray(say, options.address)
-    connect(options.address, options.verbose)
-    phase(say, "starting the workers")
-    train_distributed(recipe, options.data, options.out, workers, say)
+    with hold(store, f"the training of {recipe.name} into {options.out}", LEASE_SECONDS):
+        store.write("run.json", json.dumps(_run_record(recipe, record, options), indent=1).encode())
+        phase_of_ray(say, options.address)
+        connect(options.address, options.verbose)
+        phase(say, "starting the workers")
+        train_distributed(recipe, options.data, options.out, workers, say)
 
 
 def kept(out: str) -> str:
@@ -81,9 +84,10 @@ def _finished(recipe: Recipe, record: dict[str, Any], options: TrainOptions, sto
             f"{options.out} holds a training of {before['recipe']['name']} that was begun: go on with --resume, or "
             "choose another --out"
         )
-    if kept:
+    finished = store.exists("config.json")
+    if kept or finished:  # some recipes keep no checkpoints
         _refuse_another(before, recipe, record, options)
-    return store.exists("config.json")
+    return finished
 
 
 def _refuse_another(before: dict[str, Any], recipe: Recipe, record: dict[str, Any], options: TrainOptions) -> None:

@@ -51,7 +51,8 @@ def fit(
             raise FloatingPointError(f"{error}; last good checkpoint: {good}") from None
         if worker.rank == 0:
             training.validate(validate)
-            state = training.checkpoint()
+        state = training.checkpoint()  # on every rank: the phase that follows begins from what is returned here
+        if worker.rank == 0:
             save_checkpoint(store, state, folder)
             prune(store, {training.best(), *how.keep}, how.keep_last, folder)
             if noted is not None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -33,6 +34,7 @@ from darkroom.training.lora_examples import (
     Learned,
     Shown,
     caption_key,
+    counted,
     encode_texts,
     make_examples,
     shown,
@@ -166,7 +168,7 @@ class _Setting:
 def train_adapter(recipe: Settings, data: str, store: Store, worker: Worker, say: Say) -> None:
     """Trains to the end, from the last checkpoint if there is one; rank 0 leaves the adapter's folder in `store`."""
     began = time.monotonic()
-    setting = _prepare(recipe, data, worker)
+    setting = _prepare(recipe, data, worker, say if worker.rank == 0 else _quiet)
     if worker.rank == 0:
         count = len(setting.examples.captions)
         say(f"{count} pictures are encoded, {count * setting.examples.means.shape[1]} latents, "
@@ -190,8 +192,12 @@ def train_adapter(recipe: Settings, data: str, store: Store, worker: Worker, say
         _save(setting, data, store, last, base_loss)
 
 
-def _prepare(recipe: Settings, data: str, worker: Worker) -> _Setting:
-    """Networks, and the pictures encoded."""
+def _quiet(line: str) -> None:
+    pass
+
+
+def _prepare(recipe: Settings, data: str, worker: Worker, say: Say = _quiet, sampled: bool = False) -> _Setting:
+    """Networks, and the pictures encoded. sampled: those alone that `fixed_loss` asks of."""
     model = recipe.opened()
     recipe = replace(recipe, resolution=_side(recipe, model))
     dtype = "bfloat16" if recipe.speed(worker)["bf16"] and worker.device.type == "cuda" else "float32"
@@ -204,14 +210,19 @@ def _prepare(recipe: Settings, data: str, worker: Worker) -> _Setting:
         Wishes.of(prompts, model, recipe.resolution, recipe.validation_steps, recipe.validation_guidance)
         for prompts in (recipe.prompts, _in_turn(recipe.prior_list, recipe.prior))
     )
-    captions = [caption_key(picture.text, recipe.trigger) for picture in read_captions(data)]
-    keys = [*captions, *wishes.keys, *priors.keys, *(row["prompt"] for row in priors.rows), NOTHING]
-    texts = encode_texts(model, keys, worker.device)
-    drawn = priors.draw(predictor, texts) if priors.rows else []
-    prior = [Shown(pixels, row["prompt"]) for row, pixels in zip(priors.rows, drawn, strict=True)]
+    read = counted(read_captions(data), read_record(data, "captions")["splits"]["train"]["rows"], "captions read", say)
+    captions = [caption_key(picture.text, recipe.trigger) for picture in read]
+    count, only = len(captions), _fixed_rows(len(captions)).tolist() if sampled else range(len(captions))
+    keys = [*(captions[number] for number in only), *wishes.keys, *priors.keys]
+    keys += [*(row["prompt"] for row in priors.rows), NOTHING]
+    texts = encode_texts(model, keys, worker.device, say)
+    drawn = counted(priors.draw(predictor, texts), len(priors.rows), "pictures of the base drawn", say)
+    prior = [Shown(pixels, row["prompt"], count + number)
+             for number, (row, pixels) in enumerate(zip(priors.rows, drawn, strict=True))]  # fmt: skip
     assert predictor.latents is not None
-    own = shown(read_captions(data), recipe.trigger)
-    examples = make_examples(own, prior, texts, predictor.latents.whole(), recipe)
+    own = shown(read_captions(data), recipe.trigger, only)
+    pictures = counted(chain(own, prior), len(only) + len(prior), "pictures encoded", say)
+    examples = make_examples(pictures, len(prior), texts, predictor.latents.whole(), recipe)
     objective = AdapterDiffusion(layers, predictor, recipe.noise_offset, recipe.snr_gamma)
     return _Setting(recipe, model, predictor, examples, objective, wishes, texts)
 
@@ -240,8 +251,8 @@ def _optimization(recipe: Settings, steps: int, worker: Worker) -> Optimization:
 def fixed_loss(objective: AdapterDiffusion, examples: Examples) -> float:
     """Mean squared error on pictures drawn evenly from the own ones, at times spread evenly, with noise that never
     changes: comparable between adapters of one model that are measured on the same pictures."""
-    predictor, count = objective.predictor, min(FIXED_PICTURES, examples.own)
-    rows = torch.linspace(0, examples.own - 1, count).round().long()
+    predictor, rows = objective.predictor, _fixed_rows(examples.own)
+    count = len(rows)
     first = torch.zeros_like(rows)
     names, device = predictor.fields, predictor.device
     told = tuple(tensor.to(device) for tensor in examples.fields(names, rows, first, examples.captions[rows]))
@@ -255,10 +266,15 @@ def fixed_loss(objective: AdapterDiffusion, examples: Examples) -> float:
     return sum(errors) / len(errors)
 
 
+def _fixed_rows(count: int) -> Tensor:
+    """Some of so many pictures, spread evenly."""
+    return torch.linspace(0, count - 1, min(FIXED_PICTURES, count)).round().long()
+
+
 def adapter_loss(recipe: Settings, folder: str, data: str) -> float:
     """`fixed_loss` of the adapter in a folder, trained by that recipe, on an ingested data set, on this machine's
     processor. ModelError, ValueError, StorageError."""
-    setting = _prepare(recipe, data, Worker(0, 1, torch.device("cpu")))
+    setting = _prepare(recipe, data, Worker(0, 1, torch.device("cpu")), sampled=True)
     found = read_adapter("adapter", folder, adaptable_layers(setting.predictor.unet))
     setting.objective.network.load_folded(found.layers)
     return fixed_loss(setting.objective, setting.examples)
@@ -270,7 +286,7 @@ def _noted(setting: _Setting, store: Store, checkpoint: Checkpoint) -> None:
     write_curves(store, checkpoint, recipe.batch)
     due = checkpoint.epoch % recipe.validation_every == 0 or checkpoint.epoch == recipe.epochs
     if setting.wishes.rows and due:
-        pictures = setting.wishes.draw(setting.predictor, dict(setting.texts))
+        pictures = list(setting.wishes.draw(setting.predictor, dict(setting.texts)))
         store.write(SHEET.format(checkpoint.epoch), encode_png(in_a_row(pictures)))
 
 

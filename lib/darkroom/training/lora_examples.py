@@ -6,9 +6,10 @@ latents mean and deviation are kept, so that they are drawn anew too.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -16,11 +17,14 @@ from PIL import Image
 from torch import Tensor
 
 from darkroom.models.latents import Latents
+from darkroom.models.texts import BATCH
+from darkroom.phases import duration
 from darkroom.sampling.prompt_keys import PromptKey
 from darkroom.sampling.stage import CONDITION, NOISE_LEVEL, SIZES, Fields
 from darkroom.storage import decode
 from darkroom.training.captions import Captioned
 from darkroom.training.draws import Draw
+from darkroom.training.epochs import SAY_EVERY, Say
 from darkroom.training.feeds import Worker, to_device
 
 if TYPE_CHECKING:
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
 
 NOTHING = PromptKey("", nothing=True).write()  # what a caption that is withheld leaves
 _CROPS, _CHOICE = 1, 2  # beside the seed and numbers of pictures or steps, keys of what is drawn on the host
+_Item = TypeVar("_Item")
 
 
 class Settings(Protocol):
@@ -45,10 +50,12 @@ class Settings(Protocol):
 
 
 class Shown(NamedTuple):
-    """A picture that is to be learned: uint8 [H, W, 3] and the key of its caption."""
+    """A picture that is to be learned: uint8 [H, W, 3], the key of its caption, and its number among all, by which its
+    crops are drawn."""
 
     pixels: np.ndarray
     key: str
+    number: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,21 +144,34 @@ class ExamplesFeed:
         return torch.tensor(each, dtype=torch.float32)
 
 
-def encode_texts(model: Cascade, keys: Iterable[str], device: torch.device) -> dict[str, Fields]:
+def counted(items: Iterable[_Item], total: int, what: str, say: Say) -> Iterator[_Item]:
+    """The items, of which it is said every few seconds how many are done: `320 of 5,000 pictures encoded`."""
+    began = said = time.monotonic()
+    for count, item in enumerate(items, 1):
+        yield item
+        if time.monotonic() - said > SAY_EVERY and count < total:
+            said = time.monotonic()
+            say(f"{count:,} of {total:,} {what}  {duration((said - began) / count * (total - count))} left")
+
+
+def encode_texts(model: Cascade, keys: Iterable[str], device: torch.device, say: Say) -> dict[str, Fields]:
     """What the model is told of each key, on the host; the encoder is let go again."""
-    asked, name = list(dict.fromkeys(keys)), model.encoder_of(1)
-    embeddings = model.text_encoder(name, device, "float32").encode(asked)
-    found = {}
-    for key, embedding in zip(asked, embeddings, strict=True):
+    asked, name, found = list(dict.fromkeys(keys)), model.encoder_of(1), {}
+    encoder = model.text_encoder(name, device, "float32")
+    for key in counted(asked, len(asked), "captions encoded", say):
+        if len(found) % BATCH == 0:  # what the encoder takes in one pass, so that no pass is of other texts than before
+            embeddings = encoder.encode(asked[len(found) : len(found) + BATCH])
+        embedding = embeddings[len(found) % BATCH]
         told = model.fields_of(1, embedding.float().clone())  # encoders leave tensors that no gradient may meet
         found[key] = told if isinstance(told, Mapping) else {CONDITION: told}
     return found
 
 
-def shown(pictures: Iterable[Captioned], trigger: str) -> Iterator[Shown]:
-    """Pictures unpacked, the trigger word before their captions."""
-    for picture in pictures:
-        yield Shown(decode(picture.data, picture.name), caption_key(picture.text, trigger))
+def shown(pictures: Iterable[Captioned], trigger: str, only: Collection[int] | None = None) -> Iterator[Shown]:
+    """Pictures unpacked, the trigger word before their captions. only: those of these numbers, and no other."""
+    for number, picture in enumerate(pictures):
+        if only is None or number in only:
+            yield Shown(decode(picture.data, picture.name), caption_key(picture.text, trigger), number)
 
 
 def caption_key(text: str, trigger: str) -> str:
@@ -159,22 +179,28 @@ def caption_key(text: str, trigger: str) -> str:
 
 
 def make_examples(
-    own: Iterable[Shown], prior: Sequence[Shown], texts: Mapping[str, Fields], latents: Latents, recipe: Settings
+    pictures: Iterable[Shown], prior: int, texts: Mapping[str, Fields], latents: Latents, recipe: Settings
 ) -> Examples:
-    """Encodes every variant of every picture, each alone: no other has a say in its bits. recipe.resolution: of them;
-    texts: by the keys of captions, NOTHING among them."""
+    """Encodes every variant of every picture, each alone: no other has a say in its bits. prior: how many of them, the
+    last, are the base's own; recipe.resolution: of them; texts: by the keys of captions, NOTHING among them."""
     means, deviations, sizes, keys = [], [], [], []
-    for number, (pixels, key) in enumerate([*own, *prior]):
+    for pixels, key, number in pictures:  # no more than one unpacked: they may be photos by the thousand
         variants = list(_variants(pixels, recipe, number))
         moments = [latents.moments(torch.from_numpy(part).permute(2, 0, 1).float() / 127.5 - 1) for part, _ in variants]
         means.append(torch.stack([mean.clone() for mean, _ in moments]))
         deviations.append(torch.stack([deviation.clone() for _, deviation in moments]))
         sizes.append(torch.tensor([size for _, size in variants], dtype=torch.float32))
         keys.append(key)
-    order = list(dict.fromkeys([key for key in keys if key != NOTHING])) + [NOTHING]
-    captions = torch.tensor([order.index(key) for key in keys])
+    order, captions = _numbered(keys)
     told = {name: torch.stack([texts[key][name] for key in order]) for name in texts[NOTHING]}
-    return Examples(torch.stack(means), torch.stack(deviations), torch.stack(sizes), captions, told, len(prior))
+    return Examples(torch.stack(means), torch.stack(deviations), torch.stack(sizes), captions, told, prior)
+
+
+def _numbered(keys: Sequence[str]) -> tuple[list[str], Tensor]:
+    """Every key once, NOTHING last; and of each key its place there, int64 [N]."""
+    order = list(dict.fromkeys([key for key in keys if key != NOTHING])) + [NOTHING]
+    places = {key: place for place, key in enumerate(order)}
+    return order, torch.tensor([places[key] for key in keys])
 
 
 def _variants(pixels: np.ndarray, recipe: Settings, number: int) -> Iterator[tuple[np.ndarray, tuple[int, ...]]]:

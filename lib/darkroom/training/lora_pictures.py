@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -42,16 +42,17 @@ class Wishes:
         return [key for row in self.rows for key in condition_keys(row, self.stage)]
 
     @torch.no_grad()
-    def draw(self, predictor: UNetPredictor, texts: dict[str, Fields]) -> list[np.ndarray]:
+    def draw(self, predictor: UNetPredictor, texts: dict[str, Fields]) -> Iterator[np.ndarray]:
         """uint8 [H, W, 3] each, with whatever hangs on the predictor's UNet. texts: of `keys`."""
-        plans = [
-            make_plan(row, self.stage, Inputs({key: texts[key] for key in condition_keys(row, self.stage)}))
-            for row in self.rows
-        ]
-        states = [result.image for result in walk_plans(predictor, plans, CAPACITY)]
         assert predictor.latents is not None, "adapters are trained on models of latents"
-        pictures = [predictor.latents.decode(state[None])[0] for state in states]
-        return [to_uint8(picture).permute(1, 2, 0).cpu().numpy() for picture in pictures]
+        for first in range(0, len(self.rows), CAPACITY):  # so many at once fill every pass, and are seen as they come
+            plans = [
+                make_plan(row, self.stage, Inputs({key: texts[key] for key in condition_keys(row, self.stage)}))
+                for row in self.rows[first : first + CAPACITY]
+            ]
+            for result in walk_plans(predictor, plans, CAPACITY):
+                picture = predictor.latents.decode(result.image[None])[0]
+                yield to_uint8(picture).permute(1, 2, 0).cpu().numpy()
 
 
 def in_a_row(pictures: Sequence[np.ndarray]) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Trains one network by a recipe, as one of the workers that share it; rank 0 leaves the run and the model directory.
 
-RUN/run.json                        by the job that starts the workers
+RUN/run.json, lease.json            by the job that starts the workers
 RUN/checkpoints/                    see `checkpoints`
 RUN/losses.parquet, epochs.csv      the curves, after every epoch
 RUN/config.json, model.safetensors  the finished model, config.json last

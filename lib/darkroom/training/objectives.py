@@ -137,6 +137,7 @@ class DenoisingDiffusion(Objective):
         self.process, self.drop = process, drop
 
     def inputs(self, batch: Batch) -> tuple[Tensor, ...]:
+        batch.draw.seed_dropout()
         t = batch.draw.integers(self.process.num_timesteps)
         epsilon = batch.draw.normal(batch.images.shape[1:])
         return batch.images, t, epsilon, *shown_labels(self.network, batch, self.drop)

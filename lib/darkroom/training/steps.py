@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from darkroom.models.compiled import compile_failures
+from darkroom.sampling.out_of_memory import shortage_of
 from darkroom.training import graphs
 from darkroom.training.feeds import Worker
 from darkroom.training.objectives import Objective
@@ -174,27 +175,19 @@ class Steps:
             with torch.random.fork_rng([device] if device.type == "cuda" else []), self._autocast():
                 loss = self._objective(*inputs)
             loss.backward()
-        except torch.OutOfMemoryError:
-            raise  # a network that is not compiled needs no less
         except compile_failures() as error:
+            if full := shortage_of(error):  # a network that is not compiled needs no less
+                raise torch.OutOfMemoryError(full) from error
             problem = _first_line(error)
         with torch.no_grad():
             for name, buffer in self.network.named_buffers():
                 buffer.copy_(buffers[name])
         self.optimizer.zero_grad()
-        if self._all(not problem):
+        if self.worker.all(not problem):
             return True
         self._objective.compile_core(False)
         self._note(f"torch.compile failed, the network is trained as it is: {problem or 'on another worker'}")
         return False
-
-    def _all(self, mine: bool) -> bool:
-        """Whether it is so for all workers."""
-        if self.worker.count == 1:
-            return mine
-        least = torch.tensor(float(mine), device=self.worker.device)
-        torch.distributed.all_reduce(least, torch.distributed.ReduceOp.MIN)
-        return bool(least.item())
 
     def _update(self, weight: float, *inputs: Tensor) -> Tensor:
         """Forward, backward and the optimizer's step; the loss. A graph may hold it: nothing here waits for the device

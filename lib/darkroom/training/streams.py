@@ -86,8 +86,8 @@ class Streamed:
 
 def whole_groups(split: dict[str, Any]) -> list[tuple[str, int]]:
     """(file, number) of every full row group of a split; the short one at the end of a file is left out."""
-    files, rows = split["files"], split["rows"]
-    counts = [min(FILE_ROWS, rows - at * FILE_ROWS) for at in range(len(files))]
+    files, rows, most = split["files"], split["rows"], split.get("file_rows", FILE_ROWS)
+    counts = [min(most, rows - at * most) for at in range(len(files))]
     return [(name, group) for name, count in zip(files, counts, strict=True) for group in range(count // ROW_GROUP)]
 
 

@@ -32,13 +32,9 @@ class ClassifierRecipe(Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 2:
-            raise ValueError(f"steps must be at least 2, was {self.steps}")
-        if self.shift < 0:
-            raise ValueError(f"shift must be at least 0, was {self.shift}")
-        for name in ("held_out", "label_smoothing"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 0 and below 1, was {getattr(self, name)}")
+        self._at_least(2, "steps")
+        self._at_least(0, "shift")
+        self._shares("held_out", "label_smoothing")
 
     def check(self, data: Mapping[str, Any]) -> None:
         classes, splits = data.get("classes") or [], data["splits"]

@@ -37,6 +37,11 @@ class MnistDDPM(NetworkRecipe):
     clip: float = 1.0
     show: tuple[int, ...] = (1, 5, 10, 20)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._at_least(1, "num_timesteps")
+        self._shares("drop")
+
     def network(self, data: Mapping[str, Any]) -> dict[str, Any]:
         channels, size = square_size(data, self.name)
         return {

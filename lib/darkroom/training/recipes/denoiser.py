@@ -29,6 +29,10 @@ class Denoiser(NetworkRecipe):
     learning_rate: float = 1e-4
     show: tuple[int, ...] = (1, 5)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._at_least(0, "sigma")
+
     def network(self, data: Mapping[str, Any]) -> dict[str, Any]:
         channels, size = square_size(data, self.name)
         return {"architecture": "course-unet", "channels": channels, "size": size, "hidden": self.hidden,

@@ -27,6 +27,10 @@ class FlowTime(NetworkRecipe):
     learning_rate: float = 1e-2
     decay: float = 0.1
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._positive("decay")
+
     def network(self, data: Mapping[str, Any]) -> dict[str, Any]:
         channels, size = square_size(data, self.name)
         classes = len(data["classes"]) if self.conditioning == "class" else 0
@@ -54,6 +58,10 @@ class FlowClass(FlowTime):
     conditioning = "class"
 
     drop: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._shares("drop")
 
 
 @dataclass(frozen=True, kw_only=True)

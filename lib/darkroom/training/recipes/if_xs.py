@@ -11,6 +11,8 @@ from darkroom.training.epochs import Say
 from darkroom.training.feeds import Worker
 from darkroom.training.recipes.recipe import Recipe, Switch
 
+TIMES = 1000  # of its schedules
+
 
 @dataclass(frozen=True, kw_only=True)
 class IfXs(Recipe):
@@ -30,6 +32,12 @@ class IfXs(Recipe):
     checkpoint_every: int = 100
     bf16: Switch = "off"  # as the shipped weights were trained
     graphs: Switch = "off"  # its batches are painted by the host, which is then what a step waits for
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._at_least(1, "words_steps", "stage1_steps", "stage2_steps", "warmup", "noise_levels", "checkpoint_every")
+        if self.noise_levels > TIMES:
+            raise ValueError(f"noise_levels must be at most {TIMES}, was {self.noise_levels}")
 
     def check(self, data: Mapping[str, Any]) -> None:
         check_digits(self.name, data)

@@ -37,6 +37,7 @@ class Lora(Recipe):
 
     name = "lora"
     reads: ClassVar[Kind] = "captions"
+    lighter: ClassVar[str] = "--set checkpointing=true, or a smaller batch or resolution"
 
     model: str = "sd-xs"
     base: str = ""
@@ -72,14 +73,9 @@ class Lora(Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("rank", "crops", "repeats", "epochs", "validation_every", "validation_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, was {getattr(self, name)}")
-        for name in ("alpha", "resolution", "warmup", "weight_decay", "clip", "noise_offset", "snr_gamma", "prior"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be at least 0, was {getattr(self, name)}")
-        if not 0 <= self.drop < 1:
-            raise ValueError(f"drop must be at least 0 and below 1, was {self.drop}")
+        self._at_least(1, "rank", "crops", "repeats", "epochs", "validation_every", "validation_steps")
+        self._at_least(0, "alpha", "resolution", "warmup", "weight_decay", "clip", "noise_offset", "snr_gamma", "prior")
+        self._shares("drop")
         if bool(self.prior) != bool(self.prior_prompts):
             raise ValueError("prior says how many pictures the base makes, prior_prompts of what: wanted both or none")
         if self.prior and self.batch < 2:

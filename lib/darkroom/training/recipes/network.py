@@ -33,8 +33,9 @@ class NetworkRecipe(Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.epochs < 1:
-            raise ValueError(f"epochs must be at least 1, was {self.epochs}")
+        self._at_least(1, "epochs")
+        self._at_least(0, "clip", "validation_images")
+        self._shares("average")
 
     def network(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """What `build_network` makes the network from, for a data set with this dataset.json. Raises ValueError."""
@@ -69,6 +70,7 @@ class NetworkRecipe(Recipe):
         )
 
     def check(self, data: Mapping[str, Any]) -> None:
+        self.process()
         with torch.device("meta"):  # on no device: nothing is computed or kept
             build_network(self.network(data))
 

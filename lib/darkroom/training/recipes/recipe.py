@@ -21,11 +21,13 @@ Settings = TypeVar("Settings")
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Something that `darkroom train` trains. reads: the kind of data sets that it takes. The last five fields name
-    speed and change rounding only; "auto" is on where the device gains by it."""
+    """Something that `darkroom train` trains. reads: the kind of data sets that it takes; lighter: what would have it
+    take less of a device's memory. The last five fields name speed and change rounding only; "auto" is on where the
+    device gains by it."""
 
     name: ClassVar[str]
     reads: ClassVar[Kind] = "labels"
+    lighter: ClassVar[str] = "a smaller --set batch=..."
 
     batch: int
     learning_rate: float
@@ -38,9 +40,23 @@ class Recipe:
     graphs: Switch = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("batch", "learning_rate", "keep_last"):
+        self._positive("batch", "learning_rate", "keep_last")
+        self._at_least(0, "seed")
+
+    def _positive(self, *names: str) -> None:
+        for name in names:
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be more than 0, was {getattr(self, name)}")
+
+    def _at_least(self, least: int, *names: str) -> None:
+        for name in names:
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, was {getattr(self, name)}")
+
+    def _shares(self, *names: str) -> None:
+        for name in names:
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 0 and below 1, was {getattr(self, name)}")
 
     def settled(self) -> Recipe:
         """The same, in which every name means on any machine what it means here now. ModelError."""

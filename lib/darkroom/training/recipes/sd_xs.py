@@ -36,6 +36,13 @@ class SdXs(Recipe):
     bf16: Switch = "off"  # as the shipped weights were trained
     graphs: Switch = "off"  # its batches are painted by the host, which is then what a step waits for
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._at_least(1, "vae_steps", "vae_batch", "words_steps", "draw_steps", "polish_steps", "control_steps")
+        self._at_least(1, "warmup", "checkpoint_every")
+        self._at_least(0, "kl_weight")
+        self._positive("vae_learning_rate")
+
     def check(self, data: Mapping[str, Any]) -> None:
         check_digits(self.name, data)
 
