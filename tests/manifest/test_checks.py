@@ -15,6 +15,7 @@ from darkroom.manifest import Abilities, ManifestError, check, open_manifest
 from darkroom.manifest.abilities import as_read
 from darkroom.manifest.capabilities import misfits
 from darkroom.manifest.tasks import TextToImage, parse_task
+from darkroom.models.catalog import abilities, open_model
 from darkroom.sampling.video import Video
 from darkroom.sampling.views import VIEWS, make_view
 
@@ -439,6 +440,12 @@ def test_what_fits_is_what_can_be_shown(name: str) -> None:
 
 def test_settings_of_a_stage_must_reach_it() -> None:
     assert misfit(GOOD | {"stage2": {"steps": 3}}) == [], "48 px is the model's own size"
+    assert abilities(open_model("if-xs")).starts == (0, 9)
+    late = replace(TEXT, starts=(0, 4))
+    assert misfit(GOOD | {"stage2": {"steps": 4}}, late) == misfit(GOOD | {"stage2": {"guidance": 1}}, late) == []
+    assert misfit(GOOD | {"stage2": {"steps": 3}}, late) == [
+        "stage2: 'steps' must be at least 4, as the stage starts after so many, was 3"
+    ]
     assert misfit({"task": "text_to_image", "label": 3, "stage2": {"steps": 3}}, LABEL) == [
         "'stage2' is given, the model 'digits' has one stage"
     ]

@@ -65,6 +65,13 @@ def test_yaml_numbers_of_other_bases(number: str, row: str, tmp_path: Path) -> N
     ]
 
 
+def test_yaml_numbers_that_are_too_long_to_be_said(tmp_path: Path) -> None:
+    number = f"0x{'f' * 4000}"
+    wanted = [f"line 2: the number '{number[:57]}...' has 4,002 digits"]
+    for row in (f"{{prompt: a, seed: {number}}}", f"{{prompt: {number}}}", f"{{task: {number}}}", number):
+        assert problems(tmp_path, "a.yaml", f"rows:\n- {row}\n") == wanted
+
+
 def test_yaml_numbers_that_are_meant(tmp_path: Path) -> None:
     text = "matrix: {task: text_to_image, prompt: '007', seed: [0, 10, 0x10, 0b11, 1_000], guidance: 0.5}"
     tasks = list(opened(tmp_path, "a.yaml", text).tasks())
@@ -148,6 +155,21 @@ def test_floats_of_few_bits_are_their_shortest_decimals(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "b.parquet")
     (task,) = open_manifest(str(tmp_path / "b.parquet"), TEXT).tasks()
     assert task.canonical()["views"][0]["factor"] == 1.7
+
+
+def test_bytes_that_stand_for_texts(tmp_path: Path) -> None:
+    """Some writers do not say that a column is text. Two of one id would pass, and one of them be lost."""
+    views = [None, [{"view": b"identity", "prompt": "ü".encode()}]]
+    columns = {"id": [b"a", b"b"], "task": [b"text_to_image", b"anagram"], "prompt": [b"c", None], "views": views}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    first, second = open_manifest(str(tmp_path / "a.parquet"), TEXT).tasks()
+    assert (first.id, first.prompt, second.views[0].prompt) == ("a", "c", "ü")
+    pq.write_table(pa.table({"id": [b"a", b"a"], "prompt": [b"c", b"d"]}), tmp_path / "b.parquet")
+    with pytest.raises(ManifestError, match="row 2: the id 'a' is given twice, first in b.parquet row 1"):
+        open_manifest(str(tmp_path / "b.parquet"), TEXT)
+    pq.write_table(pa.table({"id": [b"a", b"\xff"], "prompt": [b"c", b"d"]}), tmp_path / "c.parquet")
+    with pytest.raises(ManifestError, match="row 2: 'id' keys and texts must be valid Unicode"):
+        open_manifest(str(tmp_path / "c.parquet"), TEXT)
 
 
 def test_strength_that_rounds_to_no_step(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from darkroom.manifest import Abilities, open_manifest
+from darkroom.manifest import Abilities, open_manifest, read_rows
 from darkroom.manifest.prompt_lists import Converted, convert
 
 TEXT = Abilities("if-xs", (24, 48), 48, "text", "diffusion", 1000, upscale=True)
@@ -49,6 +49,31 @@ def test_values_and_what_is_left_out(tmp_path: Path) -> None:
     assert found.left_out == {"num_images_per_prompt": 1}
 
 
+READ_AS_GENERATE_DOES = {
+    "one.csv": 'prompt\n"a red seven, on grass"\n"he said ""hi"""\n"two\nlines"\n',
+    "marks.csv": "prompt,seed\na\vb\u2028c,1\r\n\u0085d\fe,2\r\n",
+    "marks.txt": "one\u2028still one\ntwo\u0085still two\r\nthree\fstill three",
+    "remarks.txt": "# of sevens\none\n\n  # of twos\ntwo # 2\n",
+    "switches.csv": "prompt,karras,steps,sampler\na,TRUE,5,euler\nb,false,5,euler\n",
+    "marks.jsonl": '{"prompt": "one\u2028still one"}\n{"prompt": "two"}\n',
+}
+
+
+@pytest.mark.parametrize("name", READ_AS_GENERATE_DOES)
+def test_no_row_is_cut_within_its_text(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(READ_AS_GENERATE_DOES[name].encode())
+    wanted = [row.data for row in read_rows(str(tmp_path / name))]
+    convert(str(tmp_path / name), str(tmp_path / "jobs.jsonl"))
+    assert [row.data for row in read_rows(str(tmp_path / "jobs.jsonl"))] == wanted and len(wanted) in (2, 3)
+
+
+def test_lines_of_old_spreadsheets(tmp_path: Path) -> None:
+    _, tasks = converted(tmp_path, "old.csv", "prompt;Note\ra red seven;\ra blue nine;;\r")
+    assert [task.prompt for task in tasks] == ["a red seven", "a blue nine"], (
+        "empty cells beyond the header say nothing"
+    )
+
+
 KEPT = {
     "PartiPrompts.tsv": (["Prompt=prompt"], ["bond"]),
     "a1111.jsonl": (["cfg_scale=guidance"], ["a red seven"]),
@@ -73,6 +98,15 @@ def test_lists_as_they_are_shared(name: str, tmp_path: Path) -> None:
 
 
 WRONG = [
+    (
+        "a.csv",
+        "id,prompt\nx,a seven\ny,a red seven, on grass, at dawn\n",
+        [],
+        "a.csv line 3: has 4 cells, the header has 2; a text with commas stands in quotes",
+    ),
+    ("a.csv", 'prompt\na\n\n"b\nc\n', [], "a.csv: quotes that open after line 2 are never closed"),
+    ("a.csv", 'prompt,id\n"b,1\nc,2', [], "a.csv: quotes that open after line 1 are never closed"),
+    ("a.tsv", "id\tprompt\nx\ta seven\tmore\n", [], "a.tsv line 2: has 3 cells, the header has 2"),
     (
         "a.csv",
         "Prompts,Category\na,b\n",

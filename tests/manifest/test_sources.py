@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from darkroom.manifest import Abilities, ManifestError, open_manifest, read_rows
+from darkroom.manifest.readers import read_chunks
 from darkroom.manifest.sources import find_parts
 
 TEXT = Abilities("if-xs", (24, 48), 48, "text", "diffusion", 1000, upscale=True)
@@ -49,9 +50,92 @@ def test_a_glob_takes_what_it_matches(folder: Path) -> None:
     assert open_manifest(f"{folder}/*/*.parquet", TEXT).base == str(folder)
 
 
+def test_folders_that_links_lead_to_are_read_once(tmp_path: Path) -> None:
+    top, elsewhere = tmp_path / "set", tmp_path / "elsewhere"
+    for number, place in enumerate((top / "day1", top / ".store/day3", elsewhere / "deep")):
+        place.mkdir(parents=True)
+        (place / "a.jsonl").write_text(json.dumps(RED | {"seed": number}) + "\n")
+    (tmp_path / "beside.jsonl").write_text(json.dumps(RED | {"seed": 9}) + "\n")
+    links = {"day2": elsewhere, "day3": top / ".store/day3", "day0": top / "day1", ".latest": elsewhere / "deep"}
+    links |= {"up": tmp_path, "self": top, "loop": top / "loop", "day1/back": top, "day2/up": tmp_path}
+    links |= {"day2/deep/set": top, "day1/two": top / "day2"}
+    for name, place in links.items():
+        (top / name).symlink_to(place)
+    names = ["day1/a.jsonl", "day2/deep/a.jsonl", "day3/a.jsonl"]
+    assert [part.name for part in find_parts(str(top)).parts] == names and seeds(top) == [0, 2, 1]
+    assert [part.name for part in find_parts(f"{top}/day[23]/*.jsonl").parts] == ["day3/a.jsonl"]
+    assert seeds(f"{top}/day*/deep/a.*") == [2]
+    assert seeds(f"{top}/day0/*.jsonl") == [0]
+
+
+def test_a_glob_looks_into_no_folder_that_cannot_match(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked, walk = [], os.walk
+
+    def watched(*given, **options):
+        for found in walk(*given, **options):
+            looked.append(os.path.relpath(found[0], folder))
+            yield found
+
+    monkeypatch.setattr(os, "walk", watched)
+    assert [part.name for part in find_parts(f"{folder}/*.csv").parts] == ["d.csv"] and looked == ["."]
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Answers of a bucket with three pages of keys, each of which is noted by its prefix."""
+    from darkroom.storage.s3 import S3Store
+
+    answers: list[str] = []
+
+    def pages(self, action, key, prefix):
+        for keys in (
+            ("sets/", "sets/day//a.jsonl", "sets/b.jsonl"),
+            ("sets/c.jsonl",),
+            ("sets/day2/c.jsonl", "sets/./d.csv"),
+        ):
+            answers.append(prefix)
+            found = [key for key in keys if key.startswith(prefix)]
+            yield {"Contents": [{"Key": key, "Size": 3, "ETag": '"x"'} for key in found]}
+
+    monkeypatch.setattr(S3Store, "_pages", pages)
+    return answers
+
+
+def test_a_bucket_is_listed_once_and_from_where_a_glob_begins(bucket: list[str]) -> None:
+    assert [part.key for part in find_parts("s3://bucket/sets/*2/c.json*").parts] == ["day2/c.jsonl"]
+    assert [part.key for part in find_parts("s3://bucket/se*s/c.jsonl").parts] == ["sets/c.jsonl"]
+    assert bucket == ["sets/"] * 3 + ["se"] * 3
+    bucket.clear()
+    assert len(find_parts("s3://bucket/sets").parts) == 3
+    assert len(bucket) == 1 + 3, "one answer says that it is a folder"
+
+
+def test_a_key_that_no_folder_could_have_is_refused(bucket: list[str]) -> None:
+    source = find_parts("s3://bucket/sets/")
+    assert [part.key for part in source.parts] == ["b.jsonl", "c.jsonl", "day2/c.jsonl"]
+    assert [name for name, _ in source.unread] == ["./d.csv", "day//a.jsonl"]
+    (problem,) = [row.problem for row in next(read_chunks(source, {})).rows()]
+    assert problem.startswith("its key has an empty part, '.' or '..' between slashes")
+
+
+def test_an_address_spells_a_blank_in_its_own_way(tmp_path: Path) -> None:
+    place = tmp_path / "my jobs" / "a b.jsonl"
+    place.parent.mkdir()
+    place.write_text(json.dumps(RED | {"seed": 3}) + "\n")
+    address = f"file://{tmp_path}/my%20jobs"
+    assert place.as_uri() == f"{address}/a%20b.jsonl"
+    for uri in (place.as_uri(), address, f"{address}/", f"{address}/a%20*.jsonl"):
+        assert seeds(uri) == [3]
+        assert find_parts(uri).base == str(place.parent)
+
+
 def test_a_file_whose_name_is_a_pattern_is_that_file(tmp_path: Path) -> None:
     (tmp_path / "jobs[1].jsonl").write_text(json.dumps(RED) + "\n")
     assert seeds(tmp_path / "jobs[1].jsonl") == [0]
+    (tmp_path / "parts [2]").mkdir()
+    (tmp_path / "jobs[1].jsonl").rename(tmp_path / "parts [2]/a.jsonl")
+    for place in (tmp_path / "parts [2]", f"{tmp_path}/parts [2]/", f"file://{tmp_path}/parts%20[2]"):
+        assert seeds(place) == [0], "a folder too"
 
 
 def test_the_digest_is_of_all_parts_and_their_names(folder: Path) -> None:

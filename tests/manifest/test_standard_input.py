@@ -43,6 +43,9 @@ def test_what_cannot_be_read_is_told_by_its_place() -> None:
         "stdin.jsonl line 2",
         "stdin.jsonl line 3",
     ]
+    for separator in (b";", b"|"):
+        with pytest.raises(ManifestError, match="line 1: the columns are separated by '.', wanted commas"):
+            read_rows_of(io.BytesIO(b"prompt,seed\na six,1\n".replace(b",", separator)))
     with pytest.raises(ValueError, match="standard input has more than 16 MiB: give that manifest as a file"):
         read_rows_of(io.BytesIO(b"a\n" * 2**23 + b"b"))
     for content in (b"\x1f\x8bno", gzip.compress(b"a" * 99)[:-9]):

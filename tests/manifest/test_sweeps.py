@@ -147,6 +147,16 @@ def test_variables_that_are_none() -> None:
     assert said(prompt="{truth}", truth=True).startswith("the variable 'truth' is True, wanted a text or a number (YAM")
     assert said(prompt="{truth}", truth=None).startswith("the variable 'truth' is None")
     assert "the format 'd' does not fit 'colour', 'red'" in said(prompt="{colour:d}", colour="red")
+    assert "the format 'c' does not fit 'n', '9999999': %c arg not" in said(prompt="{n:c}", n=9_999_999)
+
+
+def test_keys_that_are_no_texts_name_nothing() -> None:
+    """YAML has them, and a row's own check refuses them."""
+    assert rows({"rows": [{1: 2, "seed": 3, "id": "a{seed}"}]}) == [{1: 2, "seed": 3, "id": "a3"}]
+    ((_, problem),) = problems({"rows": [{1: 2, "seed": 3, "id": "{start}"}]})
+    assert problem.endswith("which this row has no single value for; it has seed")
+    ((_, problem),) = problems({"defaults": {1: 2}, "matrix": {"prompt": "{n} {m}", "n": "b"}})
+    assert problem.endswith("which this row has no single value for; it has n")
 
 
 def test_ranges_have_both_their_ends() -> None:

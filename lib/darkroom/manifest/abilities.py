@@ -23,6 +23,7 @@ class Abilities:
     num_timesteps: noise levels of the process, what `stride` and `steps` divide.
     num_classes: labels 0..num_classes - 1 may be asked for; None where the model takes none.
     upscale: whether it has upper stages that can be run alone; scorer: whether there is one to choose candidates by.
+    starts: by stage, the index of its schedule at which it starts; all 0 where there are none.
     latent: the first stage works on latents, which a VAE makes pictures of: there are no pixels until it has ended.
     video: what its videos are, of a model that makes these and not pictures; experts: by two models, one after the
     other.
@@ -69,6 +70,7 @@ class Abilities:
     max_tokens: int | None = None
     video: Video | None = None
     experts: bool = False
+    starts: tuple[int, ...] = ()
 
     @property
     def usual(self) -> dict[str, Any]:

@@ -35,9 +35,10 @@ class BaseTask(Frozen):
     true_guidance: of models that are told `guidance` as a number (Flux), what others have by it: the prompt's answer
     held against the negative one's.
     negative_prompt: null is no text at all, where a model knows that apart from the empty one (SDXL).
-    spacing, karras: where so many `steps` stand; None is the model's own. guidance_interval: the shares of the schedule
-    between which guidance is asked; guidance_rescale: phi of arXiv 2305.08891, section 3.4. reuse: the negative prompt
-    is asked at the first of so many guided moves, and what guidance adds there is added to the others too.
+    spacing, karras: where so many `steps` stand; guidance_interval: the shares of the schedule between which guidance
+    is asked; of all three None is the model's own. guidance_rescale: phi of arXiv 2305.08891, section 3.4. reuse: the
+    negative prompt is asked at the first of so many guided moves, and what guidance adds there is added to the others
+    too.
     """
 
     id: Id | None = None
@@ -55,7 +56,7 @@ class BaseTask(Frozen):
     eta: Fraction = 0.0
     spacing: Spacing | None = None
     karras: Switch | None = None
-    guidance_interval: Interval = (0.0, 1.0)
+    guidance_interval: Interval | None = None
     guidance_rescale: Fraction = 0.0
     reuse: Reuse = 1
     adapters: tuple[AdapterUse, ...] = ()
@@ -156,7 +157,7 @@ _LATER: dict[str, Any] = {
     "empty_mask": "fail",
     "full_mask": "flag",
     "clip_skip": 0,
-    "guidance_interval": (0.0, 1.0),
+    "guidance_interval": None,
     "guidance_rescale": 0.0,
     "reuse": 1,
     "true_guidance": 1.0,

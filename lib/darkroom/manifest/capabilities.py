@@ -138,6 +138,8 @@ def _stage_misfits(task: Task, abilities: Abilities) -> Iterator[str]:
             yield f"'stage{number}' is given, a picture of {size} px never reaches it: it makes {sizes[number - 1]} px"
         elif own.steps is not None and abilities.process == "diffusion" and own.steps > abilities.num_timesteps:
             yield f"stage{number}: 'steps' must be at most {abilities.num_timesteps}, was {own.steps}"
+        elif own.steps is not None and abilities.starts and own.steps < (start := abilities.starts[number - 1]):
+            yield f"stage{number}: 'steps' must be at least {start}, as the stage starts after so many, was {own.steps}"
 
 
 def _picture_misfits(task: Task, abilities: Abilities) -> Iterator[str]:

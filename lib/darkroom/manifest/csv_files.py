@@ -79,6 +79,12 @@ def _header_problems(header: list[str], wanted: str) -> Iterator[str]:
     yield from column_problems(header)
 
 
+def surplus(row: dict[Any, Any]) -> str:
+    """Takes what lies beyond the header out of a row of csv.DictReader; what to say of it, "" where it is nothing."""
+    beyond = row.pop(None, [])
+    return f"has {len(row) + len(beyond)} cells, the header has {len(row)}" if any(beyond) else ""
+
+
 def _row(where: str, header: list[str], cells: list[str]) -> WrittenRow:
     if len(cells) != len(header):
         hint = "; a text with commas stands in quotes" if len(cells) > len(header) else ""

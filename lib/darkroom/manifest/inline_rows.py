@@ -20,7 +20,7 @@ from darkroom.manifest.problems import ManifestError
 from darkroom.storage import Store
 
 FOLDER = "inputs"  # of the store
-_PICTURES = ("image", "mask")
+PICTURES = ("image", "mask")  # fields of a row, and of its parts, that name a picture
 _KEPT = ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")  # as they are; what PNG lacks becomes RGB
 
 Rows = Mapping[str, Any] | Iterable[Mapping[str, Any]]
@@ -80,7 +80,7 @@ def _plain(value: Any, store: Store, name: str = "") -> Any:
         return [_plain(item, store) for item in value]
     if isinstance(value, np.generic):
         return value.item()
-    if name in _PICTURES:
+    if name in PICTURES:
         return _picture(value, store, name)
     return str(value) if isinstance(value, Path) else value
 

@@ -61,13 +61,13 @@ def cut_parquet(name: str, file: BinaryIO, count: int) -> Iterator[ArrowRows | l
 
 def _rows(name: str, first: int, content: pa.Buffer) -> Iterator[WrittenRow]:
     table = pa.ipc.open_stream(content).read_all()
-    small = [field for field in table.schema if _has_small_floats(field.type)]
+    others = [field for field in table.schema if _is_read_otherwise(field.type)]
     for start in range(0, table.num_rows, SLICE):
         for number, data in enumerate(_values(table.slice(start, SLICE)), first + start):
             if isinstance(data, str):
                 yield WrittenRow(f"{name} row {number}", problem=data)
                 continue
-            data |= {field.name: _shortest(data[field.name], field.type) for field in small}
+            data |= {field.name: _as_meant(data[field.name], field.type) for field in others}
             yield WrittenRow(f"{name} row {number}", data)
 
 
@@ -105,8 +105,7 @@ def _unfolded(array: pa.Array) -> pa.Array:
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    types = pa.types
-    return types.is_string(kind) or types.is_large_string(kind) or types.is_binary(kind) or types.is_large_binary(kind)
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or _is_bytes(kind)
 
 
 def _values(table: pa.Table) -> list[dict[str, Any] | str]:
@@ -119,20 +118,32 @@ def _values(table: pa.Table) -> list[dict[str, Any] | str]:
         return [value for row in range(table.num_rows) for value in _values(table.slice(row, 1))]
 
 
-def _has_small_floats(kind: pa.DataType) -> bool:
-    if pa.types.is_float16(kind) or pa.types.is_float32(kind):
+def _is_read_otherwise(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        return _is_bytes(kind.value_type)
+    if pa.types.is_float16(kind) or pa.types.is_float32(kind) or _is_bytes(kind):
         return True
-    return any(_has_small_floats(kind.field(number).type) for number in range(kind.num_fields))
+    return any(_is_read_otherwise(kind.field(number).type) for number in range(kind.num_fields))
 
 
-def _shortest(value: Any, kind: pa.DataType) -> Any:
-    """A float of few bits as the shortest decimal that it stands for: who wrote 7.1 as float32 meant 7.1."""
+def _is_bytes(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _as_meant(value: Any, kind: pa.DataType) -> Any:
+    """A float of few bits as the shortest decimal that it stands for: who wrote 7.1 as float32 meant 7.1. Bytes as
+    text, which some writers do not say that they are; what is none is left to the row's check."""
     if value is None:
         return None
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return value
     if pa.types.is_float16(kind) or pa.types.is_float32(kind):
         return float(str(np.float32(value) if pa.types.is_float32(kind) else np.float16(value)))
     if pa.types.is_struct(kind):
-        return value | {field.name: _shortest(value[field.name], field.type) for field in kind}
+        return value | {field.name: _as_meant(value[field.name], field.type) for field in kind}
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        return [_shortest(item, kind.value_type) for item in value]
+        return [_as_meant(item, kind.value_type) for item in value]
     return value

@@ -10,13 +10,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from darkroom.manifest.keys import ROW_KEYS, TEXT_FIELDS, did_you_mean
+from darkroom.manifest.csv_files import SEPARATORS, surplus
+from darkroom.manifest.keys import ROW_KEYS, SWITCHES, TEXT_FIELDS, did_you_mean
 from darkroom.manifest.packed_files import unpacked
 from darkroom.manifest.sources import file_name, is_packed, suffix_of
 from darkroom.manifest.texts import BOM, BadText, decoded, loads
 from darkroom.storage import TooLarge, read_uri, write_uri
 
 MOST_BYTES = 64 * 2**20  # of a list, unpacked
+END = "\0the end"  # of a table: where quotes are open it is within a text, and all rows since are too
 SUFFIXES = (".txt", ".tsv", ".csv", ".json", ".jsonl")
 
 
@@ -69,7 +71,7 @@ def _value(key: str, value: Any) -> Any:
     if key in TEXT_FIELDS or not isinstance(value, str):
         return value
     try:
-        return loads(value)
+        return loads(value.lower() if key in SWITCHES else value)
     except ValueError:
         return value
 
@@ -87,9 +89,10 @@ def _rows(source: str) -> Iterator[dict[str, Any]]:
         raise ValueError(f"{name}: wanted a list that ends in {', '.join(SUFFIXES)}, or in one of them and .gz")
     text = decoded(data.removeprefix(BOM))
     if suffix == ".txt":
-        return ({"prompt": line.strip()} for line in text.splitlines() if line.strip())
+        lines = filter(None, map(str.strip, _lines(text)))
+        return ({"prompt": line} for line in lines if not line.startswith("#"))
     if suffix in (".tsv", ".csv"):
-        return _table(text, name)
+        return _table(text, name, suffix)
     return _objects(text, name, suffix)
 
 
@@ -103,25 +106,39 @@ def _unpacked(data: bytes, name: str) -> bytes:
     return found
 
 
-def _table(text: str, name: str) -> Iterator[dict[str, Any]]:
+def _lines(text: str) -> io.StringIO:
+    """Ended by \\n, \\r\\n or \\r: str.splitlines also cuts at U+2028 and others, which prompts may hold."""
+    return io.StringIO(text, newline=None)
+
+
+def _table(text: str, name: str, suffix: str) -> Iterator[dict[str, Any]]:
     if text.startswith("sep="):
         text = text.partition("\n")[2]
-    header = text.partition("\n")[0]
-    separator = max("\t,;", key=header.count)
+    header = next(_lines(text), "")
+    separator = max(",\t;" if suffix == ".csv" else "\t,;", key=header.count)
     # In a list between tabs a quote is mostly one that somebody typed.
     quoting = csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL
+    end = separator.join([END] * (header.count(separator) + 1))  # of columns of one name DictReader has the last
+    table = csv.DictReader(io.StringIO(f"{text}\n{end}", newline=""), delimiter=separator, quoting=quoting)
+    before = last = 1  # lines at which the row before this one ends, and this one
     try:
-        for row in csv.DictReader(text.splitlines(keepends=True), delimiter=separator, quoting=quoting):
-            row.pop(None, None)  # cells beyond the header's
+        for row in table:
+            if END in row.values():
+                return
+            before, last = last, table.line_num
+            if counts := surplus(row):
+                hint = f"; a text with {SEPARATORS[separator]} stands in quotes" if quoting == csv.QUOTE_MINIMAL else ""
+                raise ValueError(f"{name} line {table.line_num}: {counts}{hint}")
             yield row
     except csv.Error as error:
         raise ValueError(f"{name}: {error}") from None
+    raise ValueError(f"{name}: quotes that open after line {before} are never closed")
 
 
 def _objects(text: str, name: str, suffix: str) -> Iterator[dict[str, Any]]:
     whole = suffix == ".json" or text.lstrip().startswith("[")
     try:
-        found = loads(text) if whole else [loads(line) for line in text.splitlines() if line.strip()]
+        found = loads(text) if whole else [loads(line) for line in _lines(text) if line.strip()]
     except ValueError as error:
         raise ValueError(f"{name}: not JSON: {error}") from None
     for row in found if isinstance(found, list) else [found]:

@@ -97,8 +97,7 @@ def read_chunks(source: Source, digests: dict[str, str]) -> Iterator[Chunk]:
     if not source.parts:
         wanted = f"wanted a file, or a folder or glob with files of {', '.join(PART_SUFFIXES)}; there is none"
         yield Chunk([WrittenRow(source.name, problem=wanted)])
-    for name in source.unread:
-        reason = "a YAML manifest is a file of its own, not a part of a folder or glob: give its path"
+    for name, reason in source.unread:
         yield Chunk([WrittenRow(name, problem=reason)])
     for part in source.parts:
         yield from _chunks_of(part, digests)

@@ -10,11 +10,13 @@ import re
 import shutil
 import stat
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import BinaryIO, cast
 
 from darkroom.storage import LocalStore, NotFound, Store, StoredFile, open_store, spelt_otherwise
+from darkroom.storage.paths import BAD_KEY, is_key, local_path
 
 PIECE = 8 * 2**20  # bytes of a request
 IN_MEMORY = 64 * 2**20  # bytes of a part that is wanted in any order; a larger one waits on disk
@@ -22,6 +24,8 @@ PART_SUFFIXES = (".jsonl", ".ndjson", ".parquet", ".csv", ".tsv")
 NAMED_SUFFIXES = (".txt", ".json")  # parts only of a glob that ends so: folders hold others that are no rows
 ALONE_SUFFIXES = (".yaml", ".yml")
 PACKED = ".gz"
+WILDCARD = re.compile(r"[*?\[]")
+ALONE = "a YAML manifest is a file of its own, not a part of a folder or glob: give its path"
 
 
 def suffix_of(name: str) -> str:
@@ -64,13 +68,13 @@ class Part:
 @dataclass(frozen=True)
 class Source:
     """Files of a manifest, in order. base: the folder that its relative paths start from; alone: it is one file by its
-    own name; unread: files in the folder that cannot be a part of one."""
+    own name; unread: files in the folder that cannot be a part of one, each with the reason."""
 
     uri: str
     base: str
     parts: tuple[Part, ...]
     alone: bool
-    unread: tuple[str, ...] = ()
+    unread: tuple[tuple[str, str], ...] = ()
 
     @property
     def name(self) -> str:
@@ -96,26 +100,36 @@ class Source:
 def find_parts(uri: str) -> Source:
     """Looks where `uri` points: a file, a folder at any depth, or a glob whose * stays within one name. ValueError
     where that can be no file; StorageError. A file is not looked for: opening it says what is wrong."""
-    if re.search(r"[*?\[]", uri) and not _is_file(uri):
-        return _of_folder(uri, *_fixed_and_pattern(uri))
-    if uri.endswith("/") or _is_folder(uri):
-        return _of_folder(uri, uri, None)
-    folder, slash, name = uri.rpartition("/")
+    place = local_path(uri) if uri.startswith("file://") else uri  # an address spells a blank %20, in its last part too
+    if WILDCARD.search(place) and not _is_there(place):
+        return _of_folder(uri, *_fixed_and_pattern(place))
+    if place.endswith("/") or _is_folder(place):
+        return _of_folder(uri, place, None)
+    folder, slash, name = place.rpartition("/")
     if name in ("", ".", "..") or folder in ("s3:/", "s3:"):
         raise ValueError(f"{uri!r} names no file: wanted a path, file:///path or s3://bucket/key")
     store = open_store(folder or slash or ".")
     # Absolute, because the workers that will open the images stand in other folders.
-    base = folder if "://" in uri else store.root
+    base = folder if "://" in place else store.root
     return Source(uri, base, (Part(name, store, name),), alone=True)
 
 
 def _of_folder(uri: str, folder: str, pattern: str | None) -> Source:
     store = open_store(folder)
-    keys = [key for key in store.list() if not _hidden(key) and (pattern is None or _matches(key, pattern))]
+    keys = [key for key in _keys(store, pattern) if not _hidden(key) and (pattern is None or _matches(key, pattern))]
     named = [suffix for suffix in NAMED_SUFFIXES if suffix == suffix_of(pattern or "")]
-    parts = tuple(Part(key, store, key) for key in keys if suffix_of(key) in (*PART_SUFFIXES, *named))
-    unread = tuple(key for key in keys if suffix_of(key) in ALONE_SUFFIXES)
-    return Source(uri, store.root, parts, alone=False, unread=unread)
+    wanted = [key for key in keys if suffix_of(key) in (*PART_SUFFIXES, *named)]
+    parts = tuple(Part(key, store, key) for key in wanted if is_key(key))
+    unread = [(key, BAD_KEY) for key in wanted if not is_key(key)]
+    unread += [(key, ALONE) for key in keys if suffix_of(key) in ALONE_SUFFIXES]
+    return Source(uri, store.root, parts, alone=False, unread=tuple(unread))
+
+
+def _keys(store: Store, pattern: str | None) -> Iterable[str]:
+    """Of files in a folder. pattern: those that it cannot match are not looked for, as far as that spares work."""
+    if isinstance(store, LocalStore):
+        return store.list_linked(lambda key: not _hidden(key) and (pattern is None or _leads_to(key, pattern)))
+    return store.list(WILDCARD.split(pattern or "")[0])
 
 
 def _may_be_file(path: str) -> bool:
@@ -127,11 +141,12 @@ def _may_be_file(path: str) -> bool:
     return stat.S_ISREG(mode) or stat.S_ISDIR(mode)
 
 
-def _is_file(uri: str) -> bool:
-    if "://" in uri and not uri.startswith("file://"):
+def _is_there(uri: str) -> bool:
+    """Whether a file or a folder of this machine has the very name, whatever signs are in it."""
+    if "://" in uri:
         return False  # a key that holds a * has to be asked for by its folder
-    folder, slash, name = uri.rpartition("/")
-    return os.path.isfile(os.path.join(open_store(folder or slash or ".").root, name))
+    folder, slash, name = uri.rstrip("/").rpartition("/")
+    return os.path.exists(os.path.join(open_store(folder or slash or ".").root, name))
 
 
 def _is_folder(uri: str) -> bool:
@@ -141,13 +156,13 @@ def _is_folder(uri: str) -> bool:
     folder, _, name = uri.rpartition("/")
     if suffix_of(name) and folder not in ("s3:/", "s3:") and open_store(folder).exists(name):
         return False
-    return any(True for _ in open_store(uri).list())
+    return open_store(uri).has()
 
 
 def _fixed_and_pattern(uri: str) -> tuple[str, str]:
     """`a/b/*/c*.csv` -> `a/b`, `*/c*.csv`."""
     names = uri.split("/")
-    first = next(index for index, name in enumerate(names) if re.search(r"[*?\[]", name))
+    first = next(index for index, name in enumerate(names) if WILDCARD.search(name))
     return "/".join(names[:first]) or ("/" if uri.startswith("/") else "."), "/".join(names[first:])
 
 
@@ -156,9 +171,15 @@ def _matches(key: str, pattern: str) -> bool:
     return len(names) == len(wanted) and all(map(fnmatch.fnmatchcase, names, wanted))
 
 
+def _leads_to(folder: str, pattern: str) -> bool:
+    """Whether files in it, or further inside, may match."""
+    names, wanted = folder.split("/"), pattern.split("/")[:-1]
+    return len(names) <= len(wanted) and all(map(fnmatch.fnmatchcase, names, wanted))
+
+
 def _hidden(key: str) -> bool:
     """Programs that write folders of Parquet leave such beside it (_SUCCESS, _metadata, .part.crc)."""
-    return any(name.startswith(("_", ".")) for name in key.split("/"))
+    return any(name.startswith(("_", ".")) and name not in (".", "..") for name in key.split("/"))
 
 
 class Hashing(io.RawIOBase):

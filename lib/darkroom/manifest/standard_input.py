@@ -47,6 +47,6 @@ def format_of(content: bytes) -> str:
     if re.search(rb"^(defaults|rows|matrix)[ ]*:", text, re.MULTILINE):
         return ".yaml"
     header = text.partition(b"\n")[0]
-    separator, suffix = (b"\t", ".tsv") if b"\t" in header else (b",", ".csv")
-    columns = {column.strip(b' "\r').lower() for column in header.split(separator)}
-    return suffix if columns & HEADER else ".txt"
+    # Of a table that its reader does not take the columns are told, and not asked for as prompts.
+    columns = {column.strip(b' "\r').lower() for column in re.split(rb"[,;|\t]", header)}
+    return (".tsv" if b"\t" in header else ".csv") if columns & HEADER else ".txt"

@@ -20,7 +20,7 @@ def fill_id(template: str, values: Mapping[str, Any]) -> str:
     """`"sdedit-{start}-{seed:03d}"` with the row's own scalar values. ValueError for a name the row does not have."""
     if len(template) > MOST_TEMPLATE:
         raise ValueError(f"id template of {len(template):,} characters, wanted at most {MOST_TEMPLATE:,}")
-    scalars = {key: value for key, value in values.items() if key != "id" and isinstance(value, (str, int, float))}
+    scalars = {key: value for key, value in _named(values) if key != "id" and isinstance(value, (str, int, float))}
     return _filled(f"id template {template!r}", template, scalars)
 
 
@@ -47,8 +47,13 @@ def fill_texts(row: Mapping[str, Any], variables: frozenset[str]) -> tuple[dict[
             hint = " (YAML's yes and no are truths: put them in quotes)" if isinstance(value, bool) else ""
             raise ValueError(f"the variable '{key}' is {str(value)[:60]}, wanted a text or a number{hint}")
     own = {key: value for key, value in row.items() if key not in values}
-    known = {key: value for key, value in own.items() if isinstance(value, (int, float))} | values
+    known = {key: value for key, value in _named(own) if isinstance(value, (int, float))} | values
     return {key: value if key == "id" else _within(key, value, known) for key, value in own.items()}, values
+
+
+def _named(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """YAML has keys that are no texts, which the row's own check refuses."""
+    return ((key, value) for key, value in values.items() if isinstance(key, str))
 
 
 def _within(key: str, value: Any, values: Mapping[str, Any]) -> Any:
@@ -92,7 +97,7 @@ def _formatted(what: str, name: str, spec: str, conversion: str | None, values: 
     value = values[name]
     try:
         return format(value[: MOST_TEXT + 1] if isinstance(value, str) else value, spec)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:  # of whole numbers that are no character's, or no float's
         raise ValueError(f"{what}: the format {spec!r} does not fit '{name}', {str(value)[:60]!r}: {error}") from None
 
 

@@ -14,6 +14,7 @@ import yaml
 FREE = 1_000_000  # values, however few are written
 MOST_REPEATED = 20  # times, above that: rows that all begin with the same dozen of defaults are nothing unusual
 MOST_BYTES, MOST_MARKS = 16 * 2**20, 1_000_000  # it is read whole, and each value takes half a kilobyte on the way
+MOST_DIGITS = 100  # of a whole number: one of thousands cannot even be said in a message
 DEEPEST = 64  # the C loader calls itself for each level, and ends the process some thousand levels down
 TOO_DEEP = f"nested too deeply, in more than {DEEPEST} levels"
 FREE_TEXTS = frozenset({"id", "prompt", "negative_prompt", "image", "mask"})
@@ -164,6 +165,8 @@ class _Checks:
         if kind and (":" in node.value or (kind is int and re.match(r"[-+]?0[0-9_]", node.value))):
             why = "has colons, which YAML reads in base 60" if ":" in node.value else "begins with 0: YAML reads base 8"
             self._find(node, f"the number {_shown(node.value)} {why}; write it as it is meant, or a text in quotes")
+        elif kind is int and len(node.value) > MOST_DIGITS:
+            self._find(node, f"the number {_shown(node.value)} has {len(node.value):,} digits")
         elif key in FREE_TEXTS and not node.style and node.value:
             self.texts.append(node)
 
