@@ -4,7 +4,7 @@
     python jobs/compact.py s3://bucket/run
 
 A job does so at its end, up to 2 GB. Of a run that was moved or copied, the rows say where their pictures lie now.
-Exit codes: 0 done; 2 there is no run; 3 storage failed, or another job owns the run.
+Exit codes: 0 done; 1 some file is damaged or gone; 2 there is no run; 3 storage failed, or another job owns the run.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ def main(run: Annotated[str, typer.Argument(help="the run's folder or s3:// uri"
     with cli.exit_codes():
         from darkroom.runs.maintenance import compact
 
-        print(compact(run))
+        text, whole = compact(run)
+        print(text)
+        raise typer.Exit(cli.DONE if whole else cli.FAILED)
 
 
 if __name__ == "__main__":

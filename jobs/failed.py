@@ -27,16 +27,19 @@ def main(
     with cli.exit_codes():
         import json
 
+        from darkroom.batch.input_files import far_pictures
         from darkroom.runs.failures import describe_failed, failed_rows
         from darkroom.storage import write_uri
 
-        rows = failed_rows(run, only)
+        rows = failed_rows(run, only, out)
         lines = "".join(json.dumps(failed.row, ensure_ascii=False) + "\n" for failed in rows)
         if out is None:
             print(lines, end="")
         else:
             write_uri(out, lines.encode())
         typer.echo(describe_failed(rows), err=out is None)
+        if out is not None and (far := far_pictures([failed.row for failed in rows], out)):
+            typer.echo(f"as a manifest, {out}: {far}")
         raise typer.Exit(cli.FAILED if rows else cli.DONE)
 
 

@@ -3,9 +3,13 @@ from __future__ import annotations
 import pytest
 import torch
 
+from darkroom.batch import capacity
 from darkroom.batch.capacity import LEAST, MOST, ON_CPU, Agreed, empty_pass, find_capacity, largest
 from darkroom.models.catalog import open_model
+from darkroom.sampling.flow import Flow
+from darkroom.sampling.stage import Stage
 from darkroom.storage import open_store
+from toys import SHORTAGES, CountingPredictor
 
 
 @pytest.mark.parametrize(("memory", "found"), [(8, 8), (24, 16), (64, 64), (10**6, MOST), (7, 4), (1, 1), (0, 1)])
@@ -40,3 +44,14 @@ def test_all_workers_of_a_run_take_what_the_first_of_them_found(store_uri: str) 
     assert Agreed(store, what).read() == 32, "and after a break"
     assert Agreed(store, what.replace("stage 1", "stage 2")).read() is None
     assert Agreed(store, what.replace("H200", "L4")).settle(8) == 8, "another kind of GPU has its own"
+
+
+@pytest.mark.parametrize("said", SHORTAGES, ids=str)
+def test_a_pass_for_which_memory_ends_does_not_fit(monkeypatch: pytest.MonkeyPatch, said: Exception) -> None:
+    def full(x: torch.Tensor, t: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        raise said
+
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 0)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
+    stage, fields = Stage(1, 8, 3, Flow()), (torch.zeros(4), torch.tensor(0))
+    assert not capacity._fits(CountingPredictor(stage.process, full), stage, fields, 8, 1.0)

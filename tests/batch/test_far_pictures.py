@@ -59,7 +59,7 @@ def test_places_that_are_allowed_are_not(tmp_path: Path) -> None:
 def test_a_run_that_was_planned_says_so_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Its rows are not parsed again."""
     opened = order(tmp_path, inputs_root=ANYWHERE)
-    record = {"manifest": {}, "model": {}, "options": {}, "plan": "p", "checked": opened.rows.mark}
+    record = {"manifest": {"rows": 5}, "model": {}, "options": {}, "plan": "p", "checked": opened.rows.mark}
     opened.store.write("run.json", json.dumps(record).encode())
     with pytest.raises(ValueError, match="5 pictures lie outside"):
         order(tmp_path)

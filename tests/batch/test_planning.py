@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from darkroom.batch.row_state import Unit, read_unit
 from darkroom.models.catalog import abilities, open_model
 from darkroom.runs import Ledger, to_table
 from darkroom.runs.failures import Failures
-from darkroom.storage import Store, open_store
-from darkroom.storage.hashing import hashed
+from darkroom.storage import StorageError, Store, open_store
+from darkroom.storage.hashing import hashed, hashes
 from runs import RED, commit, result, write_manifest
 
 MAKER = {"default_size": 8, "encoders": ("t5", "t5")}
@@ -179,6 +180,38 @@ def test_repeated_lines_are_told(plan_work) -> None:
     assert plan_work([RED]).summary().startswith("1 row: 0 done")
 
 
+def record_plan(store: Store, read: ReadRows, work: Work) -> None:
+    """As a job does: the run's plan is this one, and no other is left."""
+    record = {"plan": work.plan, "checked": read.mark, "manifest": {"rows": work.rows}, "model": {}, "options": {}}
+    store.write("run.json", json.dumps(record).encode())
+    store.delete(*(key for key in store.list("manifest/") if work.plan not in key))
+
+
+def test_a_plan_that_is_not_all_there_takes_no_row_away(tmp_path: Path, toy_model: str, store: Store) -> None:
+    model = open_model(toy_model)
+    able, maker = abilities(model), Maker(**MAKER, revision=model.revision, stages=model.stages)
+    uri = write_manifest(tmp_path, rows(planned_rows.MANIFEST_PART + 3))
+
+    def plan(read: ReadRows | None = None) -> Work:
+        read = read or ReadRows(uri, able, maker, store)
+        work = cut(read, Ledger(store).read(), maker, None, store)
+        record_plan(store, read, work)
+        return work
+
+    first = plan()
+    finish(store, first)
+    read = ReadRows(uri, able, maker, store)
+    facts = [(work.rows, work.done, len(work.leavers)) for work in (plan(read), plan(read))]
+    assert facts == [(first.rows, first.rows, 0)] * 2, "the first of these took the plan away that both read"
+    for number, left in (("000000", b"{"), ("000001", b"")):
+        part = f"manifest/{plan().plan}/{number}.jsonl"
+        store.write(part, store.read(part)[:-9] + left)
+        with pytest.raises(StorageError, match="is damaged: remove that folder, and start again"):
+            plan()
+        store.delete(part)
+        assert plan().leavers.tolist() == []
+
+
 def test_a_manifest_that_was_planned_from_is_not_parsed_again(
     tmp_path: Path, toy_model: str, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,12 +221,10 @@ def test_a_manifest_that_was_planned_from_is_not_parsed_again(
     unnamed = {**RED, "seed": 10_000}
     uri = write_manifest(tmp_path, [*rows(9000), {**RED, "id": 'a "quoted" \\ é one', "best_of": 2}, unnamed, unnamed])
 
-    record = {"manifest": {}, "model": {}, "options": {}}
-
     def plan(maker: Maker = maker) -> Work:
         read = ReadRows(uri, able, maker, store)
         work = cut(read, Ledger(store).read(), maker, None, store)
-        store.write("run.json", json.dumps(record | {"plan": work.plan, "checked": read.mark}).encode())
+        record_plan(store, read, work)
         return work
 
     first = plan()
@@ -262,10 +293,22 @@ def test_only_rows_that_are_named_are_made_and_the_others_stand_as_they_are(
         asked.check()
 
 
+def test_many_ids_are_looked_for_in_no_time() -> None:
+    asked = RowFilter("ids", [str(number) for number in range(200_000)])
+    numbers, began = hashes(map(str, range(100_000, 300_000))), time.process_time()
+    found = [asked(numbers[at : at + 2000]).sum() for at in range(0, len(numbers), 2000)]
+    assert time.process_time() - began < 3, "each chunk sorted all of them"
+    assert found == [2000] * 50 + [0] * 50
+    with pytest.raises(ValueError, match="no row of 100,000 of the 200,000 ids in ids: '0', '1', '2', '3', '4', ..."):
+        asked.check()
+
+
 def test_a_file_of_ids_is_lines_or_rows_with_an_id(tmp_path: Path) -> None:
     file = tmp_path / "ids"
-    file.write_text('a one\n\n{"id": "b", "task": "upscale"}\n a one \n7\n')
+    file.write_text('a one\n\n{"id": "b", "task": "upscale", "prompt": "one\u2028line"}\r\n a one \n7\n')
     assert RowFilter.read(str(file)).ids == ["a one", "b", "7"]
+    file.write_bytes(b"\xef\xbb\xbfa one\r\nb\r\n")
+    assert RowFilter.read(str(file)).ids == ["a one", "b"], "as Windows writes it"
     for content, problem in ((b"\n", "is empty"), (b"\xff", "is no text"), (b'{"task": 1}', ":1: wanted an id, or a")):
         file.write_bytes(content)
         with pytest.raises(ValueError, match=f"--ids: {file}.*{problem}"):

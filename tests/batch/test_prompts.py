@@ -5,15 +5,22 @@ from __future__ import annotations
 import pickle
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
+import pyarrow as pa
 import pytest
 import torch
 
 from darkroom.batch.order import too_long
 from darkroom.batch.prompts import EmbedOptions, NoPrompts, embed, import_prompts
+from darkroom.batch.stages import EncoderActor, Unencoded
+from darkroom.models.cascade import Cascade
 from darkroom.models.catalog import open_model
 from darkroom.models.embeddings import EmbeddingStore
+from darkroom.models.texts import TextEncoder
+from darkroom.ray_cluster import ClusterError
 from darkroom.storage import open_store
+from toys import SHORTAGES
 
 SHAPE = (77, 32)
 
@@ -92,3 +99,19 @@ def test_a_prompt_beyond_the_encoders_length_is_told(model: Any) -> None:
     cut = too_long(model)
     assert not cut("text_encoder", "a man") and cut("text_encoder", "a man " * 60)
     assert cut("stage3", "a man " * 20) and not cut("text_encoder", "a man " * 20), "a letter is a token of this CLIP"
+
+
+@pytest.mark.parametrize("said", SHORTAGES, ids=str)
+@pytest.mark.parametrize("when", ["loaded", "asked"])
+def test_an_encoder_that_does_not_fit_its_device_is_a_sentence(
+    tmp_path: Path, toy_deepfloyd: str, model: Any, monkeypatch: pytest.MonkeyPatch, when: str, said: Exception
+) -> None:
+    def short(*_: Any) -> Any:
+        raise said
+
+    monkeypatch.setattr(*((Cascade, "text_encoder") if when == "loaded" else (TextEncoder, "encode")), short)
+    one = Unencoded("text_encoder", "float32", EmbeddingStore(str(tmp_path), "key"), [])
+    actor = EncoderActor(toy_deepfloyd, model.revision, [one], 1, MagicMock())
+    with pytest.raises(ClusterError) as raised:
+        actor(pa.table({"encoder": [0], "prompts": [["a man"]]}))
+    assert str(raised.value) == f"text_encoder does not fit its device: {said}"

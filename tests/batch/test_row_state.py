@@ -19,10 +19,12 @@ from darkroom.batch.row_state import (
     StageRecord,
     from_block,
     guarded,
+    is_device_lost,
     to_block,
 )
 from darkroom.models.errors import ModelError
 from darkroom.storage import NotFound, StorageError
+from toys import SHORTAGES
 
 ROW = {"task": "text_to_image", "prompt": "a öne", "seed": 2**62, "views": [{"view": "identity", "pieces": 4}]}
 
@@ -98,6 +100,14 @@ def test_a_guarded_row_fails_alone_and_an_outage_or_a_lost_device_is_no_rows_fau
     for error in (StorageError("no answer"), RuntimeError("CUDA error: device-side assert triggered")):
         with pytest.raises(type(error)), guarded(state):
             raise error
+
+
+@pytest.mark.parametrize("said", SHORTAGES, ids=str)
+def test_want_of_memory_is_no_lost_device(said: Exception) -> None:
+    state = RowState(0, "a", "0", ROW)
+    with guarded(state):
+        raise said
+    assert not is_device_lost(said) and state.failure is not None and state.failure.kind == "model"
 
 
 def test_what_rays_tasks_import_does_not_wait_for_torch() -> None:

@@ -16,7 +16,9 @@ from darkroom.batch.sample import sample
 from darkroom.manifest import ManifestError
 from darkroom.models.catalog import open_model
 from darkroom.models.errors import ModelError
+from darkroom.models.latents import Latents
 from runs import RED, png
+from toys import SHORTAGES
 
 EDIT = {"task": "image_to_image", "prompt": "a blue one", "start": 1, "steps": 3}
 
@@ -122,6 +124,29 @@ def test_values_that_are_no_numbers_are_an_error_that_names_the_row(
         sample(toy_model, [RED, RED | {"seed": 1}])
 
 
+def test_a_picture_that_was_changed_is_read_anew(toy_model: str, tmp_path: Path) -> None:
+    def painted(value: int) -> Image.Image:
+        Image.new("RGB", (24, 24), (value,) * 3).save(tmp_path / "a.png")
+        return sample(toy_model, EDIT | {"image": str(tmp_path / "a.png")}, capacity=2)
+
+    black, white = painted(0), painted(255)
+    assert same(painted(0), black) and not same(white, black)
+
+
+def test_the_embeddings_that_stay_do_not_grow_with_the_prompts(toy_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "KEPT_BYTES", 3 * one_embedding(toy_model))
+    model = open_model(toy_model)
+    rows = [RED | {"prompt": f"{colour} {digit}"} for colour in ("red", "blue", "green") for digit in ("one", "two")]
+    assert same(sample(model, rows, capacity=2), sample(toy_model, rows, capacity=2)), "all of a call's are there"
+    kept = module._KEPT[model].embeddings
+    assert len(kept) == 3 and sum(one.untyped_storage().nbytes() for one in kept.values()) == module.KEPT_BYTES
+
+
+def one_embedding(model: str) -> int:
+    positions, width = open_model(model).embedding_shape("text_encoder")
+    return 4 * positions * width
+
+
 def test_where_memory_ends_passes_are_halved(toy_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     walk, tried = module.walk_plans, []
 
@@ -134,3 +159,21 @@ def test_where_memory_ends_passes_are_halved(toy_model: str, monkeypatch: pytest
     expected = sample(toy_model, RED, capacity=2)
     monkeypatch.setattr(module, "walk_plans", short)
     assert same(sample(toy_model, RED, capacity=8), expected) and tried == [8, 4, 2]
+
+
+@pytest.mark.parametrize("said", SHORTAGES[:2], ids=str)
+def test_where_memory_ends_in_decoding_fewer_are_decoded_and_nothing_is_sampled_again(
+    toy_sd: str, monkeypatch: pytest.MonkeyPatch, said: Exception
+) -> None:
+    decode, walk, shapes, walked = Latents.decode, module.walk_plans, [], []
+
+    def short(latents: Latents, states: torch.Tensor) -> torch.Tensor:
+        shapes.append(len(states))
+        if len(states) > 2:
+            raise said
+        return decode(latents, states)
+
+    monkeypatch.setattr(Latents, "decode", short)
+    monkeypatch.setattr(module, "walk_plans", lambda *asked: (walked.append(asked), walk(*asked))[1])
+    pictures = sample(f"{toy_sd}/sd", [RED, RED | {"seed": 1}, RED | {"seed": 2}], capacity=4, dtype="bfloat16")
+    assert (len(pictures), shapes, len(walked)) == (3, [4, 2, 2], 1)

@@ -29,7 +29,7 @@ from darkroom.sampling.plans import Inputs, Plan, Stage, condition_keys, make_pl
 from darkroom.sampling.views import View
 from darkroom.storage import StorageError, open_store
 from runs import png
-from toys import network_config, save_toy_network
+from toys import SHORTAGES, network_config, save_toy_network
 
 TEXT = {"task": "text_to_image", "prompt": "a red one", "negative_prompt": "", "guidance": 7, "seed": 0, "steps": 3}
 EDIT = {**TEXT, "task": "image_to_image", "image": "one.png", "start": 1}
@@ -319,6 +319,17 @@ def test_the_mode_that_ran_is_recorded_and_not_the_one_that_was_asked_for(
         else:
             assert "compile" not in stage and "torch.compile failed" in stage["compile_note"]
     assert "compiling (graphs)" in said and any("the model runs as it is" in line for line in said)
+
+
+@pytest.mark.parametrize("said", SHORTAGES, ids=str)
+def test_memory_that_ends_while_a_model_is_compiled_is_left_to_the_engine(
+    toy_network: str, monkeypatch: pytest.MonkeyPatch, said: Exception
+) -> None:
+    def no_room(*_: Any) -> None:
+        raise said
+
+    monkeypatch.setattr("darkroom.batch.sampler_worker.warm_up", no_room)
+    assert SamplerWorker(toy_network, 1, 8, 1, compile="default").engine.capacity == 8
 
 
 def test_memory_that_ends_halves_the_capacity_and_costs_no_row(

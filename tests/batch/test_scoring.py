@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -91,6 +93,7 @@ def test_a_prompt_that_cannot_be_judged_costs_a_picture_nothing_but_candidates_t
     [
         (ModelError("the scorer reads 24, 48 or 28 pixels"), "the scorer reads 24, 48 or 28 pixels"),
         (torch.OutOfMemoryError("CUDA out of memory."), "OutOfMemoryError: CUDA out of memory."),
+        (torch.AcceleratorError("CUDA error: out of memory"), "AcceleratorError: CUDA error: out of memory"),
         (float("nan"), "the scorer gave [[nan]], wanted numbers"),
     ],
 )
@@ -144,6 +147,15 @@ def test_pictures_are_flagged_and_marked_and_never_blackened(toy_deepfloyd: str)
 def test_a_model_without_them_says_so() -> None:
     with pytest.raises(ModelError, match="'if-xs' has no safety checker and no watermark"):
         Judge(JudgeOptions("if-xs", watermark=True), 1)
+
+
+def test_the_safety_checker_of_stable_diffusion_is_none_that_runs_here(toy_sd: str, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(f"{toy_sd}/sd", tmp_path / "sd"))
+    (folder / "safety_checker").mkdir()
+    (folder / "safety_checker/config.json").write_text('{"architectures": ["StableDiffusionSafetyChecker"]}')
+    assert not offers(open_model(str(folder)), "safety_checker")
+    with pytest.raises(ModelError, match="'sd' has no safety checker and no watermark"):
+        Judge(JudgeOptions(str(folder), safety=True), 1)
 
 
 def test_a_job_without_judges_has_none() -> None:

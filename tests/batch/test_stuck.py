@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 
 import pytest
+
+from darkroom.batch.stuck import Guard
 
 PASSES = """
 import threading, time
@@ -48,3 +51,17 @@ def test_a_pass_that_may_take_so_long_ends_nothing(floor: float | None, seconds:
 
 def test_nothing_ends_a_process_that_rests() -> None:
     assert run(0.3, [0.01, 0.1], rest=1).stdout == "\ndone\n"
+
+
+def test_a_pass_that_compiles_has_a_first_ones_time_and_says_nothing_of_others() -> None:
+    guard = Guard(100, first=500)
+    guard.compiles()
+    assert guard.limit == 500, "before any pass it is nobody's"
+    for compiles, limit in ((False, 500), (False, 100), (True, 500), (False, 100)):
+        guard.begin()
+        if compiles:
+            guard.compiles()
+        assert guard.limit == limit
+        time.sleep(0.001)
+        guard.end(idle=True)
+    assert guard.longest < 5

@@ -11,9 +11,11 @@ import av
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save
 
 from batch.test_sampler_worker import Darkroom, develop, error, picture
 from darkroom.batch.capacity import ON_CPU, usual
+from darkroom.batch.kept_latents import keep_latents, kept_latents
 from darkroom.batch.latents_thread import LatentsThread
 from darkroom.batch.row_state import RowState, from_block, to_block
 from darkroom.batch.sampler_worker import SamplerWorker
@@ -22,6 +24,7 @@ from darkroom.models.catalog import open_model
 from darkroom.models.video_latents import VideoLatents
 from darkroom.runs import latents_key
 from darkroom.sampling.stage import Stage
+from darkroom.storage import open_store
 from toy_video import save_toy_video
 
 ROW = {"task": "text_to_video", "prompt": "a red one", "negative_prompt": "", "guidance": 6, "seed": 0, "steps": 3}
@@ -77,6 +80,16 @@ def test_what_was_sampled_is_decoded_again_where_decoding_failed(
     assert (error(again), again.evaluations, again.flags) == ("", 0, ["decoded_again"])
     assert (again.clip.frames, again.clip.fps) == (whole.clip.frames, whole.clip.fps)
     assert np.array_equal(picture(again), picture(whole))
+
+
+def test_latents_that_are_no_numbers_are_not_kept(tmp_path: Path) -> None:
+    store, lost = open_store(str(tmp_path)), torch.full((4, 3, 4, 6), torch.nan)
+    keep_latents(store, "key", lost)
+    assert not store.exists(latents_key("key"))
+    store.write(latents_key("key"), save({"latents": lost}))
+    assert kept_latents(store, "key") is None
+    keep_latents(store, "key", lost.nan_to_num())
+    assert torch.equal(kept_latents(store, "key"), lost.nan_to_num())
 
 
 def test_experts_hand_a_row_over(tmp_path: Path, wan22: str) -> None:

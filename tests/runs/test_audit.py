@@ -69,10 +69,9 @@ def test_a_run_that_was_moved_is_still_whole(run: Store, tmp_path: Path) -> None
     shutil.move(run.root, elsewhere.root)
     found = audit(elsewhere.root)
     assert found.passed and found.notes[0].startswith("3 rows name their pictures where the run lay before")
-    assert compact(elsewhere.root).endswith(
-        "in 1 file now, in 2 before; 3 named their pictures where the run lay before"
-    )
-    assert audit(elsewhere.root).notes == [] and "named" not in compact(elsewhere.root)
+    text, whole = compact(elsewhere.root)
+    assert text.endswith("in 1 file now, in 2 before; 3 named their pictures where the run lay before") and whole
+    assert audit(elsewhere.root).notes == [] and "named" not in compact(elsewhere.root)[0]
     data = load_dataset("parquet", data_files=f"{elsewhere.root}/metadata/*.parquet", cache_dir=str(tmp_path / "cache"))
     assert [picture.size for picture in data["train"]["image"]] == [(8, 8)] * 3
 
@@ -169,6 +168,30 @@ def test_what_is_lost_is_made_anew_by_the_next_job(run: Store) -> None:
     found = audit(run.root)
     assert found.good == 1 and found.counts == {"missing": 2}
     assert fix(run.root) == f"nothing in {run.root} is lost or damaged"
+
+
+def test_damaged_files_are_not_merged_away(run: Store) -> None:
+    """Nor are whole ones on both sides of them left unmerged."""
+    finish(run, ("d",), "p-000002")
+    begin(run, (*IDS, "d"))
+    first, damaged, last = Ledger(run).read().shards
+    scrambled = run.read(f"metadata/{damaged}")[:-9] + b"scrambled"
+    run.write(f"metadata/{damaged}", scrambled)
+    text, whole = compact(run.root)
+    left = "1 file is damaged and was left alone, see `darkroom audit --fix`"
+    assert text == f"4 rows of {run.root}, in 2 files now, in 3 before; {left}" and not whole
+    assert run.read(f"metadata/{damaged}") == scrambled
+    assert audit(run.root).counts == {"damaged": 1} and compact(run.root)[1] is False
+    assert fix(run.root).startswith("1 row of ") and compact(run.root) == (
+        f"3 rows of {run.root}, in 1 file now, in 1 before",
+        True,
+    )
+
+
+def test_a_file_that_is_gone_is_said(run: Store) -> None:
+    run.delete(f"metadata/{next(iter(Ledger(run).read().shards))}")
+    text, whole = compact(run.root)
+    assert text.endswith("in 1 before; 1 file is gone: run its `darkroom generate` again") and not whole
 
 
 @pytest.mark.parametrize("harm", ["all gone", "a roll-up gone", "a roll-up damaged"])

@@ -5,6 +5,7 @@ import json
 import shutil
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -244,6 +245,23 @@ def test_a_long_tail_is_rolled_up_on_the_way(tmp_path: Path, monkeypatch: pytest
     check_settled(store, [f"row-{number:02d}" for number in range(50)])
 
 
+def test_a_run_that_is_made_anew_is_rolled_up_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its rows do not grow in number, and its log does."""
+    monkeypatch.setattr("darkroom.runs.writer.TAIL", 20)
+    monkeypatch.setattr("darkroom.runs.writer.SMALL", 0)
+    store, ids = open_store(str(tmp_path)), [f"row-{number:02d}" for number in range(50)]
+    writer = next_owner(store)
+    writer.commit([stage(store, f"u-{row_id}", shard(row_id)) for row_id in ids])
+    writer.close()
+    writer = next_owner(store)
+    for row_id in ids:
+        writer.commit([stage(store, "v", shard(row_id))])
+        assert len(list(store.list("commits/"))) <= 21
+    writer.close()
+    assert len(list(store.list("commits/"))) == 1
+    check_settled(store, ids)
+
+
 # ---- who may write
 
 
@@ -311,6 +329,36 @@ def test_who_has_lost_the_lease_changes_nothing(tmp_path: Path) -> None:
         with pytest.raises(LeaseLost):
             act()
     assert sorted(store.list("")) == before
+
+
+@pytest.mark.parametrize(("slept", "counts"), [(1, {"ok": 2}), (2, {"ok": 2}), (3, {"failed": 2})])
+def test_who_sleeps_in_a_commit_takes_nothing_from_the_next_owner(
+    tmp_path: Path, slept: int, counts: dict[str, int]
+) -> None:
+    """After each of its looks at the lease; meanwhile the next owner opens the run, and a worker that is late stages
+    what is committed."""
+    store = open_store(str(tmp_path))
+    commit(store, "u-1", shard("a", "b"))
+    former, looks = next_owner(store), 0
+    made = stage(store, "u-2", shard("a", "b", status="failed"))
+    data = store.read(f"staging/{made.name}")
+
+    def check() -> None:
+        nonlocal looks
+        looks += 1
+        if looks == slept:
+            next_owner(store)
+            store.write(f"staging/{made.name}", data)
+        elif looks > slept:
+            raise LeaseLost("gone")
+
+    former.check = check
+    with pytest.raises(LeaseLost) if slept < 3 else nullcontext():
+        former.commit([made])
+    check_never_ahead(store)
+    next_owner(store)
+    check_settled(store, ["a", "b"])
+    assert Ledger(store).read().counts == {"text_to_image": counts}
 
 
 # ---- runs of the first round

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from darkroom.models.node_cache import remember
 from darkroom.sampling.engine import Predictor
+from darkroom.sampling.out_of_memory import naming_out_of_memory
 from darkroom.sampling.stage import Stage
 from darkroom.storage import NotFound, Store, open_store
 
@@ -103,10 +104,11 @@ def _fits(predictor: Predictor, stage: Stage, fields: Sequence[Tensor], capacity
     torch.cuda.empty_cache()
     held = torch.cuda.memory_allocated(device)
     try:
-        peak = _peak(device, lambda: predictor(*(part.to(device) for part in empty_pass(stage, fields, capacity))))
-        if stage.decodes:
-            states = torch.zeros(predictor.latents.at_once, *stage.shape)
-            peak += _peak(device, lambda: predictor.latents.decode(states)) - held
+        with naming_out_of_memory():
+            peak = _peak(device, lambda: predictor(*(part.to(device) for part in empty_pass(stage, fields, capacity))))
+            if stage.decodes:
+                states = torch.zeros(predictor.latents.at_once, *stage.shape)
+                peak += _peak(device, lambda: predictor.latents.decode(states)) - held
     except torch.OutOfMemoryError:
         return False
     total = torch.cuda.get_device_properties(device).total_memory

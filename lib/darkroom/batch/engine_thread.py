@@ -17,7 +17,7 @@ from torch import Tensor
 
 from darkroom.batch.latents_thread import Keep, LatentsThread
 from darkroom.batch.stuck import Guard
-from darkroom.models.compiled import Mode, mode_in_use
+from darkroom.models.compiled import CompiledPredictor, Mode, forget_graphs, mode_in_use
 from darkroom.models.errors import ModelError
 from darkroom.ray_cluster import ClusterError
 from darkroom.sampling.buckets import Buckets
@@ -72,10 +72,12 @@ class EngineThread(threading.Thread):
         self.stage, self.predictor, self.dtype = name, predictor, dtype
         self.engine, self.capacity = Buckets(predictor, capacity, shape), capacity
         self.guard = guard or Guard(None)
+        if isinstance(predictor, CompiledPredictor):
+            predictor.told.append(self.guard.compiles)
         own = Guard(self.guard.floor, self.guard.first)
         self.latents = LatentsThread(name, predictor.latents, shape, self._make_room, own) if decodes else None
         self.statistics = self.engine.statistics  # of all engines that it ever has
-        self._inbox: queue.SimpleQueue[tuple[Plan, Future[Sample | Failed]] | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[tuple[Plan | None, Future[Sample | Failed]] | None] = queue.SimpleQueue()
         self._under_way: dict[Future[Sample | Failed], Plan] = {}
         self._keeps: WeakKeyDictionary[Future[Sample | Failed], Keep] = WeakKeyDictionary()
         self._lock, self._ended = threading.Lock(), None  # what ended it, if anything has
@@ -100,6 +102,10 @@ class EngineThread(threading.Thread):
         with suppress(AttributeError):  # it has ended, and its engine is gone
             return self.engine.moves_made(future)
         return None
+
+    def withdraw(self, future: Future[Sample | Failed]) -> None:
+        """Nobody waits for it any more: its plan goes no further, and nothing comes of it."""
+        self._inbox.put((None, future))
 
     def close(self) -> None:
         """Ends it; what waits is given an error."""
@@ -146,11 +152,14 @@ class EngineThread(threading.Thread):
                 if not gathers:
                     return
 
-    def _hand_on(self, message: tuple[Plan, Future[Sample | Failed]] | None) -> None:
+    def _hand_on(self, message: tuple[Plan | None, Future[Sample | Failed]] | None) -> None:
         if message is None:
             return self._hear_of_decoding()
         plan, future = message
-        if future.set_running_or_notify_cancel():  # from here on nobody can take it back
+        if plan is None:
+            if self._under_way.pop(future, None) is not None:
+                self.engine.withdraw(future)
+        elif future.set_running_or_notify_cancel():  # from here on nobody can take it back
             self._under_way[future] = plan
             self.engine.add(plan, future)
 
@@ -175,8 +184,8 @@ class EngineThread(threading.Thread):
         future.set_result(result)
 
     def _sample(self, finished: Finished, image: Tensor) -> Sample:
-        capacity = self.engine.capacity_of(tuple(finished.image.shape))
-        ran = (self.dtype, capacity, mode_in_use(self.engine.predictor_of(self._under_way[finished.tag])))
+        plan = self._under_way[finished.tag]
+        ran = (self.dtype, self.engine.capacity_of(plan), mode_in_use(self.engine.predictor_of(plan)))
         return Sample(image, finished.evaluations, finished.seconds, *ran, finished.memory)
 
     def _decode(self, latents: LatentsThread, finished: Finished) -> None:
@@ -226,6 +235,7 @@ class EngineThread(threading.Thread):
         for future, plan in self._under_way.items():
             smaller.add(plan, future)
         self.engine = smaller
+        forget_graphs(self.predictor)  # each holds what a pass of the former size takes
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
@@ -237,7 +247,7 @@ class EngineThread(threading.Thread):
         self.guard.end(idle=True)
         del self.engine, self.predictor  # before anybody hears of it, who may want their room
         if self.latents is not None:
-            self.latents.close()
+            self.latents.close(ended)
         with self._lock:
             self._ended = ended
         waiting = list(self._under_way)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -33,8 +33,8 @@ from darkroom.runs.audit import broken_rows
 from darkroom.runs.failures import Failures
 from darkroom.runs.maintenance import TEMPORARY
 from darkroom.runs.pictures import Pictures
-from darkroom.runs.reading import read_run_record
-from darkroom.storage import StorageError, Store, open_store
+from darkroom.runs.reading import NoRun, read_run_record
+from darkroom.storage import NotFound, StorageError, Store, open_store
 from darkroom.storage.doctor import at_start
 from darkroom.storage.lease import holder
 
@@ -137,10 +137,19 @@ def _run_as_owner(order: Order, writer: Writer, progress: Progress, began: float
     outcome = take_stock(writer.log, work, developed, time.monotonic() - began)
     if outcome.rows < work.rows - work.left_absent:
         raise ClusterError(f"every stage has ended, but only {outcome.rows:,} of {work.rows:,} rows are there")
-    if work.to_make or not order.store.exists("summary.json"):  # else it says still how fast its rows were made
-        order.store.write("summary.json", _json(asdict(outcome)))
+    order.store.write("summary.json", _json(_summary(order.store, outcome, anew=bool(developed.totals))))
     order.store.delete(*(key for folder in TEMPORARY for key in order.store.list(folder)))
     return outcome
+
+
+def _summary(store: Store, outcome: Outcome, anew: bool) -> dict[str, Any]:
+    """anew: rows were made; else it says still how fast those were that are there, and how many they are now."""
+    said = asdict(outcome)
+    with suppress(NotFound, ValueError):
+        before = {} if anew else json.loads(store.read("summary.json"))
+        if isinstance(before, dict):
+            return said | before | {name: said[name] for name in ("rows", "counts", "failed")}
+    return said
 
 
 def _make_all(order: Order, writer: Writer, progress: Progress, say: Say) -> tuple[Work, Developed]:
@@ -186,8 +195,15 @@ def _pictures(order: Order, log: Log) -> Pictures | None:
     options = order.options
     if options.verify:
         return Pictures(order.store, log.rows, broken_rows(order.store, log))
-    inline = log.rows and read_run_record(order.store)["options"].get("images") == "inline"
-    return Pictures(order.store, log.rows) if log.rows and not inline else None
+    return Pictures(order.store, log.rows) if log.rows and not _all_inside(order.store) else None
+
+
+def _all_inside(store: Store) -> bool:
+    """Whether all rows hold their pictures. What was asked last does not say it of those that were there before."""
+    with suppress(NoRun):
+        inline = read_run_record(store)["options"].get("images") == "inline"
+        return inline and not store.has("images/")
+    return False
 
 
 @contextmanager
@@ -216,7 +232,7 @@ def _cut(order: Order, writer: Writer) -> Work:
 def _refuse(order: Order, work: Work) -> None:
     """ValueError, before the run is touched."""
     if order.asked is not None:
-        order.asked.check()
+        order.asked.check(order.options.limit)
     refuse_to_empty(order, work)
 
 

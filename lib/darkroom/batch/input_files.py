@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from darkroom.manifest.inline_rows import PICTURES
 from darkroom.phases import plural
-from darkroom.storage import NotAFile, NotFound, Refused, TooLarge, join, open_store, read_uri, spelt_otherwise
+from darkroom.storage import (
+    NotAFile,
+    NotFound,
+    Refused,
+    TooLarge,
+    folder_of,
+    join,
+    open_store,
+    read_uri,
+    spelt_otherwise,
+)
 from darkroom.storage.paths import local_path
 
 ANYWHERE = ("/", "s3://")  # for rows of whoever may read all that this process may
@@ -69,6 +81,17 @@ def refuse_far(folders: Mapping[str, int], base: str, roots: tuple[str, ...]) ->
     )
 
 
+def far_pictures(rows: Iterable[dict[str, Any]], uri: str) -> str:
+    """What `refuse_far` will say of these rows in a manifest at `uri`, where no more folders are given; else ""."""
+    base = folder_of(uri)
+    folders = Counter(folder for row in rows for folder in far_folders(json.dumps(row).encode(), row))
+    try:
+        refuse_far(folders, base, input_roots((), base, base))
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
 @contextmanager
 def opened_input(uri: str, path: str) -> Iterator[bytes]:
     """A picture's file, held as long as the block lasts. ValueError where there is none, or it may not be read;
@@ -110,7 +133,7 @@ def _folder(path: str) -> str:
 def _pictures(value: dict[str, Any]) -> Iterator[str]:
     """Of a row and of its parts."""
     for key, item in value.items():
-        if key in ("image", "mask") and isinstance(item, str):
+        if key in PICTURES and isinstance(item, str):
             yield item
         for part in item if isinstance(item, list) else [item]:
             if isinstance(part, dict):

@@ -39,8 +39,9 @@ class LoadOptions:
 
     base: where relative paths begin; sizes: pixels of the stages that take a row's pictures, ascending; default_size:
     of a row that names none, the first of them unless given; roots: where pictures may come from, see `input_roots`;
-    any_size: the model makes pictures of any, as the row says. run: "" where maps are not kept; nets: names and digests
-    of the control networks; depth: the model that draws maps of depth.
+    any_size: the model makes pictures of any, as the row says. run: "" where maps are not kept; plan: within one a
+    picture is read once, and a later one finds what lies there then; nets: names and digests of the control networks;
+    depth: the model that draws maps of depth.
     """
 
     run: str
@@ -277,7 +278,7 @@ def _picture(name: str, path: str, options: LoadOptions, row: dict[str, Any]) ->
             squares = in_a_decoder(read_squares, data, path, sizes, mode, fit)
             return Picture(digest, squares.shape, _channels_first(squares.arrays))
 
-    return CACHE.get((uri, ids, fit, sizes) if name == "mask" else (uri, mode, fit, sizes), load)
+    return CACHE.get((options.plan, uri, ids if name == "mask" else mode, fit, sizes), load)
 
 
 def _map(use: dict[str, Any], options: LoadOptions, row: dict[str, Any]) -> Map:
@@ -295,7 +296,7 @@ def _map(use: dict[str, Any], options: LoadOptions, row: dict[str, Any]) -> Map:
         return Map(sha256, size, found.transpose(2, 0, 1), *kept)
 
     made_by = (use["preprocess"], use.get("low"), use.get("high"), options.depth)
-    return CACHE.get((options.run, uri, fit, size, *made_by), load)
+    return CACHE.get((options.run, options.plan, uri, fit, size, *made_by), load)
 
 
 def _channels_first(arrays: dict[Size, np.ndarray]) -> dict[Size, np.ndarray]:

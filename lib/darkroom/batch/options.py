@@ -12,7 +12,7 @@ from pydantic import Field
 
 from darkroom.batch.row_state import KINDS
 from darkroom.batch.write_results import Images
-from darkroom.models import DTYPES, EIGHT_BITS, Mode, lacks_library
+from darkroom.models import DTYPES, EIGHT_BITS, WEIGHT_DTYPES, Mode, lacks_library
 from darkroom.phases import redacted
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Options:
     """The command's arguments. workers: actors per stage; stage_workers: of stages I, II, III, None: `workers`.
 
     capacity: evaluations per pass; "auto": as many as fit a GPU, 32 on a processor. dtype: one, or one per stage joined
-    by commas, of DTYPES or EIGHT_BITS; None: the model's own on GPUs, float32 on processors. unit_rows: rows committed
+    by commas, of WEIGHT_DTYPES; None: the model's own on GPUs, float32 on processors. unit_rows: rows committed
     together.
     embeddings: where those of prompts lie and are put, if not in the run. scorer: see `open_scorer`.
     compile: of the stages' networks, see `models.compiled`. watermark: None: where the model's own pipelines do.
@@ -172,8 +172,8 @@ def parse_max_failed(text: str | None, rows: int) -> float:
 def parse_dtypes(text: str | None) -> list[str]:
     """The names that --dtype gives. ValueError for those that are none, or that this machine lacks the library of."""
     names = [name.strip() for name in text.split(",")] if text is not None else []
-    if unknown := [name for name in names if name not in (*DTYPES, *EIGHT_BITS)]:
-        raise ValueError(f"--dtype names {', '.join(map(repr, unknown))}, wanted {', '.join((*DTYPES, *EIGHT_BITS))}")
+    if unknown := [name for name in names if name not in WEIGHT_DTYPES]:
+        raise ValueError(f"--dtype names {', '.join(map(repr, unknown))}, wanted {', '.join(WEIGHT_DTYPES)}")
     if why := next(filter(None, map(lacks_library, names)), ""):
         raise ValueError(f"--dtype {text}: {why}")
     return names

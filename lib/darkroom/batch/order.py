@@ -96,7 +96,9 @@ class Order:
         marks = has["watermarker"] if self.options.watermark is None else self.options.watermark == "on"
         for asked, part in ((self.options.safety == "flag", "safety_checker"), (marks, "watermarker")):
             if asked and not has[part]:
-                raise ModelError(f"the model {self.model.name!r} has no folder {part!r} in any of its stages")
+                raise ModelError(
+                    f"the model {self.model.name!r} has no folder {part!r} of DeepFloyd IF in any of its stages"
+                )
         safety = self.options.safety == "flag"
         return JudgeOptions(self.address, self.options.scorer, safety, marks, self.model.revision)
 
@@ -118,15 +120,15 @@ class WrongRun(ValueError):
 def refuse_other_folder(order: Order) -> None:
     """Where there is no run nothing may look like one: its owner deletes shards that it does not know. WrongRun."""
     store = order.store
-    if order.options.replace:
-        return
     advice = "choose another --out, or say --replace: rows of this manifest that are there stay"
     try:
-        if read_run_record(store).get("kind") == "training":
+        if read_run_record(store).get("kind") == "training":  # whose record --replace would overwrite
             raise WrongRun(f"{order.options.out} holds a training; choose another --out")
     except NoRun as error:
+        if order.options.replace:
+            return
         # A job that died while it planned its first run has left records of nothing.
-        if store.exists("run.json") or any(True for _ in store.list("metadata/")) or Ledger(store).read().shards:
+        if store.exists("run.json") or store.has("metadata/") or Ledger(store).read().shards:
             raise WrongRun(f"{error}; {advice}") from None
 
 
@@ -139,7 +141,8 @@ def refuse_to_empty(order: Order, work: Work) -> None:
     before, now = read_run_record(order.store), run_record(order, work)
     good, lost = f"of its {work.good_before:,} good rows", work.superseded + len(work.leavers)
     advice = "choose another --out, or say --replace"
-    if work.done + work.changed + work.gone == 0:
+    stand_by = work.left - work.left_absent  # that are there, and that --ids does not name
+    if work.done + work.changed + work.gone + stand_by == 0:
         raise WrongRun(f"{out} holds {plural(work.before, 'row')}, none of them of this manifest; {advice}")
     differing = [name for name in OF_ALL_ROWS if _differs(before.get(name), now[name])]
     if differing and work.superseded:
@@ -148,6 +151,9 @@ def refuse_to_empty(order: Order, work: Work) -> None:
     if "scorer" in differing and work.done:
         scorers = f"scorer {_short(before.get('scorer'))}, not {_short(now['scorer'])}"
         raise WrongRun(f"{out} was made with {scorers}: {work.done:,} {good} would keep their scores; {advice}")
+    if (was := before.get("safety", "off")) != options.safety and work.done:
+        said = f"--safety {was}, not {options.safety}"
+        raise WrongRun(f"{out} was made with {said}: {work.done:,} {good} would keep the flags they have; {advice}")
     same = before["manifest"]["uri"] == order.manifest.uri or before["manifest"]["sha256"] == order.manifest.digest
     if not same and 2 * lost > work.good_before:
         costs = f"replace {work.superseded:,} and withdraw {len(work.leavers):,} {good}"
@@ -173,7 +179,7 @@ def run_record(order: Order, work: Work) -> dict[str, Any]:
     return {
         "created_at": datetime.now(UTC).isoformat(),
         "plan": work.plan,
-        "manifest": {"uri": manifest.uri, "sha256": manifest.digest, "rows": work.rows},
+        "manifest": {"uri": manifest.uri, "base": manifest.base, "sha256": manifest.digest, "rows": work.rows},
         "checked": order.rows.mark if options.limit is None else None,
         "model": {"name": model.name, "revision": model.revision, "address": order.address},
         "adapters": [asdict(adapter) for adapter in model.adapters],

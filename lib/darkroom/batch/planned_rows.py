@@ -16,6 +16,7 @@ import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from json.decoder import scanstring
@@ -34,12 +35,13 @@ from darkroom.sampling.plans import SAMPLER_VERSION, Stage, condition_keys, goes
 from darkroom.sampling.prompt_keys import prompt_of
 from darkroom.sampling.stage import at_size
 from darkroom.sampling.trajectories import takes_no_step
-from darkroom.storage import NotFound, Store
+from darkroom.storage import NotFound, StorageError, Store
 from darkroom.storage.hashing import hashes
 
 if TYPE_CHECKING:
     from darkroom.models.catalog import Model
 
+MANIFEST_PART = 5_000  # rows of a file of a plan
 READERS = 16  # files at once: on S3 each waits for an answer
 IN_MEMORY = 64 * 2**20  # bytes
 NO_STEPS = b'"no_steps"'  # a strength so small that the picture stays as it is given
@@ -301,14 +303,15 @@ class ReadRows:
     far: how many pictures they name by paths that may lead elsewhere, by folder, see `far_folders`."""
 
     manifest: Manifest
+    far: Counter[str]
 
     def __init__(self, uri: str, abilities: Abilities, maker: Maker, store: Store | None = None) -> None:
         """ManifestError with all problems of all rows, StorageError. store: of a run that may have them already."""
-        self._store, self._abilities, self._maker = store, abilities, maker
-        self.far: Counter[str] = Counter()
-        self._plan = self._planned_before(uri)
+        self._uri, self._store, self._abilities, self._maker = uri, store, abilities, maker
+        self._planned = 0  # rows of the plan
+        self._plan = self._planned_before()
         if self._plan is None:
-            self._read(uri)
+            self._read()
 
     @property
     def mark(self) -> dict[str, Any]:
@@ -318,27 +321,40 @@ class ReadRows:
         return about | {"from": _fingerprint(manifest.digest, self._abilities, self._maker)}
 
     def __iter__(self) -> Iterator[PlannedRows]:
-        if self._plan is not None:
-            assert self._store is not None
-            for data in read_files(self._store, f"manifest/{self._plan}"):
-                yield PlannedRows.of_lines(data.split(b"\n"))
-            return
+        if self._store is not None and self._plan is not None:
+            folder, counts = f"manifest/{self._plan}", list(range(self._planned, 0, -MANIFEST_PART))
+            if len(list(self._store.list(f"{folder}/"))) == len(counts):
+                for left, data in zip(counts, read_files(self._store, folder), strict=True):
+                    yield self._rows_of(data.split(b"\n"), min(left, MANIFEST_PART), folder)
+                return
+            # A job has planned anew since, or a file is lost: its rows would be taken for some that left the manifest.
+            self._plan = None
+            self._read()
         self._file.seek(0)
         for length in self._lengths:
             yield PlannedRows.unpack(self._file.read(length))
 
-    def _read(self, uri: str) -> None:
-        reading = Reading(uri, self._abilities, PlanRows(self._maker.without_tokens()))
+    def _rows_of(self, lines: list[bytes], count: int, folder: str) -> PlannedRows:
+        """Of a file of the plan. StorageError."""
+        with suppress(ValueError):
+            if len(lines) == count and lines[-1].endswith(b"}"):
+                return PlannedRows.of_lines(lines)
+        assert self._store is not None
+        raise StorageError(f"a file in {self._store.uri(folder)} is damaged: remove that folder, and start again")
+
+    def _read(self) -> None:
+        reading = Reading(self._uri, self._abilities, PlanRows(self._maker.without_tokens()))
         # It lives as long as this object.
         self._file = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115
         self._lengths: list[int] = []
+        self.far = Counter()
         for packed, far in reading:
             self.far += far
             self._file.write(packed)
             self._lengths.append(len(packed))
         self.manifest = reading.manifest
 
-    def _planned_before(self, uri: str) -> str | None:
+    def _planned_before(self) -> str | None:
         """The run's plan, where it was made from these bytes, for this model, by this code. What was to be warned of
         was said when they were read."""
         try:
@@ -346,14 +362,15 @@ class ReadRows:
             mark = run.get("checked")
             if not mark:
                 return None
-            source = find_parts(uri)
+            source = find_parts(self._uri)
             digest = source.digest_now()
         except (NotFound, ValueError):
             return None
         if mark["from"] != _fingerprint(digest, self._abilities, self._maker):
             return None
         able, self.far = self._abilities, Counter(mark.get("far"))
-        self.manifest = Manifest(uri, source.base, digest, mark["rows"], mark["by_task"], able.sizes)
+        self.manifest = Manifest(self._uri, source.base, digest, mark["rows"], mark["by_task"], able.sizes)
+        self._planned = run["manifest"]["rows"]
         return run["plan"]
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from darkroom.batch.planned_rows import Maker, PlannedRows, ReadRows
+from darkroom.batch.planned_rows import MANIFEST_PART, Maker, PlannedRows, ReadRows
 from darkroom.batch.row_filter import RowFilter
 from darkroom.batch.row_state import Unit
 from darkroom.phases import plural
@@ -29,7 +29,7 @@ from darkroom.runs.pictures import Pictures
 from darkroom.storage import Store
 from darkroom.storage.hashing import HashSet
 
-MANIFEST_PART, WORK_PART = 5_000, 256  # rows
+WORK_PART = 256  # rows
 WRITERS = 16  # files at once: on S3 each waits for an answer
 SAMPLE = 256  # rows
 TRUNCATED = b'"prompt_truncated"'

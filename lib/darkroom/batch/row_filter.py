@@ -7,7 +7,7 @@ import json
 import numpy as np
 
 from darkroom.storage import NotFound, read_uri
-from darkroom.storage.hashing import hashes
+from darkroom.storage.hashing import HashSet, hashes
 
 SHOWN = 5
 
@@ -17,15 +17,15 @@ class RowFilter:
 
     def __init__(self, uri: str, ids: list[str]) -> None:
         self.uri, self.ids = uri, list(dict.fromkeys(ids))
-        self._hashes = hashes(self.ids)
-        self._seen = np.zeros(len(self.ids), dtype=bool)
+        self._named, self._seen = HashSet(), HashSet()
+        self._named.add(hashes(self.ids))
 
     @classmethod
     def read(cls, uri: str) -> RowFilter:
         """A text file with an id on each line, or JSON lines with an `id` in each, such as `darkroom failed` writes.
         StorageError; ValueError where there is no such file, or a line is neither."""
         try:
-            lines = read_uri(uri).decode().splitlines()
+            lines = read_uri(uri).decode("utf-8-sig").split("\n")  # splitlines would cut a prompt at U+2028
         except NotFound:
             raise ValueError(f"--ids: there is no file {uri}") from None
         except UnicodeDecodeError:
@@ -37,16 +37,19 @@ class RowFilter:
 
     def __call__(self, ids: np.ndarray) -> np.ndarray:
         """bool [N]: which of these rows, uint64 hashes of their ids, are named."""
-        self._seen |= np.isin(self._hashes, ids)
-        return np.isin(ids, self._hashes)
+        named = self._named.contains(ids)
+        self._seen.add(ids[named])
+        return named
 
-    def check(self) -> None:
-        """After all rows were seen: ValueError where an id was nobody's."""
-        unknown = [row_id for row_id, seen in zip(self.ids, self._seen.tolist(), strict=True) if not seen]
+    def check(self, limit: int | None = None) -> None:
+        """After all rows were seen: ValueError where an id was nobody's. limit: of the rows that were looked at."""
+        seen = self._seen.contains(hashes(self.ids)).tolist()
+        unknown = [row_id for row_id, was_seen in zip(self.ids, seen, strict=True) if not was_seen]
         if unknown:
             shown = ", ".join(map(repr, unknown[:SHOWN])) + ", ..." * (len(unknown) > SHOWN)
             counts = f"{len(unknown):,} of the {len(self.ids):,} ids in {self.uri}"
-            raise ValueError(f"--ids: the manifest has no row of {counts}: {shown}")
+            among = "the manifest has" if limit is None else f"of the manifest's first {limit:,} there is"
+            raise ValueError(f"--ids: {among} no row of {counts}: {shown}")
 
 
 def _id_of(where: str, line: str) -> str:

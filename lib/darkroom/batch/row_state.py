@@ -20,6 +20,7 @@ from darkroom.batch.control_maps import ControlMap
 from darkroom.models.errors import ModelError
 from darkroom.phases import redacted
 from darkroom.ray_cluster import ClusterError
+from darkroom.sampling.out_of_memory import is_out_of_memory
 from darkroom.storage import StorageError, Store
 
 Kind = Literal["input", "numeric", "model", "storage", "other"]
@@ -178,8 +179,9 @@ def guarded(state: RowState) -> Iterator[None]:
 
 
 def is_device_lost(error: Exception) -> bool:
-    """Whether an error of CUDA's, after which nothing works any more; by its words, as torch is not wanted here."""
-    return isinstance(error, RuntimeError) and str(error).startswith("CUDA error")
+    """Whether an error of CUDA's, after which nothing works any more; by its words, as torch is not wanted here. Want
+    of memory is none."""
+    return isinstance(error, RuntimeError) and str(error).startswith("CUDA error") and not is_out_of_memory(error)
 
 
 _STAGE = pa.struct(

@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+from cachetools import LRUCache
 from PIL import Image
 from torch import Tensor
 
@@ -25,8 +26,10 @@ from darkroom.manifest import ManifestError, open_manifest
 from darkroom.manifest.inline_rows import Rows, named_by_row, write_rows
 from darkroom.models.catalog import abilities, open_model
 from darkroom.models.errors import ModelError
+from darkroom.models.latents import Latents
 from darkroom.sampling.engine import Predictor
 from darkroom.sampling.latent_inputs import to_latents
+from darkroom.sampling.out_of_memory import naming_out_of_memory
 from darkroom.sampling.plans import Plan, Stage, condition_keys, goes_through, make_plan
 from darkroom.sampling.run import walk_plans
 from darkroom.sampling.stage import Fields, at_size
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from darkroom.models.catalog import Model
 
 Found = TypeVar("Found")
+KEPT_BYTES = 2**30  # of embeddings that stay with an opened model: Flux' take 8 MB a prompt
 
 
 def sample(
@@ -82,10 +86,13 @@ def _device(name: str | None) -> torch.device:
 
 @dataclass
 class _Kept:
-    """What stays in memory as long as its model does. embeddings: by encoder, dtype and prompt, on the host."""
+    """What stays in memory as long as its model does. embeddings: by encoder, dtype and prompt, on the host; those that
+    were used last, up to KEPT_BYTES."""
 
     predictors: dict[tuple[int, torch.device, str], Predictor] = field(default_factory=dict)
-    embeddings: dict[tuple[str, str, str], Tensor] = field(default_factory=dict)
+    embeddings: LRUCache[tuple[str, str, str], Tensor] = field(
+        default_factory=lambda: LRUCache(KEPT_BYTES, getsizeof=lambda embedding: embedding.nbytes)
+    )
 
 
 _KEPT: WeakKeyDictionary[Any, _Kept] = WeakKeyDictionary()
@@ -97,9 +104,8 @@ def _read(model: Model, rows: Rows) -> list[RowState]:
     with named_by_row(), TemporaryDirectory() as folder:
         manifest = open_manifest(write_rows(rows, LocalStore(folder)), abilities(model))
         first = model.stages[0]
-        options = LoadOptions(
-            "", "", manifest.base, sizes, first.channels, model.default_size, any_size=first.step > 0, depth=model.depth
-        )
+        sized = (sizes, first.channels, model.default_size)
+        options = LoadOptions("", folder, manifest.base, *sized, any_size=first.step > 0, depth=model.depth)
         lines = [{"id": f"row {n}", "key": "", "row": task.canonical()} for n, task in enumerate(manifest.tasks(), 1)]
         states = [load_row(RowState.of_line(0, line), options) for line in lines]
     if problems := [f"{state.id}: {state.failure.text}" for state in states if state.failure]:
@@ -147,16 +153,32 @@ class _Sampler:
     def _walk(self, stage: Stage, plans: list[Plan], dtype: str, capacity: int) -> list[Tensor]:
         """Pictures, float32 [C, S, S], on the host; where the device's memory ends, by smaller passes."""
         predictor = self._predictor(stage, dtype)
-        shortage = None
         try:
             images = [finished.image for finished in walk_plans(predictor, plans, capacity, stage.shape)]
-            return decoded(predictor.latents, images, stage.shape) if stage.factor > 1 else images
         except torch.OutOfMemoryError as error:
             shortage = str(error)  # not the error, whose frames hold what they allocated
-        if capacity == 1:
+        else:
+            if stage.factor == 1:
+                return images
+            return self._decoded(predictor.latents, images, stage, predictor.latents.at_once)
+        self._make_room(stage, shortage, capacity)
+        return self._walk(stage, plans, dtype, capacity // 2)
+
+    def _decoded(self, latents: Latents, images: list[Tensor], stage: Stage, at_once: int) -> list[Tensor]:
+        """Pictures of states, by fewer at once where the device's memory ends."""
+        try:
+            with naming_out_of_memory():
+                return decoded(latents, images, stage.shape, at_once)
+        except torch.OutOfMemoryError as error:
+            shortage = str(error)
+        self._make_room(stage, shortage, at_once)
+        return self._decoded(latents, images, stage, at_once // 2)
+
+    def _make_room(self, stage: Stage, shortage: str, many: int) -> None:
+        """Before half as many are tried; ModelError where it was one alone."""
+        if many == 1:
             raise ModelError(f"stage {stage.number} does not fit {self.device}, not even alone: {shortage}")
         torch.cuda.empty_cache()
-        return self._walk(stage, plans, dtype, capacity // 2)
 
     def _predictor(self, stage: Stage, dtype: str) -> Predictor:
         kept = _KEPT.setdefault(self.model, _Kept()).predictors
@@ -168,13 +190,15 @@ class _Sampler:
     def _fitted(self, load: Callable[[], Found]) -> Found:
         """What `load` loads; the weights of other stages make room for it where they must."""
         try:
-            return load()
+            with naming_out_of_memory():
+                return load()
         except torch.OutOfMemoryError:
             pass
         _KEPT[self.model].predictors.clear()
         torch.cuda.empty_cache()
         try:
-            return load()
+            with naming_out_of_memory():
+                return load()
         except torch.OutOfMemoryError as error:
             raise ModelError(f"{self.model.name} does not fit {self.device}: {error}") from None
 
@@ -186,12 +210,14 @@ class _Sampler:
         dtype = encoder_dtype(self.model, name, self.dtypes)
         kept = _KEPT.setdefault(self.model, _Kept()).embeddings
         asked = dict.fromkeys(key for state in states for key in condition_keys(state.row, stage))
-        if missing := [key for key in asked if (name, dtype, key) not in kept]:
+        found = {key: kept[name, dtype, key] for key in asked if (name, dtype, key) in kept}
+        if missing := [key for key in asked if key not in found]:
             small = self.model.encoder_memory(name, dtype).weights <= SMALL_ENCODER and dtype != "float16"
             where = torch.device("cpu") if small else self.device
             encoder = self._fitted(lambda: self.model.text_encoder(name, where, dtype))
-            kept |= {(name, dtype, key): one.float() for key, one in zip(missing, encoder.encode(missing), strict=True)}
-        return lambda key: self.model.fields_of(stage.number, kept[name, dtype, key])
+            found |= {key: one.float() for key, one in zip(missing, encoder.encode(missing), strict=True)}
+            kept.update({(name, dtype, key): found[key].clone() for key in missing})  # not all that came with it
+        return lambda key: self.model.fields_of(stage.number, found[key])
 
 
 def _marked(model: Model, pictures: list[np.ndarray]) -> list[np.ndarray]:

@@ -33,6 +33,7 @@ from darkroom.models.memory import size_text
 from darkroom.ray_cluster import ClusterError
 from darkroom.sampling.engine import Failed, Predictor, Statistics
 from darkroom.sampling.latent_inputs import to_latents
+from darkroom.sampling.out_of_memory import naming_out_of_memory
 from darkroom.sampling.plans import Plan, as_asked, condition_keys, goes_through, make_plan
 from darkroom.sampling.solvers import REMEMBERED
 from darkroom.sampling.stage import Fields, Handed, Inputs, Stage, at_size
@@ -103,7 +104,8 @@ class SamplerWorker:
         names = tuple(net.name for net in self.model.nets) if beside else ()
         if capacity == "auto":
             begin("finding the largest pass that fits the device")
-            what = "+".join([self.model.revision, *[net.digest[:16] for net in self.model.nets if beside]])
+            more = [one.digest[:16] for one in (*self.model.adapters, *(self.model.nets if beside else ()))]
+            what = "+".join([self.model.revision, *more, *([] if compile == "off" else [compile])])
             largest = predictor.controlled(names) if names else predictor
             most = self.model.empty_fields(number, MOST_ADAPTERS)
             capacity = find_capacity(largest, self.stage, (*most, *beside), what, self.dtype, share, run)
@@ -132,7 +134,8 @@ class SamplerWorker:
         """Before the first row, so that none waits for it and what cannot be had is known for all of them."""
         inputs = empty_pass(self.stage, fields, capacity)
         try:
-            warm_up(predictor, tuple(part.to(self.device) for part in inputs))
+            with naming_out_of_memory():
+                warm_up(predictor, tuple(part.to(self.device) for part in inputs))
         except torch.OutOfMemoryError:
             return  # the engine will meet it too, and halve
         for note in notes_of(predictor):
@@ -162,8 +165,7 @@ class SamplerWorker:
 
     def moves(self, row_id: str) -> tuple[int, int] | None:
         """Made, and all, of a row that is at this stage; None of any other."""
-        begun = self._begun.get(row_id)
-        if not begun:
+        if not (begun := self._begun.get(row_id)):
             return None
         counts = [(self.engine.moves_made(future) or 0, len(plan.moves)) for plan, future in begun]
         return sum(made for made, _ in counts), sum(all_moves for _, all_moves in counts)
@@ -178,6 +180,9 @@ class SamplerWorker:
                     await self._beside(lambda: self._take(state, begun[0][0], samples))
             finally:
                 del self._begun[state.id]
+                for _, future in begun:
+                    if not future.done():  # the row is no longer waited for
+                        self.engine.withdraw(future)
 
     async def _begin(self, state: RowState) -> list[tuple[Plan, Future[Sample | Failed]]]:
         """The row's plans, handed to the engine in the order in which rows came, if that takes no time."""
@@ -233,7 +238,8 @@ class SamplerWorker:
 
     def _load_float32(self) -> Any:
         """From the model as it lies there now, hours later maybe, which must be the same."""
-        predictor = self.open().predictor(self.number, self.device, "float32")
+        with naming_out_of_memory():
+            predictor = self.open().predictor(self.number, self.device, "float32")
         self.open()
         return predictor
 

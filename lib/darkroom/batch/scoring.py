@@ -21,7 +21,9 @@ from torch import Tensor
 from darkroom.batch.row_state import Failure, RowState, guarded, is_device_lost
 from darkroom.models.catalog import open_revision
 from darkroom.models.errors import ModelError
+from darkroom.models.families import family_of
 from darkroom.models.scorers import Scorer, open_scorer
+from darkroom.models.sources import Source
 from darkroom.sampling.components import Component
 from darkroom.sampling.plans import component_of
 from darkroom.sampling.stage import Row
@@ -136,12 +138,17 @@ def open_model_safety(model: Any, device: str) -> Any:
 
 
 def offers(model: Any, part: str) -> bool:
-    """Whether some stage's folder holds a part, "safety_checker" or "watermarker"."""
-    return any(name.startswith(f"{part}/") for source in getattr(model, "sources", ()) for name in source.names())
+    """Whether some stage's folder holds a part of IF's, "safety_checker" or "watermarker"."""
+    return any(name.startswith(f"{part}/") for source in _with_ifs_parts(model) for name in source.names())
+
+
+def _with_ifs_parts(model: Any) -> list[Source]:
+    """The stages' folders; not those of Stable Diffusion's families, whose safety_checker/ is another one."""
+    return [source for source in getattr(model, "sources", ()) if not ((own := family_of(source)) and own.latent)]
 
 
 def _safety_folder(model: Any) -> Path | None:
-    for source in getattr(model, "sources", ()):
+    for source in _with_ifs_parts(model):
         names = [name for name in source.names() if name.startswith(_FOLDERS)]
         if names:
             return source.fetch(names)

@@ -6,7 +6,8 @@ import asyncio
 import os
 import platform
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from darkroom.models.adapter_files import StoredAdapter
 from darkroom.models.control import StoredNet
 from darkroom.models.embeddings import EmbeddingStore
 from darkroom.ray_cluster import ClusterError
+from darkroom.sampling.out_of_memory import naming_out_of_memory
 from darkroom.storage import StorageError
 
 if TYPE_CHECKING:
@@ -159,6 +161,16 @@ class JudgeActor:
             return to_block(act(from_block(block)))
 
 
+@contextmanager
+def _fitting(name: str) -> Iterator[None]:
+    """ClusterError where the device has no room for it."""
+    try:
+        with naming_out_of_memory():
+            yield
+    except torch.OutOfMemoryError as error:
+        raise ClusterError(f"{name} does not fit its device: {error}") from None
+
+
 class _Loaded:
     """What an actor holds. Loaded at its start, but what goes wrong is raised by its first call: of an actor that dies
     at its start, Ray hands on the text alone."""
@@ -170,9 +182,8 @@ class _Loaded:
         began = time.monotonic()
         self.value, self.error = None, None
         try:
-            self.value = load(begin)
-        except torch.OutOfMemoryError as error:
-            self.error = ClusterError(f"{name} does not fit its device: {error}")
+            with _fitting(name):
+                self.value = load(begin)
         except (ValueError, StorageError, ClusterError) as error:
             self.error = error
         except (RuntimeError, OSError, ImportError) as error:  # of torch, CUDA or a library
@@ -206,7 +217,8 @@ class EncoderActor:
         parts = []
         for at in range(0, len(prompts), ENCODED_AT_ONCE):
             began = time.monotonic()
-            parts.append(encoder.encode(prompts[at : at + ENCODED_AT_ONCE]))
+            with _fitting(one.encoder):
+                parts.append(encoder.encode(prompts[at : at + ENCODED_AT_ONCE]))
             self.counter.evaluated.remote(PROMPTS, len(parts[-1]), time.monotonic() - began)
         one.store.put(prompts, torch.cat(parts))
         embedded(one.store.root, one.encoder, len(prompts))
@@ -217,5 +229,6 @@ class EncoderActor:
             self.held = None  # first: the two need not fit together
             one = self.whose[place]
             self.counter.begin.remote(PROMPTS, f"loading {one.encoder}")
-            self.held = (place, self.model.get().text_encoder(one.encoder, self.device, one.dtype))
+            with _fitting(one.encoder):
+                self.held = (place, self.model.get().text_encoder(one.encoder, self.device, one.dtype))
         return self.held[1]

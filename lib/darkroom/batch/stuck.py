@@ -23,23 +23,32 @@ _ends: dict[int, float] = {}  # of those at work in this process, when their tim
 class Guard:
     """Of one thread's work. begin: before a pass, and end: after it; begin again: its next.
 
-    floor: seconds that a pass may take at least, or 20 times the longest so far; first: of the first, which may
-    compile. None: for ever.
+    floor: seconds that a pass may take at least, or 20 times the longest so far; first: of the first, and of any that
+    compiles. None: for ever.
     """
 
     def __init__(self, floor: float | None, first: float | None = None) -> None:
         self.floor, self.first = floor, first or floor
         self.longest = self.began = self._end = 0.0
-        self._thread = 0
+        self._thread, self._compiles = 0, False
 
     def begin(self) -> None:
+        self._compiles = False
         self.began, self._thread = time.monotonic(), threading.get_ident()
         if self.floor is not None and abs(self.began + self.limit - self._end) > REARM_SECONDS:
             self._set(self.began + self.limit)
 
+    def compiles(self) -> None:
+        """The pass under way does: it says nothing of how long others take."""
+        if self.floor is not None and self.began:
+            self._compiles = True
+            self._set(self.began + self.limit)
+
     def end(self, idle: bool) -> None:
         """idle: nothing follows for now."""
-        self.longest, self.began = max(self.longest, time.monotonic() - self.began), 0.0
+        began, self.began = self.began, 0.0
+        if began and not self._compiles:
+            self.longest = max(self.longest, time.monotonic() - began)
         if idle and self._end:
             self._set(0.0)
 
@@ -47,7 +56,8 @@ class Guard:
     def limit(self) -> float:
         """Seconds."""
         assert self.floor is not None and self.first is not None
-        return max(self.floor, PATIENCE * self.longest) if self.longest else self.first
+        usual = max(self.floor, PATIENCE * self.longest)
+        return max(self.first, usual) if self._compiles or not self.longest else usual
 
     def hangs(self, seconds: float) -> str:
         """What to say of a pass that has taken so long and is under way, "" where there is none."""

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
+from darkroom.manifest.inline_rows import PICTURES
+from darkroom.manifest.sources import find_parts
 from darkroom.phases import plural
 from darkroom.runs.ledger import Damaged, Ledger
 from darkroom.runs.log import Index, Shard
-from darkroom.runs.reading import open_run
-from darkroom.storage import Store, open_store
+from darkroom.runs.reading import Run, open_run
+from darkroom.storage import Store, folder_of, join, open_store
 
 _KEPT = 64  # shards whose rows were looked at
 _COLUMNS = ["error_class", "attempts"]
@@ -57,9 +62,11 @@ class FailedRow:
     kind: str
 
 
-def failed_rows(uri: str, only: str | None = None) -> list[FailedRow]:
-    """Those of a run, in the order of its manifest. only: classes of errors, joined by commas. NoRun; ValueError for a
-    class that no row failed by; StorageError."""
+def failed_rows(uri: str, only: str | None = None, out: str | None = None) -> list[FailedRow]:
+    """Those of a run, in the order of its manifest, also where a limit kept them from its last job. only: classes of
+    errors, joined by commas. out: the file that will hold them; unless it lies beside the manifest, their pictures'
+    paths become absolute, to lead there from anywhere. NoRun; ValueError for a class that no row failed by;
+    StorageError."""
     run = open_run(uri)
     found = run.rows(["id", "error", "error_class", "status"])
     failed = found.filter(pc.equal(found["status"], "failed")).to_pylist()
@@ -70,14 +77,48 @@ def failed_rows(uri: str, only: str | None = None) -> list[FailedRow]:
             f"--only names {', '.join(map(repr, unknown))}: no row of {uri} failed by it{_counted(classes)}"
         )
     errors = {row["id"]: row for row in failed if row["error_class"] in wanted}
-    store = open_store(uri)
     rows = []
+    for row in _asked(run, {*errors}):
+        error = errors[row["id"]]
+        rows.append(FailedRow(row, error["error"], error["error_class"]))
+    base = _base(run.record["manifest"]) if rows else ""
+    if not rows or (out is not None and folder_of(out) == base):
+        return rows
+    return [replace(failed, row=_absolute(failed.row, base)) for failed in rows]
+
+
+def _asked(run: Run, ids: set[str]) -> Iterator[dict[str, Any]]:
+    """What the rows of these ids ask for, in the manifest's order; then those that a limit kept from the last plan."""
+    store = open_store(run.uri)
     for key in store.list(f"manifest/{run.record['plan']}/"):
         for line in map(json.loads, store.read(key).splitlines()):
-            if line["id"] in errors:
-                error = errors[line["id"]]
-                rows.append(FailedRow({"id": line["id"]} | line["row"], error["error"], error["error_class"]))
-    return rows
+            if line["id"] in ids:
+                ids.remove(line["id"])
+                yield {"id": line["id"]} | line["row"]
+    if not ids:
+        return
+    rows = run.rows(["id", "parameters"])
+    for row in rows.filter(pc.is_in(rows["id"], pa.array(sorted(ids), pa.string()))).to_pylist():
+        yield {"id": row["id"]} | json.loads(row["parameters"])
+
+
+def _base(manifest: dict[str, Any]) -> str:
+    """The folder that the paths in a run's manifest start from; records of earlier versions do not name it."""
+    return open_store(manifest["base"] if "base" in manifest else find_parts(manifest["uri"]).base).root
+
+
+def _absolute(value: Any, base: str) -> Any:
+    """The same with the paths of its pictures, and of its parts', read from `base`."""
+    if isinstance(value, list):
+        return [_absolute(part, base) for part in value]
+    if not isinstance(value, dict):
+        return value
+    found = {key: _absolute(item, base) for key, item in value.items()}
+    for key in PICTURES:
+        if isinstance(found.get(key), str):
+            with suppress(ValueError):  # a path that leads nowhere, by which the row failed
+                found[key] = join(base, found[key])
+    return found
 
 
 def describe_failed(rows: list[FailedRow]) -> str:

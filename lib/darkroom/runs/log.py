@@ -108,12 +108,14 @@ class Record:
 
 @dataclass
 class Log:
-    """What counts. shards: by name, in the order of their commits; tail: records since the last roll-up; earlier:
-    there are still records of version 1; foreign: what lies among the records and is none."""
+    """What counts. shards: by name, in the order of their commits; tail, tail_rows: records since the last roll-up, and
+    the rows that they hold, of which later ones may have made many void; earlier: there are still records of version 1;
+    foreign: what lies among the records and is none."""
 
     shards: dict[str, Shard] = field(default_factory=dict)
     position: Position = (0, 0)
     tail: int = 0
+    tail_rows: int = 0
     rolled_up: int = 0  # rows in the last roll-up
     earlier: bool = False
     foreign: list[str] = field(default_factory=list)
@@ -142,6 +144,7 @@ class Log:
         for shard in record.shards:
             self.shards[shard.name] = shard
         self.position, self.tail = record.position, self.tail + 1
+        self.tail_rows += sum(shard.rows for shard in record.shards)
         self.__dict__.pop("index", None)
 
     def to_rollup(self) -> bytes:

@@ -35,7 +35,7 @@ from darkroom.storage.lease import LeaseLost, hold
 
 LEASE_SECONDS = 30.0
 TAIL = 256  # records after which they are rolled up
-TAIL_SHARE = 0.125  # of the rows rolled up before, below which a roll-up waits: a sum of many millions costs much
+TAIL_SHARE = 0.125  # of the rows rolled up before; while records hold fewer, a roll-up waits: its cost is that of all
 SMALL = 1_000_000  # rows, whose roll-up costs a second
 REWRITTEN = 64  # shards by one record of a withdrawal
 MERGED_ROWS, MERGED_BYTES = 50_000, 256 * 2**20  # of a shard that is large enough
@@ -122,18 +122,20 @@ class Writer:
         self.check()
         position = self.log.position
         self._drop(old for old in self.store.list("commits/") if old != key and _is_summed_up(old, position))
-        self.log.tail, self.log.rolled_up, self.log.earlier = 0, self.log.rows, False
+        self.log.tail, self.log.tail_rows, self.log.rolled_up, self.log.earlier = 0, 0, self.log.rows, False
 
     def compact(self, most_bytes: float = float("inf")) -> int:
-        """Merges small shards that lie next to each other; how many files fewer there are. most_bytes: to be read at
-        most, where there is more nothing is done."""
+        """Merges small shards that lie next to each other; how many files fewer there are. Damaged ones stay as they
+        are. most_bytes: to be read at most, where there is more nothing is done."""
         groups = list(_groups(list(self.log.shards.values())))
         if sum(shard.bytes for group in groups for shard in group) > most_bytes:
             return 0
         before = len(self.log.shards)
         for group in groups:
-            tables = [table for table in self._each(self.table, group) if table is not None]
-            self._replace([stage(self.store, "merged", pa.concat_tables(tables))] if tables else [], group)
+            read = zip(group, self._each(self.table, group), strict=True)
+            tables = {shard: table for shard, table in read if table is not None}
+            if len(tables) > 1:
+                self._replace([stage(self.store, "merged", pa.concat_tables(tables.values()))], list(tables))
         if groups:
             self.roll_up()
             self._index = self.log.index
@@ -178,7 +180,7 @@ class Writer:
         self._drop(staged_key(name) for name in sorted(self._files("staging/") - self.log.shards.keys()))
 
     def _is_worth_a_rollup(self) -> bool:
-        return self.log.rows - self.log.rolled_up >= TAIL_SHARE * self.log.rolled_up
+        return self.log.tail_rows >= TAIL_SHARE * self.log.rolled_up
 
     def _supersede(self, new: Sequence[Shard], touched: Sequence[Shard], ids: np.ndarray) -> None:
         rewritten = self._each(lambda shard: self._without(shard, ids), touched)
@@ -197,10 +199,12 @@ class Writer:
         self.check()
         self._each(self._unpublish, old)
         self._append(new, [shard.name for shard in old])
+        self.check()  # of who slept before it, the record is void, and the old files count
         self._publish([shard.name for shard in new])
         self._drop(staged_key(shard.name) for shard in old)
 
     def _unpublish(self, shard: Shard) -> None:
+        self.check()
         with suppress(NotFound):  # it is gone, which whoever reads it notes
             self.store.move(published_key(shard.name), staged_key(shard.name))
 
