@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from darkroom.storage import StorageError, Store, open_store
-from darkroom.storage.lease import LEASE, Held, LeaseLost, hold, holder
+from darkroom.storage.lease import LEASE, Held, Lease, LeaseLost, hold, holder
 
 
 def left_elsewhere(purpose: str, epoch: int = 1) -> bytes:
@@ -89,6 +89,14 @@ def test_an_outage_longer_than_a_heartbeat_costs_no_lease(tmp_path: Path) -> Non
         time.sleep(1.2)
         lease.check()
         assert lease.data != before, "it beats again, and soon"
+
+
+def test_how_long_a_beat_was_waited_for_is_said(tmp_path: Path) -> None:
+    lease = Lease(open_store(str(tmp_path)), "held", 0.02, 1, b"", beaten=time.monotonic() - 1)
+    began = time.monotonic()
+    with pytest.raises(StorageError, match=r"lease\.json could not be renewed for 0\.2 s"):
+        lease.check()
+    assert time.monotonic() - began >= 0.2
 
 
 class Slow:

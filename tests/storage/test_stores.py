@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from darkroom.storage import NotAFile, NotFound, StorageError, TooLarge, join, open_store, read_uri
+from darkroom.storage import NotAFile, NotFound, StorageError, TooLarge, join, open_store, read_uri, write_uri
+from fake_s3 import FakeS3
 
 
 def test_write_read_replace(store_uri: str) -> None:
@@ -89,6 +90,8 @@ def test_list_is_sorted_recursive_and_by_string_prefix(store_uri: str) -> None:
     assert list(store.list("a/")) == ["a/1", "a/b/2"]
     assert list(store.list("c/z/")) == ["c/z/z/z"]
     assert list(store.list("nowhere/")) == []
+    assert store.has() and store.has("c/z/") and not store.has("nowhere/")
+    assert store.has(but="a") and not store.has("c/z/", but="c/") and not store.has(but="")
     store.delete("a/1", "b/é.png", "never/was")
     assert list(store.list()) == ["a.json", "a/b/2", "ab", "b/c d+e%.txt", "c/z/z/z"]
 
@@ -136,6 +139,14 @@ def test_a_bucket_without_prefix_is_a_store(s3_env: str) -> None:
     store.write("at-the-root", b"v")
     assert store.uri("at-the-root") == f"{bucket}/at-the-root"
     assert read_uri(f"{bucket}/at-the-root") == b"v"
+
+
+def test_a_key_with_an_empty_part_is_not_another(s3_env: str) -> None:
+    open_store(s3_env).write("pictures/cat.png", b"cat")
+    for act in (read_uri, lambda uri: write_uri(uri, b"dog")):
+        with pytest.raises(ValueError, match="pictures//cat.png: its key has an empty part"):
+            act(f"{s3_env}/pictures//cat.png")
+    assert read_uri(f"{s3_env}/pictures/cat.png") == b"cat"
 
 
 def test_a_file_uri_is_a_path(tmp_path: Path) -> None:
@@ -244,6 +255,29 @@ def test_a_pipe_or_a_device_is_not_even_opened(tmp_path: Path) -> None:
             read_uri(str(path))
 
 
+def test_a_part_is_read_as_far_as_there_is_one(store_uri: str) -> None:
+    store = open_store(store_uri)
+    store.write("k", b"world")
+    store.write("empty", b"")
+    parts = [(0, 5), (1, 2), (3, 9), (5, 1), (99, 1), (2, 0)]
+    assert [store.read_part("k", *part) for part in parts] == [b"world", b"or", b"ld", b"", b"", b""]
+    assert store.read_part("empty", 0, 4) == b""
+    with pytest.raises(NotFound):
+        store.read_part("gone", 0, 1)
+
+
+def test_a_part_of_an_object_is_one_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Embeddings and files of a data set are read by parts, some for each row."""
+    with FakeS3() as server:
+        for name, value in server.env.items():
+            monkeypatch.setenv(name, value)
+        store = open_store("s3://bucket/run")
+        store.write("k", b"world")
+        server.requests.clear()
+        assert store.read_part("k", 1, 2) == b"or"
+        assert [asked.partition(" ")[0] for asked in server.requests] == ["GET"]
+
+
 def test_no_more_is_read_than_is_wanted(store_uri: str) -> None:
     store = open_store(store_uri)
     store.write("k", b"12345")
@@ -333,6 +367,13 @@ def test_no_keys_at_all(s3_env: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     with pytest.raises(StorageError, match="no keys were found; set AWS_ACCESS_KEY_ID"):
         open_store(s3_env).read("k")
+
+
+@each_verb
+def test_a_profile_that_is_not_there(s3_env: str, monkeypatch: pytest.MonkeyPatch, verb) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "no-such-profile")
+    with pytest.raises(StorageError, match=r"check the AWS_\* variables.*no-such-profile"):
+        verb(open_store(s3_env))
 
 
 def test_an_endpoint_that_is_no_url(s3_env: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from darkroom.storage.masks import read_mask
 from darkroom.storage.paths import join, spelt_otherwise, without_secrets
 from darkroom.storage.squares import Size, read_squares, size_name
 from darkroom.storage.stored_file import StoredFile
-from darkroom.storage.stores import Store, open_store, read_uri, write_folder, write_uri
+from darkroom.storage.stores import Store, folder_of, open_store, read_uri, write_folder, write_uri
 from darkroom.storage.videos import encode_mp4, video_key
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "decode",
     "encode_mp4",
     "encode_png",
+    "folder_of",
     "image_key",
     "image_key_of",
     "in_a_decoder",

@@ -60,10 +60,11 @@ class Lease:
     def check(self) -> None:
         """LeaseLost where it is not ours any more. A process that slept, or storage that was out, may have cost
         heartbeats: then the next one is waited for, as only that can tell."""
-        deadline = time.monotonic() + _OUTAGES * self.seconds
+        patience = _OUTAGES * self.seconds
+        deadline = time.monotonic() + patience
         while not self.lost.is_set() and time.monotonic() - self.beaten > self.seconds:
             if time.monotonic() > deadline:
-                raise StorageError(f"the lease {self.store.uri(LEASE)} could not be renewed for {self.seconds:g} s")
+                raise StorageError(f"the lease {self.store.uri(LEASE)} could not be renewed for {patience:g} s")
             self.lost.wait(self.seconds / _LOOKS)
         if self.lost.is_set():
             raise LeaseLost(f"the lease {self.store.uri(LEASE)} was taken over by another process")

@@ -7,7 +7,7 @@ import os
 import posixpath
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -86,6 +86,31 @@ class LocalStore:
                 found += [k for k in keys if k.startswith(prefix) and not posixpath.basename(k).startswith(_TEMPORARY)]
         yield from sorted(found)
 
+    def list_linked(self, enter: Callable[[str], bool]) -> list[str]:
+        """The keys of all files, sorted, also of those in folders that links lead to. A folder is read once, by its own
+        path where it has one in here; no link is followed to a folder that holds the link, or this one.
+
+        enter: whether to look into a folder, by its key.
+        """
+        found: list[str] = []
+        seen: set[str] = set()
+        tops = [self.root]
+        with self._reporting("list", ""):
+            for top in tops:  # which grows
+                real = os.path.realpath(top)
+                for folder, inside, names in os.walk(top, onerror=_raise_unless_absent):
+                    place = os.path.normpath(os.path.join(real, os.path.relpath(folder, top)))
+                    start = "" if folder == self.root else f"{os.path.relpath(folder, self.root)}/"
+                    inside[:] = [name for name in inside if place not in seen and enter(start + name)]
+                    found += [start + name for name in names if place not in seen]
+                    seen.add(place)
+                    links = (link for name in sorted(inside) if os.path.islink(link := os.path.join(folder, name)))
+                    tops += [link for link in links if not _holds(link, place) and not _holds(link, self.root)]
+        return sorted(found)
+
+    def has(self, prefix: str = "", but: str | None = None) -> bool:
+        return any(but is None or not key.startswith(but) for key in self.list(prefix))
+
     def listing(self, prefix: str = "") -> dict[str, tuple[int, str]]:
         found = {}
         for key in self.list(prefix):
@@ -95,9 +120,15 @@ class LocalStore:
         return found
 
     def folders(self, folder: str = "") -> list[str]:
+        return self._inside(folder, os.path.isdir)
+
+    def files(self, folder: str = "") -> list[str]:
+        return [name for name in self._inside(folder, os.path.isfile) if not name.startswith(_TEMPORARY)]
+
+    def _inside(self, folder: str, wanted: Callable[[os.DirEntry[str]], bool]) -> list[str]:
         try:
             with self._reporting("list", folder), os.scandir(Path(self.root, folder)) as entries:
-                return sorted(entry.name for entry in entries if os.path.isdir(entry))  # entry.is_dir trips over loops
+                return sorted(entry.name for entry in entries if wanted(entry))  # entry.is_dir trips over loops
         except NotFound:
             return []
 
@@ -164,6 +195,10 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _holds(link: str, folder: str) -> bool:
+    return Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(link))
 
 
 def _raise_unless_absent(error: OSError) -> None:

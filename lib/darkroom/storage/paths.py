@@ -9,6 +9,7 @@ import unicodedata
 from contextlib import suppress
 from urllib.parse import unquote
 
+BAD_KEY = "its key has an empty part, '.' or '..' between slashes, as no folder can have: copy it to another key"
 _FORMS = "a path, file:///path or s3://bucket/prefix"
 # s3:/bucket, s3//bucket, S3://bucket, s3a://bucket: without a word they would be folders of these names. What a caller
 # made absolute has a folder before it.
@@ -57,9 +58,14 @@ def _composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def is_key(key: str) -> bool:
+    """Whether a store takes it. Others may have put objects into a bucket by keys that no folder could have."""
+    return not {"", ".", ".."} & set(key.split("/"))
+
+
 def check_key(key: str) -> str:
     """Keys are made by this program, so a bad one is our own bug."""
-    assert key and not {"", ".", ".."} & set(key.split("/")), f"not a storage key: {key!r}"
+    assert is_key(key), f"not a storage key: {key!r}"
     return key
 
 

@@ -64,9 +64,15 @@ class S3Store:
         return self._head("look for", key)["ContentLength"]
 
     def read_part(self, key: str, start: int, count: int) -> bytes:
-        # A range that begins behind the end is refused, with a code of its own on each kind of server.
-        count = min(count, self.size(key) - start)
-        return self._get("read", key, Range=f"bytes={start}-{start + count - 1}")[0] if count > 0 else b""
+        if count <= 0:
+            return b""
+        try:
+            return self._get("read", key, Range=f"bytes={start}-{start + count - 1}")[0]
+        except StorageError as error:
+            # It begins behind the end: each kind of server has a code of its own for that, and all one status.
+            if isinstance(error.__cause__, ClientError) and status(error.__cause__) == 416:
+                return b""
+            raise
 
     def read_range(self, key: str, start: int, count: int, etag: str) -> bytes:
         """`count` bytes from `start`, all of which lie in the object, by one request. NotFound where the object there
@@ -104,6 +110,11 @@ class S3Store:
         # Sorted here: AWS answers in order of bytes, servers that stand on folders put "a/1" before "a.json".
         yield from sorted(self.listing(prefix))
 
+    def has(self, prefix: str = "", but: str | None = None) -> bool:
+        start = f"{self.prefix}/" if self.prefix else ""
+        keys = (item["Key"] for item in self._list("list", prefix, start + prefix) if not item["Key"].endswith("/"))
+        return any(but is None or not key.startswith(start + but) for key in keys)
+
     def listing(self, prefix: str = "") -> dict[str, tuple[int, str]]:
         """As of every store; the version is the ETag, without quotes."""
         start = f"{self.prefix}/" if self.prefix else ""
@@ -112,10 +123,16 @@ class S3Store:
         return {key: fact for key, fact in facts.items() if not key.endswith("/")}  # consoles put empty "folders"
 
     def folders(self, folder: str = "") -> list[str]:
-        start = "/".join(filter(None, (self.prefix, folder)))
-        pages = self._pages("list", folder, f"{start}/" if start else "", Delimiter="/")
-        found = (item["Prefix"] for page in pages for item in page.get("CommonPrefixes", ()))
+        found = (item["Prefix"] for page in self._inside(folder) for item in page.get("CommonPrefixes", ()))
         return sorted(filter(None, (prefix.rstrip("/").rpartition("/")[2] for prefix in found)))
+
+    def files(self, folder: str = "") -> list[str]:
+        found = (item["Key"] for page in self._inside(folder) for item in page.get("Contents", ()))
+        return sorted(filter(None, (key.rpartition("/")[2] for key in found)))
+
+    def _inside(self, folder: str) -> Iterator[dict[str, Any]]:
+        start = "/".join(filter(None, (self.prefix, folder)))
+        return self._pages("list", folder, f"{start}/" if start else "", Delimiter="/")
 
     def etag(self, key: str) -> ETag:
         """An object's ETag as it is now; NotFound if there is none."""

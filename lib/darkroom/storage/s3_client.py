@@ -15,6 +15,7 @@ from botocore.config import Config
 from darkroom.phases import redacted
 from darkroom.storage.errors import StorageError
 from darkroom.storage.patience import Patience
+from darkroom.storage.s3_errors import reporting
 
 PATIENCE, TIMEOUT, ADDRESSING = "DARKROOM_S3_PATIENCE", "DARKROOM_S3_TIMEOUT", "DARKROOM_S3_ADDRESSING"
 _ADDRESSING = "path", "virtual"
@@ -76,16 +77,18 @@ def _build(process: int, settings: tuple[tuple[str, str], ...]) -> Server:
         response_checksum_validation="when_required",
         s3={"addressing_style": _addressing(values, endpoint)},
     )
-    # Its own session: the default one must not be used from several threads. boto3 reads AWS_DEFAULT_REGION only.
-    session = boto3.session.Session(region_name=values.get("AWS_REGION") or values.get("AWS_DEFAULT_REGION"))
-    try:
-        client = session.client("s3", config=config, endpoint_url=endpoint)
-    except ValueError as error:  # an AWS_ENDPOINT_URL that is no URL
-        sentence = f"could not set up S3: {redacted(str(error))}; check AWS_ENDPOINT_URL_S3 and AWS_REGION"
-        raise StorageError(sentence) from None  # whose urls are as they were given
+    with reporting("set up", "S3"):  # an AWS_PROFILE that is not there, a role that gives no keys
+        # Its own session: the default one must not be used from several threads. boto3 reads AWS_DEFAULT_REGION only.
+        session = boto3.session.Session(region_name=values.get("AWS_REGION") or values.get("AWS_DEFAULT_REGION"))
+        keys = _keys(session)
+        try:
+            client = session.client("s3", config=config, endpoint_url=endpoint)
+        except ValueError as error:  # an AWS_ENDPOINT_URL that is no URL
+            sentence = f"could not set up S3: {redacted(str(error))}; check AWS_ENDPOINT_URL_S3 and AWS_REGION"
+            raise StorageError(sentence) from None  # whose urls are as they were given
     client.meta.events.register("before-call.s3.DeleteObjects", _add_md5)
     where = redacted(client.meta.endpoint_url)
-    return Server(client, _keys(session), Patience(f"the S3 server {where}", patience, PATIENCE), where)
+    return Server(client, keys, Patience(f"the S3 server {where}", patience, PATIENCE), where)
 
 
 def _add_md5(params: dict[str, Any], **ignored: Any) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from darkroom.storage.local import LocalStore
-from darkroom.storage.paths import local_path
+from darkroom.storage.paths import BAD_KEY, local_path
 
 
 class Store(Protocol):
@@ -52,12 +52,19 @@ class Store(Protocol):
         The keys are held in memory while they are handed out, about 100 bytes each: list a million by parts.
         """
 
+    def has(self, prefix: str = "", but: str | None = None) -> bool:
+        """Whether `list` gives anything that does not begin with `but`; a bucket is asked for no more keys than the
+        first of its answers that has one."""
+
     def listing(self, prefix: str = "") -> dict[str, tuple[int, str]]:
         """What `list` gives -> its size in bytes and its version, a text that changes when the content is written."""
 
     def folders(self, folder: str = "") -> list[str]:
         """The names of the folders directly in `folder` ("": the root), sorted; what lies in them is not walked. None
         where there is no such folder."""
+
+    def files(self, folder: str = "") -> list[str]:
+        """The names of the files directly in `folder`, as of `folders`."""
 
     def delete(self, *keys: str) -> None:
         """Remove; a key that is missing is fine."""
@@ -92,6 +99,11 @@ def read_uri(uri: str, limit: int | None = None) -> bytes:
     return store.read(name, limit)
 
 
+def folder_of(uri: str) -> str:
+    """The folder or prefix that a file lies in, absolute. ValueError if `uri` names no file."""
+    return _folder_and_name(uri)[0].root
+
+
 def write_uri(uri: str, data: bytes) -> None:
     """Writes the bytes at one path, file:// or s3:// uri. ValueError if `uri` names no object."""
     store, name = _folder_and_name(uri)
@@ -102,4 +114,6 @@ def _folder_and_name(uri: str) -> tuple[Store, str]:
     folder, _, name = uri.rpartition("/") if uri.startswith("s3://") else local_path(uri).rpartition("/")
     if name in ("", ".", "..") or folder in ("s3:/", "s3:"):
         raise ValueError(f"{uri!r} names no file: wanted a path, file:///path or s3://bucket/key")
+    if uri.startswith("s3://") and folder.endswith("/"):  # of which a store makes another key, with one slash
+        raise ValueError(f"{uri}: {BAD_KEY}")
     return open_store(folder or "/"), name
