@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -16,10 +17,11 @@ from torch import Tensor
 
 from darkroom.manifest import parse_task
 from darkroom.models.adapter_files import Adapter, LowRank, Scales, parse_adapter, read_adapter
-from darkroom.models.adapters import NUMBERS, SCALES, Adapters, adaptable_layers, adapter_fields
+from darkroom.models.adapters import NUMBERS, SCALES, Adapters, _Layer, adaptable_layers, adapter_fields
 from darkroom.models.errors import ModelError
 from darkroom.models.predictors import UNetPredictor
 from darkroom.sampling.buckets import Buckets
+from darkroom.sampling.device import placed
 from darkroom.sampling.diffusion import Diffusion
 from darkroom.sampling.plans import Plan, make_plan
 from darkroom.sampling.stage import Inputs, Stage
@@ -152,11 +154,16 @@ def test_more_adapters_than_there_is_room_for_take_turns() -> None:
     assert all(torch.equal(images[0][number], images[1][number]) for number in range(len(uses)))
 
 
-def test_rows_that_are_given_up_hold_nothing() -> None:
+def short_of_places() -> UNetPredictor:
+    """With places for four of its nine adapters."""
     torch.manual_seed(0)
     unet = toy_unet("sd").eval().requires_grad_(False)
     adapters = [Adapter(name, "", low_ranks(unet, 2, place)) for place, name in enumerate(NAMES)]
-    predictor = UNetPredictor(unet, Diffusion.scaled_linear(), torch.device("cpu"), None, False, adapters, 0)
+    return UNetPredictor(unet, Diffusion.scaled_linear(), torch.device("cpu"), None, False, adapters, 0)
+
+
+def test_rows_that_are_given_up_hold_nothing() -> None:
+    predictor = short_of_places()
     first, second = plans([dict.fromkeys("abcd", 0.3), dict.fromkeys("efgh", 0.3)])
     engine = Buckets(predictor, 2)
     engine.add(first)
@@ -164,6 +171,39 @@ def test_rows_that_are_given_up_hold_nothing() -> None:
     assert not predictor.admit(second)
     engine.abandon()
     assert predictor.admit(second)
+
+
+def fails_once(work: Callable[..., Any], at: int) -> Callable[..., Any]:
+    """The work, but for its call number `at`, for which memory ends."""
+    calls = itertools.count(1)
+
+    def tried(*given: Any) -> Any:
+        if next(calls) == at:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return work(*given)
+
+    return tried
+
+
+def test_rows_hold_nothing_where_memory_ends_as_one_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor = short_of_places()
+    monkeypatch.setattr("darkroom.sampling.engine.placed", fails_once(placed, at=2))
+    engine = Buckets(predictor, 8)
+    for number, plan in enumerate(plans([{"a": 0.3, "b": 0.3}, {"c": 0.3, "d": 0.3}])):
+        engine.add(plan, number)
+    with pytest.raises(torch.OutOfMemoryError):
+        engine.advance()
+    engine.abandon()
+    assert predictor.adapters is not None and not any(predictor.adapters._users.values())
+
+
+def test_no_place_is_lost_where_memory_ends_as_adapters_are_brought(monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor = short_of_places()
+    (plan,) = plans([dict.fromkeys("efgh", 0.3)])
+    monkeypatch.setattr(_Layer, "put", fails_once(_Layer.put, at=2))
+    with pytest.raises(torch.OutOfMemoryError):
+        predictor.admit(plan)
+    assert predictor.admit(plan)
 
 
 def diffusers_keys(layers: Mapping[str, LowRank]) -> dict[str, Tensor]:

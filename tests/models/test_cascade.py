@@ -149,7 +149,8 @@ def test_the_revision_and_the_encoders_key_follow_what_has_a_say(toy, copy: Path
 def test_the_embedded_cascade_is_what_it_was() -> None:
     """Rows of every run so far hold this revision; the second number is of a weight as diffusers loaded it."""
     model = open_model("if-xs")
-    assert (model.revision, model.default_dtype, model.encoders) == ("220a6ec0bb53a3b7", "float32", ("text_encoder",))
+    assert (model.revision, model.default_dtype, model.encoders) == ("83bdef07e2318f39", "float32", ("text_encoder",))
+    assert [stage.guidance_interval for stage in model.stages] == [(0.0, 0.8), (0.0, 1.0)]
     assert (model.encoder_length("text_encoder"), model.stages[1].start, model.stages[1].noising) == (12, 9, None)
     old = UNet2DConditionModel.from_pretrained(model.root.root / "stage1/unet", **PLAIN).state_dict()
     new = model.predictor(1, CPU).unet.state_dict()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from types import SimpleNamespace
+
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
@@ -10,7 +13,7 @@ from torch import nn
 from darkroom.models import sd3_flux, stable_diffusion
 from darkroom.models.catalog import open_model
 from darkroom.models.deepfloyd import PARAMETERS, T5_XXL, UNET_SHAPES
-from darkroom.models.memory import Memory, count_flops, measure, peak_bytes
+from darkroom.models.memory import Memory, count_flops, measure, most_adapter_bytes, peak_bytes
 from darkroom.models.mmdit import build_transformer
 
 META = torch.device("meta")
@@ -118,3 +121,15 @@ def test_an_evaluation_costs_what_a_pass_is_seen_to_compute(toy_deepfloyd: str, 
     counted = count_flops(lambda: predictor(x, zeros, torch.zeros(2, 77, width), zeros))
     # The fused attention of a processor is not counted; on the meta device all of it is.
     assert 0.7 < counted / (2 * model.evaluation_flops(number)) <= 1
+
+
+def test_adapters_take_a_share_of_what_a_process_may_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device is mostly named without an index, which torch takes for the current one in some places only."""
+
+    def fraction(device: int | None = None) -> float:
+        return 1.0 if device is None else (0.25, 0.5)[torch.cuda._utils._get_device_index(device)]
+
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", fraction)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=1000))
+    asked = {name: most_adapter_bytes(torch.device(name)) for name in ("cpu", "cuda", "cuda:1")}
+    assert asked == {"cpu": math.inf, "cuda": 100, "cuda:1": 50}

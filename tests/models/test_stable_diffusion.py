@@ -31,7 +31,7 @@ from darkroom.manifest import ManifestError
 from darkroom.manifest.tasks import parse_task
 from darkroom.models.catalog import open_model
 from darkroom.models.errors import ModelError
-from darkroom.models.stages import process_from_scheduler
+from darkroom.models.stages import NO_SIGNAL, process_from_scheduler
 from darkroom.sampling import noise
 from darkroom.sampling.diffusion import Diffusion
 from darkroom.sampling.grids import GridDefaults
@@ -322,6 +322,30 @@ def test_a_scheduler_file_says_the_sampler_and_its_grid(sparse_sd: str, toy_sd: 
     assert Diffusion.from_config(process.to_config()).to_config() == process.to_config()
 
 
+@pytest.mark.parametrize("schedule", ["scaled_linear", "linear"])
+def test_a_scheduler_file_may_bring_its_last_level_to_no_signal(schedule: str) -> None:
+    config = SPARSE | {"_class_name": "EulerDiscreteScheduler", "beta_schedule": schedule}
+    config |= {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+    process, theirs = process_from_scheduler(config), EulerDiscreteScheduler.from_config(config)
+    torch.testing.assert_close(process.alphas_cumprod.float(), theirs.alphas_cumprod, rtol=1e-3, atol=1e-7)
+    assert process.alphas_cumprod[-1] == NO_SIGNAL and process.default_sampler == "euler"
+    assert Diffusion.from_config(process.to_config()).to_config() == process.to_config()
+
+
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        ({"_class_name": "EDMDPMSolverMultistepScheduler", "sigma_data": 0.5}, "EDMDPMSolver.*whose noise is none"),
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}, "FlowMatch.*whose noise is none of ours"),
+        (SPARSE | {"trained_betas": [0.1, 0.2]}, "trained_betas do not run here"),
+        (SPARSE | {"use_beta_sigmas": True}, "use_beta_sigmas do not run here"),
+    ],
+)
+def test_a_scheduler_file_that_would_be_read_as_another_is_refused(config: dict, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        process_from_scheduler(config)
+
+
 @pytest.mark.parametrize(("width", "height"), [(48, 24), (16, 16), (40, 40)])
 def test_other_sizes(toy_sd: str, monkeypatch: pytest.MonkeyPatch, width: int, height: int) -> None:
     inject(monkeypatch, START)
@@ -391,12 +415,14 @@ def test_what_half_precision_does_not_hold_is_decoded_and_encoded_in_full(toy_sd
     assert (whole.at_once, half.at_once, half.vae.dtype) == (1, 4, torch.bfloat16)
     states = [torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in range(5)]
     wanted = torch.stack([whole.decode(state[None])[0] for state in states])
-    alike = torch.stack(decoded(half, states, (4, 8, 8)))
+    alike = torch.stack(decoded(half, states, (4, 8, 8), half.at_once))
     assert 0 < (alike - wanted).abs().max() < 0.1 * wanted.abs().max()
     for module in (half.vae.decoder, half.vae.encoder):
         module.conv_out.weight.data.fill_(torch.nan)
-    assert torch.equal(torch.stack(decoded(half, states, (4, 8, 8))), wanted)
+    assert torch.equal(torch.stack(decoded(half, states, (4, 8, 8), half.at_once)), wanted)
     given = torch.rand(3, 32, 32) * 2 - 1
     assert torch.equal(half.encode(given, states[0]), whole.encode(given, states[0]))
     lost = torch.full((4, 8, 8), torch.nan)
-    assert not torch.stack(decoded(half, [lost], (4, 8, 8))).isfinite().any(), "nobody's fault but the state's"
+    assert not torch.stack(decoded(half, [lost], (4, 8, 8), half.at_once)).isfinite().any(), (
+        "nobody's fault but the state's"
+    )

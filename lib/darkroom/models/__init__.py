@@ -11,7 +11,8 @@ sources            `Source`, `open_source`: a model's files, wherever they lie
 weights            `check_dtype`, `load_module`, `read_header`, `read_tensor`: safetensors, whole or in part
 memory             `Memory`, `size_text`: what a stage will need of a device
 node_cache         `remember`: what a machine finds out once for all of its processes
-here               `DTYPES`, `EIGHT_BITS`, `Mode`, `MOST_ADAPTERS`, `lacks_library`: what is known before torch is
+here               `DTYPES`, `EIGHT_BITS`, `WEIGHT_DTYPES`, `Mode`, `MOST_ADAPTERS`, `lacks_library`: what is known
+                   before torch is
 """
 
 from importlib.util import find_spec
@@ -23,6 +24,7 @@ from darkroom.front_door import front_door
 DTYPES = ("float32", "bfloat16", "float16")  # that models may compute in
 # Weights may be held in these besides, and what is computed in then.
 EIGHT_BITS = {"fp8": "bfloat16", "int8": "bfloat16"}
+WEIGHT_DTYPES = (*DTYPES, *EIGHT_BITS)  # that weights may be held in
 Mode = Literal["off", "default", "graphs"]  # of compiling
 MOST_ADAPTERS = 4  # that a row may name; of control networks too
 
@@ -50,4 +52,4 @@ __getattr__, __dir__, __all__ = front_door(
         "node_cache": ("remember",),
     },
 )
-__all__ += ["DTYPES", "EIGHT_BITS", "MOST_ADAPTERS", "Mode", "lacks_library"]
+__all__ += ["DTYPES", "EIGHT_BITS", "MOST_ADAPTERS", "WEIGHT_DTYPES", "Mode", "lacks_library"]

@@ -92,9 +92,10 @@ class Adapters:
 
     def _bring(self, number: int, place: int) -> None:
         """In order with the passes, as the device does what it is asked one after the other."""
+        self._held[-place] = place  # nobody's, until all of it is there: memory may end in between
         for name, layer in self._layers.items():
             layer.put(place, self.adapters[number - 1].layers.get(name))
-        self._held[number] = place
+        self._held[number] = self._held.pop(-place)
         self._place_of[number] = place
 
     def choose(self, numbers: Tensor, scales: Tensor) -> None:

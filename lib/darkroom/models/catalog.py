@@ -146,6 +146,7 @@ def abilities(model: Model, scorer: bool = False) -> Abilities:
         max_tokens=model.most_tokens(reads) if reads else None,
         video=model.stages[0].video,
         experts=model.stages[0].expert is not None,
+        starts=tuple(stage.start for stage in model.stages),
     )
 
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from darkroom.models import Mode
 from darkroom.models.errors import ModelError
 from darkroom.sampling.engine import Predictor
+from darkroom.sampling.out_of_memory import shortage_of
 
 T = TypeVar("T")
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -53,6 +54,12 @@ def mode_in_use(predictor: Predictor) -> Mode:
 def notes_of(predictor: Predictor) -> list[str]:
     """What could not be had so far, a sentence each."""
     return list(predictor.notes) if isinstance(predictor, CompiledPredictor) else []
+
+
+def forget_graphs(predictor: Predictor) -> None:
+    """Frees what captured passes hold, of the controlled predictors too; the next calls capture anew."""
+    if isinstance(predictor, CompiledPredictor):
+        predictor.forget_graphs()
 
 
 def compile_failures() -> tuple[type[Exception], ...]:
@@ -86,6 +93,7 @@ class CompiledPredictor:
     def __init__(self, predictor: Predictor, mode: Mode, backend: str | Callable[..., Any]) -> None:
         self.wrapped, self.process, self.device = predictor, predictor.process, predictor.device
         self.notes: list[str] = []  # with those of the controlled ones
+        self.told: list[Callable[[], None]] = []  # called whenever a call is going to compile; likewise
         self._asked, self._controlled = (mode, backend), dict[tuple[str, ...], CompiledPredictor]()
         # fullgraph: dynamo would else run what it cannot trace uncompiled, or all of it after a few shapes, unsaid.
         how = {"dynamic": False, "fullgraph": True, "backend": backend}
@@ -113,8 +121,14 @@ class CompiledPredictor:
         """The predictor that asks these control networks too, compiled as this is."""
         if names not in self._controlled:
             beside = self._controlled[names] = CompiledPredictor(self.wrapped.controlled(names), *self._asked)
-            beside.notes = self.notes
+            beside.notes, beside.told = self.notes, self.told
         return self._controlled[names]
+
+    def forget_graphs(self) -> None:
+        """See `forget_graphs`."""
+        self._graphs.clear()
+        for beside in self._controlled.values():
+            beside.forget_graphs()
 
     def __getattr__(self, name: str) -> Any:
         if name == "wrapped":  # not there yet: asked for by copy and pickle
@@ -124,6 +138,8 @@ class CompiledPredictor:
     def _first(self, inputs: tuple[Tensor, ...]) -> Tensor:
         """The first call of these shapes, which decides how they run; after it an error is an error, as another mode
         would be other bits."""
+        for tell in self.told:
+            tell()
         mode: Mode = "default"
         answer, why = _tried(lambda: self._compiled(*inputs))
         if answer is None:
@@ -206,22 +222,10 @@ def _tried(work: Callable[[], T]) -> tuple[T | None, str]:
     """What came of it, or None and why not. OutOfMemoryError comes out: smaller passes help, another mode does not."""
     try:
         return work(), ""
-    except torch.OutOfMemoryError:
-        raise
     except compile_failures() as error:
-        if full := _out_of_memory(error):
+        if full := shortage_of(error):
             raise torch.OutOfMemoryError(full) from error
         return None, _first_line(error)
-
-
-def _out_of_memory(error: BaseException | None) -> str:
-    """The want of memory that this error wraps, or "": inductor wraps its own, and the driver's at a capture is not
-    torch's."""
-    while error is not None:
-        if isinstance(error, torch.OutOfMemoryError) or str(error).startswith("CUDA error: out of memory"):
-            return str(error)
-        error = getattr(error, "inner_exception", None) or error.__cause__
-    return ""
 
 
 def _first_line(error: BaseException) -> str:

@@ -37,7 +37,7 @@ def most_adapter_bytes(device: torch.device) -> float:
     """What a run's adapters may take of a device: a tenth of what this process may have of a GPU."""
     if device.type != "cuda":
         return math.inf
-    own = torch.cuda.get_per_process_memory_fraction(device)
+    own = torch.cuda.get_per_process_memory_fraction(device.index)  # refuses a device without one
     return ADAPTERS_SHARE * own * torch.cuda.get_device_properties(device).total_memory
 
 

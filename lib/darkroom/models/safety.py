@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPImageProcessor
 
 from darkroom.models.errors import ModelError
+from darkroom.sampling.out_of_memory import naming_out_of_memory
 from darkroom.storage import to_uint8
 
 THRESHOLD = 0.5  # of both heads, as in IF's pipelines
@@ -65,7 +66,10 @@ def open_safety(folder: Path, device: torch.device | str = "cpu") -> Safety:
     """
     device = torch.device(device)
     try:
-        return Safety(*_checker(folder, device), _watermarker(folder), device)
+        with naming_out_of_memory():
+            return Safety(*_checker(folder, device), _watermarker(folder), device)
+    except torch.OutOfMemoryError:
+        raise  # of the device, and nothing is damaged
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"the safety checker or watermark in {folder} cannot be loaded: {error}") from error
 

@@ -52,6 +52,10 @@ _SAMPLERS = {
     "DPMSolverMultistepScheduler": "dpmpp_2m",
     "UniPCMultistepScheduler": "unipc",
 }
+# Of a scheduler_config.json, what would make other pictures and is not known here.
+_NOT_OURS = ("trained_betas", "use_exponential_sigmas", "use_beta_sigmas")
+# alpha_bar of the last timestep where a file brings it to no signal: diffusers' for solvers that divide by it.
+NO_SIGNAL = 2.0**-24
 _VARIANCES = {"fixed_small": False, "fixed_small_log": False, "learned_range": True}
 
 
@@ -70,7 +74,8 @@ _SETTLED = {"steps_offset": 1, "clip_sample": False}
 def read_stage(source: Source, number: int, below: int | None, own: Mapping[str, Any] | None = None) -> Stage:
     """The stage whose files these are. below: the picture size of the stage before it, None for the first.
 
-    own: its steps, guidance, noise level and start, where a cascade's config.json says them; else diffusers' defaults.
+    own: its steps, guidance, noise level and start, or the guidance interval of rows that name none, where a cascade's
+    config.json says them; else diffusers' defaults.
     Raises ModelError.
     """
     kind, family = stage_kind(source), family_of(source)
@@ -85,6 +90,9 @@ def read_stage(source: Source, number: int, below: int | None, own: Mapping[str,
     settled = _SETTLED if kind in ("latent", "latent_inpainting") and not _is_sized(unet) else {}
     process = _process(source, "scheduler", settled, **_AS_EVER.get(kind, {}))
     how = DEFAULTS[kind] if own is None else dict(own)
+    if "guidance_interval" in how:
+        begin, end = how["guidance_interval"]
+        how["guidance_interval"] = (begin, end)
     if kind == "upscaler":
         assert below is not None
         factor = vae_factor(config_of(source, "vae"))
@@ -176,18 +184,25 @@ def process_from_scheduler(config: Mapping[str, Any], **own: Any) -> Diffusion:
 
     own: what the process has whatever the file says. Raises ValueError for one we lack.
     """
+    name = config.get("_class_name", "DDPMScheduler")
+    if name not in _SAMPLERS and "beta_schedule" not in config:
+        raise ValueError(f"it is of a {name}, whose noise is none of ours: wanted one of {', '.join(_SAMPLERS)}")
+    if lacking := [word for word in _NOT_OURS if config.get(word)]:
+        raise ValueError(f"{' and '.join(lacking)} do not run here")
     prediction = _known(_PREDICTIONS, config.get("prediction_type", "epsilon"), "prediction_type")
     learned = _known(_VARIANCES, config.get("variance_type", "fixed_small"), "variance_type")
     how: dict[str, Any] = {"prediction": prediction, "learned_variance": learned, "grid": grid_of(config)}
     how = how | {"sampler": sampler_of(config)} | own
     if config.get("thresholding"):
         how["threshold"] = (config.get("dynamic_thresholding_ratio", 0.995), config.get("sample_max_value", 1.0))
-    elif config.get("clip_sample", config.get("_class_name", "DDPMScheduler") in _CLIPPING):
+    elif config.get("clip_sample", name in _CLIPPING):
         how["clip"] = config.get("clip_sample_range", 1.0)
     steps = config.get("num_train_timesteps", 1000)
     schedule = config.get("beta_schedule", "linear")
     if schedule == "squaredcos_cap_v2":
         return Diffusion.cosine(steps, **how)
+    if config.get("rescale_betas_zero_snr"):
+        how["terminal"] = NO_SIGNAL
     makers = {"linear": Diffusion.linear, "scaled_linear": Diffusion.scaled_linear}
     if schedule in makers:
         return makers[schedule](steps, config.get("beta_start", 1e-4), config.get("beta_end", 0.02), **how)

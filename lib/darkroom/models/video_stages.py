@@ -121,7 +121,7 @@ def cogvideox_process(config: Mapping[str, Any]) -> Diffusion:
         config.get("beta_start", 0.00085),
         config.get("beta_end", 0.012),
         config.get("snr_shift_scale", 3.0),
-        bool(config.get("rescale_betas_zero_snr", False)),
+        0.0 if config.get("rescale_betas_zero_snr") else None,
         prediction="v",
         sampler=_COGVIDEOX_SAMPLERS[name],
         grid=grid,

@@ -14,7 +14,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from darkroom.models import DTYPES as NAMES
-from darkroom.models import EIGHT_BITS
+from darkroom.models import EIGHT_BITS, WEIGHT_DTYPES
 from darkroom.models.errors import ModelError
 from darkroom.models.quantized import compute_in_bfloat16, in_eight_bits, layers_in_eight_bits
 from darkroom.models.sources import Source, read_json
@@ -38,8 +38,8 @@ _POSITIONS = "position_ids"  # 0, 1, 2, ...: kept by old files, and made by toda
 def check_dtype(dtype: str, device: torch.device) -> torch.dtype:
     """What is computed in where weights are of that dtype. ModelError where there is none of the name, or the device
     does not compute in it."""
-    if dtype not in (*DTYPES, *EIGHT_BITS):
-        raise ModelError(f"dtype {dtype!r} is not one we know ({', '.join((*DTYPES, *EIGHT_BITS))})")
+    if dtype not in WEIGHT_DTYPES:
+        raise ModelError(f"dtype {dtype!r} is not one we know ({', '.join(WEIGHT_DTYPES)})")
     held, dtype = dtype, EIGHT_BITS.get(dtype, dtype)
     if device.type == "cpu" and dtype == "float16":
         raise ModelError("float16 was asked for on a processor, which lacks it: use float32 (or bfloat16), or a GPU")
