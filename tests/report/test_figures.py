@@ -41,11 +41,11 @@ def _result(folder: Path, row: dict[str, Any], picture: np.ndarray, inline: bool
     path = f"{folder}/run/images/aa/{key}.png"
     source = folder / (task.sources() or ["none"])[0]
     digest = hashlib.sha256(source.read_bytes()).hexdigest() if source.exists() else ""
-    side = len(picture)
+    height, width = picture.shape[:2]
     return {
         "id": key, "key": key, "task": task.task, "status": "ok", "error": "", "sha256": "",
         "image": {"bytes": encode_png(picture) if inline else None, "path": path},
-        "image_uri": "" if inline else path, "width": side, "height": side, "prompts": task.prompts(),
+        "image_uri": "" if inline else path, "width": width, "height": height, "prompts": task.prompts(),
         "negative_prompt": "", "seed": task.seed, "steps": 34, "guidance": 7.0, "sampler": "ddpm",
         "start_timestep": None, "parameters": json.dumps(task.canonical()), "source_uri": str(source) if digest else "",
         "source_sha256": digest, "model": "m", "model_revision": "r", "evaluations": 68, "seconds": 0.5, "worker": "w",
@@ -209,6 +209,19 @@ def test_inpainting_shows_source_mask_and_result(tmp_path, image: str, mask: str
     source(tmp_path, mask, white)
     row = {"task": "inpaint", "prompt": "a seven", "image": image, "mask": mask}
     check(drawn(tmp_path, row), ("source", "", before), ("mask", "", white), ("result", "", PICTURE))
+
+
+def test_source_and_mask_of_a_wide_picture_are_as_wide(tmp_path) -> None:
+    wide = RANDOM.integers(0, 256, (32, 48, 3), np.uint8)
+    before, white = source(tmp_path, "x.png", 255 - wide), np.zeros((32, 48, 3), np.uint8)
+    white[:, :6] = 255
+    source(tmp_path, "m.png", white)
+    row = {"task": "inpaint", "prompt": "a seven", "image": "x.png", "mask": "m.png"}
+    wanted = ("source", "", before), ("mask", "", white), ("result", "", wide)
+    check(drawn(tmp_path, row, picture=wide), *wanted)
+    (tmp_path / "run").rename(tmp_path / "earlier")
+    large = wide.repeat(2, 0).repeat(2, 1)
+    check(drawn(tmp_path, row, picture=large)[:1], ("source", "", before))
 
 
 def test_upscaling_shows_the_source_in_its_own_pixels(tmp_path) -> None:

@@ -143,6 +143,17 @@ def test_rows_are_copied_as_what_they_are(browser: Browser, page: Path) -> None:
     assert NASTY in [row.get("prompt") for row in rows]
 
 
+def test_a_seed_of_63_bits_is_copied_to_its_last_digit(browser: Browser, tmp_path: Path) -> None:
+    seed = 2**53 + 1
+    row = {"task": "text_to_image", "prompt": "a red seven", "seed": seed, "id": "seven"}
+    write_report(make_run(str(tmp_path / "run"), tmp_path, [row]).root)
+    browser.open(tmp_path / "run/report/index.html")
+    browser.run("document.querySelector('a.shown').click(), allRows().then(() => 0)")
+    copied = [browser.run(f"allRows().then(rows => {write}(rows[0].row))") for write in ("toYaml", "toJson")]
+    assert yaml.safe_load(copied[0])[0]["seed"] == json.loads(copied[1])["seed"] == seed
+    assert str(seed) in browser.run("find('facts').textContent")
+
+
 def test_a_phone_has_two_pictures_a_line_and_nothing_sticks_out(browser: Browser, page: Path) -> None:
     browser.open(page, 390, 844)
     assert browser.run("document.documentElement.scrollWidth") == 390

@@ -262,6 +262,23 @@ def test_two_swept_parameters_are_the_axes_of_a_grid(tmp_path: Path) -> None:
     assert np.array_equal(sheet[-194:-2, -194:-2], twice), "the last row's last column, drawn for dense screens"
 
 
+def test_pictures_that_are_not_square_keep_their_shape(tmp_path: Path) -> None:
+    swept = [(scale, seed) for scale in (1, 4) for seed in (0, 1)]
+    asked = {"task": "text_to_image", "prompt": "a seven"}
+    rows = [{**asked, "guidance": scale, "seed": seed, "id": f"all/{scale} {seed}"} for scale, seed in swept]
+    wide, tall = picture(0, 96)[:48], picture(1, 96)[:, :48]
+    pictures = [picture(number, 128)[:64] for number in range(4)] + [wide, tall]
+    rows += [{**asked, "id": "wide"}, {**asked, "id": "tall", "seed": 1}]
+    store = make_run(str(tmp_path / "run"), tmp_path / "manifest", rows, pictures=pictures)
+    write_report(store.root)
+    page = Page(store).elements
+    shown = [(given["width"], given["height"]) for tag, given in page if tag == "img" and "width" in given]
+    assert shown[-6:] == [("128", "64")] * 4 + [("96", "48"), ("48", "96")]
+    sheet = read_picture(store, "sheets/text_to_image.png")
+    assert np.array_equal(sheet[88 + 24 : 88 + 72, 32:128], wide)
+    assert np.array_equal(sheet[88:184, 156 + 24 : 156 + 72], tall)
+
+
 def test_guidance_is_drawn_in_curves_with_their_numbers(tmp_path: Path) -> None:
     swept = [(scale, seed) for scale in (1, 4, 9) for seed in (0, 1)]
     rows = [
@@ -394,6 +411,15 @@ def test_what_moves_is_written_linked_and_goes_again(run: Store) -> None:
     assert set(page.values("data-animation")) == linked
     report_job.main(run.root)
     assert not [*run.list("report/animations/")]
+
+
+@pytest.mark.parametrize("view", ["patch_permute", "square_hinge"])
+def test_an_anagram_finer_than_a_shrunk_picture_has_no_animation(tmp_path: Path, view: str) -> None:
+    views = [{"view": "identity", "prompt": "a two"}, {"view": view, "pieces": 385, "prompt": "a six"}]
+    row = {"task": "anagram", "views": views}
+    store = make_run(str(tmp_path / "run"), tmp_path / "manifest", [row], pictures=[picture(0, 400)])
+    write_report(store.root, animate="gif")
+    assert len(Page(store).pictures["anagram"]) == 2 and not [*store.list("report/animations/")]
 
 
 def test_sections_come_in_the_manifests_order(tmp_path: Path) -> None:

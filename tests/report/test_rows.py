@@ -8,7 +8,16 @@ from typing import Any
 import pytest
 
 from darkroom.manifest import parse_task, row_key
-from darkroom.report.rows import FIGURES, LISTED_FAILURES, LONGEST_STRIP, figure_of, in_manifest_order, select
+from darkroom.report.rows import (
+    FIGURES,
+    LISTED_FAILURES,
+    LONGEST_STRIP,
+    _Draw,
+    _light,
+    figure_of,
+    in_manifest_order,
+    select,
+)
 from darkroom.runs import Ledger, stage, to_table
 from darkroom.storage import open_store
 from darkroom.storage.hashing import hashes
@@ -78,6 +87,18 @@ def test_the_cap_holds_and_the_draw_is_even(tmp_path) -> None:
     assert max(drawn.count(unit) for unit in range(10)) <= 15, "a unit of a tenth of the rows"
 
 
+def test_a_row_that_comes_is_not_counted_with_all_before_it() -> None:
+    class Uncounted(dict[str, Any]):
+        def values(self) -> Any:
+            raise AssertionError("all groups are walked for one row")
+
+    draw, table = _Draw(5), _light(to_table([result(f"row {number}", seed=number) for number in range(20)]))
+    draw._groups = Uncounted()
+    for place in range(len(table)):
+        draw.offer("text_to_image", None, table, place, place)
+    assert (draw.good, len(draw._groups)) == (20, 5)
+
+
 def test_the_draw_does_not_depend_on_how_the_run_was_cut(tmp_path) -> None:
     rows = [result(f"row {number}", seed=number) for number in range(60)]
     one = select(ledger_of(tmp_path / "one", rows), per_task=7)
@@ -109,6 +130,12 @@ def test_an_endless_strip_is_thinned(tmp_path) -> None:
     rows = [result(task="image_to_image", image="x.png", strength=number / 300) for number in range(300)]
     assert [len(group) for group in select(ledger_of(tmp_path, rows)).tasks["image_to_image"].groups] == [LONGEST_STRIP]
     assert select(ledger_of(tmp_path), per_task=3).tasks["image_to_image"].shown == 3
+
+
+def test_of_thinned_strips_only_what_is_left_counts(tmp_path) -> None:
+    rows = [row for seed in range(3) for row in sweep(seed, tuple(range(1, 31)))]
+    groups = select(ledger_of(tmp_path, rows), per_task=2 * LONGEST_STRIP).tasks["image_to_image"].groups
+    assert [len(group) for group in groups] == [LONGEST_STRIP] * 2
 
 
 def test_failed_rows_are_counted_and_the_first_are_listed(tmp_path) -> None:

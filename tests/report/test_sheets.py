@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from darkroom.report.sheets import MARGIN, WIDTH, Cell, caption_font, draw_sheet, edge, fitted, tile
+from darkroom.report.sheets import MARGIN, PAPER, WIDTH, Cell, caption_font, draw_sheet, edge, fitted, shown_size, tile
 
 TOP = MARGIN + 56
 
@@ -26,6 +26,16 @@ def test_small_pictures_are_enlarged_pixel_by_pixel() -> None:
 
 def test_large_pictures_are_shrunk() -> None:
     assert np.array(tile(np.full((256, 256, 3), 77, np.uint8), 128)).tolist() == np.full((128, 128, 3), 77).tolist()
+
+
+def test_what_is_not_square_keeps_its_shape() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (12, 24, 3), np.uint8)
+    twice, paper = picture.repeat(4, axis=0).repeat(4, axis=1), np.array(Image.new("RGB", (96, 24), PAPER))
+    assert np.array_equal(np.array(tile(picture, 96)), np.concatenate([paper, twice, paper]))
+    assert np.array_equal(np.array(tile(picture.swapaxes(0, 1), 96)), np.array(tile(picture, 96)).swapaxes(0, 1))
+    shrunk = np.array(tile(np.full((300, 200, 3), 77, np.uint8), 96))
+    assert shrunk.shape == (96, 96, 3) and (shrunk[:, 16:80] == 77).all() and not (shrunk[:, [15, 80]] == 77).any()
+    assert shown_size(np.empty((1, 500, 3)), 96) == (96, 1)
 
 
 def test_the_sheet_holds_the_tiles_in_rows() -> None:

@@ -163,6 +163,7 @@ def test_the_page_shows_what_the_model_is(tmp_path: Path, digits: str, kind: str
     pictures = {key for key in store.list("report/") if key.endswith(".png")}
     assert pictures == {f"report/{name}.png" for name in ("loss-steps", "loss-epochs", *DRAWN[kind])}
     assert f"<h1>{kind}</h1>" in page and "finished: " in page and "150 images per second" in page
+    assert ("diffusion, 6 noise levels, schedule linear" in page) == (kind == "mnist-ddpm")
     assert all(f'href="../{name}"' in page for name in ("losses.parquet", "epochs.csv"))
     mean = (1 - math.exp(-15 / 20)) / (1 - math.exp(-1 / 20)) / 15
     assert table(page, "loss")[0] == ["1", "15", f"{mean:.5f}", "–", "2.0", "150"]

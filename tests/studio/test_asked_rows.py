@@ -9,14 +9,19 @@ from darkroom.models.catalog import abilities, open_model
 from darkroom.studio.asked_rows import STYLES, as_yaml, parse_values, styled, sweep, variants
 
 ROW = {"task": "text_to_image", "prompt": "a red seven", "guidance": 5.0, "steps": 10, "seed": 3}
+LONG = ", very red" * 30
 VIEWS = [{"view": "identity", "prompt": "a six"}, {"view": "rotate_180", "prompt": "a nine"}]
 
 
 def test_a_sweep_is_a_manifest_of_one_row_for_each_value(tmp_path: Path) -> None:
     able = abilities(open_model("if-xs"))
     cases = {
-        "guidance": (ROW, "1, 3, 7", [1, 3, 7]),
-        "prompt": (ROW, "a red one\na blue: {two}", ["a red one", "a blue: {two}"]),
+        "guidance": (ROW, "1, 3, 7, 3.0", [1, 3, 7]),
+        "prompt": (
+            ROW,
+            f"a red one\na blue: {{two}}\na\tthree{LONG}",
+            ["a red one", "a blue: {two}", f"a\tthree{LONG}"],
+        ),
         "seed": ({"task": "anagram", "views": VIEWS, "seed": 0}, "4, 5", [4, 5]),
     }
     for name, (row, text, wanted) in cases.items():

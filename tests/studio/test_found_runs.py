@@ -41,10 +41,12 @@ def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("names", [["b", "a", "a/c"]])
-def test_folders_are_those_directly_below(store_uri: str, names: list[str]) -> None:
+def test_folders_and_files_are_those_directly_below(store_uri: str, names: list[str]) -> None:
     store = open_store(store_uri)
     for name in names:
         store.write(f"{name}/x/y.txt", b".")
     store.write("file.txt", b".")
     assert store.folders() == ["a", "b"] and store.folders("a") == ["c", "x"] and store.folders("a/x") == []
     assert store.folders("nowhere") == [] and store.folders("file.txt") == []
+    assert (store.files(), store.files("a/x")) == (["file.txt"], ["y.txt"])
+    assert store.files("a") == store.files("nowhere") == store.files("file.txt") == []

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
-from darkroom.studio.gate import COOKIE, HEALTH, Gate, is_loopback
+from darkroom.studio.gate import HEALTH, Gate, is_loopback
 from darkroom.studio.server import serve
 from darkroom.studio.settings import Settings
 
@@ -18,7 +19,9 @@ async def _yes(scope: dict[str, Any], receive: Any, send: Any) -> None:
     await send({"type": "let in"})
 
 
-def ask(path: str = "/", query: str = "", cookie: str = "", kind: str = "http") -> list[dict[str, Any]]:
+def ask(
+    path: str = "/", query: str = "", cookie: str = "", kind: str = "http", token: str = TOKEN
+) -> list[dict[str, Any]]:
     """What comes back, message by message."""
     sent: list[dict[str, Any]] = []
 
@@ -30,7 +33,7 @@ def ask(path: str = "/", query: str = "", cookie: str = "", kind: str = "http") 
 
     headers = [(b"cookie", cookie.encode())] if cookie else []
     scope = {"type": kind, "path": path, "query_string": query.encode(), "headers": headers}
-    asyncio.run(Gate(_yes, TOKEN)(scope, receive, send))
+    asyncio.run(Gate(_yes, token)(scope, receive, send))
     return sent
 
 
@@ -38,9 +41,15 @@ def header(answer: dict[str, Any], name: str) -> str:
     return dict(answer["headers"])[name.encode()].decode()
 
 
+def given_cookie(token: str = TOKEN) -> str:
+    """What a browser sends back once it has come in."""
+    return header(ask(query=urlencode({"token": token}), token=token)[0], "set-cookie").partition(";")[0]
+
+
 @pytest.mark.parametrize("path", ["/", "/media/x.png", "/_stcore/upload_file/a/b", "//evil.example"])
 def test_nobody_comes_in_without_the_token(path: str) -> None:
-    wrong = ("", f"{COOKIE}=", f"{COOKIE}={TOKEN}", f"{COOKIE}=0" * 3, "\x00;=;", "other=1")
+    name = given_cookie().partition("=")[0]
+    wrong = ("", f"{name}", f"{name}=", f"{name}={TOKEN}", f"{name}=ü", "\x00;=;", given_cookie("other"))
     for cookie in wrong:
         assert ask(path, cookie=cookie)[0]["status"] == 401
         assert ask(path, cookie=cookie, kind="websocket") == [
@@ -58,6 +67,21 @@ def test_the_token_becomes_a_cookie_and_leaves_the_address() -> None:
     for kind in ("http", "websocket"):
         assert ask("/runs", "run=demo", cookie=f"a=b; {cookie}", kind=kind) == [{"type": "let in"}]
     assert header(ask("//evil.example", "token=k%C3%A4se+%26+brot")[0], "location") == "/evil.example"
+
+
+@pytest.mark.parametrize("other", ['theme={"x":"y"}', "name=Jörg", "flag", "list[0]=1", "a/b=1", 'e="a', "=", ""])
+def test_cookies_of_other_programs_shut_nobody_out(other: str) -> None:
+    for cookie in (f"{other}; {given_cookie()}", f"{given_cookie()}; {other}", f"{given_cookie()};{other}"):
+        assert ask(cookie=cookie) == [{"type": "let in"}]
+
+
+def test_two_studios_of_one_host_keep_each_its_cookie() -> None:
+    mine, others = given_cookie(), given_cookie("other")
+    assert mine.partition("=")[0] != others.partition("=")[0], "else the later would replace the earlier"
+    jar = f"{mine}; {others}"
+    assert ask(cookie=jar) == ask(cookie=jar, token="other") == [{"type": "let in"}]
+    name, _, value = others.partition("=")
+    assert ask(cookie=f"{mine.partition('=')[0]}={value}; {name}={value}; {mine}") == [{"type": "let in"}]
 
 
 def test_probes_need_no_token() -> None:

@@ -209,3 +209,8 @@ def test_pictures_are_made_in_a_browser(browser: Browser, address: str) -> None:
     painted = decode(Path(row["mask"]).read_bytes(), "the mask")[..., 0] > 127
     assert row["task"] == "inpaint" and 20 < painted.sum() < 200 and not painted[0].any()
     assert (changed[~painted] == blue[~painted]).all() and (changed[painted] != blue[painted]).mean() > 0.5
+
+    # Of another picture it is no mask.
+    press(browser, called("button", "Go on from it"))
+    until(browser, "document.querySelector('.st-key-make button').disabled")
+    assert browser.run("document.body.innerText.includes('A picture is missing yet, or its mask.')")

@@ -13,7 +13,7 @@ import torch
 from streamlit.testing.v1 import AppTest
 
 from darkroom.models.registry import RegisteredModel
-from darkroom.storage import encode_png, open_store
+from darkroom.storage import decode, encode_png, open_store
 from darkroom.studio.found_runs import find_runs
 from darkroom.studio.registry_moves import history, moves, versions
 from darkroom.studio.trainings import POINTS, curve, evaluations, losses, read_training, read_trainings
@@ -122,6 +122,9 @@ def test_evaluations_lie_in_the_training_and_beside_a_tick(tmp_path: Path) -> No
     (own,), (ticks,) = evaluations(str(tmp_path / "flow")), evaluations(str(tmp_path / "nightly/ticks/T/training"))
     assert (own.name, own.rows) == ("evaluation", [["24 px: digit accuracy", "97.5%"], ["24 px: count", "80"]])
     assert ticks.name == "candidate" and own.sheet[1:4] == b"PNG"
+    open_store(str(tmp_path)).write("flow/evaluation/sheet-48.png", encode_png(np.zeros((16, 16, 3), np.uint8)))
+    (own,) = evaluations(str(tmp_path / "flow"))
+    assert decode(own.sheet, "the sheet").shape == (16, 16, 3), "of the largest pictures"
     open_store(str(tmp_path)).write("flow/evaluation/quality.json", b'{"quality": [')
     assert evaluations(str(tmp_path / "flow"))[0].head == ["problem"]
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from darkroom.runs import to_table
+from darkroom.runs import Ledger, to_table
 from darkroom.runs.reading import NoRun
-from darkroom.storage import open_store
+from darkroom.storage import StorageError, open_store
 from darkroom.studio.run_table import RunTable, run_version
-from darkroom.studio.run_view import View, conditions
+from darkroom.studio.run_view import View
 from runs import commit, png, result
 
 QUOTED = 'a "red" seven; DROP TABLE rows --'
@@ -81,7 +82,12 @@ def ids(table: RunTable, view: View, size: int = 48) -> str:
         (View(where='prompt~"; drop table"'), "3"),
         (View(where="""prompt="') OR true --" """), ""),
         (View(where="id=r6"), "6"),
-        (View(where="error_class!=input task=text_to_image guidance!=7"), "2"),
+        (View(where="error_class!=input task=text_to_image guidance!=7"), "2 6"),
+        (View(where="guidance!=7"), "2 4 5 6"),  # the column is what ran
+        (View(where="stage2.steps!=9"), "0 2 3 4 5 6"),
+        (View(where="view!=jigsaw"), "0 1 2 3 5 6"),
+        (View(where="view!=rotate_90 task=anagram"), "4"),
+        (View(where="view!=7 component!=7 task=anagram"), "4"),
         (View(order="alignment"), "3 0 1 2 4 5 6"),
         (View(order="alignment", down=True), "1 0 3 2 4 5 6"),
         (View(down=True), "6 5 4 3 2 1 0"),
@@ -128,13 +134,41 @@ def test_rows_that_differ_in_one_thing_are_a_series(table: RunTable) -> None:
         ("guidance", "guidance: wanted name=value"),
         ("guidance>high", "guidance>high: wanted a number after >"),
         ("gidance=7", "no row has gidance, did you mean 'guidance'?"),
+        ("gidance.deep=7", "no row has gidance.deep, did you mean 'guidance'?"),
         ("1=1", "1=1: wanted name=value"),
     ],
 )
 def test_conditions_that_say_nothing(table: RunTable, where: str, says: str) -> None:
     with pytest.raises(ValueError, match=says.replace("?", r"\?")):
-        for condition in conditions(where, table.names):
-            condition.where()
+        table.refuse_unknown(where)
+        table.find(View(where=where))
+
+
+def test_what_few_rows_have_may_be_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("darkroom.studio.run_table.NAMED", 1)
+    store = open_store(str(tmp_path))
+    store.write("run.json", json.dumps(RECORD).encode())
+    edit = {"task": "image_to_image", "prompt": "a red seven", "seed": 1, "strength": 0.6, "stage9": {"depth": 4}}
+    rows = [_row(number, {**TEXT, "seed": number}) for number in range(1000)]
+    commit(store, "first", to_table([*rows, _row(1000, edit)]))
+    table = RunTable(str(tmp_path))
+    assert not {"strength", "stage9"} & set(table.names), "no row that was drawn has them"
+    for where in ("strength>0.5", "stage9.depth=4"):
+        table.refuse_unknown(where)
+        assert ids(table, View(where=where)) == "1000"
+    with pytest.raises(ValueError, match="no row has depth"):
+        table.refuse_unknown("depth=4")
+
+
+def test_a_store_that_fails_while_rows_come_is_its_own_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(str(tmp_path))
+
+    def table_of(self: Ledger, shard: Any, columns: Any) -> None:
+        raise StorageError("the bucket does not answer")
+
+    monkeypatch.setattr(Ledger, "table", table_of)
+    with pytest.raises(StorageError, match="^the bucket does not answer$"):
+        RunTable(str(tmp_path))
 
 
 def test_a_run_in_a_bucket_and_one_that_grows(s3_env: str) -> None:

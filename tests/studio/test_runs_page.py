@@ -79,8 +79,17 @@ def test_two_rows_side_by_side(runs: Path) -> None:
     assert "Choose the picture to be seen beside" in said(page)
 
 
+def test_rows_side_by_side_may_be_one_or_have_long_names(runs: Path, tmp_path: Path) -> None:
+    page = opened(runs, row=ODD_ID, beside=ODD_ID)
+    assert "They differ in nothing that was asked for" in said(page)
+    names = ["x" * 100 + end for end in "ab"]
+    rows = [{"task": "text_to_image", "prompt": "a two", "id": name, "seed": seed} for seed, name in enumerate(names)]
+    make_run(str(tmp_path / "run"), tmp_path, rows)
+    assert "They differ in seed" in said(opened(tmp_path, row=names[0], beside=names[1]))
+
+
 def test_failures_are_a_manifest(runs: Path) -> None:
     page = opened(runs)
     assert page.expander[0].label == "1 row failed" and "--ids failed.jsonl" in page.code[0].value
     (row,) = map(json.loads, _manifest(str(runs / "one"), ["input"]).splitlines())
-    assert row["id"] == "bad <i>row</i>" and row["image"] == "in/gone.png"
+    assert row["id"] == "bad <i>row</i>" and row["image"] == "/somewhere/in/gone.png"

@@ -24,10 +24,15 @@ JIGSAW = [
     {"view": "rotate_90", "prompt": "a six"},
     {"view": "negate", "prompt": "a nine"},
 ]
+FINE = {name: {"view": name, "pieces": SMALL + 1} for name in ("patch_permute", "square_hinge")}
 MORE: list[dict[str, Any]] = [
     {"task": "anagram", "views": JIGSAW, "id": "small"},
     {"task": "anagram", "views": JIGSAW, "id": "big"},
     {"task": "anagram", "views": [{"view": name, "prompt": "x" * 19_000} for name in MOTIONS], "id": "long"},
+    *(
+        {"task": "anagram", "views": [{"view": "identity", "prompt": "a two"}, {**fine, "prompt": "a six"}], "id": name}
+        for name, fine in FINE.items()
+    ),
 ]
 BIG = picture(99, side=2 * SMALL)
 
@@ -35,8 +40,8 @@ BIG = picture(99, side=2 * SMALL)
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> RunTable:
     folder = tmp_path_factory.mktemp("shown")
-    pictures = [picture(number) for number in range(len(ROWS) + 3)]
-    pictures[-2] = BIG
+    large = ["big", *FINE]
+    pictures = [BIG if row.get("id") in large else picture(number) for number, row in enumerate([*ROWS, *MORE])]
     make_run(str(folder / "run"), folder, [*ROWS, *MORE], pictures=pictures)
     return RunTable(str(folder / "run"))
 
@@ -72,6 +77,14 @@ def test_thumbnails(table: RunTable) -> None:
     assert len(shown["long"]["caption"]) == 120 and shown["small"]["motion"]["side"] == 48
     assert decoded(shown["big"]["source"]).shape == (SMALL, SMALL, 3)
     assert shown[ODD_ID]["motion"] is None
+
+
+def test_views_finer_than_a_shrunk_picture_stand_still(table: RunTable) -> None:
+    shown = {one["id"]: one for one in thumbnails(table, table.find(View()).rows)}
+    for name in FINE:
+        assert shown[name]["motion"] is None and decoded(shown[name]["source"]).shape == (SMALL, SMALL, 3)
+        whole = large(table, table.named(name))
+        assert "motion" not in whole and np.array_equal(decoded(whole["source"]), BIG)
 
 
 def test_a_picture_that_is_gone_is_said(table: RunTable) -> None:

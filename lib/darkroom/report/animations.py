@@ -19,7 +19,8 @@ BLANK = np.array([128, 128, 128], np.uint8)  # where nothing lies while pixels a
 
 
 def turning(picture: np.ndarray, views: Sequence[Mapping[str, Any]], kind: str = "gif") -> bytes:
-    """The picture, uint8 [S, S, 3], as it goes from each view to the next and from the last to the first.
+    """The picture, uint8 [S, S, 3], as it goes from each view to the next and from the last to the first. Every view
+    has to fit a picture of min(S, LARGEST) pixels a side.
 
     Rotations turn, of the whole or of the disc in the middle; in all other views each pixel travels straight to where
     the view puts it. The colours of a negative fade over.

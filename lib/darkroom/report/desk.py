@@ -18,6 +18,7 @@ from darkroom.storage import NotFound, Store, image_key_of, open_store
 
 LARGEST_TILE = 256  # pixels; of larger pictures the page has a small one, and a large one where it is looked at
 LONGEST_ROW = 100_000  # characters of JSON; a page must open, whatever a prompt holds
+LARGEST_NUMBER = 2**53 - 1  # that a script reads as it is; a seed may have 63 bits
 OURS = b'<meta name="generator" content="Darkroom">'
 _DRAWN = re.compile(r"(tiles|sheets|animations)/[A-Za-z0-9_.-]+")
 
@@ -109,13 +110,17 @@ class Desk:
 
 
 def row_facts(shown: Shown) -> dict[str, Any]:
-    """What the large view says of a row. row: as a manifest has it, None where it is too long for a page."""
+    """What the large view says of a row. row: as a manifest has it, None where it is too long for a page; whole: those
+    of its numbers that a script would round, as texts."""
     named = {"id": shown.row["id"]} if shown.row["id"] != shown.row["key"] else {}
     row = {**named, "task": shown.parameters["task"], **shown.parameters}
     row = {name: value for name, value in row.items() if value != ""}
+    fits = len(json.dumps(row)) <= LONGEST_ROW
+    large = {name: str(value) for name, value in row.items() if isinstance(value, int) and value > LARGEST_NUMBER}
     return {
         "id": shown.row["id"][:LONGEST_ROW],
-        "row": row if len(json.dumps(row)) <= LONGEST_ROW else None,
+        "row": row if fits else None,
+        "whole": large if fits else {},
         "key": shown.row["key"],
         "flags": flags(shown),
         "score": score(shown),

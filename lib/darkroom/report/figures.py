@@ -64,7 +64,7 @@ def _noised(group: list[Shown], pictures: Pictures) -> list[Panel]:
 def _inpaint(group: list[Shown], pictures: Pictures) -> list[Panel]:
     (shown,) = group
     result = Panel("result", pictures.made(shown), shown=shown)
-    mask = pictures.mask(shown, len(result.picture))
+    mask = pictures.mask(shown, result.picture)
     masks = [] if mask is None else [Panel("mask", mask)]
     return [*_source_panels("source", shown, pictures, result), *masks, result]
 
@@ -76,7 +76,7 @@ def _upscale(group: list[Shown], pictures: Pictures) -> list[Panel]:
 
 
 def _source_panels(label: str, shown: Shown, pictures: Pictures, beside: Panel) -> list[Panel]:
-    source = pictures.source(shown, len(beside.picture))
+    source = pictures.source(shown, beside.picture)
     return [] if source is None else [Panel(label, source)]
 
 

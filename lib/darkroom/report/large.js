@@ -7,10 +7,15 @@ const MEANINGS = {
 };
 let now = null, turned = 0;
 
+function withWhole(found) {
+  for (const [name, digits] of Object.entries(found.whole)) found.row[name] = BigInt(digits);
+  return found;
+}
+
 let rows = null; // read when first wanted, so that the page opens fast
 function allRows() {
   rows ??= new Promise((done, fail) => {
-    window.darkroomRows = done;
+    window.darkroomRows = found => done(found.map(withWhole));
     document.head.append(Object.assign(document.createElement("script"), { src: "rows.js", onerror: fail }));
   });
   return rows;
@@ -119,7 +124,7 @@ async function describe(number) {
   find("facts").replaceChildren(...facts.flatMap(([name, value]) => {
     const [term, said] = [document.createElement("dt"), document.createElement("dd")];
     term.textContent = name.replaceAll("_", " ");
-    said.textContent = typeof value === "string" ? value : JSON.stringify(value);
+    said.textContent = typeof value === "string" ? value : toJson(value);
     said.dir = "auto";
     return [term, said];
   }));
@@ -176,5 +181,5 @@ find("back").addEventListener("click", () => step(-1));
 find("on").addEventListener("click", () => step(1));
 find("close").addEventListener("click", () => large.close());
 find("yaml").addEventListener("click", event => copy(event.currentTarget, toYaml));
-find("json").addEventListener("click", event => copy(event.currentTarget, row => JSON.stringify(row) + "\n"));
+find("json").addEventListener("click", event => copy(event.currentTarget, row => toJson(row) + "\n"));
 addEventListener("resize", () => large.open && fit());

@@ -13,6 +13,7 @@ from darkroom.report.rows import Shown
 from darkroom.runs import Ledger
 from darkroom.storage import (
     NotFound,
+    Size,
     StorageError,
     Store,
     decode,
@@ -46,8 +47,9 @@ class Pictures:
             data = self._inline(shown)
         return decode(data, where)
 
-    def source(self, shown: Shown, side: int) -> np.ndarray | None:
-        """The picture the row began with, as the model saw it, at most `side` pixels wide: uint8 [S, S, 3].
+    def source(self, shown: Shown, beside: np.ndarray) -> np.ndarray | None:
+        """The picture the row began with, as the model saw it, in the shape of its result, [H, W, 3], or smaller where
+        its file is: uint8 [h, w, 3].
 
         None if it cannot be read, or is no longer the one that was used: a report is not the place to complain.
         """
@@ -56,19 +58,23 @@ class Pictures:
             if hashlib.sha256(data).hexdigest() != shown.row["source_sha256"]:
                 return None
             fit = shown.parameters.get("fit", "crop")
-            small = min(side, *stored_size(data, "the source"))
-            return read_squares(data, "the source", [small], fit=fit).arrays[small]
+            stored, whole = stored_size(data, "the source"), beside.shape[1::-1]
+            scale = min(1.0, *(own / side for own, side in zip(stored, whole, strict=True)))
+            size = _size(*(max(1, round(scale * side)) for side in whole))
+            return read_squares(data, "the source", [size], fit=fit).arrays[size]
         except (StorageError, ValueError):
             return None
 
-    def mask(self, shown: Shown, side: int) -> np.ndarray | None:
-        """The row's mask at the picture's size, white where it was painted; None if it cannot be read."""
+    def mask(self, shown: Shown, beside: np.ndarray) -> np.ndarray | None:
+        """The row's mask at the size of its result, [H, W, 3], white where it was painted; None if it cannot be
+        read."""
+        size = _size(*beside.shape[1::-1])
         try:
             data, words = read_uri(_mask_uri(shown)), shown.parameters
-            mask = read_mask(data, "the mask", [side], words.get("fit", "crop"), words.get("mask_value"))
+            mask = read_mask(data, "the mask", [size], words.get("fit", "crop"), words.get("mask_value"))
         except (StorageError, ValueError):
             return None
-        return np.repeat(mask.arrays[side], 3, axis=2)
+        return np.repeat(mask.arrays[size], 3, axis=2)
 
     def map(self, key: str) -> np.ndarray | None:
         """What a control network saw, uint8 [H, W, 3]; None if it cannot be read."""
@@ -85,6 +91,10 @@ class Pictures:
                 ids = table["id"].to_pylist()
                 self._shard = (shown.shard.name, dict(zip(ids, pictures, strict=True)))
             return self._shard[1][shown.row["id"]] or b""
+
+
+def _size(width: int, height: int) -> Size:
+    return width if width == height else (width, height)
 
 
 def _mask_uri(shown: Shown) -> str:

@@ -138,6 +138,7 @@ class _Draw:
         self.good = 0
         self._limit = "g"  # above every hex digest
         self._groups: dict[str, dict[str, Shown]] = {}
+        self._kept = 0  # rows of all groups; to count them at each row that comes is quadratic
 
     def offer(self, task: str, shard: Shard, table: pa.Table, index: int, position: int) -> None:
         self.good += 1
@@ -148,13 +149,15 @@ class _Draw:
         if digest >= self._limit:
             return
         group = self._groups.setdefault(digest, {})
+        before = len(group)
         group[_digest(row_id)] = _shown(shard, table, index, position)
         if len(group) > self.longest:
             del group[max(group)]
+        self._kept += len(group) - before
         # A group that was dropped lies above the limit from then on, so what is kept has been kept from its first row.
-        while len(self._groups) > 1 and sum(map(len, self._groups.values())) > self.rows:
+        while len(self._groups) > 1 and self._kept > self.rows:
             self._limit = max(self._groups)
-            del self._groups[self._limit]
+            self._kept -= len(self._groups.pop(self._limit))
 
     def groups(self) -> list[list[Shown]]:
         groups = [sorted(group.values(), key=lambda shown: shown.position) for group in self._groups.values()]

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
-from darkroom.report.animations import one_after_the_other, turning
+from darkroom.report.animations import LARGEST, one_after_the_other, turning
 from darkroom.report.captions import clipped, flags, prompt_of_strip, score, sentence, settings, usual
 from darkroom.report.comparisons import varying
 from darkroom.report.desk import Desk
@@ -15,6 +15,7 @@ from darkroom.report.pictures import Pictures
 from darkroom.report.rows import Part, Shown
 from darkroom.report.sheets import Cell, caption_font, draw_sheet, edge, fitted, tile
 from darkroom.report.turning import turns
+from darkroom.sampling.views import view_of
 
 DRAWN_AT_ONCE = 16
 ON_A_SHEET = 200  # figures; a sheet of thousands is a picture that nothing opens
@@ -101,8 +102,7 @@ def _figure(name: str, group: list[Shown], materials: Materials) -> Figure:
         for panel, turn in zip(linked, turns(group[0].parameters["views"]), strict=False):  # control maps come last
             panel.update(turn)
     # Only the small tiles stay in memory for the sheet.
-    size = edge(len(drawn[-1].picture if task in ("inpaint", "upscale") else drawn[0].picture)) if drawn else 0
-    cell = _cell(drawn, size) if drawn else None
+    cell = _cell(drawn, drawn[-1] if task in ("inpaint", "upscale") else drawn[0]) if drawn else None
     animation = _animated(name, group, drawn, materials) if drawn and materials.animate else ""
     return Figure(group, settings(group), prompt, problem, linked, cell, animation)
 
@@ -123,10 +123,13 @@ def _linked(panel: Panel, prompt: str, desk: Desk) -> dict[str, Any]:
 
 
 def _animated(name: str, group: list[Shown], drawn: list[Panel], materials: Materials) -> str:
-    """Writes what moves of a figure, if anything does: its link."""
+    """Writes what moves of a figure, if anything does: its link. "" also of views too fine for a shrunk picture."""
     parameters = group[0].parameters
     if parameters["task"] == "anagram":
-        data = turning(materials.pictures.made(group[0]), parameters["views"], materials.animate)
+        picture, views = materials.pictures.made(group[0]), parameters["views"]
+        if any(view_of(view).fits(min(len(picture), LARGEST)) for view in views):
+            return ""
+        data = turning(picture, views, materials.animate)
     else:
         frames = [panel.picture for panel in drawn if panel.shown is not None]
         if len(frames) < SHORTEST_STRIP or len({frame.shape for frame in frames}) > 1:
@@ -137,8 +140,8 @@ def _animated(name: str, group: list[Shown], drawn: list[Panel], materials: Mate
     return link
 
 
-def _cell(drawn: list[Panel], size: int) -> Cell:
-    font = caption_font()
+def _cell(drawn: list[Panel], largest: Panel) -> Cell:
+    size, font = edge(max(largest.picture.shape[:2])), caption_font()
     words = [[panel.label, *(fitted(panel.text, size, 2, font) if panel.text else [])] for panel in drawn]
     return Cell([tile(panel.picture, size) for panel in drawn], [[w for w in under if w] for under in words])
 

@@ -37,18 +37,32 @@ def caption_font() -> ImageFont.FreeTypeFont:
 
 
 def edge(side: int) -> int:
-    """How large a picture of so many pixels is shown: the least multiple within 96..128, so that pixels stay square."""
+    """How large a picture whose longer side is so many pixels is shown: the least multiple within 96..128, so that
+    pixels stay square."""
     if side >= LARGEST:
         return LARGEST
     enough = side * -(-SMALLEST // side)
     return enough if enough <= LARGEST else side * (LARGEST // side)
 
 
+def shown_size(picture: np.ndarray, size: int) -> tuple[int, int]:
+    """Width and height of a picture, [H, W, 3], whose longer side is shown at `size` pixels."""
+    height, width = picture.shape[:2]
+    longer = max(height, width)
+    return max(1, round(width * size / longer)), max(1, round(height * size / longer))
+
+
 def tile(picture: np.ndarray, size: int) -> Image.Image:
-    """uint8 [S, S, 3] at size x size: enlarged pixel by pixel, or shrunk smoothly."""
-    image = Image.fromarray(picture)
-    method = Image.Resampling.NEAREST if len(picture) <= size else Image.Resampling.LANCZOS
-    return image.resize((size, size), method)
+    """uint8 [H, W, 3] at size x size: enlarged pixel by pixel, or shrunk smoothly. What is not square keeps its shape,
+    in the middle of paper."""
+    width, height = shown_size(picture, size)
+    method = Image.Resampling.NEAREST if max(picture.shape[:2]) <= size else Image.Resampling.LANCZOS
+    image = Image.fromarray(picture).resize((width, height), method)
+    if width == height:
+        return image
+    square = Image.new("RGB", (size, size), PAPER)
+    square.paste(image, ((size - width) // 2, (size - height) // 2))
+    return square
 
 
 def draw_sheet(title: str, subtitle: str, cells: list[Cell]) -> bytes:

@@ -16,7 +16,7 @@ from darkroom.report.guidance import guidance_curves
 from darkroom.report.pictures import Pictures
 from darkroom.report.rows import Part, Shown
 from darkroom.report.run_sections import DRAWN_AT_ONCE, Heading, Materials, on_page
-from darkroom.report.sheets import edge, tile
+from darkroom.report.sheets import edge, shown_size, tile
 from darkroom.report.sweeps import Sweep
 
 BLANK = 0.5  # the grey that stands for a picture that is gone
@@ -60,7 +60,7 @@ def _grid(sheet: str, sweep: Sweep, common: dict[str, str], pictures: Pictures, 
 
     with ThreadPoolExecutor(DRAWN_AT_ONCE, thread_name_prefix="report") as pool:
         rows = [list(pool.map(picture_of, row)) for row in sweep.rows]
-    sizes = [edge(len(picture)) for row in rows for picture in row if picture is not None]
+    sizes = [edge(max(picture.shape[:2])) for row in rows for picture in row if picture is not None]
     size = max(sizes, default=edge(1))
     tensors = [torch.stack([_tile(picture, size) for picture in row]) for row in rows]
     across = " · ".join(filter(None, [sweep.across.title, sweep.prompt]))
@@ -73,20 +73,21 @@ def _grid(sheet: str, sweep: Sweep, common: dict[str, str], pictures: Pictures, 
         "seeds": sorted({shown.row["seed"] for shown in sweep.shown}),
         "flags": sorted({flag for shown in sweep.shown for flag in flags(shown)}),
         "sheet": sheet,
-        "size": size,
         "down": sweep.down.title,
         "across": sweep.across.title,
         "columns": sweep.across.words,
         "rows": [
-            (words, [_cell(*pair, desk) for pair in zip(row, drawn, strict=True)])
+            (words, [_cell(*pair, size, desk) for pair in zip(row, drawn, strict=True)])
             for words, row, drawn in zip(sweep.down.words, sweep.rows, rows, strict=True)
         ],
     }
 
 
-def _cell(shown: Shown, picture: np.ndarray | None, desk: Desk) -> dict[str, Any]:
-    """src: "" where the picture is gone; alt: the row's id and flags."""
-    links = {"src": ""} if picture is None else desk.picture(picture, shown) | {"row": desk.row(shown)}
+def _cell(shown: Shown, picture: np.ndarray | None, size: int, desk: Desk) -> dict[str, Any]:
+    """src: "" where the picture is gone; size: on the page; alt: the row's id and flags."""
+    links: dict[str, Any] = {"src": ""}
+    if picture is not None:
+        links = desk.picture(picture, shown) | {"row": desk.row(shown), "size": shown_size(picture, size)}
     return {**links, "alt": clipped(", ".join([shown.row["id"], *flags(shown)]))}
 
 

@@ -31,7 +31,8 @@ class Titles:
 def write_ticks_page(out: str, titles: Mapping[str, str]) -> str:
     """Draws the ticks of the pipeline whose folder is `out`; where the page lies. titles: of the metrics."""
     store, named = open_store(out), Titles(titles)
-    ticks = [json.loads(store.read(key)) for key in store.list("ticks/") if _is_record(key)]
+    names = (name for name in store.files("ticks") if name.endswith(".json"))
+    ticks = [json.loads(store.read(f"ticks/{name}")) for name in names]
     measured = [tick for tick in ticks if tick["rounds"] and "passed" in tick["rounds"][-1]][-DRAWN:]
     drawings = _drawings(store, measured, named)
     html = render(
@@ -46,10 +47,6 @@ def write_ticks_page(out: str, titles: Mapping[str, str]) -> str:
     )
     store.write("index.html", html.encode())
     return store.uri("index.html")
-
-
-def _is_record(key: str) -> bool:
-    return key.count("/") == 1 and key.endswith(".json")
 
 
 def _facts(ticks: list[Tick], measured: list[Tick]) -> list[tuple[str, str]]:

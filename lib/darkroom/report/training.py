@@ -192,8 +192,9 @@ def _state(run: TrainingRun) -> str:
 
 
 def _process(process: dict[str, Any]) -> str:
-    """ "flow, num timesteps 1000": its kind is a word of its own."""
-    return ", ".join(filter(None, [process["kind"], _sentence({**process, "kind": None})]))
+    """ "diffusion, 1,000 noise levels, schedule linear": its kind is a word of its own."""
+    levels, others = process.get("num_timesteps"), process | {"kind": None, "num_timesteps": None}
+    return ", ".join(filter(None, [process["kind"], f"{levels:,} noise levels" if levels else "", _sentence(others)]))
 
 
 def _sentence(fields: dict[str, Any]) -> str:

@@ -72,11 +72,9 @@ def parse_values(name: str, text: str) -> list[Any]:
 
 
 def sweep(row: Mapping[str, Any], name: str, values: Sequence[Any]) -> str:
-    """A manifest in YAML: the row once for every value of one parameter."""
-    swept = {
-        "id": f"{name}/{{{name}}}",
-        **{key: [value] if isinstance(value, list) else value for key, value in row.items() if key != "id"},
-        name: list(values),
-    }
+    """A manifest in YAML: the row once for every value of one parameter. Prompts make no ids: they may be too long."""
+    others = {key: [value] if isinstance(value, list) else value for key, value in row.items() if key != "id"}
+    named = {} if name == "prompt" else {"id": f"{name}/{{{name}}}"}
+    swept = {**named, **others, name: list(dict.fromkeys(values))}
     about = f"# One row for each {name}. darkroom generate sweep.yaml --out runs/sweep\n"
     return about + yaml.safe_dump({"matrix": [swept]}, allow_unicode=True, sort_keys=False)

@@ -50,9 +50,11 @@ def mask(picture: np.ndarray, key: str) -> bytes | None:
     """Has a mask drawn on a picture, uint8 [H, W, 3]: a PNG of its size, white where it was painted; None before."""
     address = "data:image/png;base64," + base64.b64encode(encode_png(picture)).decode()
     about = {"source": address, "width": picture.shape[1], "height": picture.shape[0]}
-    result = _mask(key=key, data=about | {"key": _digest(about)}, on_mask_change=lambda: None)
-    _, _, encoded = (result.mask or "").partition("base64,")
-    return base64.b64decode(encoded) if encoded else None
+    about["key"] = _digest(about)
+    drawn = _mask(key=key, data=about, on_mask_change=lambda: None).mask
+    if not drawn or drawn["key"] != about["key"] or not drawn["picture"]:
+        return None
+    return base64.b64decode(drawn["picture"].partition("base64,")[2])
 
 
 def _digest(data: Any) -> str:

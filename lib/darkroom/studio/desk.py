@@ -36,7 +36,7 @@ from darkroom.manifest.inline_rows import FOLDER, named_by_row, write_rows
 from darkroom.models.catalog import abilities, open_model
 from darkroom.phases import Say, to_stderr
 from darkroom.ray_cluster import ClusterError
-from darkroom.runs import Log, Shard, own
+from darkroom.runs import Ledger, Log, Shard, own
 from darkroom.runs.maintenance import TEMPORARY
 from darkroom.storage import LocalStore, NotFound, StorageError, Store, image_key_of, open_store
 from darkroom.storage.hashing import hashes
@@ -49,7 +49,7 @@ MOST_OPEN = 64  # rows that may wait at once
 @dataclass(eq=False)
 class Ticket:
     """A row that was asked for. row: its canonical form; known: the run held it already; record: its row of the results
-    once it is made; problem: why it was not, "" for no such reason."""
+    once it is made; problem: why it was not, "" for no such reason; askers: how many wait for it."""
 
     id: str
     row: dict[str, Any]
@@ -59,6 +59,7 @@ class Ticket:
     asked: float = field(default_factory=time.monotonic)
     ended: float | None = None
     task: Future[None] | None = None
+    askers: int = 1
 
     @property
     def seconds(self) -> float:
@@ -88,7 +89,9 @@ class Desk:
         self.options = replace(options, out=place, manifest=self.store.uri(REQUESTS))
         self._dtypes = stage_dtypes(self.model, options.dtype, on_gpu=torch.cuda.is_available())
         self._stores = find_stores(self.model, self.model.encoders, self._dtypes, self.store.root)
-        self._lock, self._encoding = threading.RLock(), threading.Lock()
+        self._lock, self._encoding, self._recording = threading.RLock(), threading.Lock(), threading.Lock()
+        self._unrecorded, self._pause = False, 0.0
+        self._recorder: asyncio.Task[None] | None = None
         self._encoders: dict[str, Any] = {}
         self._open: dict[str, Ticket] = {}  # by id: what two ask for is made once
         order, first = self.order, self.model.stages[0]
@@ -103,6 +106,8 @@ class Desk:
         try:
             self._writer.open()
             self._requests = _read_requests(self.store)
+            if self._requests:
+                self._record()  # what a desk that was killed had no time to say
             self._workers = [self._start_worker(stage.number, say) for stage in self.model.stages]
         except BaseException:
             self._ends.close()
@@ -130,6 +135,7 @@ class Desk:
         line, prompts = self._planned(row)
         with self._lock:
             if (waiting := self._open.get(line["id"])) is not None:
+                waiting.askers += 1
                 return waiting
             ticket = Ticket(line["id"], line["row"])
             if (record := self._find(line)) is not None:
@@ -143,9 +149,12 @@ class Desk:
         return ticket
 
     def cancel(self, ticket: Ticket) -> None:
-        """It is no longer waited for; what an engine has begun of it, it ends."""
-        if ticket.task is not None and ticket.ended is None:
-            ticket.task.cancel()
+        """One asker less waits for it; it goes no further once nobody does."""
+        with self._lock:
+            ticket.askers = max(ticket.askers - 1, 0)
+            if not ticket.askers and ticket.task is not None and ticket.ended is None:
+                self._end(ticket, None, "cancelled")  # here, as a task that has not begun never says so
+                ticket.task.cancel()
 
     def progress(self, ticket: Ticket) -> tuple[int, int]:
         """Moves made, and all, of the stage that the row is at; (0, 0) while it is at none."""
@@ -164,11 +173,15 @@ class Desk:
         """Ends what waits and gives the run back."""
         atexit.unregister(self.close)
         for ticket in list(self._open.values()):
+            ticket.askers = 0
             self.cancel(ticket)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=10)
         for worker in self._workers:
             worker.engine.close()
+        with suppress(StorageError, RuntimeError):  # no thread begins while the interpreter ends: the next desk says it
+            if self._requests:
+                self._record()
         with self._lock, suppress(StorageError):
             self._writer.close()
         self._ends.close()
@@ -220,19 +233,21 @@ class Desk:
             if self._judge is not None:
                 await asyncio.to_thread(self._judge.finish, [state])
             if state.failure:
-                ticket.end(None, state.failure.text)
+                self._end(ticket, None, state.failure.text)
             else:
-                ticket.end(await asyncio.to_thread(self._keep, state))
-        except asyncio.CancelledError:
-            ticket.end(None, "cancelled")
-            raise
+                self._end(ticket, await asyncio.to_thread(self._keep, state))
+                self._record_soon()
         except (StorageError, ClusterError, ValueError) as error:
-            ticket.end(None, str(error))
+            self._end(ticket, None, str(error))
         except Exception as error:  # a bug must end a wait too
-            ticket.end(None, f"{type(error).__name__}: {error}")
-        finally:
-            with self._lock:
+            self._end(ticket, None, f"{type(error).__name__}: {error}")
+
+    def _end(self, ticket: Ticket, record: dict[str, Any] | None, problem: str = "") -> None:
+        """Once. Nobody sees a ticket that has ended and is still waited for: its place is another's at once."""
+        with self._lock:
+            if ticket.ended is None:
                 del self._open[ticket.id]
+                ticket.end(record, problem)
 
     def _encode(self, prompts: dict[str, dict[str, bool]]) -> None:
         """What prompts are to each encoder that reads them, where that is not known yet."""
@@ -255,25 +270,41 @@ class Desk:
         with self._lock:
             state.unit, self._units = self._units, self._units + 1
             receipt = write_unit([state], self._write)
-            self._requests.append({"id": state.id, **state.row})
-            self.store.write(REQUESTS, "".join(f"{json.dumps(row)}\n" for row in self._requests).encode())
+            self._requests[state.id] = {"id": state.id, **state.row}  # one that was lost is made a second time
+            self.store.write(REQUESTS, "".join(f"{json.dumps(row)}\n" for row in self._requests.values()).encode())
             self._writer.commit([Shard.from_json(receipt.shard)])
-            self._record()
             record = self._find({"key": state.key})
             assert record is not None, f"{state.id} was committed"
             return record
 
+    def _record_soon(self) -> None:
+        self._unrecorded = True
+        if self._recorder is None or self._recorder.done():
+            self._recorder = self._loop.create_task(self._record_later())
+
+    async def _record_later(self) -> None:
+        """Once for all rows that come meanwhile, as all requests are read for it: it takes a tenth of the time."""
+        while self._unrecorded:
+            await asyncio.sleep(self._pause)
+            self._unrecorded, began = False, time.monotonic()
+            with suppress(StorageError):  # the next row tries it again, or `close`
+                await asyncio.to_thread(self._record)
+            self._pause = 9 * (time.monotonic() - began)
+
     def _record(self) -> None:
         """Says in the run which rows it is of."""
-        order, store = self.order, self.store
-        work = cut(order.rows, self._writer.log, order.maker, None, store)
-        store.write("run.json", json.dumps(run_record(order, work), indent=2, ensure_ascii=False).encode())
-        old = [key for key in store.list("manifest/") if not key.startswith(f"manifest/{work.plan}/")]
-        store.delete(*old, *(key for folder in TEMPORARY for key in store.list(folder)))
+        with self._recording:
+            order, store = self.order, self.store
+            work = cut(order.rows, Ledger(store).read(), order.maker, None, store)
+            store.write("run.json", json.dumps(run_record(order, work), indent=2, ensure_ascii=False).encode())
+            old = [key for key in store.list("manifest/") if not key.startswith(f"manifest/{work.plan}/")]
+            store.delete(*old, *(key for folder in TEMPORARY for key in store.list(folder)))
 
 
-def _read_requests(store: Store) -> list[dict[str, Any]]:
+def _read_requests(store: Store) -> dict[str, dict[str, Any]]:
+    """The rows of the run's manifest by their ids."""
     try:
-        return [json.loads(line) for line in store.read(REQUESTS).splitlines()]
+        rows = [json.loads(line) for line in store.read(REQUESTS).splitlines()]
     except NotFound:
-        return []
+        return {}
+    return {row["id"]: row for row in rows}

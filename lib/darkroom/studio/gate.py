@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
@@ -32,6 +31,7 @@ class Gate:
     def __init__(self, app: Any, token: str) -> None:
         self._app, self._token = app, token.encode()
         self._pass = hashlib.sha256(b"darkroom studio " + self._token).hexdigest()
+        self._cookie = f"{COOKIE}_{self._pass[:8]}"  # a browser has one jar for all ports of a host, so for all studios
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan" or scope["path"] == HEALTH or self._has_pass(scope):
@@ -49,7 +49,7 @@ class Gate:
             rest = urlencode([pair for pair in words if pair[0] != "token"])
             # One slash, or a path that begins with two would name another host.
             place = "/" + scope["path"].lstrip("/\\") + ("?" + rest if rest else "")
-            cookie = f"{COOKIE}={self._pass}; Path=/; HttpOnly; SameSite=Lax"
+            cookie = f"{self._cookie}={self._pass}; Path=/; HttpOnly; SameSite=Lax"
             await _answer(send, 303, "", [("location", place), ("set-cookie", cookie)])
         else:
             why = "The token of this studio:" if given is None else "That is not the token of this studio."
@@ -58,12 +58,11 @@ class Gate:
     def _has_pass(self, scope: dict[str, Any]) -> bool:
         if any(name == "token" for name, _ in parse_qsl(scope["query_string"].decode("latin-1"))):
             return False  # to be taken out of the address
-        given = b"; ".join(value for name, value in scope["headers"] if name == b"cookie").decode("latin-1")
-        try:
-            cookie = SimpleCookie(given).get(COOKIE)
-        except CookieError:
-            return False
-        return cookie is not None and hmac.compare_digest(cookie.value.encode(), self._pass.encode())
+        given = b";".join(value for name, value in scope["headers"] if name == b"cookie")
+        # By hand: http.cookies stops at the first one it cannot read, and programs on other ports set what they like.
+        pairs = [pair.strip().partition(b"=") for pair in given.split(b";")]
+        named = [value for name, _, value in pairs if name == self._cookie.encode()]
+        return any(hmac.compare_digest(value, self._pass.encode()) for value in named)
 
 
 async def _answer(send: Any, status: int, body: str, headers: list[tuple[str, str]]) -> None:

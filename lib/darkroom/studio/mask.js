@@ -1,4 +1,5 @@
-// A mask drawn on a picture, by brush or rectangles: what is painted becomes white. Sent when the pointer lets go.
+// A mask drawn on a picture, by brush or rectangles: what is painted becomes white. Sent when the pointer lets go, with
+// the picture's key, as what was drawn on another one before is no mask of this.
 const ROOM = 448;
 
 export default function ({ data, parentElement, setStateValue }) {
@@ -17,7 +18,7 @@ export default function ({ data, parentElement, setStateValue }) {
   sheet.append(image, canvas);
   box.replaceChildren(sheet, tools.bar);
 
-  const send = () => setStateValue("mask", blackAndWhite(canvas));
+  const send = () => setStateValue("mask", { key: data.key, picture: blackAndWhite(canvas) });
   let from = null, before = null;
   const place = event => {
     const room = canvas.getBoundingClientRect();
@@ -68,14 +69,17 @@ function toolbar(clear) {
   return { bar, kind: () => chosen, width: () => Number(width.value) };
 }
 
+// null where nothing is painted.
 function blackAndWhite(canvas) {
   const copy = Object.assign(document.createElement("canvas"), { width: canvas.width, height: canvas.height });
   const pen = copy.getContext("2d");
   const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  let any = 0;
   for (let at = 0; at < pixels.data.length; at += 4) {
     const painted = pixels.data[at + 3] > 127 ? 255 : 0;
+    any |= painted;
     pixels.data.set([painted, painted, painted, 255], at);
   }
   pen.putImageData(pixels, 0, 0);
-  return copy.toDataURL("image/png");
+  return any ? copy.toDataURL("image/png") : null;
 }

@@ -18,11 +18,12 @@ from darkroom.runs.ledger import Damaged, Ledger
 from darkroom.runs.log import Shard
 from darkroom.runs.reading import open_run
 from darkroom.runs.results import SCHEMA
-from darkroom.storage import image_key_of, open_store
-from darkroom.studio.run_view import View
+from darkroom.sampling.names import nearest
+from darkroom.storage import StorageError, image_key_of, open_store
+from darkroom.studio.run_view import NUMBERS, PARTS, TEXTS, View, conditions
 
 PAGE = 48  # pictures
-NAMED = 2_000  # rows whose parameters are looked at for their names
+NAMED = 2_000  # rows, drawn evenly, whose parameters are looked at for their names
 SERIES = 400  # rows with one prompt that are looked through for those which differ in one thing
 _READERS = 4  # shards in memory at once
 # What rows are found by; all else is read from its shard when a row is looked at.
@@ -66,6 +67,14 @@ class RunTable:
     @property
     def rows(self) -> int:
         return sum(counts.total() for counts in self.counts.values())
+
+    def refuse_unknown(self, where: str) -> None:
+        """ValueError for a condition that says nothing, or names what no row has."""
+        known = {*NUMBERS, *TEXTS, *PARTS, *self.names}
+        for condition in conditions(where):
+            name = condition.name.partition(".")[0]
+            if name not in known and not self._is_there(name):
+                raise ValueError(f"no row has {condition.name}{nearest(condition.name, known)}")
 
     def find(self, view: View, size: int = PAGE) -> Found:
         """The rows that a view asks for, and a page of them. ValueError for a condition that says nothing."""
@@ -158,16 +167,30 @@ class RunTable:
         return self._database.cursor().execute(sql, list(values))
 
     def _load(self) -> None:
+        failed: list[StorageError] = []
         added = [pa.field("shard", pa.int32()), pa.field("place", pa.int32())]
         schema = pa.schema([*(SCHEMA.field(name) for name in _COLUMNS), *added])
-        reader = pa.RecordBatchReader.from_batches(schema, self._batches())
+        reader = pa.RecordBatchReader.from_batches(schema, self._batches(failed))
         self._database.register("found", reader)
         text = "lower(array_to_string(prompts, chr(10)) || chr(10) || id) AS text"
         whole = "CASE WHEN json_valid(parameters) THEN parameters ELSE '{}' END AS parameters"
-        self._database.execute(f"CREATE TABLE run.rows AS SELECT * REPLACE ({whole}), {text} FROM found")
+        try:
+            self._database.execute(f"CREATE TABLE run.rows AS SELECT * REPLACE ({whole}), {text} FROM found")
+        except duckdb.Error:  # of whatever ends the stream it makes one of its own, whose words are a traceback
+            if failed:
+                raise failed[0] from None
+            raise
         self._database.unregister("found")
 
-    def _batches(self) -> Iterator[pa.RecordBatch]:
+    def _batches(self, failed: list[StorageError]) -> Iterator[pa.RecordBatch]:
+        """failed: takes the error that ends it, if one does."""
+        try:
+            yield from self._read_batches()
+        except StorageError as error:
+            failed.append(error)
+            raise
+
+    def _read_batches(self) -> Iterator[pa.RecordBatch]:
         with ThreadPoolExecutor(_READERS, thread_name_prefix="studio") as pool:
             shards = iter(enumerate(self._shards))
             while window := list(islice(shards, _READERS)):
@@ -186,12 +209,17 @@ class RunTable:
             return None
 
     def _names(self) -> list[str]:
-        """Of parameters, in the rows that were made first."""
+        """Of parameters, sorted. What few rows have may be missing: `_is_there` asks all of them."""
         found = self._ask(
             "SELECT DISTINCT unnest(json_keys(parameters)) AS name FROM "
             f"(SELECT parameters FROM run.rows USING SAMPLE reservoir({NAMED} ROWS) REPEATABLE (0)) ORDER BY name"
         )
         return [name for (name,) in found.fetchall()]
+
+    def _is_there(self, name: str) -> bool:
+        """Whether any row has a parameter of that name."""
+        found = self._ask("SELECT 1 FROM run.rows WHERE json_exists(parameters, ?) LIMIT 1", [f'$."{name}"'])
+        return found.fetchone() is not None
 
 
 def run_version(uri: str) -> tuple[str, ...]:

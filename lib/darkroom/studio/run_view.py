@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
-
-from darkroom.sampling.names import nearest
 
 # Columns that conditions and the order may name, beside any parameter of a manifest row.
 NUMBERS = (
@@ -17,11 +14,12 @@ NUMBERS = (
 )  # fmt: skip
 TEXTS = ("id", "task", "status", "error", "error_class", "sampler", "model", "worker", "key")
 ORDERS = ("", "id", "alignment", "concealment", "seconds", "evaluations", "seed", "guidance", "steps")
-# Of an anagram's or a hybrid's parts any may be meant.
+# Of an anagram's or a hybrid's parts any may be meant; != is true where none of them is.
 PARTS = {"view": "views", "component": "components"}
 _CONDITION = re.compile(r"^([A-Za-z_][\w.]*)(!=|>=|<=|=|>|<|~)(.*)$", re.DOTALL)
 _WORD = re.compile(r'(?:[^\s"]|"(?:[^"\\]|\\.)*")+')
-_COMPARE = {"=": "=", "!=": "<>", ">": ">", "<": "<", ">=": ">=", "<=": "<="}
+# To have no value is to be another than any that is asked for.
+_COMPARE = {"=": "=", "!=": "is distinct from", ">": ">", "<": "<", ">=": ">=", "<=": "<="}
 
 
 @dataclass(frozen=True)
@@ -42,8 +40,9 @@ class Condition:
             return f"{self._as_number()} {_COMPARE[self.mark]} ?", [*self._path(), number]
         if self.mark not in ("=", "!="):
             raise ValueError(f"{self.name}{self.mark}{self.value}: wanted a number after {self.mark}")
-        if self.name in PARTS and self.mark == "=":
-            return "list_contains(json_extract_string(parameters, ?), ?)", [*self._path(), self.value]
+        if self.name in PARTS:
+            found = "coalesce(list_contains(json_extract_string(parameters, ?), ?), false)"
+            return found if self.mark == "=" else f"NOT {found}", [*self._path(), self.value]
         compared = "is not distinct from" if self.mark == "=" else "is distinct from"
         return f"{self._text()} {compared} ?", [*self._path(), self.value]
 
@@ -104,18 +103,14 @@ class View:
         return f"{self.order} {'DESC' if self.down else 'ASC'} NULLS LAST, rowid"
 
 
-def conditions(text: str, names: Iterable[str] = ()) -> list[Condition]:
-    """Conditions as people write them, `guidance>=5 sampler=ddim prompt~"red seven"`. names: of parameters that there
-    are, to refuse others by. ValueError."""
+def conditions(text: str) -> list[Condition]:
+    """Conditions as people write them, `guidance>=5 sampler=ddim prompt~"red seven"`. ValueError."""
     found = []
-    known = {*NUMBERS, *TEXTS, *PARTS, *names}
     for word in _WORD.findall(text):
         match = _CONDITION.match(word)
         if match is None:
             raise ValueError(f"{word}: wanted name=value, with one of = != > < >= <= ~, as in guidance>=5 sampler=ddim")
         name, mark, value = match.groups()
-        if names and name.partition(".")[0] not in known:
-            raise ValueError(f"no row has {name}{nearest(name, known)}")
         found.append(Condition(name, mark, _unquoted(value)))
     return found
 

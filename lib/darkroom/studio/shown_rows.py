@@ -17,6 +17,7 @@ from darkroom.report.captions import in_words
 from darkroom.report.desk import row_facts
 from darkroom.report.rows import Shown
 from darkroom.report.turning import across, angle, places, seen
+from darkroom.sampling.views import view_of
 from darkroom.storage import StorageError, decode
 from darkroom.studio.run_table import RunTable
 
@@ -96,12 +97,14 @@ def _read(table: RunTable, row: dict[str, Any], shown: dict[str, Any]) -> tuple[
 
 def _motion(parameters: Mapping[str, Any], side: int) -> dict[str, Any] | None:
     """How an anagram goes from each of its views to each other: by a turn, or pixel by pixel. None of other rows, and
-    where a shrunk picture has too few pixels for a view."""
+    where the shrunk picture has too few pixels for a view, or nothing is known of a view."""
     views = parameters.get("views") or ()
     if len(views) < 2:
         return None
     side = min(side, SMALL)
     try:
+        if any(view_of(view).fits(side) for view in views):
+            return None
         ways = [_places(_key(view), side) for view in views]
     except ValueError:
         return None

@@ -184,7 +184,7 @@ def _sheet(store: Store, folder: str, pattern: str) -> bytes:
     """The last of the sheets, which is of the largest pictures."""
     names = [key for key in store.list(f"{folder}/s") if re.fullmatch(pattern, key.removeprefix(f"{folder}/"))]
     try:
-        return store.read(max(names, key=len)) if names else b""
+        return store.read(max(names, key=lambda name: (len(name), name))) if names else b""
     except StorageError:
         return b""
 

@@ -70,7 +70,8 @@ def _ask(desk: Desk, tickets: list[Ticket]) -> None:
     if not (pressed and row):
         return
     try:
-        tickets[:0] = [desk.submit(one) for one in variants(row, count)]
+        for place, one in enumerate(variants(row, count)):
+            tickets.insert(place, desk.submit(one))
     except ManifestError as error:
         for problem in error.problems:
             st.error(plain(problem.removeprefix("row 1: "), 1000))
@@ -110,7 +111,14 @@ def _under_way(desk: Desk, tickets: list[Ticket]) -> None:
         said = f"move {moves} of {of}" if of else "waiting for its turn"
         bar, button = st.columns([5, 1], vertical_alignment="center")
         bar.progress(moves / of if of else 0.0, f"{_words(ticket)}: {said}, {ticket.seconds:.0f} s")
-        button.button("Cancel", on_click=desk.cancel, args=[ticket], key=f"cancel {place} {ticket.id}")
+        button.button("Cancel", on_click=_cancel, args=[desk, tickets, ticket], key=f"cancel {place} {ticket.id}")
+
+
+def _cancel(desk: Desk, tickets: list[Ticket], ticket: Ticket) -> None:
+    """Somebody else may go on waiting for it."""
+    desk.cancel(ticket)
+    if ticket.askers:
+        tickets.remove(ticket)
 
 
 def _words(ticket: Ticket) -> str:

@@ -14,7 +14,7 @@ from darkroom.runs.failures import failed_rows
 from darkroom.studio.components import gallery, viewer
 from darkroom.studio.found_runs import find_runs
 from darkroom.studio.run_table import PAGE, RunTable, run_version
-from darkroom.studio.run_view import ORDERS, View, conditions
+from darkroom.studio.run_view import ORDERS, View
 from darkroom.studio.settings import Settings
 from darkroom.studio.shown_rows import frames, large, record, thumbnails
 from darkroom.studio.text import plain
@@ -91,7 +91,7 @@ def _filters(table: RunTable) -> View:
         lowest, highest = _scores(table)
         order = st.selectbox("Order", ORDERS, key="order", bind=_ADDRESS, format_func=lambda name: name or "as made")
         down = st.toggle("Descending", key="down", bind=_ADDRESS)
-    conditions(where, table.names)
+    table.refuse_unknown(where)
     return View(*map(tuple, (tasks, statuses, flags, errors)), text, where, lowest, highest, order, down)
 
 
@@ -196,7 +196,7 @@ def _one(table: RunTable, view: View, row_id: str) -> None:
         viewer(large(table, row), key="viewer")
         _series(table, row)
     with words:
-        _record(table, row)
+        _record(table, row, "alone")
 
 
 def _two(table: RunTable, first: str, second: str) -> None:
@@ -211,7 +211,7 @@ def _two(table: RunTable, first: str, second: str) -> None:
         with column:
             viewer(large(table, row), key=f"viewer {key}")
             st.button("Alone", on_click=_alone, args=[row["id"]], key=f"alone {key}")
-            _record(table, row)
+            _record(table, row, key)
 
 
 def _known(table: RunTable, row_id: str) -> dict[str, Any] | None:
@@ -232,7 +232,8 @@ def _series(table: RunTable, row: dict[str, Any]) -> None:
         viewer({"frames": frames(table, name, found[name], row["id"])}, key="player")
 
 
-def _record(table: RunTable, row: dict[str, Any]) -> None:
+def _record(table: RunTable, row: dict[str, Any], where: str) -> None:
+    """where: on the page, on which a row may stand beside itself."""
     st.text(row["id"][:1000])
     for prompt in row["prompts"]:
         st.text(prompt[:1000])
@@ -250,7 +251,7 @@ def _record(table: RunTable, row: dict[str, Any]) -> None:
         st.caption("The row is too long for a page: it is in the run's Parquet.")
     if row["status"] == "ok":
         st.download_button("The picture", lambda: table.picture(row), f"{row['key'][:16]}.png", "image/png",
-                           key=f"file {row['id'][:100]}", on_click="ignore", icon=":material/download:")  # fmt: skip
+                           key=f"file {where} {row['key']}", on_click="ignore", icon=":material/download:")  # fmt: skip
     with st.expander("All that is on record"):
         st.json(whole)
 
