@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from darkroom.export.plan import ExportOptions, RowFilter, make_plan, read_size, read_splits
+from darkroom.export.cards import _size_category
+from darkroom.export.plan import ExportOptions, RowFilter, _shards, make_plan, read_size, read_splits
 from darkroom.runs import Ledger, to_table
 from darkroom.storage import open_store
 from exports import make_run, options_of, row
@@ -91,6 +92,23 @@ def test_shards_are_about_as_large_as_was_asked_for(run: str) -> None:
     assert [shard.number for shard in plan.shards] == [0, 1, 2, 3] and {shard.of for shard in plan.shards} == {4}
     assert sum(shard.rows for shard in plan.shards) == 20
     assert all(np.all(np.diff(piece.places) > 0) for shard in plan.shards for piece in shard.pieces)
+
+
+@pytest.mark.parametrize("shard_bytes", [10**8, 123_456_789, 2**30])
+def test_no_folder_has_more_files_than_the_hub_takes(shard_bytes: int) -> None:
+    """Of pictures so small that their number alone counts; and metadata.jsonl lies beside them."""
+    parts = [(np.arange(60_000, dtype=np.int32), np.full(60_000, 64), np.zeros(60_000, np.int8))]
+    options = ExportOptions("run", "out", "imagefolder", shard_bytes=shard_bytes)
+    rows = [shard.rows for shard in _shards(options, ["file"], parts, 0.0)]
+    assert max(rows) + 1 <= 10_000 and sum(rows) == 60_000
+
+
+@pytest.mark.parametrize(
+    ("rows", "category"),
+    [(999, "n<1K"), (1000, "1K<n<10K"), (999_999, "100K<n<1M"), (10**7, "10M<n<100M"), (10**9, "1B<n<10B")],
+)
+def test_a_size_is_one_of_the_hubs(rows: int, category: str) -> None:
+    assert _size_category(rows) == category
 
 
 def test_what_is_counted(run: str) -> None:

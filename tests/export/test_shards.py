@@ -21,6 +21,7 @@ from PIL import Image
 from darkroom.export.plan import FORMATS, make_plan
 from darkroom.export.shards import _picture, dhash, with_text
 from darkroom.storage import StorageError, open_store
+from darkroom.submit.entry import Record
 from exports import HOSTILE, PROMPTS, export_here, make_run, options_of
 from runs import pictures, png, results, tree
 
@@ -145,6 +146,12 @@ def test_a_picture_that_is_gone_or_damaged_is_named(run: str, tmp_path: Path) ->
         make_plan(options, open_store(run))
     with pytest.raises(StorageError, match="the picture of the row 'folder/row 0' is gone; `darkroom audit"):
         _picture(results(run)["folder/row 0"], open_store(run))
+
+
+def test_the_record_of_a_submitted_export_is_not_in_its_way(run: str, store_uri: str) -> None:
+    Record(open_store(store_uri), "export-1", "export", []).status("waiting")  # before the job begins
+    assert export_here(options_of(run, store_uri, "parquet"))
+    assert open_store(store_uri).exists("submissions/export-1/status.json")
 
 
 def test_another_export_is_not_mixed_in(run: str, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import threading
 from datetime import UTC, datetime, timedelta
@@ -32,6 +33,7 @@ from darkroom.training.data import load_images
 from small_world import QUICK, World, train_here
 
 FIRST = datetime(2026, 11, 21, 2, tzinfo=UTC)
+ENDED = re.compile(r"epoch \d/2  loss")  # what a training says at an epoch's end; a slow one says steps too
 
 
 def night(number: int) -> datetime:
@@ -255,7 +257,8 @@ def test_killed_in_training_it_goes_on_from_the_checkpoint(here: World) -> None:
 
     def killed(options: job.TrainOptions, say: Any) -> None:
         def until_the_first_epoch(line: str) -> None:
-            raise Died
+            if ENDED.match(line):
+                raise Died
 
         train_here(options, until_the_first_epoch)
 
@@ -264,7 +267,7 @@ def test_killed_in_training_it_goes_on_from_the_checkpoint(here: World) -> None:
     assert champion(here) is None
     record = run_tick(here.pipeline(), night(1), lines.append, train=train_here)
     assert record.outcome == "promoted"
-    assert [line[:9] for line in lines if line.startswith("epoch")] == ["epoch 2/2"]
+    assert [line[:9] for line in lines if ENDED.match(line)] == ["epoch 2/2"]
 
 
 def test_who_loses_a_race_is_held_against_the_winner(here: World, monkeypatch: Any) -> None:
@@ -333,6 +336,26 @@ def test_a_gate_that_cannot_be_measured_is_told_before_the_training(here: World)
 
     with pytest.raises(ValueError, match="the gate asks for class_accuracy, which cannot be measured: the classifier"):
         run(here.pipeline(gate={"class_accuracy": {"at_least": 0.1}}), 1, never)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "gate"),
+    [
+        ("mnist-flow-class", {"class_accuracy": {"at_least": 0.1}}),
+        ("mnist-denoiser", {"size": {"at_most": 1_000_000}, "psnr_0.4": {"at_least": 1.0}}),
+    ],
+)
+def test_a_champion_that_has_no_such_measure_is_told_before_the_training(here: World, recipe: str, gate: dict) -> None:
+    here.arrive("one", 0, 64)
+    train = {"recipe": "mnist-flow-time", "settings": QUICK}
+    assert run(here.pipeline(train=train, gate={"size": {"at_most": 1_000_000}}), 1).outcome == "promoted"
+
+    def never(options: job.TrainOptions, say: Any) -> None:
+        pytest.fail("it was trained")
+
+    *_, metric = gate
+    with pytest.raises(ValueError, match=rf"digits@1 is another kind of model than {recipe} .* has no {metric} to be"):
+        run(here.pipeline(train={"recipe": recipe, "settings": QUICK}, gate=gate), 2, never)
 
 
 def turned_judge(folder: str) -> str:
@@ -434,6 +457,23 @@ def test_a_tick_that_died_and_is_overtaken_is_abandoned(here: World) -> None:
         run(here.pipeline(), 1, killed)
     assert run(here.pipeline(), 2).outcome == "promoted"
     assert run(here.pipeline(), 1).data["reason"] == f"tick {tick_id(night(2))} began before it was over"
+
+
+def test_a_tick_that_failed_and_is_overtaken_still_says_why_and_keeps_no_data(here: World) -> None:
+    here.arrive("one", 0, 64)
+    out = open_store(f"{here.uri}/out")
+
+    def diverges(options: job.TrainOptions, say: Any) -> None:
+        raise FloatingPointError("epoch 3: the loss is nan")
+
+    with pytest.raises(FloatingPointError):
+        run(here.pipeline(), 1, diverges)
+    here.arrive("two", 64, 32)
+    second = run(here.pipeline(), 2)
+    failed = tick_record.load(out, tick_id(night(1)))
+    assert (failed.outcome, failed.data["reason"]) == ("failed", "epoch 3: the loss is nan")
+    assert {key.split("/")[2] for key in out.list("data/snapshots/")} == {second.steps["snapshot"]["id"]}
+    assert run(here.pipeline(), 1).data["reason"] == "no new data", "run again, it takes what is there now"
 
 
 def test_two_schedulers_at_once_promote_once(here: World) -> None:

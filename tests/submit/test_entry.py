@@ -9,9 +9,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import requests
 from ray.job_submission import JobStatus
 
-from darkroom.storage import open_store
+from darkroom.storage import LocalStore, open_store
 from darkroom.submit import entry
 from darkroom.submit.entry import Record, goes_before
 
@@ -56,7 +57,44 @@ def test_storage_that_fails_costs_the_job_nothing(
     (tmp_path / "submissions").write_text("a file where a folder should be")
     record.status("running")
     record.status("done")
-    assert capsys.readouterr().err.count("is not copied any more") == 1
+    assert capsys.readouterr().err.count("cannot be copied") == 1
+
+
+def test_storage_that_is_back_gets_what_it_missed(record: Record, tmp_path: Path) -> None:
+    (tmp_path / "submissions").write_text("a file where a folder should be")
+    record.status("running")
+    record.add(b"the last line\n")
+    record.copy_log()
+    (tmp_path / "submissions").unlink()
+    record.copy_log()
+    record.status("failed", exit_code=3)
+    assert (tmp_path / "submissions/try-1/log.txt").read_bytes() == b"the last line\n"
+    assert json.loads((tmp_path / "submissions/try-1/status.json").read_text())["exit_code"] == 3
+
+
+def test_a_slow_copy_of_the_log_does_not_replace_a_later_one(
+    record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, asked, goes_on = LocalStore.write, threading.Event(), threading.Event()
+
+    def slow(store: LocalStore, key: str, data: bytes) -> None:
+        if data == b"one\n":
+            asked.set()
+            assert goes_on.wait(60)
+        write(store, key, data)
+
+    monkeypatch.setattr(LocalStore, "write", slow)
+    record.add(b"one\n")
+    first = threading.Thread(target=record.copy_log)
+    first.start()
+    assert asked.wait(60)
+    record.add(b"two\n")
+    last = threading.Thread(target=record.copy_log)
+    last.start()
+    last.join(0.2)  # as long as one that does not wait takes
+    goes_on.set()
+    first.join(), last.join()
+    assert (tmp_path / "submissions/try-1/log.txt").read_bytes() == b"one\ntwo\n"
 
 
 @pytest.mark.parametrize(
@@ -76,12 +114,38 @@ def test_who_goes_before_a_job_of_priority_5(status: JobStatus, metadata: dict[s
     assert goes_before(SimpleNamespace(status=status, metadata=metadata), 5) == before
 
 
+@pytest.mark.parametrize("error", [ConnectionError, RuntimeError, requests.exceptions.ReadTimeout])
 def test_a_cluster_that_does_not_list_its_jobs_keeps_none_waiting(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(*given: str) -> None:
-        raise ConnectionError("nobody answers")
+        raise error("nobody answers")
 
     monkeypatch.setattr("ray.job_submission.JobSubmissionClient", refuse)
     assert entry._wait_for_turn("try-1", 0, threading.Event())
     assert capsys.readouterr().out == "try-1 begins: the cluster does not list its other jobs (nobody answers)\n"
+
+
+@pytest.mark.parametrize("error", [ConnectionError, RuntimeError, requests.exceptions.ReadTimeout])
+@pytest.mark.parametrize("hiccups", [3, entry.UNANSWERED - 1, entry.UNANSWERED])
+def test_a_job_that_waits_does_so_through_hiccups_of_the_cluster(
+    error: type[Exception], hiccups: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    higher = SimpleNamespace(submission_id="night", status=JobStatus.RUNNING, metadata={"priority": "1"})
+    answers = [[higher], *[error("nobody answers")] * hiccups, [higher], error("nobody answers"), []]
+    asked = iter(answers)
+
+    def list_jobs() -> list[SimpleNamespace]:
+        answer = next(asked)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr("ray.job_submission.JobSubmissionClient", lambda: SimpleNamespace(list_jobs=list_jobs))
+    monkeypatch.setattr(entry, "TURN_SECONDS", 0)
+    assert entry._wait_for_turn("try-1", 0, threading.Event())
+    waits = "try-1 waits for night, which has a higher priority\n"
+    begins = "try-1 begins: the cluster does not list its other jobs (nobody answers)\n"
+    gave_up = hiccups == entry.UNANSWERED
+    assert capsys.readouterr().out == (waits + begins if gave_up else waits)
+    assert len(list(asked)) == (3 if gave_up else 0), "else it begins when the other has ended"

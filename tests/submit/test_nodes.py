@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+from pathlib import Path
 
 import pytest
 
-from darkroom.submit import nodes
+from clusters import exported
+from darkroom.submit import commands, nodes
 
 
 def test_ports_differ_and_are_not_those_that_a_system_gives_out() -> None:
@@ -28,3 +31,16 @@ def test_ray_client_is_up_when_its_port_answers() -> None:
         assert not nodes._listens(f"ray://127.0.0.1:{port}")
         server.listen()
         assert nodes._listens(f"ray://127.0.0.1:{port}")
+
+
+def test_what_up_prints_is_read_by_a_shell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = f"{tmp_path}/my cluster; echo $HOME's"
+    cluster = nodes.LocalCluster(folder, "127.0.0.2:6379", "http://x", "ray://x", "/tmp/t", ())
+    monkeypatch.setattr(nodes, "up", lambda *given: cluster)
+    commands.up(folder=folder)
+    printed = capsys.readouterr().out
+    said = subprocess.run(["bash", "-c", f'{printed}printf %s "$RAY_AUTH_TOKEN_PATH"'], capture_output=True, text=True)
+    assert (said.stdout, said.stderr) == (f"{folder}/token", "")
+    assert exported(printed) == cluster.environment

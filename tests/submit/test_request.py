@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from importlib import import_module
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 import typer
 
 from darkroom.manifest import ManifestError
 from darkroom.models.errors import ModelError
-from darkroom.submit.request import LocalPath, job_names, prepare, run_of
+from darkroom.submit.request import NAMES, PATHS, SIGNS, LocalPath, job_names, prepare, run_of
 from runs import RED, write_manifest
 
 # One of every kind of parameter: positional, option, flag on and off, repeated, number.
@@ -25,6 +26,14 @@ COMMANDS = {
     "evaluate": ["if-xs", "--out", "s3://bucket/quality", "--guidance", "4.5"],
     "ingest": ["mnist", "s3://bucket/downloads", "--out", "s3://bucket/mnist", "--per-class", "100"],
 }
+# Parameters that are texts, and no places.
+TEXTS = {
+    *("address", "capacity", "column", "default", "dtype", "format", "host", "kind", "layout", "license", "only"),
+    *("max_failed_rows", "prompt", "push", "recipe", "rerun", "sampler", "settings", "shard_size", "spacing", "split"),
+    *("tick", "token", "where", "workers"),
+}
+EXPORT = ["s3://bucket/run", "--out", "s3://bucket/set", "--format", "huggingface"]
+TRAIN = ["lora", "--data", "s3://bucket/dogs", "--out", "s3://bucket/dog"]
 
 
 @pytest.mark.parametrize("job", COMMANDS)
@@ -41,6 +50,17 @@ def test_a_job_is_asked_what_was_written_and_nothing_else(job: str) -> None:
 @pytest.mark.parametrize("asked", [["audit"], ["audit", "--no-such-option"], ["develop", "s3://bucket/run"]])
 def test_a_job_that_will_refuse_what_it_was_asked_writes_nowhere(asked: list[str]) -> None:
     assert run_of(asked[0], asked[1:]) == ""
+
+
+@pytest.mark.parametrize(
+    ("job", "arguments", "run"),
+    [
+        ("convert", ["s3://bucket/prompts.txt", "--out", "s3://bucket/jobs.jsonl"], ""),
+        ("failed", ["s3://bucket/run", "--out", "s3://bucket/failed.jsonl"], "s3://bucket/run"),
+    ],
+)
+def test_a_file_that_is_written_is_no_folder_for_the_jobs_record(job: str, arguments: list[str], run: str) -> None:
+    assert prepare(job, arguments, shared=False).run == run == run_of(job, arguments)
 
 
 def test_every_job_can_be_submitted() -> None:
@@ -95,6 +115,33 @@ def test_folders_of_this_machine_are_refused_unless_every_node_sees_them(
     assert str(Path(local.removeprefix("file://")).absolute()) in sent.arguments and local not in sent.arguments
 
 
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize(
+    ("job", "arguments"),
+    [
+        ("export", [*EXPORT, "--where", "text LIKE '%24/7%'", "--push", "OWNER/NAME"]),
+        ("train", [*TRAIN, "--set", "validation=a dog|night/day"]),
+    ],
+)
+def test_a_text_with_a_slash_is_no_place(job: str, arguments: list[str], shared: bool) -> None:
+    assert sorted(prepare(job, arguments, shared).arguments) == sorted(arguments)
+
+
+def test_of_every_parameter_it_is_known_whether_it_is_a_place() -> None:
+    mains = [main for job in job_names() if (main := getattr(import_module(f"darkroom.jobs.{job}"), "main", None))]
+    texts = {name for main in mains for name, kind in get_type_hints(main).items() if "str" in str(kind)}
+    assert texts == TEXTS | {*PATHS, *NAMES, *SIGNS, "manifest"}
+
+
+def test_a_scorer_has_its_place_behind_a_colon(tmp_path: Path, toy_model: str) -> None:
+    manifest = write_manifest(tmp_path, [RED])
+    asked = [manifest, "--out", "s3://bucket/run", "--model", toy_model, "--scorer"]
+    with pytest.raises(LocalPath, match="--scorer clip:nets/clip: on this machine"):
+        prepare("generate", [*asked, "clip:nets/clip"], shared=False)
+    for given, sent in (("clip:nets/clip", f"clip:{Path.cwd()}/nets/clip"), ("digits", "digits")):
+        assert sent in prepare("generate", [*asked, given], shared=True).arguments
+
+
 def test_folders_that_pictures_may_come_from_are_places_too(tmp_path: Path, toy_model: str) -> None:
     manifest = write_manifest(tmp_path, [RED])
     asked = [manifest, "--out", "s3://bucket/run", "--model", toy_model]
@@ -103,6 +150,21 @@ def test_folders_that_pictures_may_come_from_are_places_too(tmp_path: Path, toy_
         prepare("generate", asked + roots, shared=False)
     sent = prepare("generate", asked + roots, shared=True).arguments
     assert sent[-4:] == ("--inputs-root", "s3://pictures", "--inputs-root", str(Path("near").absolute()))
+
+
+@pytest.mark.parametrize(
+    ("job", "arguments"),
+    [
+        ("audit", ["s3://AKIAKEY:verysecret@bucket/run"]),
+        ("export", ["s3://bucket/run", "--format", "parquet", "--out=s3://AKIAKEY:verysecret@bucket/set"]),
+        ("report", ["s3://bucket/run", "--against", "s3://bucket/other?X-Amz-Signature=verysecret"]),
+    ],
+)
+@pytest.mark.parametrize("shared", [False, True])
+def test_no_key_is_sent_where_everybody_may_read_it(job: str, arguments: list[str], shared: bool) -> None:
+    with pytest.raises(ValueError, match="had a key, a password or a signature in it") as refused:
+        prepare(job, arguments, shared)
+    assert "verysecret" not in str(refused.value)
 
 
 def test_a_name_is_the_jobs_and_its_runs() -> None:
@@ -137,9 +199,35 @@ def test_a_manifest_of_the_image_is_left_where_it_is() -> None:
         prepare("generate", asked, shared=False)
 
 
-def test_a_manifest_of_this_machine_goes_along(tmp_path: Path, toy_model: str, s3_env: str) -> None:
-    manifest = write_manifest(tmp_path, [RED])
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_a_manifest_of_this_machine_goes_along(scheme: str, tmp_path: Path, toy_model: str, s3_env: str) -> None:
+    manifest = scheme + write_manifest(tmp_path, [RED])
     sent = prepare("generate", [manifest, "--out", f"{s3_env}/run", "--model", toy_model], shared=False)
     there = sent.arguments[0]
     assert there.startswith(f"{s3_env}/run/inputs/") and there.endswith(".jsonl")
     assert json.dumps(sent.arguments) == json.dumps([there, "--out", f"{s3_env}/run", "--model", toy_model])
+
+
+def test_a_file_uri_is_read_as_everywhere_else(tmp_path: Path, toy_model: str, s3_env: str) -> None:
+    manifest = write_manifest(tmp_path / "my jobs", [RED])
+    uri = Path(manifest).as_uri()
+    assert "my%20jobs" in uri
+    sent = prepare("generate", [uri, "--out", f"{s3_env}/run", "--model", toy_model], shared=False)
+    assert sent.arguments[0].startswith(f"{s3_env}/run/inputs/")
+    asked = [uri, "--out", (tmp_path / "my run").as_uri(), "--model", toy_model]
+    assert prepare("generate", asked, shared=True).arguments[:3] == (manifest, "--out", str(tmp_path / "my run"))
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_standard_input_is_not_sent(shared: bool) -> None:
+    with pytest.raises(ValueError, match="standard input is read on this machine"):
+        prepare("generate", ["-", "--out", "s3://bucket/run"], shared)
+
+
+@pytest.mark.parametrize("several", ["home", "home/", "home/*.jsonl"])
+def test_a_manifest_of_several_files_stays_here(several: str, tmp_path: Path, toy_model: str) -> None:
+    write_manifest(tmp_path / "home", [RED])
+    asked = [f"{tmp_path}/{several}", "--out", "s3://bucket/run", "--model", toy_model]
+    with pytest.raises(ValueError, match=r"one file goes along with a job: give one file, or s3://bucket/prefix\. "):
+        prepare("generate", asked, shared=False)
+    assert prepare("generate", asked, shared=True).arguments[0] == str(Path(asked[0]))

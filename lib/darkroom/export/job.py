@@ -30,6 +30,7 @@ from darkroom.runs.reading import read_run_record
 from darkroom.storage import NotFound, StorageError, Store, open_store
 
 OWN = ".export/"
+SUBMISSIONS = "submissions/"  # where `darkroom submit` has put its record before the job begins
 _CARDS_THERE = {".gitattributes", *CARDS}
 SAID_SECONDS = 5.0
 READERS = 16
@@ -94,7 +95,7 @@ def claim(out: Store, options: ExportOptions, plan: Plan) -> None:
     mine = {"digest": plan.digest, "bytes_per_pixel": plan.bytes_per_pixel} | identity(options)
     text = json.dumps(mine, indent=2).encode()
     there = claimed(out)
-    if not there and next(iter(out.list("")), None) is not None:
+    if not there and out.has(but=SUBMISSIONS):
         raise ValueError(f"{options.out} holds something else: wanted a new place, or that of the same export")
     if not there and out.create(f"{OWN}plan.json", text):
         return

@@ -26,7 +26,8 @@ FORMATS: tuple[str, ...] = get_args(Format)
 VERSION = 1  # of what is written: with another one, shards that were begun are not gone on with
 # Bytes of a row beside its picture, about: a tar begins each of its three files anew, with a header of 512.
 ROW_BYTES = {"webdataset": 3_300, "imagefolder": 800, "huggingface": 400, "parquet": 400}
-MOST_ROWS = {"imagefolder": 10_000}  # of a shard: the hub wants no folder of more files
+# Of a shard 9,999, whatever is rounded: the hub takes no folder of more than 10,000 files, and one is metadata.jsonl.
+MOST_ROWS = {"imagefolder": 9_998.5}
 _MOST_ROWS, _SAMPLED, _SAMPLED_OF_FILE, _PROMPTS = 100_000, 64, 8, 12
 _PLANNED = ["status", "task", "width", "height", "seed", "prompts", "image_uri"]
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}

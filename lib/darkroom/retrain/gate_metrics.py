@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from darkroom.evaluation.denoising import SIGMAS
 
 Kind = Literal["label", "unconditional", "denoiser", "adapter"]
 _ANY: tuple[Kind, ...] = ("label", "unconditional", "denoiser", "adapter")
 _GENERATES: tuple[Kind, ...] = ("label", "unconditional")
+
+
+def network_kind(process: Any, network: Mapping[str, Any]) -> Kind:
+    """By what a config.json says of a network: its process, None of a denoiser, and its shape."""
+    if process is None:
+        return "denoiser"
+    return "label" if network.get("num_classes") else "unconditional"
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ValidationError
 
 from darkroom.manifest.yaml_files import Place
 from darkroom.retrain.gate import Rule, rule_problems
-from darkroom.retrain.gate_metrics import METRICS, Kind
+from darkroom.retrain.gate_metrics import METRICS, Kind, network_kind
 from darkroom.retrain.schema import Data, Train
 from darkroom.retrain.times import check_cron, read_zone
 from darkroom.sampling.names import unknown
@@ -27,9 +27,7 @@ def kind_of(recipe: Recipe) -> Kind:
     if isinstance(recipe, Lora):
         return "adapter"
     assert isinstance(recipe, NetworkRecipe), "recipes of one network, or of an adapter, are retrained"
-    if recipe.process() is None:
-        return "denoiser"
-    return "label" if recipe.network(_DIGITS).get("num_classes") else "unconditional"
+    return network_kind(recipe.process(), recipe.network(_DIGITS))
 
 
 def meant_wrong(document: dict[str, Any]) -> list[Problem]:

@@ -208,7 +208,7 @@ class _Tick:
 
     def _abandon_older(self) -> None:
         for record in tick_record.records(self.store):
-            if record.id < self.record.id and not record.is_over:
+            if record.id < self.record.id and not record.outcome:  # one that failed says why, and may be run again
                 record.end("abandoned", f"tick {self.record.id} began before it was over")
 
     def _sweep(self) -> None:
@@ -226,10 +226,10 @@ class _Tick:
             self.store.delete(*(key for key in keys if key.split("/")[2] not in names))
 
     def _snapshots_in_use(self) -> Iterator[dict[str, Any]]:
-        """Of the versions that are kept, of this tick, and of those that are not over."""
+        """Of the versions that are kept, of this tick, and of those under way: one that failed takes another."""
         for number in self.model.kept():
             if (snapshot := self.model.version(number).get("snapshot")) is not None:
                 yield snapshot
         for record in tick_record.records(self.store):
-            if "snapshot" in record.steps and (record.id == self.record.id or not record.is_over):
+            if "snapshot" in record.steps and (record.id == self.record.id or not record.outcome):
                 yield record.steps["snapshot"]

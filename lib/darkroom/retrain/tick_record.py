@@ -86,9 +86,9 @@ def load(store: Store, tick: str) -> TickRecord | None:
 
 def records(store: Store) -> Iterator[TickRecord]:
     """Those of all ticks, in the order of their times."""
-    for key in store.list(f"{FOLDER}/"):
-        if key.count("/") == 1 and key.endswith(".json"):
-            yield TickRecord(store, json.loads(store.read(key)))
+    for name in store.files(FOLDER):  # beside them lie the nights' data sets, which may be of millions of pictures
+        if name.endswith(".json"):
+            yield TickRecord(store, json.loads(store.read(f"{FOLDER}/{name}")))
 
 
 def last_over(store: Store) -> datetime | None:

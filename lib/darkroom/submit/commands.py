@@ -6,6 +6,7 @@ They are not jobs: they run where the user sits, and no cluster runs them.
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -128,7 +129,7 @@ def up(
         cluster = local_nodes.up(folder or local_nodes.default_folder(), nodes, cpus_per_node)
         print(f"# {nodes} nodes with {cpus_per_node} CPU each are up. To come in:", file=sys.stderr)
         for name, value in cluster.environment.items():
-            print(f"export {name}={value}")
+            print(f"export {name}={shlex.quote(value)}")
         print(f"# dashboard, for who brings the token: {cluster.dashboard}", file=sys.stderr)
 
 
@@ -199,6 +200,6 @@ def down(folder: Folder = None) -> None:
 def _follow(cluster: Cluster, name: str) -> int:
     try:
         return cluster.follow(name, lambda text: print(text, end="", flush=True))
-    except KeyboardInterrupt:
+    except exits.Interrupted as error:
         print(f"\n{name} goes on; `darkroom stop {name}` ends it", file=sys.stderr)
-        return exits.DONE
+        return error.code  # not 0, by which a script would take the job for done

@@ -27,18 +27,21 @@ from darkroom.submit.request import run_of
 COPY_SECONDS = 10.0
 LOG_BYTES = 4 * 2**20
 TURN_SECONDS = 5.0
+UNANSWERED = 12  # questions in a row, after which a job that waits begins all the same
 
 
 class Record:
-    """A job's copy of itself in its run. Storage that fails is said once, and costs the job nothing."""
+    """A job's copy of itself in its run. Storage that fails is said once, and costs the job nothing; what could not be
+    written is, once it is back."""
 
     def __init__(self, store: Store | None, name: str, job: str, arguments: list[str]) -> None:
         self._store, self._folder = store, f"submissions/{name}"
         self._status: dict[str, Any] = {"id": name, "job": job, "arguments": arguments}
         self._log = bytearray()
-        self._lock = threading.Lock()
+        self._lock, self._copying = threading.Lock(), threading.Lock()
         self._copied = -1
         self._length = 0
+        self._failed = False
 
     def add(self, line: bytes) -> None:
         with self._lock:
@@ -53,20 +56,24 @@ class Record:
 
     def copy_log(self) -> None:
         """Writes the log's end if it has grown since it was written last."""
-        with self._lock:
-            grown, log = self._length != self._copied, bytes(self._log[-LOG_BYTES:])
-            self._copied = self._length
-        if grown:
-            self._write("log.txt", log)
+        with self._copying:  # one copy after the other: one that takes long must not replace a later one
+            with self._lock:
+                length, log = self._length, bytes(self._log[-LOG_BYTES:])
+            if length != self._copied and self._write("log.txt", log):
+                self._copied = length
 
-    def _write(self, name: str, data: bytes) -> None:
+    def _write(self, name: str, data: bytes) -> bool:
+        """Whether it is written."""
         if self._store is None:
-            return
+            return False
         try:
             self._store.write(f"{self._folder}/{name}", data)
         except StorageError as error:
-            print(f"darkroom: the job goes on, but its {name} is not copied any more: {error}", file=sys.stderr)
-            self._store = None
+            if not self._failed:
+                print(f"darkroom: the job goes on, but its {name} cannot be copied: {error}", file=sys.stderr)
+            self._failed = True
+            return False
+        return True
 
 
 def main(arguments: list[str]) -> int:
@@ -114,21 +121,23 @@ def _run(command: list[str], record: Record) -> int:
 
 def _wait_for_turn(name: str, priority: int, stopped: threading.Event) -> bool:
     """Returns when no job of a higher priority is under way; False if this one was stopped before that. Does not wait
-    where the cluster does not say what else it has to do."""
+    where the cluster does not say what else it has to do: at once, or UNANSWERED times after it did."""
     from ray.job_submission import JobSubmissionClient
 
-    told = ""
+    told, unanswered = "", 0
     while not stopped.is_set():
         try:
             first = [job.submission_id for job in JobSubmissionClient().list_jobs() if goes_before(job, priority)]
-        except (RuntimeError, ConnectionError) as error:
-            print(f"{name} begins: the cluster does not list its other jobs ({error})", flush=True)
-            return True
-        if not first:
-            return True
-        if first[0] != told:
-            print(f"{name} waits for {first[0]}, which has a higher priority", flush=True)
-            told = first[0]
+            if not first:
+                return True
+            if first[0] != told:
+                print(f"{name} waits for {first[0]}, which has a higher priority", flush=True)
+            told, unanswered = first[0], 0
+        except (RuntimeError, OSError) as error:  # an OSError is also what requests raises, whatever went wrong
+            unanswered += 1
+            if not told or unanswered == UNANSWERED:
+                print(f"{name} begins: the cluster does not list its other jobs ({error})", flush=True)
+                return True
         stopped.wait(TURN_SECONDS)
     return False
 

@@ -19,11 +19,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from darkroom.manifest import ManifestError, parse_task, read_rows
+from darkroom.manifest.inline_rows import PICTURES
 from darkroom.manifest.messages import sentences
 from darkroom.manifest.sources import is_packed
 from darkroom.storage import NotFound, open_store, read_uri
+from darkroom.storage.paths import local_path
 
-PICTURES = ("image", "mask")
 UPLOADS = 16  # at once
 
 
@@ -47,7 +48,7 @@ def upload(manifest: str, run: str) -> tuple[str, list[str]]:
     pictures that are not here: their rows will fail, as they would here. ManifestError where a path means nothing
     elsewhere, StorageError."""
     data = read_uri(manifest)
-    here = Path(manifest.removeprefix("file://")).expanduser().absolute()
+    here = Path(local_path(manifest))
     digests: dict[str, str] = {}
     missing: list[str] = []
     for path in _pictures(manifest):

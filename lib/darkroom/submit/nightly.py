@@ -15,7 +15,7 @@ from darkroom.retrain.rayjob import DATE_WORD, TICK_WORD, Object
 from darkroom.retrain.render import Scheduled, worker_groups
 from darkroom.retrain.schema import Schedule
 from darkroom.retrain.times import check_cron, read_zone
-from darkroom.submit.request import check_manifest, command_of, refuse_local, spell
+from darkroom.submit.request import check_manifest, command_of, refuse_local, refuse_secrets, spell
 from darkroom.submit.submission import ENTRY
 
 PLAIN = re.compile(r"[\w.,:/@=+-]+", re.ASCII)
@@ -40,9 +40,10 @@ def read_nightly(
     """
     check_cron(cron), read_zone(time_zone)
     command, place = command_of("generate"), at or manifest
+    refuse_secrets([place, *options])
     context = command.make_context("generate", [place, *options])
     given = dict(context.params)
-    _check_places(manifest, place, given["out"])
+    _check_places(at, place, given["out"])
     refuse_local(given, {parameter.name: parameter.opts[0] for parameter in command.params}, "")
     if Path(manifest).is_file():
         notes = check_manifest(manifest, given["model"], bool(given.get("scorer")), given)
@@ -62,8 +63,8 @@ def read_nightly(
     return Scheduled(name or f"generate-{stem}"[:30], schedule, entrypoint, image, "generate", replicas), notes
 
 
-def _check_places(manifest: str, place: str, out: str) -> None:
-    if not place.startswith(("s3://", "/")) or Path(place).exists():
+def _check_places(at: str | None, place: str, out: str) -> None:
+    if not place.startswith(("s3://", "/")) or (at is None and Path(place).exists()):
         raise ValueError(
             f"{place}: a cluster's nodes do not see this machine's files; wanted s3://bucket/manifest.yaml, or the "
             "path in the image, as /app/manifests/demo.yaml; say where by --at, and the file here is checked now"
@@ -75,7 +76,7 @@ def _check_places(manifest: str, place: str, out: str) -> None:
 def _workers(asked: int | None, base: Object) -> tuple[int | None, int | None]:
     """(actors per stage, nodes that work). On processors it wants as many of these as of those."""
     groups = worker_groups(base["spec"])
-    if len(groups) > 1 or groups[0].get("resources"):  # set apart by stage: as the base has them
+    if len(groups) != 1 or groups[0].get("resources"):  # set apart by stage, or the head works alone: as the base is
         return asked, None
     count = asked or groups[0]["replicas"]
     return count, count

@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import pkgutil
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -16,15 +16,21 @@ import typer
 from typer.exceptions import TyperException
 
 import darkroom.jobs
-from darkroom.phases import plural
+from darkroom.phases import plural, redacted
 from darkroom.storage import StorageError
+from darkroom.storage.paths import local_path
 
 RUNS = ("out", "run")  # the parameters, by name, that say where a job's run lies
-# Always a place, whatever they look like.
+# Jobs whose --out is a file, or a folder that must be new: a record of the job in there would be in their way.
+WITHOUT_FOLDER = ("convert", "failed")
+# Options that are places; every other is a text, whatever it looks like.
 PATHS = (
-    *RUNS, "data", "source", "against", "embeddings", "imported", "pipeline", "registry", "inputs_root", "ids", "depth",
+    *RUNS, "runs", "uri", "data", "source", "against", "embeddings", "imported", "pipeline", "registry", "inputs_root",
+    "ids", "depth",
 )  # fmt: skip
+NAMES = ("model", "classifier", "like")  # a name, or a place if there is a slash in it
 NAMED = ("adapter", "control")  # name=URI, of which there may be several
+SIGNS = dict.fromkeys(NAMED, "=") | {"scorer": ":"}  # after which a place comes
 SHARED = ". Where every node sees this machine's folders at the same paths, say --shared-filesystem"
 
 
@@ -65,9 +71,12 @@ def prepare(job: str, arguments: list[str], shared: bool, image: bool = False) -
 
     Raises typer's errors of usage, LocalPath, ManifestError, ModelError for the user's part; StorageError.
     """
+    refuse_secrets(arguments)
     command = command_of(job)
     context = command.make_context(job, list(arguments))
     given = dict(context.params)
+    if (given.get("manifest") or "").startswith("file://"):
+        given["manifest"] = local_path(given["manifest"])
     if job == "generate":
         from darkroom.batch.given_rows import refuse_other
 
@@ -76,7 +85,7 @@ def prepare(job: str, arguments: list[str], shared: bool, image: bool = False) -
         given = {name: _absolute(name, value) for name, value in given.items()}
     else:
         refuse_local(given, {parameter.name: parameter.opts[0] for parameter in command.params})
-    run = _run(given, shared)
+    run = _run(job, given, shared)
     manifest, model = given.get("manifest") or "", given.get("model") or ""
     if manifest == "-":
         raise ValueError("standard input is read on this machine, and the job is to run elsewhere: give a file")
@@ -84,9 +93,12 @@ def prepare(job: str, arguments: list[str], shared: bool, image: bool = False) -
     if image and _is_elsewhere(manifest):
         notes.append(f"the manifest {manifest} must lie at that path on every node; it was not checked")
     elif manifest:
+        goes_along = not shared and "://" not in manifest
+        if goes_along:
+            _refuse_several(manifest)
         scorer = job == "embed" or bool(given.get("scorer"))
         notes += check_manifest(manifest, model, scorer, given)
-        if not shared and "://" not in manifest:
+        if goes_along:
             given["manifest"], missing = _bring(manifest, run)
             notes += missing
     if model.startswith("/"):
@@ -94,19 +106,30 @@ def prepare(job: str, arguments: list[str], shared: bool, image: bool = False) -
     return Request(job, tuple(spell(command, context, given)), run, tuple(notes))
 
 
+def refuse_secrets(arguments: Iterable[str]) -> None:
+    """ValueError for an argument with a key in it."""
+    for argument in arguments:
+        if (shown := redacted(argument)) != argument:
+            raise ValueError(
+                f"{shown} had a key, a password or a signature in it, and whoever may see a job can read its "
+                "arguments: S3's keys and the hub's are taken from the environment of the nodes"
+            )
+
+
 def run_of(job: str, arguments: list[str]) -> str:
     """Where a job with these arguments writes to; "" where that is nowhere, or they are not understood: the job itself
     says then what is wrong."""
     try:
-        return _run(command_of(job).make_context(job, list(arguments)).params, shared=True)
+        return _run(job, command_of(job).make_context(job, list(arguments)).params, shared=True)
     except (ValueError, StorageError, typer.Exit, TyperException):
         return ""
 
 
-def _run(given: dict[str, Any], shared: bool) -> str:
+def _run(job: str, given: dict[str, Any], shared: bool) -> str:
     if given.get("pipeline"):
         return _pipelines_run(given["pipeline"], shared)
-    return next((given[name] for name in RUNS if given.get(name)), "")
+    names = RUNS[1:] if job in WITHOUT_FOLDER else RUNS
+    return next((given[name] for name in names if given.get(name)), "")
 
 
 def command_of(job: str) -> Any:
@@ -146,13 +169,15 @@ def _is_local(name: str, value: Any) -> bool:
     """Whether a parameter's value, or one of several, names a place on this machine."""
     if isinstance(value, (list, tuple)):
         return any(_is_local(name, item) for item in value)
-    if not isinstance(value, str) or name in ("manifest", "address", "prompt"):
+    if not isinstance(value, str):
         return False
-    if name in NAMED:
-        return not _is_embedded(place := value.partition("=")[2]) and _is_local("data", place)
+    if name in SIGNS:
+        place = value.partition(SIGNS[name])[2]
+        return bool(place) and _is_local("data", place) and not _is_embedded(place)
     if name == "model" and value.startswith("/"):
         return False  # a folder that is in the image, or on a volume, of every node
-    return value.startswith("file://") or ("://" not in value and (name in PATHS or "/" in value))
+    is_place = name in PATHS or (name in NAMES and "/" in value)
+    return is_place and ("://" not in value or value.startswith("file://"))
 
 
 def _is_elsewhere(manifest: str) -> bool:
@@ -192,11 +217,12 @@ def _absolute(name: str, value: Any) -> Any:
     """Nodes see this machine's folders, but stand elsewhere."""
     if isinstance(value, list):
         return [_absolute(name, item) for item in value]
-    if name in NAMED and value and _is_local(name, value):
-        called, equals, place = value.partition("=")
-        return f"{called}{equals}{_absolute('data', place)}"
-    local = _is_local(name, value) or (name == "manifest" and isinstance(value, str) and "://" not in value)
-    return str(Path(value.removeprefix("file://")).expanduser().absolute()) if local else value
+    if name in SIGNS and _is_local(name, value):
+        called, sign, place = value.partition(SIGNS[name])
+        return f"{called}{sign}{_absolute('data', place)}"
+    is_manifest = name == "manifest" and isinstance(value, str) and value != "-" and "://" not in value
+    local = _is_local(name, value) or is_manifest
+    return local_path(value) if local else value
 
 
 def check_manifest(manifest: str, model: str, scorer: bool, given: Mapping[str, Any]) -> list[str]:
@@ -217,6 +243,17 @@ def check_manifest(manifest: str, model: str, scorer: bool, given: Mapping[str, 
         return [f"the manifest was checked without the model, which cannot be opened here ({error})"]
     open_manifest(manifest, can)
     return []
+
+
+def _refuse_several(manifest: str) -> None:
+    """ValueError for a folder or a glob of this machine."""
+    from darkroom.manifest.sources import find_parts
+
+    if not find_parts(manifest).alone:
+        raise ValueError(
+            f"{manifest} is a folder or a glob on this machine, and one file goes along with a job: give one file, or "
+            f"s3://bucket/prefix{SHARED}"
+        )
 
 
 def _bring(manifest: str, run: str) -> tuple[str, list[str]]:

@@ -138,8 +138,8 @@ class Cluster:
         """Says the job's log as it grows, until the job's end; its exit code."""
         said = 0
         while True:
+            job = self.job(name)  # asked before: where a connection breaks, a job that ends then has said more
             said = self._tail(name, said, say)
-            job = self.job(name)
             if job.status.is_terminal():
                 return exit_code(job)
             time.sleep(1)  # the connection broke, the job goes on
