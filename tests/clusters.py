@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
+import shlex
 import subprocess
 import sys
 import time
@@ -22,6 +24,12 @@ from darkroom.submit.request import prepare
 from darkroom.submit.submission import Cluster
 
 ROOT = Path(__file__).parent.parent
+
+
+def exported(said: str) -> dict[str, str]:
+    """What a shell takes from the lines that `darkroom cluster up` prints for it."""
+    words = re.findall(r"^export (.*)$", said, re.MULTILINE)
+    return dict(word.split("=", 1) for word in shlex.split(" ".join(words)))
 
 
 @dataclass

@@ -22,6 +22,14 @@ from darkroom.storage import open_store
 from toy_deepfloyd import save_toy_deepfloyd as save_toy_deepfloyd  # DeepFloyd IF's and the upscaler's own layout
 from toy_sd import save_toy_sd as save_toy_sd  # Stable Diffusion's
 
+SHORTAGES = (
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB."),
+    torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("GET was unable to find an engine to execute this computation"),
+)
+"""What is said where a device's memory ends."""
+
 
 def make_row(task: str, **more: Any) -> dict[str, Any]:
     """A row in canonical form, as the plans take it."""

@@ -85,6 +85,22 @@ def test_groups_by_stage_stay_as_they_are(tmp_path: Path) -> None:
     assert "--stage1-workers 2" in job["spec"]["entrypoint"] and "--workers" not in job["spec"]["entrypoint"]
 
 
+def test_a_head_that_works_alone_stays_alone(tmp_path: Path) -> None:
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text(yaml.safe_dump_all(render(FOLDER / "overlays" / "laptop")))
+    job = created(objects(*USUAL, "--model", "sd-xs", "--workers", "1", "--job", str(overlay)))
+    assert job["spec"]["rayClusterSpec"]["workerGroupSpecs"] == [] and "--workers 1" in job["spec"]["entrypoint"]
+
+
+def test_where_the_cluster_finds_it_may_be_there_here_too(tmp_path: Path) -> None:
+    """As where this is typed in the image: then --at says that the path is the nodes' own."""
+    manifest = tmp_path / "nightly.yaml"
+    manifest.write_text("matrix:\n  - {task: text_to_image, prompt: a red seven on white, id: one}\n")
+    usual = ("--generate", str(manifest), "--out", OUT, "--cron", "0 4 * * *")
+    assert str(manifest) in created(objects(*usual, "--at", str(manifest)))["spec"]["entrypoint"]
+    assert "do not see this machine's files" in invoke(*usual).stderr
+
+
 def test_a_manifest_that_lies_here_is_checked_here(tmp_path: Path) -> None:
     manifest = tmp_path / "nightly.yaml"
     manifest.write_text("matrix:\n  - {task: text_to_image, prompt: a red seven on white, id: one}\n")
@@ -106,6 +122,7 @@ def test_a_manifest_that_lies_here_is_checked_here(tmp_path: Path) -> None:
         (("--generate", "nightly.yaml", *USUAL[2:]), "nightly.yaml: a cluster's nodes do not see this machine's files"),
         (("--generate", MANIFEST, "--out", "runs/{date}", *USUAL[4:]), "--out runs/{date}: wanted s3://"),
         ((*USUAL, "--model", "runs/flow"), "--model runs/flow: on this machine, and the cluster's nodes see others"),
+        ((*USUAL, "--embeddings", "s3://KEYID:secret@bucket/embeddings"), "had a key, a password or a signature in it"),
         ((*USUAL, "--capacty", "3"), "--capacty"),
         ((*USUAL, "--model", "s3://darkroom/$(id)"), "plain letters, digits and"),
         ((*USUAL, "--kind", "raycronjob"), "so nothing fills {date} in: --kind cronjob"),

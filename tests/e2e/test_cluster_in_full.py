@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from clusters import Field, field_of, python
+from clusters import Field, exported, field_of, python
 from conftest import S3Server
 from darkroom.ray_cluster.processes import start_time
 from darkroom.runs.audit import audit
@@ -115,7 +115,7 @@ def test_from_nothing_to_a_finished_job_as_it_is_typed(tmp_path: Path, s3: S3Ser
     code, said = typed("cluster", "up", "--nodes", "1", "--cpus-per-node", "2", "--folder", folder, **storage)
     assert code == 0, said
     try:
-        come_in = {**storage, **dict(re.findall(r"^export (\w+)=(.*)$", said, re.MULTILINE))}
+        come_in = {**storage, **exported(said)}
         assert typed("cluster", "status", "--folder", folder)[0] == 0
         assert typed("cluster", "up", "--folder", folder)[0] == 2, "one is up"
         submit = ["submit", "generate", manifest, "--out", run, "--model", toy_network, "--wait"]

@@ -21,6 +21,7 @@ import pytest
 import requests
 import yaml
 
+from clusters import exported
 from darkroom.storage import open_store
 from darkroom.training.data import load_images, sample_uri, write_dataset
 from documented import PAGES, ROOT, commands, section
@@ -88,7 +89,7 @@ class Reader:
             [*DARKROOM, *self.words(line)], cwd=self.folder, env=self.environment, capture_output=True, text=True
         )
         assert done.returncode == 0, f"darkroom {line}: {done.returncode}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
-        self.environment |= dict(re.findall(r"^export (\w+)=(.*)$", done.stdout, re.MULTILINE))
+        self.environment |= exported(done.stdout)
         for names in re.findall(r"^unset (.*)$", done.stdout, re.MULTILINE):
             self.environment = {name: self.environment[name] for name in self.environment.keys() - set(names.split())}
         return None

@@ -179,7 +179,8 @@ def test_run_again_nothing_is_made_but_what_failed_and_repaired_it_is_whole(job:
     assert [(row.row["id"], row.kind) for row in failed] == [("missing", "input"), ("twin-of-missing", "input")]
     assert describe_failed(failed).startswith("2 rows failed: 2 input\n  missing: there is no file ")
     # As a manifest they are the same rows: to be made, and none else.
-    alone = write_manifest(job.folder, [row.row for row in failed], "failed.jsonl")
+    beside = failed_rows(job.out, out=str(job.folder / "failed.jsonl"))
+    alone = write_manifest(job.folder, [row.row for row in beside], "failed.jsonl")
     parts = Order.open(Options(alone, str(job.folder / "alone"), model=job.model)).rows
     keys = {json.loads(line)["key"] for part in parts for line in part.lines}
     assert keys == {before[row.row["id"]]["key"] for row in failed}
@@ -198,6 +199,10 @@ def test_run_again_nothing_is_made_but_what_failed_and_repaired_it_is_whole(job:
     done = job.run(rows)
     assert (done.made, done.evaluations, done.done_before) == (0, 0, 6)
     assert results(job.out) == after
+    far = write_manifest(job.folder / "far", [row.row for row in failed], "failed.jsonl")
+    alone = Options(far, f"{job.out}-alone", model=job.model, capacity=8, inputs_root=(str(job.folder / "in"),))
+    assert run(alone, job.said.append).failed == 0
+    assert pictures(alone.out)["missing"] == pictures(job.out)["missing"], "from wherever the file lies"
 
 
 def test_two_rows_changed_are_two_rows_made(done: Job) -> None:
@@ -333,7 +338,7 @@ def test_a_run_of_the_first_round_opens_audits_and_resumes(tmp_path: Path, share
     assert pictures(out) == before, "another if-xs takes nothing away unasked"
     outcome = run(replace(options, replace=True), lambda line: None)
     assert (outcome.rows, outcome.failed) == (6, 1) and pictures(out) != before
-    summary = compact(out)
+    summary, _ = compact(out)
     assert "6 rows" in summary and "in 1 file now" in summary
 
 

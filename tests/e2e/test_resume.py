@@ -109,21 +109,39 @@ def kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def test_interrupted_and_killed_half_way_the_same_command_completes_it(
+def command_of(options: Options) -> list[str]:
+    command = ["jobs/generate.py", options.manifest, "--out", options.out, "--model", options.model]
+    return [*command, "--capacity", "2", "--unit-rows", "2"]
+
+
+def test_killed_half_way_the_same_command_completes_it(
     tmp_path: Path, toy_model: str, shared_ray: None, start: Any
 ) -> None:
-    """By SIGTERM once there are rows, by Ctrl-C while Ray starts, by SIGKILL once there are more."""
     options = job(tmp_path, toy_model)
-    command = ["jobs/generate.py", options.manifest, "--out", options.out, "--model", options.model]
-    command += ["--capacity", "2", "--unit-rows", "2"]
-    process, _ = start(*command)
+    process, seen = start(*command_of(options))
+    wait_for(lambda: committed(options.out) >= 4 or process.poll() is not None, 180, "the first commits")
+    below = descendants(process.pid)
+    seen |= below.keys()
+    workers = [pid for pid, line in below.items() if "Agent" not in line]  # Ray's agents outlive it, and do no work
+    kill(process.pid)
+    process.wait()
+    wait_for(lambda: not any(map(alive, workers)), 60, "its workers to end with it")
+    goes_on(options)
+
+
+@slow
+def test_interrupted_while_it_works_or_while_ray_starts_the_same_command_completes_it(
+    tmp_path: Path, toy_model: str, shared_ray: None, start: Any
+) -> None:
+    options = job(tmp_path, toy_model)
+    process, _ = start(*command_of(options))
     wait_for(lambda: committed(options.out) >= 2 or process.poll() is not None, 180, "the first commits")
     process.terminate()
     said = process.communicate(timeout=60)[0]
     assert process.returncode == 128 + signal.SIGTERM, said
     kept = f"interrupted: {committed(options.out)} of {ROWS} rows are kept; run the same command again to go on"
     assert kept in said and "Traceback" not in said and "SIGTERM" not in said
-    process, _ = start(*command)
+    process, _ = start(*command_of(options))
     for line in process.stdout:
         if "starting Ray" in line:
             process.send_signal(signal.SIGINT)
@@ -131,22 +149,18 @@ def test_interrupted_and_killed_half_way_the_same_command_completes_it(
     said = process.communicate(timeout=120)[0]
     assert process.returncode == 128 + signal.SIGINT, said
     assert kept in said and "Traceback" not in said
-    more = committed(options.out) + 4
-    process, seen = start(*command)
-    wait_for(lambda: committed(options.out) >= more or process.poll() is not None, 180, "more commits")
-    below = descendants(process.pid)
-    seen |= below.keys()
-    workers = [pid for pid, line in below.items() if "Agent" not in line]  # Ray's agents outlive it, and do no work
-    kill(process.pid)
-    process.wait()
-    wait_for(lambda: not any(map(alive, workers)), 60, "its workers to end with it")
+    goes_on(options)
+
+
+def goes_on(options: Options) -> None:
+    """Half of a run is there: it becomes whole, and what was there is not made twice."""
     before = results(options.out)
-    assert 0 < len(before) < ROWS, "it was killed half way"
+    assert 0 < len(before) < ROWS, "it ended half way"
     outcome = run(options, silent)
     after = results(options.out)
     assert (outcome.rows, outcome.failed, outcome.done_before) == (ROWS, 0, len(before))
     assert outcome.made == ROWS - len(before)
-    assert {name: after[name] for name in before} == before, "not made twice"
+    assert {name: after[name] for name in before} == before
     assert audit(options.out).passed
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -57,7 +58,8 @@ def test_one_worker_and_two_on_s3_give_the_same_curve_and_the_model_opens(
     one, two = str(tmp_path / "one"), f"{s3_env}/two"
     run(digits, one, *DDPM)
     lines = run(digits, two, *DDPM, workers="2")
-    assert sum(line.startswith("epoch") for line in lines) == 2
+    # An epoch's end has two spaces here; within a long one, as on a busy machine, the step follows.
+    assert [line[:11] for line in lines if re.match(r"epoch \d/2  loss", line)] == ["epoch 1/2  ", "epoch 2/2  "]
     assert len(losses(one)) == 10
     np.testing.assert_allclose(losses(one), losses(two), rtol=2e-4)
     assert epochs_kept(open_store(two))[-1] == 2
@@ -72,6 +74,7 @@ def test_one_worker_and_two_on_s3_give_the_same_curve_and_the_model_opens(
         run(digits, one, *DDPM, "epochs=3", resume=True)
 
 
+@pytest.mark.slow  # found in training/test_loop.py, and told as the full disk of training/test_distributed.py
 @pytest.mark.usefixtures("shared_ray")
 def test_a_training_that_diverges_says_where(digits: str, tmp_path: Path) -> None:
     flow = ("hidden=4", "epochs=1", "batch=64", "validation_images=8", "learning_rate=1e30")
