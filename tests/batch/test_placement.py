@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+from typing import Any
+
 import pytest
 
 from darkroom.batch.placement import all_apart, encoder_pool, size_pools
@@ -42,19 +45,25 @@ def test_too_few_gpus_hold_equal_parts_that_can_be_packed() -> None:
     assert {gpus for _, gpus in shared(2, Wanted("stage 1", 3), Wanted("stage 2", 3)).values()} == {0.33}
 
 
-@pytest.mark.parametrize("gpus", [1, 2, 3, 4, 8])
-@pytest.mark.parametrize("stages", [1, 2, 3])
-@pytest.mark.parametrize("judges", [0, 1, 2])
-def test_all_that_is_asked_for_is_there(gpus: int, stages: int, judges: int) -> None:
-    """Each actor finds its share on some GPU, however Ray places them; else the last would wait for ever."""
-    wanted = [*STAGES[:stages], *(Wanted(name, judge=True) for name in ("choose", "finish")[:judges])]
+@pytest.mark.parametrize("gpus", [1, 2, 3, 4, 5, 8, 13])
+@pytest.mark.parametrize("stages", [STAGES[:1], STAGES[:2], STAGES, (Wanted("stage 1", 1), Wanted("stage 2", 6))])
+@pytest.mark.parametrize("judges", [(), ("choose",), ("finish",), ("choose", "finish")])
+@pytest.mark.parametrize("pick", [max, min, *(random.Random(seed).choice for seed in range(5))])
+def test_all_that_is_asked_for_is_there(gpus: int, stages: tuple, judges: tuple, pick: Any) -> None:
+    """Each actor finds its share on some GPU, on whichever Ray puts those before it; else it would wait for ever. Ray
+    goes from stage to stage, and likes a GPU that has just enough left: a Ray that was told of five left the last
+    actor of a stage without one, as five judges had come before it and shared one GPU."""
+    wanted = [*stages, *(Wanted(name, judge=True, early=name == "choose" and len(stages) > 1) for name in judges)]
     found = size_pools(wanted, Room(64, gpus, 32))
-    shares = sorted((one.gpus for one in found.values() for _ in range(one.workers)), reverse=True)
+    order = [one.name for one in stages]
+    order[1:1] = ["choose"] * ("choose" in judges)
     free = [1.0] * gpus
-    for share in shares:
-        place = max(range(gpus), key=lambda n: free[n])
-        free[place] -= share
-        assert free[place] > -1e-9, f"{shares} do not fit {gpus} GPUs"
+    for one in (
+        found[name] for name in [*order, *["finish"] * ("finish" in judges)] for _ in range(found[name].workers)
+    ):
+        fits = [(left, n) for n, left in enumerate(free) if left > one.gpus - 1e-9]
+        assert fits, f"{found} do not fit {gpus} GPUs"
+        free[pick(fits)[1]] -= one.gpus
 
 
 def test_judges_take_a_little_of_every_gpu() -> None:

@@ -146,7 +146,10 @@ def _on_processors(wanted: Sequence[Wanted], room: Room) -> dict[str, Pool]:
 
 
 def _on_gpus(wanted: Sequence[Wanted], room: Room) -> dict[str, Pool]:
-    """Whole GPUs where there are enough, shared out by cost; else several stages share one, by their memory."""
+    """Whole GPUs where there are enough, shared out by cost; else several stages share one, by their memory.
+
+    Each GPU has a part left that judges may take. Ray may give all of one kind the same GPU: of those that it places
+    before a stage's actors there are no more than that part holds, or one of these would find no place."""
     judges = [one for one in wanted if one.judge]
     stages = [one for one in wanted if not one.judge]
     gpus = max(1, int(room.gpus))
@@ -161,7 +164,8 @@ def _on_gpus(wanted: Sequence[Wanted], room: Room) -> dict[str, Pool]:
     if any(not pool.gpus for pool in pools.values()):
         total = sum(counts.values())
         raise ClusterError(f"{total} workers on {gpus} GPUs leave less than a hundredth of one to some: ask for fewer")
-    return pools | {one.name: Pool(one.workers or gpus, ACTOR_CPUS, JUDGE_GPUS) for one in judges}
+    workers = {one.name: min(gpus, len(judges)) if one.early else gpus for one in judges}
+    return pools | {name: Pool(count, ACTOR_CPUS, JUDGE_GPUS) for name, count in workers.items()}
 
 
 def _counts(stages: Sequence[Wanted], gpus: int) -> dict[str, int]:

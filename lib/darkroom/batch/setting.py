@@ -70,8 +70,8 @@ def _wanted(order: Order, work: Work, numbers: list[int]) -> list[Wanted]:
     wanted = [
         Wanted(stages.stage_name(n), order.options.workers_of(n), option.COSTS.get(n, option.COSTS[3])) for n in numbers
     ]
-    judges = [stages.CHOOSE] * bool(work.best_of) + [stages.FINISH] * order.judging.finishes
-    return wanted + [Wanted(name, judge=True) for name in judges]
+    choose = [Wanted(stages.CHOOSE, judge=True, early=len(numbers) > 1)] * bool(work.best_of)
+    return wanted + choose + [Wanted(stages.FINISH, judge=True)] * order.judging.finishes
 
 
 def job_of(order: Order, work: Work, setting: Setting, evaluations: dict[int, float]) -> pipeline.Job:

@@ -33,7 +33,8 @@ _MARK = re.compile(rf"stage[1-3]|{ENCODERS}")
 class Wanted:
     """A stage that wants actors. workers: as the user says, None: as many as there is room for.
 
-    cost: of one row, beside the other stages'; memory: bytes it needs, where several share a GPU.
+    cost: of one row, beside the other stages'; memory: bytes it needs, where several share a GPU. judge: it looks at
+    pictures; early: before another stage has them.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Wanted:
     cost: float = 1.0
     memory: float = 1.0
     judge: bool = False
+    early: bool = False
 
     @property
     def mark(self) -> str:
