@@ -24,6 +24,7 @@ from darkroom.sampling.out_of_memory import naming_out_of_memory
 from darkroom.storage import StorageError, open_store
 from darkroom.storage.patience import announce_by
 from darkroom.training.feeds import Worker
+from darkroom.training.journal import Journal
 from darkroom.training.recipes.recipe import Recipe
 
 # Without a sign of life from any worker. Ray Train waits for room without end, and so would a schedule's next night.
@@ -64,7 +65,7 @@ def train_distributed(recipe: Recipe, data: str, out: str, workers: Workers, say
     in another way, or find no room.
     """
     try:
-        journal = ray.remote(**beside())(_Journal).remote()
+        journal = ray.remote(**beside())(Journal).remote()
         trainer = TorchTrainer(
             _train_on_worker,
             train_loop_config={"recipe": recipe, "data": data, "out": out, "journal": journal},
@@ -212,33 +213,6 @@ def _train(recipe: Recipe, data: str, out: str, worker: Worker, say: Callable[[s
             f"the training of {recipe.name} with batch={recipe.batch}{shared} does not fit {worker.device}: wanted "
             f"{recipe.lighter} ({str(error).partition(chr(10))[0]})"
         ) from None
-
-
-class _Journal:
-    """An actor that the workers tell what the user should read."""
-
-    def __init__(self) -> None:
-        self._lines: list[str] = []
-        self._final: tuple[str, str] | None = None
-        self._heard = time.monotonic()
-
-    def lives(self) -> None:
-        self._heard = time.monotonic()
-
-    def say(self, line: str) -> None:
-        self._lines.append(line)
-        self.lives()
-
-    def since(self, count: int) -> tuple[list[str], float, bool]:
-        """The lines after so many, the seconds since a worker was heard of, whether there is a final error."""
-        return self._lines[count:], time.monotonic() - self._heard, self._final is not None
-
-    def end(self, kind: str, message: str) -> None:
-        """Notes an error that every other try would meet again."""
-        self._final = self._final or (kind, message)
-
-    def final(self) -> tuple[str, str] | None:
-        return self._final
 
 
 def _why(error: Exception) -> str:
