@@ -22,6 +22,7 @@ import ray
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from darkroom.ray_cluster.connection import start_ray
 from toys import save_toy_cascade, save_toy_deepfloyd, save_toy_network, save_toy_sd
 
 BUCKET = "test-bucket"
@@ -136,10 +137,8 @@ def shared_ray(s3: S3Server) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {**s3.env, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}.items():
             patch.setenv(name, value)
-        ray.init(
-            "local",
+        start_ray(
             num_cpus=2,
-            include_dashboard=False,
             object_store_memory=300 * 2**20,
             logging_level="error",
             log_to_driver=False,

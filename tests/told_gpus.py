@@ -20,6 +20,7 @@ from ray.cluster_utils import Cluster
 from darkroom.batch import generate, prompts
 from darkroom.batch.prompts import EmbedOptions, embed
 from darkroom.ray_cluster import resources
+from darkroom.ray_cluster.connection import start_ray
 from darkroom.retrain.tick import run_tick
 from darkroom.retrain.times import read_tick
 from darkroom.training import job
@@ -38,7 +39,7 @@ SEVEN = {"task": "text_to_image", "label": 7, "steps": 2}
 BEST = [{**SEVEN, "id": "best", "best_of": 3}, {**SEVEN, "id": "plain", "seed": 5}]
 TINY = ("width=8", "epochs=1", "batch=500", "validation_images=8", "dropout=0", "bf16=off")
 LARGE_GPU = resources.Hardware(gpu=80e9, gpu_flops=1e14)  # with room for text encoders beside the stages
-QUIET = {"object_store_memory": 150 * 2**20, "include_dashboard": False}
+STORE = 150 * 2**20  # bytes of objects on a node
 
 
 def pictures_of(folder: Path, name: str, rows: list[dict[str, Any]], model: str, **more: Any) -> None:
@@ -82,12 +83,15 @@ def on_nodes_apart(folder: Path, cascade: str, network: str) -> None:
 
 def main(kind: str, folder: str, cascade: str, network: str) -> None:
     if kind in ("one", "tick"):
-        ray.init("local", num_cpus=2, num_gpus=1, logging_level="error", log_to_driver=False, **QUIET)
+        start_ray(num_cpus=2, num_gpus=1, object_store_memory=STORE, logging_level="error", log_to_driver=False)
         {"one": on_one, "tick": tick_on_one}[kind](Path(folder), cascade, network)
     else:
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **QUIET})
+        cluster = Cluster(
+            initialize_head=True,
+            head_node_args={"num_cpus": 0, "include_dashboard": False, "object_store_memory": STORE},
+        )
         for stage in ("stage1", "stage2", "encoders"):
-            cluster.add_node(num_cpus=1, num_gpus=1, resources={stage: 1}, object_store_memory=150 * 2**20)
+            cluster.add_node(num_cpus=1, num_gpus=1, resources={stage: 1}, object_store_memory=STORE)
         ray.init(cluster.address, logging_level="error", log_to_driver=False)
         on_nodes_apart(Path(folder), cascade, network)
         ray.shutdown()

@@ -119,7 +119,7 @@ def test_killed_half_way_the_same_command_completes_it(
 ) -> None:
     options = job(tmp_path, toy_model)
     process, seen = start(*command_of(options))
-    wait_for(lambda: committed(options.out) >= 4 or process.poll() is not None, 180, "the first commits")
+    first_commits(process, options, 4)
     below = descendants(process.pid)
     seen |= below.keys()
     workers = [pid for pid, line in below.items() if "Agent" not in line]  # Ray's agents outlive it, and do no work
@@ -135,7 +135,7 @@ def test_interrupted_while_it_works_or_while_ray_starts_the_same_command_complet
 ) -> None:
     options = job(tmp_path, toy_model)
     process, _ = start(*command_of(options))
-    wait_for(lambda: committed(options.out) >= 2 or process.poll() is not None, 180, "the first commits")
+    first_commits(process, options, 2)
     process.terminate()
     said = process.communicate(timeout=60)[0]
     assert process.returncode == 128 + signal.SIGTERM, said
@@ -150,6 +150,12 @@ def test_interrupted_while_it_works_or_while_ray_starts_the_same_command_complet
     assert process.returncode == 128 + signal.SIGINT, said
     assert kept in said and "Traceback" not in said
     goes_on(options)
+
+
+def first_commits(process: subprocess.Popen[str], options: Options, rows: int) -> None:
+    """Waits until so many rows are there, and fails with what the job said if it ended before."""
+    wait_for(lambda: committed(options.out) >= rows or process.poll() is not None, 180, "the first commits")
+    assert committed(options.out) >= rows, process.communicate()[0]
 
 
 def goes_on(options: Options) -> None:
@@ -226,10 +232,10 @@ from darkroom import cli
 from darkroom.batch import prompts
 cli.quiet(False)
 import ray
+from darkroom.ray_cluster.connection import start_ray
 
 manifest, out, model = sys.argv[1:]
-quiet = {"include_dashboard": False, "logging_level": "error", "log_to_driver": False}
-ray.init("local", num_cpus=2, object_store_memory=10**8, **quiet)
+start_ray(num_cpus=2, object_store_memory=10**8, logging_level="error", log_to_driver=False)
 hog = ray.remote(num_cpus=2)(type("Hog", (), {"ready": lambda self: True})).remote()
 ray.get(hog.ready.remote())
 prompts.SMALL_ENCODER = 0  # so that the job does not encode by itself
@@ -283,10 +289,10 @@ def hang(self):
 if __name__ == "__main__":
     from darkroom import cli
     cli.quiet(False)
-    import ray
+    from darkroom.ray_cluster.connection import start_ray
 
-    ray.init("local", num_cpus=2, include_dashboard=False, logging_level="error", log_to_driver=False,
-             runtime_env={"worker_process_setup_hook": "hanging.set_up"})
+    start_ray(num_cpus=2, logging_level="error", log_to_driver=False,
+              runtime_env={"worker_process_setup_hook": "hanging.set_up"})
     runpy.run_path("jobs/generate.py", run_name="__main__")
 """
 

@@ -126,11 +126,10 @@ def test_resumed_it_goes_on_from_the_last_checkpoint_with_more_workers(digits: s
 
 TOLD = """
 import sys
-import ray
+from darkroom.ray_cluster.connection import start_ray
 from darkroom.training.job import TrainOptions, train
 
-quiet = {"include_dashboard": False, "logging_level": "error", "log_to_driver": False}
-ray.init("local", num_cpus=2, num_gpus=2, object_store_memory=10**8, **quiet)
+start_ray(num_cpus=2, num_gpus=2, object_store_memory=10**8, logging_level="error", log_to_driver=False)
 for workers in ("1", "2"):
     train(TrainOptions("mnist-ddpm", sys.argv[1], sys.argv[2] + workers, tuple(sys.argv[3:]), workers), print)
 """
@@ -154,11 +153,11 @@ STARVED = """
 import sys
 import ray
 from darkroom.ray_cluster import ClusterError
+from darkroom.ray_cluster.connection import start_ray
 from darkroom.training import distributed
 from darkroom.training.job import TrainOptions, train
 
-quiet = {"include_dashboard": False, "logging_level": "error", "log_to_driver": False}
-ray.init("local", num_cpus=2, object_store_memory=10**8, **quiet)
+start_ray(num_cpus=2, object_store_memory=10**8, logging_level="error", log_to_driver=False)
 hog = ray.remote(num_cpus=1)(type("Hog", (), {"ready": lambda self: True})).remote()
 ray.get(hog.ready.remote())
 distributed.SAID_SECONDS, distributed.SILENCE_SECONDS = 2, 6

@@ -25,13 +25,62 @@ from darkroom.ray_cluster import ClusterError, connect
 def test_a_ray_that_does_not_come_up_is_the_environments_fault(
     error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(**_: object) -> None:
+    def fails(*_: object, **__: object) -> None:
         raise error
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", fails)
     with pytest.raises(ClusterError, match=f"no Ray cluster at this machine: {error}"):
         connect(None, verbose=False)
+
+
+def test_a_ray_that_is_late_is_started_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where its node's agent takes 15 seconds to come up, after which Ray's own node ends itself."""
+    started: list[str] = []
+
+    def starts(address: str, **_: object) -> None:
+        started.append(address)
+        if len(started) < 3:
+            raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", starts)
+    connect(None, verbose=False)
+    assert started == ["local"] * 3
+
+
+SLOW_AGENT = """
+import pathlib, sys, time
+marker = pathlib.Path(__file__).with_name("slowed")
+if any(word.endswith("dashboard/agent.py") for word in sys.orig_argv) and not marker.exists():
+    marker.touch()
+    time.sleep(60)
+"""
+
+
+@pytest.mark.slow  # a minute of Ray's own patience
+def test_a_real_ray_whose_agent_is_late_is_started_anew(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(SLOW_AGENT)
+    program = "import ray, darkroom.ray_cluster as c; c.connect(None, verbose=False); print(ray.cluster_resources())"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), *filter(None, [environment.get("PYTHONPATH")])])
+    ended = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert (tmp_path / "slowed").exists() and ended.returncode == 0, ended.stderr
+    assert "'CPU'" in ended.stdout
+
+
+def test_a_cluster_that_is_not_there_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def fails(address: str, **_: object) -> None:
+        asked.append(address)
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", fails)
+    with pytest.raises(ClusterError, match="no Ray cluster at 127.0.0.1:6379: no route; if it is up, is its token"):
+        connect("127.0.0.1:6379", verbose=False)
+    assert asked == ["127.0.0.1:6379"]
 
 
 def test_a_long_folder_for_sockets_is_named(tmp_path: Path) -> None:
@@ -50,7 +99,7 @@ def test_a_long_folder_for_sockets_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS])
 def test_a_folder_that_cannot_be_written_to_is_named(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(**_: object) -> None:
+    def fails(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number), "/scratch/ray")
 
     monkeypatch.setenv("RAY_TMPDIR", "/scratch")
@@ -61,7 +110,7 @@ def test_a_folder_that_cannot_be_written_to_is_named(number: int, monkeypatch: p
 
 
 def test_a_bug_is_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(**_: object) -> None:
+    def fails(*_: object, **__: object) -> None:
         raise TypeError("an argument too many")
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)

@@ -18,14 +18,14 @@ from toys import network_config, save_toy_network
 TOLD = """
 import json, os, signal, sys, threading, time
 import ray
+from darkroom.ray_cluster.connection import start_ray
 from darkroom.retrain import measure as m
 from darkroom.retrain.schema import Evaluate
 from darkroom.training.data import load_data_set
 
 model, uri, out, *cases = sys.argv[1:]
 data = load_data_set(uri)
-quiet = {"include_dashboard": False, "logging_level": "error", "log_to_driver": False}
-ray.init("local", num_cpus=2, num_gpus=1, object_store_memory=10**8, **quiet)
+start_ray(num_cpus=2, num_gpus=1, object_store_memory=10**8, logging_level="error", log_to_driver=False)
 hog = ray.remote(num_gpus=1)(type("Hog", (), {"ready": lambda self: True})).remote()
 ray.get(hog.ready.remote())
 found = {"said": []}

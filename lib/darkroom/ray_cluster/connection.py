@@ -12,6 +12,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 SHELL = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")  # what a shell has that may come into a cluster
+STARTS = 3  # of Ray here, at most: it gives its processes 15 seconds to come up, and a busy machine needs more
 SHORT_FOLDER = 36  # characters: of the 107 of a socket's path, Ray takes up to 70 behind it
 
 
@@ -49,18 +50,38 @@ def connect(address: str | None, verbose: bool) -> None:
     if address and address.startswith(("http://", "https://")):
         raise ValueError(f"{address} is where jobs are sent to: `darkroom submit`. To join wants HOST:6379, or auto")
     level = "info" if verbose else "error"
-    local = {} if address else {"include_dashboard": False, "object_store_memory": 512 * 2**20}
     try:
         with nullcontext() if verbose else _closed_stderr(), _own_signals():
-            ray.init(address=address or "local", logging_level=level, log_to_driver=verbose, **local)
+            if address:
+                ray.init(address, logging_level=level, log_to_driver=verbose)
+            else:
+                start_ray(logging_level=level, log_to_driver=verbose, object_store_memory=512 * 2**20)
     except Exception as error:
-        # A node that does not come up in time, as on a busy machine, is a bare Exception of Ray's.
-        if not isinstance(error, (OSError, RuntimeError)) and type(error) is not Exception:
+        if not isinstance(error, (OSError, RuntimeError)) and not _late(error):
             raise
         token = "; if it is up, is its token in RAY_AUTH_TOKEN_PATH, and RAY_AUTH_MODE=token?" if address else ""
         of_files = isinstance(error, OSError) and not isinstance(error, (ConnectionError, TimeoutError))
         reason = _advice_on_folder(error) if of_files else f"{error}{token}"
         raise ClusterError(f"no Ray cluster at {address or 'this machine'}: {reason}") from error
+
+
+def start_ray(**options: Any) -> None:
+    """Starts a Ray on this machine, with no dashboard, and joins it; anew where its processes did not come up in time.
+    options: of `ray.init`, whose errors it raises."""
+    import ray
+
+    for start in range(1, STARTS + 1):
+        try:
+            ray.init("local", include_dashboard=False, **options)
+            return
+        except Exception as error:
+            if not _late(error) or start == STARTS:
+                raise
+
+
+def _late(error: Exception) -> bool:
+    """Whether a node did not come up in time, which Ray raises as a bare Exception."""
+    return type(error) is Exception
 
 
 def _advice_on_folder(error: Exception) -> str:
