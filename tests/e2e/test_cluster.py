@@ -137,7 +137,7 @@ def test_a_run_survives_the_loss_of_a_node_and_tells_nobody_a_secret(
     assert ground.api.stop(other).status == "STOPPED"
     assert json.loads(copied(run, other, "status.json"))["status"] == "stopped"
 
-    ground.wait_for(name, lambda: list(open_store(run).list("metadata/")), 300, "the first commit")
+    ground.wait_for(name, lambda: list(open_store(run).list("metadata/")), 600, "the first commit")
     ground.lose(ground.workers()[0])
     assert len(results(run)) < len(rows), "it was lost in the middle"
     code = ground.follow(name)

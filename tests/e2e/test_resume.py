@@ -154,7 +154,7 @@ def test_interrupted_while_it_works_or_while_ray_starts_the_same_command_complet
 
 def first_commits(process: subprocess.Popen[str], options: Options, rows: int) -> None:
     """Waits until so many rows are there, and fails with what the job said if it ended before."""
-    wait_for(lambda: committed(options.out) >= rows or process.poll() is not None, 180, "the first commits")
+    wait_for(lambda: committed(options.out) >= rows or process.poll() is not None, 600, "the first commits")
     assert committed(options.out) >= rows, process.communicate()[0]
 
 
@@ -176,7 +176,7 @@ def test_an_engine_that_is_killed_costs_no_row(tmp_path: Path, toy_model: str, s
     killed: list[int] = []
 
     def kill_the_engine() -> None:
-        wait_for(lambda: any(Path(options.out, "images").rglob("*.png")), 180, "the first picture")
+        wait_for(lambda: any(Path(options.out, "images").rglob("*.png")), 600, "the first picture")
         engines = [pid for pid, line in descendants(os.getpid()).items() if "(stage " in line]
         killed.extend(engines)
         for pid in engines:
