@@ -235,6 +235,10 @@ class Index:
         """How many rows are not failed."""
         return int(self._ok.sum())
 
+    def twice(self) -> np.ndarray:
+        """uint64 [N]: ids that are there more than once."""
+        return np.unique(self._ids[1:][self._ids[1:] == self._ids[:-1]])
+
     def with_keys(self, keys: np.ndarray) -> list[tuple[Shard, np.ndarray]]:
         """Shards with rows of these keys, and those rows' positions in them: one row for each key, a good one if there
         is any."""
