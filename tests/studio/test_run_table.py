@@ -144,6 +144,19 @@ def test_conditions_that_say_nothing(table: RunTable, where: str, says: str) -> 
         table.find(View(where=where))
 
 
+def test_long_numbers_are_told_apart(tmp_path: Path) -> None:
+    """More digits than a float has, of a seed as of an id, which is a text."""
+    store, first = open_store(str(tmp_path)), 2**63 - 3
+    store.write("run.json", json.dumps(RECORD).encode())
+    rows = [_row(n, {**TEXT, "seed": first + n}) | {"id": f"0{first + n}"} for n in range(3)]
+    commit(store, "first", to_table(rows))
+    table = RunTable(str(tmp_path))
+    for where in (f"seed={first + 1}", f"seed>{first} seed<{first + 2}", f"id=0{first + 1}", f"seed=9{'0' * 99} id=x"):
+        found = [row["seed"] for row in table.find(View(where=where)).rows]
+        assert found == ([] if "x" in where else [first + 1]), where
+    assert table.find(View(where=f"id!=0{first + 1}")).total == 2
+
+
 def test_what_few_rows_have_may_be_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("darkroom.studio.run_table.NAMED", 1)
     store = open_store(str(tmp_path))
