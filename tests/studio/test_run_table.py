@@ -14,7 +14,7 @@ from darkroom.runs.reading import NoRun
 from darkroom.storage import StorageError, open_store
 from darkroom.studio.run_table import RunTable, run_version
 from darkroom.studio.run_view import View
-from runs import commit, png, result
+from runs import commit, png, result, with_pictures_inside
 
 QUOTED = 'a "red" seven; DROP TABLE rows --'
 VIEWS = [{"view": "identity", "prompt": "a six"}, {"view": "jigsaw", "seed": 3, "prompt": "a nine"}]
@@ -121,6 +121,13 @@ def test_a_row_and_its_picture(table: RunTable) -> None:
             ask("nobody")
     with pytest.raises(ValueError, match="row r5 has no picture"):
         table.picture(table.named("r5"))
+
+
+def test_of_pictures_that_lie_inside_few_are_read_to_show_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a page of 48 would read a shard of 256 MB as often."""
+    store, share = with_pictures_inside(tmp_path, monkeypatch)
+    table = RunTable(store.root)
+    assert table.picture(table.named("r250")) == png(32, 250) and 0 < share() < 0.4
 
 
 def test_rows_that_differ_in_one_thing_are_a_series(table: RunTable) -> None:
