@@ -113,6 +113,8 @@ WRONG = [
     ),
     ("a.csv", "sep=;\nprompt;id;id\na;x;y\n", [], "a.csv line 2: the column 'id' is there 2 times"),
     ("a.csv", "sep=;\nprompt;id\na;x\na;x;y\n", [], "a.csv line 4: has 3 cells, the header has 2"),
+    ("a.csv", "sep=;\r\n\r\n\r\nprompt;id\r\na;x\r\na;x;y\r\n", [], "a.csv line 6: has 3 cells, the header has 2"),
+    ("a.csv", "", [], "a.csv has no row with a key of a manifest: name one by"),
     ("a.csv", "prompt,seed\na,1.23457E+11\n", [], "a.csv: 'seed' is '1.23457E+11': a spreadsheet's way to show a rou"),
     ("a.csv", 'prompt\na\n\n"b\nc\n', [], "a.csv: quotes that open after line 2 are never closed"),
     ("a.csv", 'prompt,id\n"b,1\nc,2', [], "a.csv: quotes that open after line 1 are never closed"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -128,8 +129,10 @@ def _lines(text: str) -> io.StringIO:
 
 
 def _table(text: str, name: str, suffix: str) -> Iterator[dict[str, Any]]:
-    if skipped := text.startswith("sep="):  # a line for spreadsheets, which counts as one all the same
-        text = text.partition("\n")[2]
+    lead = re.match(r"(sep=[^\r\n]*)?[\r\n]*", text)[0]  # a line for spreadsheets alone, and empty ones
+    skipped, text = len(list(_lines(lead))), text.removeprefix(lead)
+    if not text:
+        return
     header = next(_lines(text), "")
     separator = max(",\t;" if suffix == ".csv" else "\t,;", key=header.count)
     # In a list between tabs a quote is mostly one that somebody typed.
