@@ -4,7 +4,8 @@
     python jobs/compact.py s3://bucket/run
 
 A job does so at its end, up to 2 GB. Of a run that was moved or copied, the rows say where their pictures lie now.
-Exit codes: 0 done; 1 some file is damaged or gone; 2 there is no run; 3 storage failed, or another job owns the run.
+Exit codes: 0 done; 1 some file is damaged or gone, or a row is there twice; 2 there is no run; 3 storage failed, or
+another job owns the run.
 """
 
 from __future__ import annotations

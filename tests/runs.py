@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from PIL import Image
 
 import darkroom
-from darkroom.runs import SCHEMA, Ledger, Writer, stage
-from darkroom.storage import Store, encode_png, image_key_of, open_store
+from darkroom.runs import SCHEMA, Ledger, Writer, stage, to_table
+from darkroom.storage import LocalStore, Store, encode_png, image_key_of, open_store
 
 RED = {"task": "text_to_image", "prompt": "a red one", "steps": 2}
 
@@ -54,6 +56,28 @@ def next_owner(store: Store) -> Writer:
 def commit(store: Store, unit: str, table: pa.Table) -> None:
     """Commits rows to a run, as an owner that does nothing else."""
     next_owner(store).commit([stage(store, unit, table)])
+
+
+def with_pictures_inside(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Store, Callable[[], float]]:
+    """A run whose 600 rows, r0 and so on, hold their pictures, png(32, number), in one shard that counts as large; and
+    what share of that was read since."""
+    store, row = LocalStore(str(folder)), {"task": "text_to_image"}
+    record = {"plan": "p", "manifest": {"uri": "jobs.jsonl"}, "model": {"name": "if-xs"}, "options": {}}
+    store.write("run.json", json.dumps(record).encode())
+    lines = [{"id": f"r{number}", "key": f"{number:032x}", "row": row} for number in range(600)]
+    inside = [{"bytes": png(32, number), "path": "x.png"} for number in range(600)]
+    rows = [result(line, image=image, parameters=json.dumps(row)) for line, image in zip(lines, inside, strict=True)]
+    commit(store, "u", to_table(rows))
+    (shard,) = Ledger(store).read().shards.values()
+    real, read = LocalStore.read_part, list[int]()
+
+    def counted(self: LocalStore, key: str, start: int, count: int) -> bytes:
+        read.append(count)
+        return real(self, key, start, count)
+
+    monkeypatch.setattr("darkroom.runs.ledger._LARGE", 0)
+    monkeypatch.setattr(LocalStore, "read_part", counted)
+    return store, lambda: sum(read) / shard.bytes
 
 
 def results(uri: str) -> dict[str, dict[str, Any]]:

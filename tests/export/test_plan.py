@@ -35,6 +35,8 @@ def ids(options: ExportOptions) -> dict[str, list[str]]:
         ("negative_prompt IS NULL AND width BETWEEN 9 AND 16 AND seed >= 15", [15, 17, 19]),
         ("prompts LIKE '%Maß%' AND parameters ->> 'seed' = 8", [8]),
         ("scores ->> 'scorer' = 'clip' -- a remark", [3]),
+        ("text != 'a \"sede\" it''s' AND \"seed\" < 2", [0, 1]),
+        ('[width] > 0 /* "sede" */ AND "rows".`seed` < 2 -- "sede"', [0, 1]),
     ],
 )
 def test_a_condition_of_sql_chooses_rows(run: str, where: str, numbers: list[int]) -> None:
@@ -46,6 +48,10 @@ def test_a_condition_of_sql_chooses_rows(run: str, where: str, numbers: list[int
     ("where", "said"),
     [
         ("sede = 3", "no such column: sede, did you mean 'seed'"),
+        ('"sede" = 3', "no such column: sede, did you mean 'seed'"),
+        ('NOT "aligment" > 0.4', "no such column: aligment, did you mean 'alignment'"),
+        ('task = "anagram"', "no such column: anagram; a text stands in single quotes"),
+        ('text = "a ""blue"" `two"', 'no such column: a "blue" `two; a text'),
         ("seed = ", "syntax error"),
         ("seed > (SELECT avg(seed) FROM rows)", "of a row's columns alone"),
         ("1) UNION SELECT 1 WHERE (1", "of a row's columns alone"),

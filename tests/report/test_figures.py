@@ -271,7 +271,7 @@ def test_a_noised_picture_and_what_came_of_it(tmp_path) -> None:
     ],
 )  # fmt: skip
 def test_noised_pictures_say_what_they_differ_in(rows: list[dict[str, Any]], labels: list[str]) -> None:
-    group = [Shown({}, parse_task(row).canonical(), "", None, index) for index, row in enumerate(rows)]
+    group = [Shown({}, parse_task(row).canonical(), None, index) for index, row in enumerate(rows)]
     assert noised_labels(group) == labels
 
 

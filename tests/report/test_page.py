@@ -315,7 +315,7 @@ RECORD = {
 
 
 def test_what_is_on_record_of_a_row() -> None:
-    shown = Shown(_written(RECORD) | {"alignment": 0.75, "concealment": 0.8}, {}, "", None, 0)
+    shown = Shown(_written(RECORD) | {"alignment": 0.75, "concealment": 0.8}, {}, None, 0)
     assert flags(shown) == ["nsfw", "prompt truncated"]
     assert score(shown) == {"alignment": "0.750", "concealment": "0.800"}
     assert details(shown) == [
@@ -327,7 +327,7 @@ def test_what_is_on_record_of_a_row() -> None:
         "seed 5: alignment 0.250",
         "seed 6: alignment 0.750, kept",
     ]
-    bare = Shown({"stages": "[]", "flags": [], "scores": "{}", "alignment": None, "concealment": None}, {}, "", None, 0)
+    bare = Shown({"stages": "[]", "flags": [], "scores": "{}", "alignment": None, "concealment": None}, {}, None, 0)
     assert (flags(bare), score(bare), details(bare)) == ([], {}, [])
 
 

@@ -1,19 +1,21 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from darkroom.manifest import parse_task, row_key
+from darkroom.report.pictures import Pictures
 from darkroom.report.rows import (
     FIGURES,
     LISTED_FAILURES,
     LONGEST_STRIP,
     _Draw,
-    _light,
     figure_of,
     in_manifest_order,
     select,
@@ -21,7 +23,7 @@ from darkroom.report.rows import (
 from darkroom.runs import Ledger, stage, to_table
 from darkroom.storage import open_store
 from darkroom.storage.hashing import hashes
-from runs import next_owner
+from runs import next_owner, png, with_pictures_inside
 
 NO_RECORD: dict[str, Any] = {
     "stages": "[]", "controls": "[]", "flags": [], "scores": "{}", "alignment": None, "concealment": None,
@@ -66,10 +68,18 @@ def test_few_rows_are_all_shown_in_run_order(tmp_path) -> None:
     assert (selection.rows, selection.failures, selection.tasks["text_to_image"].shown) == (5, 0, 5)
 
 
+def test_pictures_that_lie_inside_are_read_of_rows_that_are_drawn(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("darkroom.report.pictures.WHOLE", 0)
+    store, share = with_pictures_inside(tmp_path, monkeypatch)
+    ((shown,),) = select(Ledger(store), 1).tasks["text_to_image"].groups
+    drawn = Image.fromarray(Pictures(store).made(shown))
+    assert drawn.tobytes() == Image.open(io.BytesIO(png(32, int(shown.row["id"][1:])))).tobytes() and 0 < share() < 0.4
+
+
 def test_what_is_kept_of_a_row(tmp_path) -> None:
     selection = select(ledger_of(tmp_path, [result("a"), result("b", seed=3, guidance=2.5)]))
     shown = selection.tasks["text_to_image"].groups[1][0]
-    assert (shown.row["id"], shown.row["seed"], shown.position, shown.image_path) == ("b", 3, 1, "images/aa/x.png")
+    assert (shown.row["id"], shown.row["seed"], shown.position) == ("b", 3, 1)
     assert shown.parameters["guidance"] == 2.5
     assert "image" not in shown.row, "pictures must not stay in memory"
 
@@ -92,7 +102,7 @@ def test_a_row_that_comes_is_not_counted_with_all_before_it() -> None:
         def values(self) -> Any:
             raise AssertionError("all groups are walked for one row")
 
-    draw, table = _Draw(5), _light(to_table([result(f"row {number}", seed=number) for number in range(20)]))
+    draw, table = _Draw(5), to_table([result(f"row {number}", seed=number) for number in range(20)])
     draw._groups = Uncounted()
     for place in range(len(table)):
         draw.offer("text_to_image", None, table, place, place)

@@ -14,7 +14,7 @@ from darkroom.report.sweeps import Sweep, sweeps
 
 def part(*rows: dict[str, Any], good: int | None = None) -> Part:
     asked = [{"task": "text_to_image", "prompt": "a red seven", **row} for row in rows]
-    shown = [Shown({}, parse_task(row).canonical(), "", None, number) for number, row in enumerate(asked)]
+    shown = [Shown({}, parse_task(row).canonical(), None, number) for number, row in enumerate(asked)]
     return Part(len(rows) if good is None else good, [[one] for one in shown])
 
 

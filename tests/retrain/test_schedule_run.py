@@ -77,6 +77,13 @@ def test_a_call_after_a_pause_makes_up_for_what_the_policy_says(tmp_path: Path, 
     assert Calls(tmp_path, missed=missed).at("20T12:00") == (0, made_up)
 
 
+def test_a_tick_of_a_time_to_come_does_not_stop_the_schedule(tmp_path: Path) -> None:
+    """As a clock that was wrong once leaves it."""
+    tick_record.fresh(open_store(str(tmp_path / "runs")), "20281120T020000Z").end("refused")
+    calls = Calls(tmp_path, missed="all")
+    assert [calls.at(moment) for moment in ("20T12:00", "20T13:00", "22T02:00")] == [(0, [20]), (0, []), (0, [21, 22])]
+
+
 def test_what_the_environment_ended_is_tried_again_at_the_next_call(tmp_path: Path) -> None:
     """3, as every crash is, and a signal."""
     calls = Calls(tmp_path, (3, ""), (-signal.SIGKILL, ""))

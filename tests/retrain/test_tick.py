@@ -73,6 +73,15 @@ def test_promoted_then_skipped_then_refused_and_a_tick_runs_once(world: World) -
     assert not list(open_store(pipeline.out).list("ticks/20261121T020000Z/training/checkpoints/"))
 
 
+def test_a_tick_of_a_time_to_come_is_not_the_last(here: World) -> None:
+    """It was decided by a clock that was wrong: what came since is trained on once, and not every night."""
+    here.arrive("one", 0, 64)
+    run_tick(here.pipeline(), datetime(2999, 1, 1, tzinfo=UTC), lambda line: None, train=train_here)
+    here.arrive("two", 64, 32)
+    assert run(here.pipeline(), 1).outcome in ("promoted", "refused")
+    assert run(here.pipeline(), 2).data["reason"] == "no new data"
+
+
 def test_new_data_is_read_once_and_joined(here: World) -> None:
     here.arrive("one", 0, 64)
     run(here.pipeline(), 1)

@@ -188,6 +188,17 @@ def test_damaged_files_are_not_merged_away(run: Store) -> None:
     )
 
 
+def test_a_row_that_is_there_twice_is_made_anew_and_then_merged(run: Store) -> None:
+    """As two jobs at once could do before a run had one owner."""
+    finish(run, ("d",), "p-000002")
+    next_owner(run)._replace([stage(run, "p-000009", to_table([result(line("a"))]))], [])
+    text, whole = compact(run.root)
+    twice = "1 row is there twice: run its `darkroom generate` again"
+    assert text == f"5 rows of {run.root}, in 3 files now, in 4 before; {twice}" and not whole
+    finish(run, ("a",), "p-000003")
+    assert compact(run.root) == (f"4 rows of {run.root}, in 1 file now, in 3 before", True)
+
+
 def test_a_file_that_is_gone_is_said(run: Store) -> None:
     run.delete(f"metadata/{next(iter(Ledger(run).read().shards))}")
     text, whole = compact(run.root)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import io
 import json
 import shutil
 from pathlib import Path
@@ -14,7 +15,7 @@ from PIL import Image
 from darkroom.runs import SCHEMA
 from darkroom.runs.reading import SHOWN, NoRun, open_run
 from darkroom.storage import open_store
-from runs import results
+from runs import png, results, with_pictures_inside
 
 FIRST_ROUND = Path(__file__).parents[1] / "fixtures/first_round/run"
 
@@ -54,6 +55,13 @@ def test_pictures_are_found_where_the_run_lies_now(run: str) -> None:
     assert opened.picture("seven").tobytes() == found["seven"].tobytes() == stored.convert("RGB").tobytes()
     with pytest.raises(KeyError, match="no picture of a row 'gone'"):
         opened.picture("gone")
+
+
+def test_of_pictures_that_lie_inside_few_are_read_to_find_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shard of them may have 256 MB, and a run many."""
+    store, share = with_pictures_inside(tmp_path, monkeypatch)
+    found = open_run(store.root).picture("r250")
+    assert found.tobytes() == Image.open(io.BytesIO(png(32, 250))).tobytes() and 0 < share() < 0.3
 
 
 def test_a_data_set_with_its_pictures(run: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from darkroom.storage import open_store
-from darkroom.studio.found_runs import find_runs
+from darkroom.studio.found_runs import MORE, find_runs
 
 RUN = {"plan": "a", "manifest": {}, "model": {}, "options": {}}
 TRAINING = {"kind": "training", "recipe": {"name": "mnist-flow-class"}}
@@ -38,6 +38,19 @@ def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
     (found,) = find_runs(str(tmp_path))
     assert found.name == "odd" and found.problem == f"there is no run in {tmp_path}/odd: it has no run.json"
     assert find_runs(str(tmp_path / "nowhere")) == []
+
+
+def test_what_is_too_much_to_be_looked_into_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b", "c/d", "e"):
+        open_store(str(tmp_path)).write(f"{name}/run.json", json.dumps(RUN).encode())
+    monkeypatch.setattr("darkroom.studio.found_runs.MOST", 5)
+    *found, more = find_runs(str(tmp_path))
+    assert [one.name for one in found] == ["a", "b", "e"] and more.name == MORE and not more.is_training
+    assert more.problem.startswith(
+        f"5 folders of {tmp_path} were looked into, 1 more were not, nor what lies below them"
+    )
+    monkeypatch.setattr("darkroom.studio.found_runs.MOST", 6)
+    assert [one.name for one in find_runs(str(tmp_path))] == ["a", "b", "c/d", "e"]
 
 
 @pytest.mark.parametrize("names", [["b", "a", "a/c"]])

@@ -14,7 +14,7 @@ from darkroom.runs.reading import NoRun
 from darkroom.storage import StorageError, open_store
 from darkroom.studio.run_table import RunTable, run_version
 from darkroom.studio.run_view import View
-from runs import commit, png, result
+from runs import commit, png, result, with_pictures_inside
 
 QUOTED = 'a "red" seven; DROP TABLE rows --'
 VIEWS = [{"view": "identity", "prompt": "a six"}, {"view": "jigsaw", "seed": 3, "prompt": "a nine"}]
@@ -123,6 +123,13 @@ def test_a_row_and_its_picture(table: RunTable) -> None:
         table.picture(table.named("r5"))
 
 
+def test_of_pictures_that_lie_inside_few_are_read_to_show_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a page of 48 would read a shard of 256 MB as often."""
+    store, share = with_pictures_inside(tmp_path, monkeypatch)
+    table = RunTable(store.root)
+    assert table.picture(table.named("r250")) == png(32, 250) and 0 < share() < 0.4
+
+
 def test_rows_that_differ_in_one_thing_are_a_series(table: RunTable) -> None:
     found = {name: [row["id"] for row in rows] for name, rows in table.series(table.named("r0")).items()}
     assert found == {"guidance": ["r2", "r0"]}, "r1 differs in three, r5 has failed"
@@ -142,6 +149,19 @@ def test_conditions_that_say_nothing(table: RunTable, where: str, says: str) -> 
     with pytest.raises(ValueError, match=says.replace("?", r"\?")):
         table.refuse_unknown(where)
         table.find(View(where=where))
+
+
+def test_long_numbers_are_told_apart(tmp_path: Path) -> None:
+    """More digits than a float has, of a seed as of an id, which is a text."""
+    store, first = open_store(str(tmp_path)), 2**63 - 3
+    store.write("run.json", json.dumps(RECORD).encode())
+    rows = [_row(n, {**TEXT, "seed": first + n}) | {"id": f"0{first + n}"} for n in range(3)]
+    commit(store, "first", to_table(rows))
+    table = RunTable(str(tmp_path))
+    for where in (f"seed={first + 1}", f"seed>{first} seed<{first + 2}", f"id=0{first + 1}", f"seed=9{'0' * 99} id=x"):
+        found = [row["seed"] for row in table.find(View(where=where)).rows]
+        assert found == ([] if "x" in where else [first + 1]), where
+    assert table.find(View(where=f"id!=0{first + 1}")).total == 2
 
 
 def test_what_few_rows_have_may_be_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

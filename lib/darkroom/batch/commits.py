@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from darkroom.batch.planned_rows import read_lines
 from darkroom.batch.progress import TooManyFailed
 from darkroom.batch.write_results import Receipt
-from darkroom.runs import Shard, Writer, stage, to_table
+from darkroom.runs import SCHEMA, Shard, Writer, stage
+from darkroom.runs.log import Index
+from darkroom.runs.results import SCHEMA_VERSION
 from darkroom.storage import StorageError
-from darkroom.storage.hashing import hashed, hashes
+from darkroom.storage.hashing import hashes
 
 COMMIT_ROWS, COMMIT_SECONDS = 2_000, 1.0
+COPIES, COPIED_BYTES = 10_000, 256 * 2**20  # of duplicates in one shard, about: their pictures may lie inside
 
 
 class Commits:
@@ -72,22 +78,29 @@ def commit_duplicates(writer: Writer, plan: str) -> int:
     """Commits a result row for every duplicate of this plan, a copy of the row that was made; how many. Those whose
     picture was never made are left for the next run."""
     lines = read_lines(writer.store, f"duplicates/{plan}")
+    index, known = writer.log.index, set(writer.log.shards)
+    size = sum(shard.bytes for shard in writer.log.shards.values()) / max(index.rows, 1)  # of a row
+    most = max(1, min(COPIES, int(COPIED_BYTES / max(size, 1))))
     count = number = 0
-    while batch := list(islice(lines, COMMIT_ROWS)):
-        rows = list(_copies(writer, batch))
-        if rows:
-            writer.commit([stage(writer.store, f"{plan}-duplicates-{number:06d}", to_table(rows))])
-        count, number = count + len(rows), number + 1
+    while batch := list(islice(lines, most)):
+        if not known <= writer.log.shards.keys():  # some were rewritten, without rows that these copies replace
+            index, known = writer.log.index, set(writer.log.shards)
+        copies = _copies(writer, index, batch)
+        if len(copies):
+            writer.commit([stage(writer.store, f"{plan}-duplicates-{number:06d}", copies)])
+        count, number = count + len(copies), number + 1
     return count
 
 
-def _copies(writer: Writer, lines: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    rows = writer.rows_with_keys(hashes(line["key"] for line in lines))
-    originals = {hashed(row["key"]): row for row in rows}
-    for line in lines:
-        row = originals.get(hashed(line["key"]))
-        if row is None or row["key"] != line["key"]:
-            continue
-        copy = {name: value for name, value in row.items() if name != "schema_version"}
-        # It cost nothing: sums over evaluations and seconds stay true.
-        yield copy | {"id": line["id"], "evaluations": 0, "seconds": 0.0, "created_at": datetime.now(UTC)}
+def _copies(writer: Writer, index: Index, lines: list[dict[str, Any]]) -> pa.Table:
+    ids, keys = (pa.array([line[name] for line in lines]) for name in ("id", "key"))
+    found = writer.rows_with_keys(hashes(line["key"] for line in lines), index)
+    originals = pa.concat_tables([SCHEMA.empty_table(), *found])
+    places = pc.index_in(keys, originals["key"])
+    copies = originals.take(places.drop_null())
+    # It cost nothing: sums over evaluations and seconds stay true.
+    own = {"evaluations": 0, "seconds": 0.0, "created_at": datetime.now(UTC), "schema_version": SCHEMA_VERSION}
+    columns = {name: pa.repeat(pa.scalar(value, SCHEMA.field(name).type), len(copies)) for name, value in own.items()}
+    for name, column in {"id": ids.filter(places.is_valid()), **columns}.items():
+        copies = copies.set_column(SCHEMA.get_field_index(name), SCHEMA.field(name), column)
+    return copies

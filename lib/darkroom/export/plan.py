@@ -32,6 +32,8 @@ _MOST_ROWS, _SAMPLED, _SAMPLED_OF_FILE, _PROMPTS = 100_000, 64, 8, 12
 _PLANNED = ["status", "task", "width", "height", "seed", "prompts", "image_uri"]
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _SHUFFLES = {"random", "randomblob", "load_extension"}  # functions of SQLite: not the same twice, or not of rows
+# Texts, names and comments of SQL; a group is what stands in double quotes.
+_QUOTED = re.compile(r"""'(?:[^']|'')*'|`(?:[^`]|``)*`|\[[^]]*]|--[^\n]*|/\*.*?\*/|"((?:[^"]|"")*)\"""", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,9 @@ class RowFilter:
 
     def __init__(self, where: str) -> None:
         self.where, self._asked = where, dict[str, None]()
+        # What double quotes hold and is no column, SQLite takes for a text, and a slip in a name for a condition that
+        # holds for no row, or for all. Between backticks a name is a name.
+        self._sql = _QUOTED.sub(lambda found: found[0] if found[1] is None else _backticked(found[1]), where)
         self._all = ["text", *(name for name in SCHEMA.names if name != "image")]
         self._select(self._table(self._all, []), self._note)
         self._asked = self._asked or {"id": None}
@@ -118,7 +123,7 @@ class RowFilter:
         self._selects = 0
         connection.set_authorizer(authorize)
         try:
-            return connection.execute(f"SELECT rowid FROM rows WHERE ({self.where}\n)").fetchall()
+            return connection.execute(f"SELECT rowid FROM rows WHERE ({self._sql}\n)").fetchall()
         except (sqlite3.Error, sqlite3.Warning) as error:
             raise ValueError(self._sentence(str(error))) from None
         finally:
@@ -135,7 +140,9 @@ class RowFilter:
     def _sentence(self, error: str) -> str:
         if error.startswith("not authorized"):
             error = "it may ask of a row's columns alone, without SELECT or chance"
-        hint = nearest(error.rpartition(": ")[2], self._all) if error.startswith("no such column") else ""
+        name = error.rpartition(": ")[2] if error.startswith("no such column") else ""
+        hint = nearest(name, self._all) if name else ""
+        hint = hint or ("; a text stands in single quotes" if name and '"' in self.where else "")
         return f"--where {self.where!r}: {error}{hint}; wanted a condition of SQL over {', '.join(self._all)}"
 
 
@@ -321,6 +328,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list):
         return json.dumps(value, ensure_ascii=False)
     return value if isinstance(value, (int, float)) else (str(value) if value not in (None, "") else None)
+
+
+def _backticked(quoted: str) -> str:
+    name = quoted.replace('""', '"').replace("`", "``")
+    return f"`{name}`"
 
 
 def _quoted(name: str) -> str:

@@ -85,6 +85,13 @@ def surplus(row: dict[Any, Any]) -> str:
     return f"has {len(row) + len(beyond)} cells, the header has {len(row)}" if any(beyond) else ""
 
 
+def rounded(seed: str) -> str:
+    """What to say of a seed whose digits a spreadsheet has left out, "" of any other."""
+    if not _ROUNDED.fullmatch(seed):
+        return ""
+    return f"'seed' is {seed[:60]!r}: a spreadsheet's way to show a rounded number; wanted all of its digits"
+
+
 def _row(where: str, header: list[str], cells: list[str]) -> WrittenRow:
     if len(cells) != len(header):
         hint = "; a text with commas stands in quotes" if len(cells) > len(header) else ""
@@ -93,9 +100,8 @@ def _row(where: str, header: list[str], cells: list[str]) -> WrittenRow:
     for column, cell in zip(header, cells, strict=True):
         if not cell:
             continue
-        if column == "seed" and _ROUNDED.fullmatch(cell):
-            reason = "a spreadsheet's way to show a rounded number; wanted all of its digits"
-            return WrittenRow(where, problem=f"'seed' is {cell[:60]!r}: {reason}")
+        if column == "seed" and (problem := rounded(cell)):
+            return WrittenRow(where, problem=problem)
         try:
             data[column] = cell if column in TEXT_FIELDS else loads(cell.lower() if column in SWITCHES else cell)
         except ValueError as error:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from darkroom.manifest.csv_files import SEPARATORS, surplus
+from darkroom.manifest.csv_files import SEPARATORS, rounded, surplus
 from darkroom.manifest.keys import ROW_KEYS, SWITCHES, TEXT_FIELDS, did_you_mean
 from darkroom.manifest.packed_files import unpacked
 from darkroom.manifest.sources import file_name, is_packed, suffix_of
@@ -43,7 +44,7 @@ def convert(source: str, out: str, defaults: Iterable[str] = (), columns: Iterab
     left_out: Counter[str] = Counter()
     lines = []
     for values in _rows(source):
-        row = {keys.get(name, name): value for name, value in values.items() if value not in (None, "")}
+        row = _renamed(values, keys, file_name(source))
         left_out.update(key for key in row if key not in ROW_KEYS)
         if known := {key: _value(key, value) for key, value in row.items() if key in ROW_KEYS}:
             lines.append(json.dumps(given | known, ensure_ascii=False))
@@ -54,6 +55,22 @@ def convert(source: str, out: str, defaults: Iterable[str] = (), columns: Iterab
         )
     write_uri(out, "".join(f"{line}\n" for line in lines).encode())
     return Converted(len(lines), dict(left_out))
+
+
+def _renamed(values: dict[str, Any], keys: dict[str, str], where: str) -> dict[str, Any]:
+    """A row by the keys of a manifest, without its empty cells. ValueError where two of its columns are one key, or its
+    seed is a rounded one."""
+    row: dict[str, Any] = {}
+    for name, value in values.items():
+        if value in (None, ""):
+            continue
+        if (key := keys.get(name, name)) in row:
+            both = " and ".join(repr(other) for other in values if keys.get(other, other) == key)
+            raise ValueError(f"{where}: {both} are both {key!r}, and a row has both: leave one out")
+        if key == "seed" and isinstance(value, str) and (problem := rounded(value)):
+            raise ValueError(f"{where}: {problem}")
+        row[key] = value
+    return row
 
 
 def _pairs(option: str, texts: Iterable[str], named: int = 0) -> Iterator[tuple[str, str]]:
@@ -112,23 +129,28 @@ def _lines(text: str) -> io.StringIO:
 
 
 def _table(text: str, name: str, suffix: str) -> Iterator[dict[str, Any]]:
-    if text.startswith("sep="):
-        text = text.partition("\n")[2]
+    lead = re.match(r"(sep=[^\r\n]*)?[\r\n]*", text)[0]  # a line for spreadsheets alone, and empty ones
+    skipped, text = len(list(_lines(lead))), text.removeprefix(lead)
+    if not text:
+        return
     header = next(_lines(text), "")
     separator = max(",\t;" if suffix == ".csv" else "\t,;", key=header.count)
     # In a list between tabs a quote is mostly one that somebody typed.
     quoting = csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL
     end = separator.join([END] * (header.count(separator) + 1))  # of columns of one name DictReader has the last
     table = csv.DictReader(io.StringIO(f"{text}\n{end}", newline=""), delimiter=separator, quoting=quoting)
-    before = last = 1  # lines at which the row before this one ends, and this one
+    before = last = 1 + skipped  # lines at which the row before this one ends, and this one
     try:
+        for column, count in Counter(table.fieldnames).items():
+            if column and count > 1:  # of their cells a row would have the last one alone
+                raise ValueError(f"{name} line {last}: the column {column[:60]!r} is there {count:,} times")
         for row in table:
             if END in row.values():
                 return
-            before, last = last, table.line_num
+            before, last = last, table.line_num + skipped
             if counts := surplus(row):
                 hint = f"; a text with {SEPARATORS[separator]} stands in quotes" if quoting == csv.QUOTE_MINIMAL else ""
-                raise ValueError(f"{name} line {table.line_num}: {counts}{hint}")
+                raise ValueError(f"{name} line {last}: {counts}{hint}")
             yield row
     except csv.Error as error:
         raise ValueError(f"{name}: {error}") from None

@@ -24,6 +24,10 @@ from darkroom.storage import (
     read_uri,
     stored_size,
 )
+from darkroom.storage.hashing import hashed
+
+
+WHOLE = 8 * 2**20  # bytes of a shard that is read as a whole
 
 
 class Pictures:
@@ -38,7 +42,7 @@ class Pictures:
         """The row's picture, uint8 [S, S, 3]; ValueError if it is missing or damaged."""
         where = f"the picture of row {shown.row['id']}"
         if shown.row["image_uri"]:
-            key = image_key_of(shown.image_path)
+            key = image_key_of(shown.row["image_uri"])
             try:
                 data = self._store.read(key)
             except NotFound as error:
@@ -85,6 +89,10 @@ class Pictures:
 
     def _inline(self, shown: Shown) -> bytes:
         with self._lock:  # one shard at a time, because with pictures inside it is large; neighbours ask for the same
+            if shown.shard.bytes > WHOLE:  # and of the largest, of which few rows are drawn, those beside the row alone
+                places = np.flatnonzero(shown.shard.ids == hashed(shown.row["id"]))
+                (found,) = self._ledger.rows(shown.shard, places)
+                return found["image"][0].as_py()["bytes"] or b""
             if self._shard[0] != shown.shard.name:
                 table = self._ledger.table(shown.shard)
                 pictures = pc.struct_field(table["image"], "bytes").to_pylist()

@@ -12,29 +12,26 @@ from itertools import islice
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from darkroom.report.comparisons import NOISED, merged, shared
-from darkroom.runs import Ledger, Shard
+from darkroom.runs import SCHEMA, Ledger, Shard
 from darkroom.storage import Store
 
 PER_TASK = 200
 LONGEST_STRIP = 24  # rows that differ only in where they start
 LISTED_FAILURES = 100
 FIGURES = 60  # that have a section of their own; ids of a million folders must not make a million
-_READERS = 4  # shards in memory at once; with inline pictures one may be some hundred megabytes
+_READERS = 4  # shards in memory at once
+_COLUMNS = [name for name in SCHEMA.names if name != "image"]
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A good row that was chosen. row: its result columns but the picture; parameters: its canonical form.
-
-    image_path: what the result says of where the picture lies; position: its place in the run.
-    """
+    """A good row that was chosen. row: its result columns but the picture; parameters: its canonical form; position:
+    its place in the run."""
 
     row: dict[str, Any]
     parameters: dict[str, Any]
-    image_path: str
     shard: Shard
     position: int
 
@@ -165,22 +162,16 @@ class _Draw:
 
 
 def _tables(ledger: Ledger) -> Iterator[tuple[Shard, pa.Table]]:
-    """Every shard that counts, its `image` replaced by `image_path`: pictures do not stay in memory."""
+    """Every shard that counts, without its pictures: of a large one they are not even read."""
     shards = iter(ledger.read().shards.values())
     with ThreadPoolExecutor(_READERS, thread_name_prefix="report") as pool:
         while window := list(islice(shards, _READERS)):
-            yield from zip(window, pool.map(lambda shard: _light(ledger.table(shard)), window), strict=True)
-
-
-def _light(table: pa.Table) -> pa.Table:
-    path = pc.fill_null(pc.struct_field(table["image"], "path"), "")
-    return table.drop_columns(["image"]).append_column("image_path", path)
+            yield from zip(window, pool.map(lambda shard: ledger.table(shard, _COLUMNS), window), strict=True)
 
 
 def _shown(shard: Shard, table: pa.Table, index: int, position: int) -> Shown:
     (row,) = table.slice(index, 1).to_pylist()
-    path, parameters = row.pop("image_path"), json.loads(row["parameters"])
-    return Shown(row, parameters, path, shard, position)
+    return Shown(row, json.loads(row["parameters"]), shard, position)
 
 
 def _digest(text: str) -> str:

@@ -39,7 +39,7 @@ def due_ticks(pipeline: Pipeline, tick: str | None = None, now: datetime | None 
     schedule = pipeline.schedule
     if schedule is None:
         return [now.replace(microsecond=0)]
-    last = last_over(open_store(pipeline.out))
+    last = last_over(open_store(pipeline.out), now)
     return due(schedule.cron, schedule.time_zone, schedule.missed, schedule.deadline_seconds, last, now)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
@@ -159,7 +159,9 @@ class _Tick:
         return any(one.get("won") for one in self.record.rounds)
 
     def _last_fingerprint(self) -> str | None:
-        decided = [r for r in tick_record.records(self.store) if r.outcome in _DECIDED and r.id != self.record.id]
+        latest = max(self.record.id, tick_id(datetime.now(UTC)))  # one of a time to come would be the last for good
+        others = (r for r in tick_record.records(self.store) if r.id <= latest and r.id != self.record.id)
+        decided = [record for record in others if record.outcome in _DECIDED]
         return decided[-1].data["fingerprint"] if decided else None
 
     def _train(self, data: str) -> dict[str, Any]:

@@ -91,9 +91,11 @@ def records(store: Store) -> Iterator[TickRecord]:
             yield TickRecord(store, json.loads(store.read(f"{FOLDER}/{name}")))
 
 
-def last_over(store: Store) -> datetime | None:
-    """The time of the newest tick that is over."""
-    return max((read_tick(record.id) for record in records(store) if record.is_over), default=None)
+def last_over(store: Store, now: datetime) -> datetime | None:
+    """The time of the newest tick that is over. One of a time to come, by a clock that was wrong, is not looked at:
+    nothing would be due until then."""
+    times = (read_tick(record.id) for record in records(store) if record.is_over)
+    return max((time for time in times if time <= now), default=None)
 
 
 def as_json(value: Any) -> bytes:

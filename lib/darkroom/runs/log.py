@@ -235,17 +235,28 @@ class Index:
         """How many rows are not failed."""
         return int(self._ok.sum())
 
+    def twice(self) -> np.ndarray:
+        """uint64 [N]: ids that are there more than once."""
+        return np.unique(self._ids[1:][self._ids[1:] == self._ids[:-1]])
+
     def with_keys(self, keys: np.ndarray) -> list[tuple[Shard, np.ndarray]]:
         """Shards with rows of these keys, and those rows' positions in them: one row for each key, a good one if there
-        is any."""
-        missing, found = np.unique(keys), []
-        for ok, shard in ((ok, shard) for ok in (True, False) for shard in self.shards):
-            places = np.flatnonzero((shard.ok == ok) & np.isin(shard.keys, missing))
-            if len(places):
-                _, firsts = np.unique(shard.keys[places], return_index=True)
-                found.append((shard, places[np.sort(firsts)]))
-                missing = np.setdiff1d(missing, shard.keys[places])
-        return found
+        is any. Of an index none of whose shards was replaced."""
+        known, order = self._by_key
+        wanted = np.unique(keys)
+        first = np.searchsorted(known, wanted)
+        first = first[np.searchsorted(known, wanted, "right") > first]
+        rows, ends = np.sort(order[first]), np.cumsum([shard.rows for shard in self.shards])
+        numbers = np.searchsorted(ends, rows, "right")
+        found = [(self.shards[number], numbers == number) for number in np.unique(numbers)]
+        return [(shard, rows[own] - (ends[numbers[own]] - shard.rows)) for shard, own in found]
+
+    @cached_property
+    def _by_key(self) -> tuple[np.ndarray, np.ndarray]:
+        """Keys in ascending order, of equal ones a good row's first; and the rows' places among those of all shards."""
+        keys, ok = (_joined([getattr(shard, name) for shard in self.shards], name) for name in ("keys", "ok"))
+        order = np.lexsort((~ok, keys))
+        return keys[order], order
 
 
 def record_key(position: Position) -> str:

@@ -21,7 +21,8 @@ _BATCH = 1_000  # keys that are deleted at once
 
 def compact(uri: str) -> tuple[str, bool]:
     """Merges a run's small shards, whatever their size, rolls its log up, and says in its rows where the run lies now;
-    what was done, as text, and whether every shard is whole. NoRun if there is none; Held where a job owns it."""
+    what was done, as text, and whether every shard is whole and every row there once. NoRun if there is none; Held
+    where a job owns it."""
     store = _open(uri)
     with own(store, "darkroom compact") as writer:
         gone = writer.open()
@@ -30,15 +31,18 @@ def compact(uri: str) -> tuple[str, bool]:
         writer.compact()
         writer.roll_up()
         rows, after = writer.log.rows, len(writer.log.shards)
+        twice = len(writer.log.index.twice())
     text = f"{plural(rows, 'row')} of {uri}, in {plural(after, 'file')} now, in {before:,} before"
     if moved:
         text += f"; {moved:,} named their pictures where the run lay before"
     if gone:
         text += f"; {plural(len(gone), 'file is', 'files are')} gone: run its `darkroom generate` again"
+    if twice:
+        text += f"; {plural(twice, 'row is', 'rows are')} there twice: run its `darkroom generate` again"
     if writer.damaged:
         left = plural(len(writer.damaged), "file is damaged and was", "files are damaged and were")
         text += f"; {left} left alone, see `darkroom audit --fix`"
-    return text, not (gone or writer.damaged)
+    return text, not (gone or twice or writer.damaged)
 
 
 def clean(uri: str, remove: bool) -> str:

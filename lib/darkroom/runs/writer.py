@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -126,8 +125,10 @@ class Writer:
 
     def compact(self, most_bytes: float = float("inf")) -> int:
         """Merges small shards that lie next to each other; how many files fewer there are. Damaged ones stay as they
-        are. most_bytes: to be read at most, where there is more nothing is done."""
-        groups = list(_groups(list(self.log.shards.values())))
+        are, and those that hold an id twice. most_bytes: to be read at most, where there is more nothing is done."""
+        # Two jobs at once could make a row twice before a run had one owner; the next job makes it anew, as one.
+        apart = {shard.name for shard in self.log.index.holding(self.log.index.twice())}
+        groups = list(_groups([shard for shard in self.log.shards.values() if shard.name not in apart]))
         if sum(shard.bytes for group in groups for shard in group) > most_bytes:
             return 0
         before = len(self.log.shards)
@@ -161,11 +162,12 @@ class Writer:
             self.damaged[shard.name] = error
             return None
 
-    def rows_with_keys(self, keys: np.ndarray) -> Iterator[dict[str, Any]]:
-        """Rows with these keys (uint64 hashes), one for each that there is, a good one if there is any."""
-        for shard, places in self.log.index.with_keys(keys):
+    def rows_with_keys(self, keys: np.ndarray, index: Index | None = None) -> Iterator[pa.Table]:
+        """Rows with these keys (uint64 hashes), one for each that there is, a good one if there is any. index: of the
+        log as it was before, all of whose shards still count; making one costs a sort of all rows."""
+        for shard, places in (index or self.log.index).with_keys(keys):
             if (table := self.table(shard)) is not None:
-                yield from table.take(places).to_pylist()
+                yield table.take(places)
 
     def drop_damaged(self) -> None:
         """What was found to be damaged counts no longer."""

@@ -218,7 +218,8 @@ class Desk:
 
     def _find(self, line: dict[str, Any]) -> dict[str, Any] | None:
         """The good row of these settings, where the run holds it."""
-        rows = self._writer.rows_with_keys(hashes([line["key"]]))
+        tables = self._writer.rows_with_keys(hashes([line["key"]]))
+        rows = (row for table in tables for row in table.to_pylist())
         return next((row for row in rows if row["key"] == line["key"] and row["status"] == "ok"), None)
 
     async def _make(self, ticket: Ticket, line: dict[str, Any], prompts: dict[str, dict[str, bool]]) -> None:

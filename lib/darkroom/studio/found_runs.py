@@ -19,6 +19,7 @@ DAMAGED = (
 )  # fmt: skip
 DEEPEST = 6  # folders below the one that was named
 MOST = 5_000  # folders to look into: a studio that was started on "/" must open too
+MORE = "(more)"  # the name of what stands last for those that were left out
 _AT_ONCE = 16
 
 
@@ -39,19 +40,25 @@ class Found:
 
 def find_runs(uri: str) -> list[Found]:
     """Every run and training below a folder or s3:// uri, by name. Within a run none is looked for; a folder that
-    cannot be listed counts as a run with a problem, unless it is `uri` itself: StorageError."""
+    cannot be listed counts as a run with a problem, unless it is `uri` itself: StorageError. So do all those that are
+    too many to be looked into, as MORE."""
     store = open_store(uri)
     store.folders()  # raises where there is nothing to search in
     found: list[Found] = []
-    level, seen = [""], 0
+    level, seen, left = [""], 0, 0
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="runs") as pool:
         for _ in range(DEEPEST + 1):
+            left += max(0, len(level) - (MOST - seen))
             level = level[: MOST - seen]
             seen += len(level)
             looks = list(pool.map(lambda name: _look(store, name), level))
             found += [look for look in looks if isinstance(look, Found)]
             level = [name for look in looks if isinstance(look, list) for name in look]
-    return sorted(found, key=lambda one: one.name)
+    found.sort(key=lambda one: one.name)
+    if left:
+        why = f"{MOST:,} folders of {store.root} were looked into, {left:,} more were not, nor what lies below them"
+        found.append(Found(store.root, MORE, problem=f"{why}: start the studio on a folder further down"))
+    return found
 
 
 def _look(store: Store, name: str) -> Found | list[str]:

@@ -121,7 +121,8 @@ class RunTable:
         if row["image_uri"]:
             return self.store.read(image_key_of(row["image_uri"]))
         shard, place = self.place(row["id"])
-        image = self._ledger.table(shard, ["image"])["image"][place].as_py()
+        (found,) = self._ledger.rows(shard, np.array([place]))  # not the whole shard, which may be 256 MB of pictures
+        image = found["image"][0].as_py()
         if not image or not image["bytes"]:
             raise ValueError(f"row {row['id']} has no picture")
         return image["bytes"]

@@ -32,7 +32,8 @@ class Condition:
 
     def where(self) -> tuple[str, list[Any]]:
         """In SQL, and what stands for its question marks."""
-        number = _number(self.value)
+        named = self.name in TEXTS and self.mark in ("=", "!=")  # digits too are signs there, as many as there are
+        number = None if named else _number(self.value)
         if self.mark == "~":
             return f"contains(lower({self._text()}), lower(?))", [*self._path(), self.value]
         if number is not None:
@@ -125,8 +126,11 @@ def _unquoted(value: str) -> str:
 
 
 def _number(text: str) -> float | None:
+    """A whole number as an int: a seed may have 63 bits, of which a float keeps 53."""
     try:
         value = float(text)
     except ValueError:
         return None
+    if re.fullmatch(r"[+-]?\d{1,30}", text):
+        return int(text)
     return value if abs(value) < float("inf") else None

@@ -160,7 +160,7 @@ def record(table: RunTable, row_id: str) -> tuple[dict[str, Any] | None, dict[st
     StorageError."""
     row = table.row(row_id)
     parameters = json.loads(row["parameters"] or "{}")
-    facts = row_facts(Shown(row, parameters, row["image_uri"], *table.place(row_id))) if "task" in parameters else {}
+    facts = row_facts(Shown(row, parameters, *table.place(row_id))) if "task" in parameters else {}
     parsed = {name: json.loads(row[name] or "null") for name in ("stages", "scores", "controls")}
     whole = row | parsed | {"parameters": parameters, "created_at": str(row["created_at"])}
     return facts.get("row"), {name: _cut(value) for name, value in whole.items() if value not in (None, "", [], {})}

@@ -10,7 +10,7 @@ import pandas as pd
 import streamlit as st
 
 from darkroom.phases import duration
-from darkroom.studio.found_runs import find_runs
+from darkroom.studio.found_runs import MORE, find_runs
 from darkroom.studio.pages.attempt import attempt
 from darkroom.studio.text import plain
 from darkroom.studio.trainings import Evaluation, Training, curve, evaluations, losses, read_training, read_trainings
@@ -20,7 +20,11 @@ FAINT, STRONG = "#9a9187", "#d1495b"  # read on light and on dark
 
 
 def trainings_view(runs: str) -> None:
-    found = _find(runs)
+    everything = find_runs(runs)
+    for one in everything:
+        if one.name == MORE:
+            st.warning(plain(one.problem, 2000))
+    found = read_trainings([one for one in everything if one.is_training])
     if not found:
         st.info(f"No training lies in {plain(runs)}. One begins by:")
         st.code(f"darkroom train mnist-flow-class --data DATA --out {runs.rstrip('/')}/flow", language=None)
@@ -31,10 +35,6 @@ def trainings_view(runs: str) -> None:
         "Training", list(by_name), format_func=lambda name: name or runs, key="training", bind="query-params"
     )
     _training(by_name[chosen])
-
-
-def _find(runs: str) -> list[Training]:
-    return read_trainings([one for one in find_runs(runs) if one.is_training])
 
 
 def _overview(found: list[Training]) -> pd.DataFrame:
