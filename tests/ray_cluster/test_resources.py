@@ -67,4 +67,4 @@ def test_nodes_are_told_apart_by_their_resources(monkeypatch: pytest.MonkeyPatch
     has = [{}, {"CPU": 8.0}, {"CPU": 4.0, "GPU": 2.0, "stage1": 1.0, "stage9x": 1.0, "memory": 1e9}, {"CPU": 99.0}]
     nodes = [{"Alive": alive, "Resources": one} for alive, one in zip([True] * 3 + [False], has, strict=True)]
     monkeypatch.setattr("ray.nodes", lambda: nodes)
-    assert read_room() == Room(12.0, 2.0, 8.0, ((frozenset({"stage1"}), Room(4.0, 2.0, 4.0)),))
+    assert read_room() == Room(12.0, 2.0, 8.0, ((frozenset({"stage1"}), Room(4.0, 2.0, 4.0)),), aside=8.0)

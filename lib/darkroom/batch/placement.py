@@ -11,7 +11,16 @@ from darkroom.batch.capacity import usual
 from darkroom.batch.options import Capacity, encoder_dtype
 from darkroom.models.memory import size_text
 from darkroom.ray_cluster import ClusterError
-from darkroom.ray_cluster.resources import ACTOR_CPUS, ACTORS_SHARE, ENCODERS, MARK_PART, Hardware, Room, Wanted
+from darkroom.ray_cluster.resources import (
+    ACTOR_CPUS,
+    ACTORS_SHARE,
+    ENCODERS,
+    MARK_PART,
+    TASK_CPUS,
+    Hardware,
+    Room,
+    Wanted,
+)
 from darkroom.sampling.stage import at_size
 
 if TYPE_CHECKING:
@@ -24,6 +33,7 @@ SPARE = 0.5  # of a GPU: what an encoder takes beside the stages is theirs no mo
 CUDA_BYTES, GAPS = 0.5 * GB, 1.1
 THREAD_FLOPS = 4e10  # a core makes about half of the 90 GFLOP/s that it makes of a large matrix product
 JUDGE_GPUS = 0.05  # of a judge: its models are small, and it must not keep the stages from their GPU
+EPSILON = 1e-6  # that sums of quarters and tenths may be off by
 
 
 @dataclass(frozen=True)
@@ -78,9 +88,14 @@ def size_pools(wanted: Sequence[Wanted], room: Room) -> dict[str, Pool]:
     the stages and not for others."""
     pools: dict[str, Pool] = {}
     for mark, place, those in _places(wanted, room):
+    left = room.cpus
         sized = _on_gpus(those, place) if place.gpus else _on_processors(those, place)
         pools |= {name: replace(pool, mark=mark) for name, pool in sized.items()}
+        held = sum(pool.workers * pool.cpus for pool in sized.values())
+        left -= min(held, place.beside_gpus) if place.gpus else held
     return pools
+    if left < TASK_CPUS - EPSILON:
+        raise _too_few_processors(pools, f"the cluster has {room.cpus:g}")
 
 
 def all_apart(room: Room, pools: Mapping[str, Pool]) -> bool:
@@ -135,10 +150,8 @@ def _on_processors(wanted: Sequence[Wanted], room: Room) -> dict[str, Pool]:
     total = sum(counts.values())
     each = _hundredths(ACTORS_SHARE * min(room.cpus / total, room.largest))
     if each < ACTOR_CPUS:
-        asked = " + ".join(f"{count} for {name}" for name, count in counts.items())
-        raise ClusterError(
-            f"{total} workers ({asked}) want at least a quarter of a processor each, and reading and storing want some "
-            f"too; the cluster has {room.cpus:g}: ask for fewer --workers"
+        raise _too_few_processors(
+            {name: Pool(count, 0.0, 0.0) for name, count in counts.items()}, f"the cluster has {room.cpus:g}"
         )
     others = max(1, int(room.cpus / room.largest) - 1)
     kept = min(each, _hundredths(ACTORS_SHARE * room.largest / math.ceil(total / others)))
@@ -162,10 +175,24 @@ def _on_gpus(wanted: Sequence[Wanted], room: Room) -> dict[str, Pool]:
         shares = {one.name: for_stages * one.memory / need for one in stages}
     pools = {name: Pool(count, ACTOR_CPUS, _hundredths(shares[name])) for name, count in counts.items()}
     if any(not pool.gpus for pool in pools.values()):
-        total = sum(counts.values())
+    total = sum(counts.values())
         raise ClusterError(f"{total} workers on {gpus} GPUs leave less than a hundredth of one to some: ask for fewer")
-    workers = {one.name: min(gpus, len(judges)) if one.early else gpus for one in judges}
-    return pools | {name: Pool(count, ACTOR_CPUS, JUDGE_GPUS) for name, count in workers.items()}
+    most = max(1, (int((room.beside_gpus - TASK_CPUS) / ACTOR_CPUS) - total) // max(1, len(judges)))
+    workers = {one.name: min(most, gpus, len(judges) if one.early else gpus) for one in judges}
+    pools |= {name: Pool(count, ACTOR_CPUS, JUDGE_GPUS) for name, count in workers.items()}
+    # Fewer actors than asked for do the work too, but not none: Ray would let the work of the last wait without end.
+    *before, _ = (pool.workers for pool in pools.values())
+    if ACTOR_CPUS * (sum(before) + 1) > room.beside_gpus + EPSILON:
+        raise _too_few_processors(pools, f"the nodes with GPUs have {room.beside_gpus:g}")
+    return pools
+
+
+def _too_few_processors(pools: Mapping[str, Pool], have: str) -> ClusterError:
+    asked = " + ".join(f"{pool.workers} for {name}" for name, pool in pools.items())
+    return ClusterError(
+        f"{sum(pool.workers for pool in pools.values())} workers ({asked}) want a quarter of a processor each, and "
+        f"reading and storing want some too; {have}: ask for fewer --workers, or give the nodes more"
+    )
 
 
 def _counts(stages: Sequence[Wanted], gpus: int) -> dict[str, int]:

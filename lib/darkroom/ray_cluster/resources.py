@@ -19,6 +19,9 @@ from darkroom.ray_cluster import node_resources
 
 ACTOR_CPUS = 0.25  # at least
 ACTORS_SHARE = 0.75  # of the processors, so that tasks always find room beside actors
+# Loading and writing mostly wait on storage. Not what any actor asks for: Ray would fuse a task into an actor that
+# asks for the same, and the engine would wait for its pictures.
+TASK_CPUS = 0.2
 POLL_SECONDS = 2.0
 ANSWER_SECONDS = 120.0
 # Of a large network, to a factor of two or three: an A100's 108 multiprocessors make 120 TFLOP/s of IF-I-M in bfloat16
@@ -55,13 +58,19 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Room:
-    """Processors and GPUs of some nodes; largest: processors of the largest. apart: of those of them that are set
-    apart, by what for."""
+    """Processors and GPUs of some nodes; largest: processors of the largest; aside: those of nodes without GPUs. apart:
+    of those of them that are set apart, by what for."""
 
     cpus: float
     gpus: float
     largest: float
     apart: tuple[tuple[frozenset[str], Room], ...] = ()
+    aside: float = 0.0
+
+    @property
+    def beside_gpus(self) -> float:
+        """Processors of the nodes with GPUs."""
+        return self.cpus - self.aside
 
     @property
     def marks(self) -> frozenset[str]:
@@ -96,7 +105,8 @@ def read_room() -> Room:
 
 def _sum(members: Sequence[Mapping[str, float]]) -> Room:
     cpus = [node.get("CPU", 0.0) for node in members]
-    return Room(sum(cpus), sum(node.get("GPU", 0.0) for node in members), max(cpus, default=0.0))
+    aside = sum(node.get("CPU", 0.0) for node in members if not node.get("GPU"))
+    return Room(sum(cpus), sum(node.get("GPU", 0.0) for node in members), max(cpus, default=0.0), aside=aside)
 
 
 def find_room(wanted: Sequence[Wanted], seconds: float, say: Callable[[str], None]) -> Room:
