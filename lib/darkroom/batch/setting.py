@@ -62,6 +62,7 @@ def set_up(order: Order, work: Work, say: Say) -> Setting:
     pools = size_pools(wanted if beside is None else [*wanted, beside], room)
     placement.check(needs, pools, hardware)
     say("\n".join([f"{plural(work.to_make, 'row')} to make by", placement.table(needs, pools)]))
+    placement.refuse_dtypes(needs, pools, hardware, options.dtype)
     together = bool(large) and (beside is not None or all_apart(room, pools))
     return Setting(numbers, dtypes, stores, missing, pools, hardware, together)
 

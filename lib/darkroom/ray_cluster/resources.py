@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 
@@ -171,14 +171,25 @@ def _text(room: Room | Goal) -> str:
 @dataclass(frozen=True)
 class Hardware:
     """Bytes: of the smallest GPU (0: there is none), of the largest node's memory and of all nodes' together.
-    marked: of the smallest GPU of the nodes that are set apart, by what for; gpu_flops: about, a second, of the
-    slowest GPU on a large network in half precision (0: not known)."""
+    marked: of the smallest GPU of the nodes that are set apart, by what for (0: these have none); gpu_flops: about, a
+    second, of the slowest GPU on a large network in half precision (0: not known); no_bfloat16: the name of a GPU that
+    does not compute in it, by what its node is set apart for, and of any node under ""."""
 
     gpu: float = 0.0
     node: float = 0.0
     nodes: float = 0.0
     marked: Mapping[str, float] = field(default_factory=dict)
     gpu_flops: float = 0.0
+    no_bfloat16: Mapping[str, str] = field(default_factory=dict)
+
+
+class Gpu(NamedTuple):
+    """Of a node: bytes, multiprocessors, name, and whether it computes in bfloat16."""
+
+    size: float
+    processors: int
+    name: str
+    bfloat16: bool
 
 
 @dataclass(frozen=True)
@@ -199,23 +210,34 @@ def ask_hardware() -> AskedHardware:
 
 def read_hardware(asked: AskedHardware, say: Callable[[str], None]) -> Hardware:
     """What the cluster's nodes have."""
-    with_gpus, answers = asked.with_gpus, asked.answers
-    memory = [node["Resources"].get("memory", 0.0) for node in asked.alive]
+    answers = asked.answers
     try:
-        gpus: list[tuple[float, int]] = ray.get(answers, timeout=ANSWER_SECONDS)
+        gpus: list[Gpu] = ray.get(answers, timeout=ANSWER_SECONDS)
     except (ray.exceptions.RayError, TimeoutError) as error:
         for answer in ray.wait(answers, num_returns=len(answers), timeout=0)[1]:
             ray.cancel(answer)  # not one that has ended: Ray's core may crash of that
         why = "no answer" if isinstance(error, TimeoutError) else str(error).strip().rpartition("\n")[2]
         say(f"no node said how much memory its GPUs have, going on unchecked ({why})")
         return Hardware()
-    sizes = [size for size, _ in gpus]
+    own = [node["Resources"] for node in asked.with_gpus]
+    return hardware_of([node["Resources"] for node in asked.alive], list(zip(own, gpus, strict=True)))
+
+
+def hardware_of(nodes: Sequence[Mapping[str, Any]], gpus: Sequence[tuple[Mapping[str, Any], Gpu]]) -> Hardware:
+    """nodes: what each has, as Ray says it; gpus: of each node that has some, that and one of them."""
+    memory = [has.get("memory", 0.0) for has in nodes]
     marked: dict[str, float] = {}
-    for node, size in zip(with_gpus, sizes, strict=True):
-        for mark in marks_of(node["Resources"]):
-            marked[mark] = min(size, marked.get(mark, size))
-    speed = GPU_FLOPS * min((processors for _, processors in gpus), default=0)
-    return Hardware(min(sizes, default=0.0), max(memory, default=0.0), sum(memory), marked, speed)
+    lacking: dict[str, str] = {}
+    for has, gpu in gpus:
+        for mark in marks_of(has):
+            marked[mark] = min(gpu.size, marked.get(mark, gpu.size))
+        if not gpu.bfloat16:
+            lacking |= dict.fromkeys(["", *marks_of(has)], gpu.name)
+    without = frozenset().union(*map(marks_of, nodes)) - marked.keys()
+    speed = GPU_FLOPS * min((gpu.processors for _, gpu in gpus), default=0)
+    size = min((gpu.size for _, gpu in gpus), default=0.0)
+    marked |= dict.fromkeys(without, 0.0)
+    return Hardware(size, max(memory, default=0.0), sum(memory), marked, speed, lacking)
 
 
 def _ask(node: str) -> Any:
@@ -225,9 +247,11 @@ def _ask(node: str) -> Any:
     return ray.remote(num_cpus=0, num_gpus=0.01, scheduling_strategy=there)(_gpu_of_node).remote()
 
 
-def _gpu_of_node() -> tuple[float, int]:
-    """Bytes and multiprocessors."""
+def _gpu_of_node() -> Gpu:
     import torch
 
+    from darkroom.sampling.device import computes_in_bfloat16
+
     found = torch.cuda.get_device_properties(0)
-    return float(found.total_memory), found.multi_processor_count
+    able = computes_in_bfloat16(torch.device("cuda", 0))
+    return Gpu(float(found.total_memory), found.multi_processor_count, found.name, able)
