@@ -26,6 +26,8 @@ SHORTAGES = (
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB."),
     torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
     RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED"),
     RuntimeError("GET was unable to find an engine to execute this computation"),
 )
 """What is said where a device's memory ends."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from darkroom.batch.options import encoder_dtype, stage_dtypes
@@ -14,6 +16,7 @@ from darkroom.batch.placement import (
     beside_the_stages,
     check,
     needs,
+    refuse_dtypes,
     size_pools,
     table,
 )
@@ -52,6 +55,44 @@ def test_a_stage_is_held_against_the_gpus_that_are_set_apart_for_it() -> None:
     check([T5, XL, LARGE], pools, apart)
     with pytest.raises(DoesNotFit, match="stage 1 wants 13.5 GB and gets 8.0 GB of a GPU"):
         check([XL], pools, Hardware(gpu=8 * GB, marked={"stage1": 8 * GB}))
+
+
+def test_what_is_set_apart_on_nodes_without_gpus_is_held_against_their_memory() -> None:
+    """A text encoder on nodes of processors was refused for the size of the stages' GPUs."""
+    pools = {"stage 1": Pool(1, 3.0, 0.0, "stage1"), "stage 2": Pool(1, 0.25, 1.0, "stage2")}
+    there = Hardware(8 * GB, 64 * GB, 128 * GB, {"stage1": 0.0, "stage2": 8 * GB, "encoders": 0.0})
+    check([T5, XL, LARGE], pools, there)
+    with pytest.raises(DoesNotFit, match="text_encoder wants 9.7 GB, the largest node has 9.0 GB"):
+        check([T5], pools, replace(there, node=9 * GB))
+
+
+OLD = Hardware(gpu=80 * GB, nodes=64 * GB, no_bfloat16={"": "Tesla T4"})
+
+
+@pytest.mark.parametrize(
+    ("need", "given", "said"),
+    [
+        (XL, None, r"stage 1, text_encoder would .* bfloat16 \(the model's own on GPUs, as no --dtype is given\)"),
+        (XL, "bfloat16", r"bfloat16 \(--dtype bfloat16\), which a Tesla T4 lacks: give --dtype float16 or float32"),
+        (replace(XL, dtype="fp8"), "fp8", r"stage 1, text_encoder would compute in bfloat16 \(--dtype fp8\)"),
+    ],
+)
+def test_a_dtype_that_a_gpu_lacks_is_refused_with_whose_it_is(need: Need, given: str | None, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        refuse_dtypes([need, T5], SHARED, OLD, given)
+
+
+def test_a_dtype_is_refused_where_it_would_be_computed_in_and_nowhere_else() -> None:
+    pools = {"stage 1": Pool(1, 0.25, 1.0, "stage1"), "stage 2": Pool(1, 0.25, 1.0, "stage2")}
+    marked = {"stage1": 80 * GB, "stage2": 15 * GB, "encoders": 0.0}
+    there = replace(OLD, marked=marked, no_bfloat16={"": "Tesla T4", "stage2": "Tesla T4"})
+    refuse_dtypes([T5, XL, replace(LARGE, dtype="float16")], pools, there, "bfloat16,float16")
+    with pytest.raises(ValueError, match="^stage 2 would"):
+        refuse_dtypes([T5, XL, LARGE], pools, there, None)
+    halved = [replace(need, dtype="float16") for need in (T5, XL, LARGE)]
+    with pytest.raises(ValueError, match="^text_encoder would .* which a processor lacks: give --dtype bfloat16 or"):
+        refuse_dtypes(halved, pools, there, "float16")
+    refuse_dtypes(halved, pools, Hardware(), "float16")  # what is not known is left to the workers
 
 
 def test_processors_memory_is_added_up_over_workers() -> None:

@@ -27,6 +27,12 @@ def test_a_unit_is_a_minute_of_one_actor_and_there_are_enough_for_all(
     assert unit_size(rows, largest, workers, seconds) == size
 
 
+def test_candidates_in_flight_stay_few() -> None:
+    eight = 8 * 12 * 1024**2  # bytes of eight candidates of 1024 px: ten such rows a unit would be a gigabyte
+    assert unit_size(100_000, 1024, 1, 0.1, eight) == 1
+    assert unit_size(100_000, 1024, 1, 0.1, 8 * 12 * 64**2) == unit_size(100_000, 1024, 1, 0.1) == 10
+
+
 @pytest.mark.parametrize(
     ("text", "allowed"), [(None, float("inf")), ("0", 0), ("25", 25), ("1%", 2), ("0.5 %", 1), ("100%", 200)]
 )

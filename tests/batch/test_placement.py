@@ -78,6 +78,35 @@ def test_processors_are_shared_and_some_are_left() -> None:
         size_pools([Wanted("stage 1", 50)], Room(2, 0, 2))
 
 
+@pytest.mark.parametrize(
+    ("room", "stages", "said"),
+    [
+        (Room(2, 8, 2), [Wanted("stage 1")], r"8 workers \(8 for stage 1\) .* the cluster has 2: ask for fewer"),
+        (Room(1, 1, 1), [*STAGES, JUDGE], r"4 workers .* \+ 1 for finish\) .* the cluster has 1: ask"),
+        (Room(2, 16, 2), [Wanted("stage 1", 8), Wanted("stage 2", 8)], "the nodes with GPUs have 2: ask"),
+        (Room(64, 2, 64, aside=64), STAGES[:1], "the nodes with GPUs have 0: ask"),
+    ],
+)
+def test_workers_on_gpus_that_find_no_processors_are_refused(room: Room, stages: list[Wanted], said: str) -> None:
+    """Ray would let the last of them, or the tasks that read and store, wait for ever."""
+    with pytest.raises(ClusterError, match=said):
+        size_pools(stages, room)
+
+
+@pytest.mark.parametrize(
+    ("room", "stages", "workers"),
+    [
+        (Room(2, 8, 2), [Wanted("stage 1", 7)], [7]),
+        (Room(2, 1, 2), [*STAGES, JUDGE], [1, 1, 1, 1]),
+        (Room(5, 1, 4, aside=4), [*STAGES, JUDGE], [1, 1, 1, 1]),  # a head reads and stores
+        (Room(2, 8, 2), [Wanted("stage 1", 4), JUDGE], [4, 3]),  # as many judges as there is room for
+        (Room(9, 8, 8, aside=8), [Wanted("stage 1")], [8]),  # four of them find a place, and do the work of all
+    ],
+)
+def test_workers_on_gpus_that_can_do_the_work_are_not(room: Room, stages: list[Wanted], workers: list[int]) -> None:
+    assert [pool.workers for pool in size_pools(stages, room).values()] == workers
+
+
 def apart(**rooms: Room) -> Room:
     """A cluster of 64 processors and 32 GPUs, with nodes that are set apart."""
     kinds = tuple((frozenset(name.split("_")), room) for name, room in rooms.items())

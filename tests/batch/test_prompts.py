@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from darkroom.batch.order import too_long
+from darkroom.batch.progress import PROMPTS, JobCounter
 from darkroom.batch.prompts import EmbedOptions, NoPrompts, embed, import_prompts
 from darkroom.batch.stages import EncoderActor, Unencoded
 from darkroom.models.cascade import Cascade
@@ -115,3 +116,17 @@ def test_an_encoder_that_does_not_fit_its_device_is_a_sentence(
     with pytest.raises(ClusterError) as raised:
         actor(pa.table({"encoder": [0], "prompts": [["a man"]]}))
     assert str(raised.value) == f"text_encoder does not fit its device: {said}"
+
+
+def test_an_encoder_is_loading_until_its_weights_are_there(
+    tmp_path: Path, toy_deepfloyd: str, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as a worker is loading a job waits six times as long for a sign of life: T5 may have to be fetched."""
+    counter, load, seen = JobCounter([PROMPTS]), Cascade.text_encoder, []
+    told = MagicMock()
+    for name in ("load", "begin", "ready", "evaluated"):
+        getattr(told, name).remote = getattr(counter, name)
+    monkeypatch.setattr(Cascade, "text_encoder", lambda *given: seen.append(counter.news(0).loading) or load(*given))
+    one = Unencoded("text_encoder", "float32", EmbeddingStore(str(tmp_path), "key"), [])
+    EncoderActor(toy_deepfloyd, model.revision, [one], 1, told)(pa.table({"encoder": [0], "prompts": [["a man"]]}))
+    assert seen == [True] and not counter.news(0).loading

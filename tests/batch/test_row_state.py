@@ -7,12 +7,14 @@ import sys
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
 from darkroom.batch.control_maps import ControlMap
 from darkroom.batch.row_state import (
     KINDS,
+    SCHEMA,
     Failure,
     RowState,
     Source,
@@ -66,6 +68,19 @@ def test_a_unit_comes_out_of_arrow_as_it_went_in() -> None:
     assert all(np.array_equal(again.inputs[name], full.inputs[name]) for name in full.inputs)
     assert again.picture.dtype == np.float32 and np.array_equal(again.picture, full.picture)
     assert (also.picture, also.inputs) == (None, {})
+
+
+def test_no_bytes_of_a_unit_are_counted_by_32_bits() -> None:
+    """All rows of a unit lie in one array: 22 rows with eight candidates of 1024 px each are more than 2 GiB."""
+    row = SCHEMA.field("rows").type.value_type
+    kinds = {field.name: field.type for field in (*row, *row.field("clip").type)}
+    assert [name for name, kind in kinds.items() if pa.types.is_large_binary(kind)] == [
+        "inputs",
+        "picture",
+        "handed",
+        "mp4",
+    ]
+    assert not any(pa.types.is_binary(kind) for kind in kinds.values())
 
 
 def test_a_stage_that_was_not_compiled_says_nothing_of_it() -> None:

@@ -90,6 +90,24 @@ def test_sample_keeps_the_order_of_the_rows(toy_network: str) -> None:
     assert sample(predictor, stage, []).shape == (0, 1, 28, 28)
 
 
+def test_sample_makes_smaller_passes_where_memory_ends(toy_network: str) -> None:
+    """Of a large network a thousand evaluations, as `evaluate` asks on a GPU, may be more than that holds."""
+    (stage,), rows = Network.open(toy_network).stages, [row(label=label, seed=label) for label in range(9)]
+    predictor = Network.open(toy_network).predictor(1, CPU)
+    wanted, passes, room = sample(predictor, stage, rows, 4), [], 4
+
+    def short(network: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+        passes.append(len(inputs[0]))
+        if passes[-1] > room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    predictor.network.register_forward_pre_hook(short)
+    assert torch.equal(sample(predictor, stage, rows, 16), wanted) and passes[:3] == [16, 8, 4]
+    room = 0
+    with pytest.raises(torch.OutOfMemoryError):
+        sample(predictor, stage, rows, 2)
+
+
 def test_guidance_of_nothing_is_no_class_and_no_class_is_zeros(toy_network: str) -> None:
     model = open_model(toy_network)
     made = sample(model.predictor(1, CPU), model.stages[0], [row(label=3, guidance=0.0), row(guidance=1.0)], capacity=3)

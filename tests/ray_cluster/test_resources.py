@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from darkroom.ray_cluster import resources
-from darkroom.ray_cluster.resources import Room, Wanted, find_room, read_room
+from darkroom.ray_cluster.resources import GPU_FLOPS, Gpu, Hardware, Room, Wanted, find_room, hardware_of, read_room
 
 STAGES = (Wanted("stage 1"), Wanted("stage 2"), Wanted("stage 3"))
 
@@ -63,8 +63,22 @@ def test_a_cluster_that_grows_is_asked_for_nodes_that_are_set_apart(cluster: dic
     ]
 
 
+def test_what_gpus_are_is_known_of_all_nodes_and_of_those_set_apart() -> None:
+    old, new = Gpu(15e9, 40, "Tesla T4", False), Gpu(80e9, 108, "NVIDIA A100", True)
+    nodes = [{"memory": 2e9, "stage1": 1}, {"memory": 3e9, "stage2": 1}, {"memory": 9e9, "encoders": 1}, {}]
+    assert hardware_of(nodes, [(nodes[0], old), (nodes[1], new)]) == Hardware(
+        gpu=15e9,
+        node=9e9,
+        nodes=14e9,
+        marked={"stage1": 15e9, "stage2": 80e9, "encoders": 0.0},
+        gpu_flops=40 * GPU_FLOPS,
+        no_bfloat16={"": "Tesla T4", "stage1": "Tesla T4"},
+    )
+    assert hardware_of([{"memory": 2e9}], []) == Hardware(node=2e9, nodes=2e9)
+
+
 def test_nodes_are_told_apart_by_their_resources(monkeypatch: pytest.MonkeyPatch) -> None:
     has = [{}, {"CPU": 8.0}, {"CPU": 4.0, "GPU": 2.0, "stage1": 1.0, "stage9x": 1.0, "memory": 1e9}, {"CPU": 99.0}]
     nodes = [{"Alive": alive, "Resources": one} for alive, one in zip([True] * 3 + [False], has, strict=True)]
     monkeypatch.setattr("ray.nodes", lambda: nodes)
-    assert read_room() == Room(12.0, 2.0, 8.0, ((frozenset({"stage1"}), Room(4.0, 2.0, 4.0)),))
+    assert read_room() == Room(12.0, 2.0, 8.0, ((frozenset({"stage1"}), Room(4.0, 2.0, 4.0)),), aside=8.0)

@@ -46,6 +46,24 @@ def test_the_share_of_a_worker_is_one_that_some_node_has(processors: list[float]
     assert cpu_share(processors, workers) == share
 
 
+@pytest.mark.parametrize(
+    ("processors", "gpus", "workers", "share"),
+    [
+        ([16], [1], 1, 1),
+        ([1], [1], 1, 0.75),  # a small pod: what reads streamed data finds room beside the worker
+        ([8], [8], 8, 0.75),
+        ([4], [8], 8, 0.25),
+        ([1, 32], [1, 1], 2, 0.75),
+        ([32, 8, 8], [0, 2, 2], 4, 1),  # no worker goes where no GPU is
+        ([0], [0], 1, 0.25),
+    ],
+)
+def test_workers_on_gpus_leave_processors_to_what_reads(
+    processors: list[float], gpus: list[float], workers: int, share: float
+) -> None:
+    assert cpu_share(processors, workers, gpus) == share
+
+
 def train(recipe: Recipe, out: Path, workers: int = 2, data: str | None = None) -> list[str]:
     lines: list[str] = []
     train_distributed(recipe, data or sample_uri(), str(out), Workers(workers, workers), lines.append)

@@ -350,3 +350,32 @@ def test_the_loss_of_an_adapter_wants_no_more_pictures_than_it_is_measured_on(
     found = adapter_loss(recipe, str(out), str(tmp_path / "many"))
     assert found == fixed_loss(setting.objective, setting.examples), "the very pictures, with the very crops"
     assert len(opened) == FIXED_PICTURES
+
+
+def test_the_loss_that_is_shown_does_not_compile_the_unet_for_a_batch_of_its_own(trained: Any, data: str) -> None:
+    objective = (setting := _prepare(trained[0], data, ALONE)).objective
+    found, compiles = fixed_loss(objective, setting.examples), []
+    objective.backend = lambda module, inputs: compiles.append(1) or module.forward
+    objective.compile_core(True)
+    assert fixed_loss(objective, setting.examples) == found and not compiles
+
+
+def test_neither_the_loss_that_is_shown_nor_pictures_take_more_memory_than_small_batches(
+    trained: Any, tmp_path: Path
+) -> None:
+    """SDXL at 1024 px with sixteen pictures at once takes 18 GB, where a batch of one is trained in half of that."""
+    recipe, _ = trained
+    for number in range(9):
+        Image.fromarray(np.full((32, 32, 3), 28 * number, np.uint8)).save(tmp_path / f"{number}.png")
+    (tmp_path / "metadata.csv").write_text("file_name,text\n" + "".join(f"{n}.png,number {n}\n" for n in range(9)))
+    ingest("captions", str(tmp_path), str(tmp_path / "nine"))
+    setting, room = _prepare(recipe, str(tmp_path / "nine"), ALONE), 4
+
+    def short(unet: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        if len(inputs[0] if inputs else named["sample"]) > room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    wanted = [list(setting.wishes.draw(setting.predictor, dict(setting.texts)))[0].shape]
+    setting.predictor.unet.register_forward_pre_hook(short, with_kwargs=True)
+    assert fixed_loss(setting.objective, setting.examples) > 0
+    assert [picture.shape for picture in setting.wishes.draw(setting.predictor, dict(setting.texts))] == wanted * 2

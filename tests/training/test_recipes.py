@@ -14,6 +14,7 @@ from darkroom.training.feeds import Worker
 from darkroom.training.recipes import RECIPES, find_recipe
 from darkroom.training.recipes.flow import FlowClass, FlowTime
 from darkroom.training.recipes.if_xs import IfXs
+from darkroom.training.recipes.lora import Lora
 from darkroom.training.recipes.network import NetworkRecipe
 from darkroom.training.recipes.recipe import with_settings
 
@@ -38,7 +39,8 @@ def test_every_wrong_setting_is_told_at_once() -> None:
     ]
 
 
-def test_speed_is_on_where_a_worker_gains_by_it() -> None:
+def test_speed_is_on_where_a_worker_gains_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: True)  # there is no GPU here
     processor, gpu = (Worker(0, 1, torch.device(kind)) for kind in ("cpu", "cuda"))
     shared = Worker(0, 2, torch.device("cuda"))
     assert all(FlowClass().speed(gpu).values())
@@ -46,6 +48,14 @@ def test_speed_is_on_where_a_worker_gains_by_it() -> None:
     assert [name for name, on in FlowClass(bf16="off").speed(processor).items() if on] == ["channels_last", "fused"]
     forced = FlowClass(compile="on", graphs="on", fused="off").speed(processor)
     assert forced["compile"] and forced["graphs"] and not forced["fused"]
+
+
+@pytest.mark.parametrize("recipe", [FlowClass, Lora])
+def test_a_gpu_that_only_emulates_bfloat16_does_without(recipe: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before Ampere: an adapter's training was refused for a dtype that nobody had asked for, others crept."""
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: including_emulation)
+    gpu = Worker(0, 1, torch.device("cuda"))
+    assert not recipe().speed(gpu)["bf16"] and recipe(bf16="on").speed(gpu)["bf16"]
 
 
 def test_what_cannot_be_is_refused() -> None:

@@ -18,7 +18,7 @@ from darkroom.phases import redacted
 if TYPE_CHECKING:
     from darkroom.models.catalog import Model
 
-UNIT_BYTES = 32 * 2**20  # of finished pictures: a dozen units are in flight at once
+UNIT_BYTES = 32 * 2**20  # of pictures: a dozen units are in flight at once
 UNIT_SECONDS = 60.0  # of one actor
 UNITS_PER_WORKER = 12  # at least, if there are rows enough: those under way, and as many to come
 LEAST_ROWS, MOST_ROWS = 4, 256
@@ -208,17 +208,17 @@ def encoder_dtype(model: Model, name: str, dtypes: dict[int, str]) -> str:
     return EIGHT_BITS.get(own, own)
 
 
-def unit_size(rows: int, largest: int, workers: int, seconds: float) -> int:
+def unit_size(rows: int, largest: int, workers: int, seconds: float, drawn: int = 0) -> int:
     """Rows per unit.
 
     rows: to be made; largest: pixels along a side of the largest picture; workers: actors of the stage that has most;
-    seconds: about, that one actor takes for a row, where it takes longest.
+    seconds: about, that one actor takes for a row, where it takes longest; drawn: bytes of the candidates of a row.
     A unit is about a minute of an actor's work, so that a crash costs little; there are enough units for every actor to
     have some under way and as many to come; pictures in flight stay few; and where rows cost next to nothing, a unit is
     not so small that Ray's tenths of a second per block are felt.
     """
     in_a_minute = max(LEAST_ROWS, int(UNIT_SECONDS / max(seconds, 1e-9)))
-    in_memory = max(1, UNIT_BYTES // (3 * largest * largest or 1))
+    in_memory = max(1, UNIT_BYTES // max(3 * largest * largest, drawn, 1))
     shared = rows // (workers * UNITS_PER_WORKER)
     fair = max(1, rows // workers)
     return min(MOST_ROWS, in_a_minute, in_memory, max(shared, min(LEAST_ROWS, fair)))

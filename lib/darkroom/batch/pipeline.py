@@ -35,16 +35,13 @@ from darkroom.batch.stages import (
 )
 from darkroom.batch.write_results import Receipt, WriteOptions, write_block
 from darkroom.ray_cluster import ClusterError, beside, free
-from darkroom.ray_cluster.resources import read_room
+from darkroom.ray_cluster.resources import TASK_CPUS, read_room
 from darkroom.storage import StorageError
 
 if TYPE_CHECKING:
     from darkroom.batch.scoring import JudgeOptions
 
 UNITS_IN_FLIGHT = 6  # per engine actor: enough that it never runs dry between units, few enough that memory stays flat
-# Loading and writing mostly wait on storage. Not what any actor asks for: Ray would fuse a task into an actor that
-# asks for the same, and the engine would wait for its pictures.
-TASK_CPUS = 0.2
 PROMPTS_PER_TASK = 256
 # A block has one row, which is a unit, or a chunk of prompts. Ray Data refuses whole blocks (`batch_size=None`) to
 # those that ask for a GPU, and what it makes of blocks of several rows is its own affair.

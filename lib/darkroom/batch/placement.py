@@ -9,9 +9,19 @@ from typing import TYPE_CHECKING
 
 from darkroom.batch.capacity import usual
 from darkroom.batch.options import Capacity, encoder_dtype
+from darkroom.models import EIGHT_BITS
 from darkroom.models.memory import size_text
 from darkroom.ray_cluster import ClusterError
-from darkroom.ray_cluster.resources import ACTOR_CPUS, ACTORS_SHARE, ENCODERS, MARK_PART, Hardware, Room, Wanted
+from darkroom.ray_cluster.resources import (
+    ACTOR_CPUS,
+    ACTORS_SHARE,
+    ENCODERS,
+    MARK_PART,
+    TASK_CPUS,
+    Hardware,
+    Room,
+    Wanted,
+)
 from darkroom.sampling.stage import at_size
 
 if TYPE_CHECKING:
@@ -23,6 +33,7 @@ SPARE = 0.5  # of a GPU: what an encoder takes beside the stages is theirs no mo
 # CUDA itself, and the gaps that its allocator leaves between tensors.
 CUDA_BYTES, GAPS = 0.5 * GB, 1.1
 THREAD_FLOPS = 4e10  # a core makes about half of the 90 GFLOP/s that it makes of a large matrix product
+EPSILON = 1e-6  # that sums of quarters and tenths may be off by
 JUDGE_GPUS = 0.05  # of a judge: its models are small, and it must not keep the stages from their GPU
 
 
@@ -77,9 +88,14 @@ def size_pools(wanted: Sequence[Wanted], room: Room) -> dict[str, Pool]:
     """Actors of each stage, by name. ClusterError if the cluster is too small, or its nodes are set apart for some of
     the stages and not for others."""
     pools: dict[str, Pool] = {}
+    left = room.cpus
     for mark, place, those in _places(wanted, room):
         sized = _on_gpus(those, place) if place.gpus else _on_processors(those, place)
+        held = sum(pool.workers * pool.cpus for pool in sized.values())
+        left -= min(held, place.beside_gpus) if place.gpus else held
         pools |= {name: replace(pool, mark=mark) for name, pool in sized.items()}
+    if left < TASK_CPUS - EPSILON:
+        raise _too_few_processors(pools, f"the cluster has {room.cpus:g}")
     return pools
 
 
@@ -135,10 +151,8 @@ def _on_processors(wanted: Sequence[Wanted], room: Room) -> dict[str, Pool]:
     total = sum(counts.values())
     each = _hundredths(ACTORS_SHARE * min(room.cpus / total, room.largest))
     if each < ACTOR_CPUS:
-        asked = " + ".join(f"{count} for {name}" for name, count in counts.items())
-        raise ClusterError(
-            f"{total} workers ({asked}) want at least a quarter of a processor each, and reading and storing want some "
-            f"too; the cluster has {room.cpus:g}: ask for fewer --workers"
+        raise _too_few_processors(
+            {name: Pool(count, 0.0, 0.0) for name, count in counts.items()}, f"the cluster has {room.cpus:g}"
         )
     others = max(1, int(room.cpus / room.largest) - 1)
     kept = min(each, _hundredths(ACTORS_SHARE * room.largest / math.ceil(total / others)))
@@ -161,11 +175,25 @@ def _on_gpus(wanted: Sequence[Wanted], room: Room) -> dict[str, Pool]:
         need = sum(one.memory for one in stages)
         shares = {one.name: for_stages * one.memory / need for one in stages}
     pools = {name: Pool(count, ACTOR_CPUS, _hundredths(shares[name])) for name, count in counts.items()}
+    total = sum(counts.values())
     if any(not pool.gpus for pool in pools.values()):
-        total = sum(counts.values())
         raise ClusterError(f"{total} workers on {gpus} GPUs leave less than a hundredth of one to some: ask for fewer")
-    workers = {one.name: min(gpus, len(judges)) if one.early else gpus for one in judges}
-    return pools | {name: Pool(count, ACTOR_CPUS, JUDGE_GPUS) for name, count in workers.items()}
+    most = max(1, (int((room.beside_gpus - TASK_CPUS) / ACTOR_CPUS) - total) // max(1, len(judges)))
+    workers = {one.name: min(most, gpus, len(judges) if one.early else gpus) for one in judges}
+    pools |= {name: Pool(count, ACTOR_CPUS, JUDGE_GPUS) for name, count in workers.items()}
+    # Fewer actors than asked for do the work too, but not none: Ray would let the work of the last wait without end.
+    *before, _ = (pool.workers for pool in pools.values())
+    if ACTOR_CPUS * (sum(before) + 1) > room.beside_gpus + EPSILON:
+        raise _too_few_processors(pools, f"the nodes with GPUs have {room.beside_gpus:g}")
+    return pools
+
+
+def _too_few_processors(pools: Mapping[str, Pool], have: str) -> ClusterError:
+    asked = " + ".join(f"{pool.workers} for {name}" for name, pool in pools.items())
+    return ClusterError(
+        f"{sum(pool.workers for pool in pools.values())} workers ({asked}) want a quarter of a processor each, and "
+        f"reading and storing want some too; {have}: ask for fewer --workers, or give the nodes more"
+    )
 
 
 def _counts(stages: Sequence[Wanted], gpus: int) -> dict[str, int]:
@@ -232,18 +260,52 @@ def table(found: Sequence[Need], pools: Mapping[str, Pool] | None = None) -> str
 
 
 def check(found: Sequence[Need], pools: Mapping[str, Pool], hardware: Hardware) -> None:
-    """DoesNotFit, with all numbers, where a stage wants more than its share of a GPU, or all of them more than the
-    memory of the cluster's nodes."""
-    problems = _gpu_problems(found, pools, hardware) if hardware.gpu else _cpu_problems(found, pools, hardware)
+    """DoesNotFit, with all numbers, where a stage wants more than its share of a GPU, or all those that run on
+    processors more than the memory of the cluster's nodes."""
+    apart = [need for need in found if not hardware.gpu or not _place_of(need, pools, hardware)[1]]
+    problems = _gpu_problems([need for need in found if need not in apart], pools, hardware)
+    problems += _cpu_problems(apart, pools, hardware)
     if problems:
         advice = "ask for a smaller --capacity, another --dtype, a smaller model, or more and larger devices"
         raise DoesNotFit("\n".join(["this does not fit:", *problems, table(found, pools), advice]))
 
 
+def refuse_dtypes(found: Sequence[Need], pools: Mapping[str, Pool], hardware: Hardware, given: str | None) -> None:
+    """ValueError where a stage or an encoder would compute in what its device lacks. given: by --dtype; None: the
+    model's own."""
+    whose: dict[tuple[str, str, str], list[str]] = {}
+    for need in found:
+        dtype = EIGHT_BITS.get(need.dtype, need.dtype)
+        mark, share = _place_of(need, pools, hardware)
+        if share and dtype == "bfloat16" and mark in hardware.no_bfloat16:
+            device, others = f"a {hardware.no_bfloat16[mark]}", "float16 or float32"
+        elif not share and dtype == "float16" and hardware.nodes:
+            device, others = "a processor", "bfloat16 or float32"
+        else:
+            continue
+        whose.setdefault((dtype, device, others), []).append(need.name)
+    asked = "the model's own on GPUs, as no --dtype is given" if given is None else f"--dtype {given}"
+    lines = [
+        f"{', '.join(names)} would compute in {dtype} ({asked}), which {device} lacks: give --dtype {others}, or one "
+        "for each stage, joined by commas"
+        for (dtype, device, others), names in whose.items()
+    ]
+    if lines:
+        raise ValueError("\n".join(lines))
+
+
+def _place_of(need: Need, pools: Mapping[str, Pool], hardware: Hardware) -> tuple[str, float]:
+    """What the nodes are set apart for on which it runs, "" for any, and its share of a GPU there."""
+    if not need.alone:
+        return pools[need.name].mark, pools[need.name].gpus
+    mark = ENCODERS if ENCODERS in hardware.marked else ""
+    return mark, 1.0 if hardware.marked.get(mark, hardware.gpu) else 0.0
+
+
 def _gpu_problems(found: Sequence[Need], pools: Mapping[str, Pool], hardware: Hardware) -> list[str]:
     problems = []
     for need in found:
-        mark, share = (ENCODERS, 1.0) if need.alone else (pools[need.name].mark, pools[need.name].gpus)
+        mark, share = _place_of(need, pools, hardware)
         gpu = hardware.marked.get(mark, hardware.gpu)
         there = share * gpu
         if need.on_gpu() > there:

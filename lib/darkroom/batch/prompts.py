@@ -224,8 +224,10 @@ def _encode(options: EmbedOptions, model: Model, asked: Mapping[str, Collection[
     dtypes = stage_dtypes(model, options.dtype, on_gpu=room.gpus > 0)
     stores = find_stores(model, asked, dtypes, root)
     missing = find_missing(model, asked, dtypes, stores)
-    needs = [placement.encoder_need(model, one.encoder, dtypes) for one in missing]
-    placement.check(needs, {}, resources.read_hardware(asked_hardware, say))
+    needs = [placement.encoder_need(model, one.encoder, dtypes) for one in missing if not is_small(model, one)]
+    hardware = resources.read_hardware(asked_hardware, say)
+    placement.refuse_dtypes(needs, {}, hardware, options.dtype)
+    placement.check(needs, {}, hardware)
     for one in missing:
         phase(say, f"encoding {plural(len(one.prompts), 'prompt')} by {one.encoder}")
     listener = Listener(

@@ -196,6 +196,8 @@ _STAGE = pa.struct(
         ("compile_note", pa.string()),
     ]
 )
+# Not `pa.binary`: all rows of a unit lie in one array, and 32 bits would end that at 2 GiB.
+_BYTES = pa.large_binary()
 _ROW = pa.struct(
     [
         ("unit", pa.int64()),
@@ -205,11 +207,11 @@ _ROW = pa.struct(
         ("prompts", pa.list_(pa.string())),
         ("flags", pa.list_(pa.string())),
         ("source", pa.struct([("uri", pa.string()), ("sha256", pa.string())])),
-        ("inputs", pa.binary()),
+        ("inputs", _BYTES),
         ("maps", pa.list_(pa.struct([(part.name, pa.string()) for part in fields(ControlMap)]))),
-        ("picture", pa.binary()),
-        ("handed", pa.binary()),
-        ("clip", pa.struct([("mp4", pa.binary()), ("frames", pa.int32()), ("fps", pa.int32())])),
+        ("picture", _BYTES),
+        ("handed", _BYTES),
+        ("clip", pa.struct([("mp4", _BYTES), ("frames", pa.int32()), ("fps", pa.int32())])),
         ("chosen_seed", pa.int64()),
         ("stages", pa.list_(_STAGE)),
         ("scores", pa.string()),  # JSON

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ from darkroom.models.embeddings import EmbeddingStore
 from darkroom.phases import Say, phase, plural
 from darkroom.ray_cluster import ClusterError, resources
 from darkroom.ray_cluster.resources import ENCODERS, Wanted, find_room
+from darkroom.sampling.stage import Row, Stage, at_size
 from darkroom.storage import StorageError, open_store
 
 
@@ -60,6 +62,7 @@ def set_up(order: Order, work: Work, say: Say) -> Setting:
     wanted = [one.with_memory(sized.get(one.name, 0.0)) for one in wanted]
     beside = placement.beside_the_stages(needs, room, hardware) if large else None
     pools = size_pools(wanted if beside is None else [*wanted, beside], room)
+    placement.refuse_dtypes(needs, pools, hardware, options.dtype)
     placement.check(needs, pools, hardware)
     say("\n".join([f"{plural(work.to_make, 'row')} to make by", placement.table(needs, pools)]))
     together = bool(large) and (beside is not None or all_apart(room, pools))
@@ -105,7 +108,15 @@ def _unit_rows(order: Order, work: Work, setting: Setting, evaluations: dict[int
     pools = {number: setting.pools[stages.stage_name(number)] for number in setting.numbers}
     speeds = {number: pool.speed(setting.hardware) for number, pool in pools.items()}
     seconds = seconds_per_row(evaluations, order.model, speeds)
-    return unit_size(work.to_make, work.largest, max(pool.workers for pool in pools.values()), seconds)
+    workers = max(pool.workers for pool in pools.values())
+    drawn = max((_drawn(row, order.model.stages[0]) for row in work.sample), default=0)
+    return unit_size(work.to_make, work.largest, workers, seconds, drawn)
+
+
+def _drawn(row: Row, first: Stage) -> int:
+    """Bytes of a row's candidates as stage I hands them on, float32 [N, 3, H, W]; 0 where it has none."""
+    count = row.get("best_of") or 1
+    return 4 * count * 3 * math.prod(at_size(row, first).pixels) if count > 1 else 0
 
 
 class Encoding(threading.Thread):

@@ -228,7 +228,9 @@ class EncoderActor:
         if self.held is None or self.held[0] != place:
             self.held = None  # first: the two need not fit together
             one = self.whose[place]
+            self.counter.load.remote(PROMPTS)  # silence has longer then: T5's weights may have to be fetched
             self.counter.begin.remote(PROMPTS, f"loading {one.encoder}")
             with _fitting(one.encoder):
                 self.held = (place, self.model.get().text_encoder(one.encoder, self.device, one.dtype))
+            self.counter.ready.remote(PROMPTS, "")
         return self.held[1]

@@ -31,6 +31,7 @@ from darkroom.models.sources import LocalFolder, Source, read_json
 from darkroom.models.texts import Encoding, TextEncoder
 from darkroom.models.video_stages import SECOND_EXPERT, experts_of
 from darkroom.models.weights import DIFFUSERS, check_dtype, config_of, load_module
+from darkroom.sampling.device import computes_in_bfloat16
 from darkroom.sampling.stage import Fields, Row, Shape, Stage, at_size
 
 if TYPE_CHECKING:  # diffusers' networks cost three seconds, which whoever only plans need not pay
@@ -266,7 +267,7 @@ class Cascade:
         """The VAE of stage `number`, which computes in `vae_dtype` beside a UNet of this dtype."""
         source, own = self.source_of(number), self.vae_dtype(number, dtype)
         build, kind = decoding_of(self.stages[number - 1], config_of(source, "vae"))
-        if own == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        if own == "bfloat16" and not computes_in_bfloat16(device):
             own = "float32"
 
         def load(name: str) -> nn.Module:

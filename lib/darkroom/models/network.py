@@ -28,7 +28,7 @@ from darkroom.models.weights import DTYPES, check_dtype
 from darkroom.sampling.names import unknown
 from darkroom.sampling.plans import condition_keys, make_plan
 from darkroom.sampling.processes import Process, process_from_config
-from darkroom.sampling.run import walk_plans
+from darkroom.sampling.run import walk_fitting
 from darkroom.sampling.stage import Fields, Inputs, Row, Stage
 from darkroom.storage import NotFound, Store, open_store
 
@@ -103,10 +103,11 @@ class NetworkPredictor:
 def sample(predictor: NetworkPredictor, stage: Stage, rows: Sequence[Row], capacity: int = 64) -> Tensor:
     """Develops canonical rows that need no pictures, such as text_to_image by label, without files and without Ray.
 
+    capacity: evaluations a pass, or half as many, and so on, where the device's memory ends.
     Returns float32 [N, C, S, S], about [-1, 1] and not clamped, in the order of the rows, on the host.
     """
     plans = [make_plan(row, stage, Inputs(predictor.conditions(row))) for row in rows]
-    images = [finished.image for finished in walk_plans(predictor, plans, capacity)]
+    images = [finished.image for finished in walk_fitting(predictor, plans, capacity)]
     return torch.stack(images) if images else torch.empty(0, *stage.shape)
 
 

@@ -18,6 +18,7 @@ from darkroom.models import EIGHT_BITS, WEIGHT_DTYPES
 from darkroom.models.errors import ModelError
 from darkroom.models.quantized import compute_in_bfloat16, in_eight_bits, layers_in_eight_bits
 from darkroom.models.sources import Source, read_json
+from darkroom.sampling.device import computes_in_bfloat16
 
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in NAMES}
 DIFFUSERS, TRANSFORMERS = "diffusion_pytorch_model", "model"  # what the two libraries call their weights
@@ -43,7 +44,7 @@ def check_dtype(dtype: str, device: torch.device) -> torch.dtype:
     held, dtype = dtype, EIGHT_BITS.get(dtype, dtype)
     if device.type == "cpu" and dtype == "float16":
         raise ModelError("float16 was asked for on a processor, which lacks it: use float32 (or bfloat16), or a GPU")
-    if device.type == "cuda" and dtype == "bfloat16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+    if dtype == "bfloat16" and not computes_in_bfloat16(device):
         name = torch.cuda.get_device_name(device)
         asked = held if held == dtype else f"{held}, which is computed with in bfloat16,"
         raise ModelError(f"{asked} was asked for on a {name}, which lacks bfloat16: use float16 or float32")

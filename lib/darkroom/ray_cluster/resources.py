@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 
@@ -19,6 +19,9 @@ from darkroom.ray_cluster import node_resources
 
 ACTOR_CPUS = 0.25  # at least
 ACTORS_SHARE = 0.75  # of the processors, so that tasks always find room beside actors
+# Loading and writing mostly wait on storage. Not what any actor asks for: Ray would fuse a task into an actor that
+# asks for the same, and the engine would wait for its pictures.
+TASK_CPUS = 0.2
 POLL_SECONDS = 2.0
 ANSWER_SECONDS = 120.0
 # Of a large network, to a factor of two or three: an A100's 108 multiprocessors make 120 TFLOP/s of IF-I-M in bfloat16
@@ -55,13 +58,19 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Room:
-    """Processors and GPUs of some nodes; largest: processors of the largest. apart: of those of them that are set
-    apart, by what for."""
+    """Processors and GPUs of some nodes; largest: processors of the largest; aside: those of nodes without GPUs. apart:
+    of those of them that are set apart, by what for."""
 
     cpus: float
     gpus: float
     largest: float
     apart: tuple[tuple[frozenset[str], Room], ...] = ()
+    aside: float = 0.0
+
+    @property
+    def beside_gpus(self) -> float:
+        """Processors of the nodes with GPUs."""
+        return self.cpus - self.aside
 
     @property
     def marks(self) -> frozenset[str]:
@@ -96,7 +105,8 @@ def read_room() -> Room:
 
 def _sum(members: Sequence[Mapping[str, float]]) -> Room:
     cpus = [node.get("CPU", 0.0) for node in members]
-    return Room(sum(cpus), sum(node.get("GPU", 0.0) for node in members), max(cpus, default=0.0))
+    aside = sum(node.get("CPU", 0.0) for node in members if not node.get("GPU"))
+    return Room(sum(cpus), sum(node.get("GPU", 0.0) for node in members), max(cpus, default=0.0), aside=aside)
 
 
 def find_room(wanted: Sequence[Wanted], seconds: float, say: Callable[[str], None]) -> Room:
@@ -161,14 +171,25 @@ def _text(room: Room | Goal) -> str:
 @dataclass(frozen=True)
 class Hardware:
     """Bytes: of the smallest GPU (0: there is none), of the largest node's memory and of all nodes' together.
-    marked: of the smallest GPU of the nodes that are set apart, by what for; gpu_flops: about, a second, of the
-    slowest GPU on a large network in half precision (0: not known)."""
+    marked: of the smallest GPU of the nodes that are set apart, by what for (0: these have none); gpu_flops: about, a
+    second, of the slowest GPU on a large network in half precision (0: not known); no_bfloat16: the name of a GPU that
+    does not compute in it, by what its node is set apart for, and of any node under ""."""
 
     gpu: float = 0.0
     node: float = 0.0
     nodes: float = 0.0
     marked: Mapping[str, float] = field(default_factory=dict)
     gpu_flops: float = 0.0
+    no_bfloat16: Mapping[str, str] = field(default_factory=dict)
+
+
+class Gpu(NamedTuple):
+    """Of a node: bytes, multiprocessors, name, and whether it computes in bfloat16."""
+
+    size: float
+    processors: int
+    name: str
+    bfloat16: bool
 
 
 @dataclass(frozen=True)
@@ -189,23 +210,34 @@ def ask_hardware() -> AskedHardware:
 
 def read_hardware(asked: AskedHardware, say: Callable[[str], None]) -> Hardware:
     """What the cluster's nodes have."""
-    with_gpus, answers = asked.with_gpus, asked.answers
-    memory = [node["Resources"].get("memory", 0.0) for node in asked.alive]
+    answers = asked.answers
     try:
-        gpus: list[tuple[float, int]] = ray.get(answers, timeout=ANSWER_SECONDS)
+        gpus: list[Gpu] = ray.get(answers, timeout=ANSWER_SECONDS)
     except (ray.exceptions.RayError, TimeoutError) as error:
         for answer in ray.wait(answers, num_returns=len(answers), timeout=0)[1]:
             ray.cancel(answer)  # not one that has ended: Ray's core may crash of that
         why = "no answer" if isinstance(error, TimeoutError) else str(error).strip().rpartition("\n")[2]
         say(f"no node said how much memory its GPUs have, going on unchecked ({why})")
         return Hardware()
-    sizes = [size for size, _ in gpus]
+    own = [node["Resources"] for node in asked.with_gpus]
+    return hardware_of([node["Resources"] for node in asked.alive], list(zip(own, gpus, strict=True)))
+
+
+def hardware_of(nodes: Sequence[Mapping[str, Any]], gpus: Sequence[tuple[Mapping[str, Any], Gpu]]) -> Hardware:
+    """nodes: what each has, as Ray says it; gpus: of each node that has some, that and one of them."""
+    memory = [has.get("memory", 0.0) for has in nodes]
     marked: dict[str, float] = {}
-    for node, size in zip(with_gpus, sizes, strict=True):
-        for mark in marks_of(node["Resources"]):
-            marked[mark] = min(size, marked.get(mark, size))
-    speed = GPU_FLOPS * min((processors for _, processors in gpus), default=0)
-    return Hardware(min(sizes, default=0.0), max(memory, default=0.0), sum(memory), marked, speed)
+    lacking: dict[str, str] = {}
+    for has, gpu in gpus:
+        for mark in marks_of(has):
+            marked[mark] = min(gpu.size, marked.get(mark, gpu.size))
+        if not gpu.bfloat16:
+            lacking |= dict.fromkeys(["", *marks_of(has)], gpu.name)
+    without = frozenset().union(*map(marks_of, nodes)) - marked.keys()
+    speed = GPU_FLOPS * min((gpu.processors for _, gpu in gpus), default=0)
+    size = min((gpu.size for _, gpu in gpus), default=0.0)
+    marked |= dict.fromkeys(without, 0.0)
+    return Hardware(size, max(memory, default=0.0), sum(memory), marked, speed, lacking)
 
 
 def _ask(node: str) -> Any:
@@ -215,9 +247,11 @@ def _ask(node: str) -> Any:
     return ray.remote(num_cpus=0, num_gpus=0.01, scheduling_strategy=there)(_gpu_of_node).remote()
 
 
-def _gpu_of_node() -> tuple[float, int]:
-    """Bytes and multiprocessors."""
+def _gpu_of_node() -> Gpu:
     import torch
 
+    from darkroom.sampling.device import computes_in_bfloat16
+
     found = torch.cuda.get_device_properties(0)
-    return float(found.total_memory), found.multi_processor_count
+    able = computes_in_bfloat16(torch.device("cuda", 0))
+    return Gpu(float(found.total_memory), found.multi_processor_count, found.name, able)

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 AHEAD = 2  # passes asked of a GPU and not yet done: more would hold memory and gain nothing
 
 
+def computes_in_bfloat16(device: torch.device) -> bool:
+    """GPUs before Ampere take such tensors too, and are many times slower by them."""
+    return device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """The tensor on the device; itself if it is there."""
     if device.type != "cuda" or tensor.is_cuda:

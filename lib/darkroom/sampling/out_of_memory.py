@@ -8,6 +8,8 @@ from contextlib import contextmanager
 # Of libraries that allocate for themselves, when PyTorch's own allocator holds what is left.
 _SAID = (
     "CUDA error: out of memory",
+    "CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate",  # a thread's first product, where nothing is left
+    "CUDNN_STATUS_NOT_INITIALIZED",  # and its first convolution
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
     "unable to find an engine to execute this computation",  # cuDNN's, after work space for none could be had

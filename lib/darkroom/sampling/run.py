@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+import torch
 
 from darkroom.sampling.buckets import Buckets
 from darkroom.sampling.engine import Failed, Finished, Predictor
@@ -28,3 +30,15 @@ def walk_plans(
                 raise result.error
             finished.append(result)
     return sorted(finished, key=lambda result: result.tag)
+
+
+def walk_fitting(predictor: Predictor, plans: Sequence[Plan], capacity: int) -> list[Finished]:
+    """`walk_plans`, with half as many evaluations a pass, and so on, where the device's memory ends. Raises
+    OutOfMemoryError where not even one fits."""
+    try:
+        return walk_plans(predictor, plans, capacity)
+    except torch.OutOfMemoryError:
+        if capacity == 1:
+            raise
+    torch.cuda.empty_cache()  # out here, where the error's frames no longer hold what they allocated
+    return walk_fitting(predictor, plans, capacity // 2)

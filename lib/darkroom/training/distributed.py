@@ -90,21 +90,27 @@ def train_distributed(recipe: Recipe, data: str, out: str, workers: Workers, say
 
 def _scaling(workers: Workers) -> ScalingConfig:
     have = node_resources()
-    if any(node.get("GPU", 0) for node in have):
-        return ScalingConfig(num_workers=workers.scaling, use_gpu=True)
-    share = cpu_share([node.get("CPU", 0) for node in have], workers.most)
-    return ScalingConfig(num_workers=workers.scaling, resources_per_worker={"CPU": share})
+    processors, gpus = ([node.get(kind, 0) for node in have] for kind in ("CPU", "GPU"))
+    on_gpus = any(gpus)
+    each = {"CPU": cpu_share(processors, workers.most, gpus if on_gpus else None)} | ({"GPU": 1} if on_gpus else {})
+    return ScalingConfig(num_workers=workers.scaling, use_gpu=on_gpus, resources_per_worker=each)
 
 
-def cpu_share(processors: Sequence[float], workers: int) -> float:
+def cpu_share(processors: Sequence[float], workers: int, gpus: Sequence[float] | None = None) -> float:
     """How many processors to ask for each of so many workers, on nodes of so many processors: the most, in quarters,
-    with which all workers fit now; a quarter of one where they do not, as on a cluster that is still to grow.
+    with which all workers fit now; a quarter of one where they do not, as on a cluster that is still to grow. gpus: of
+    the nodes, where each worker has one; it then asks for one processor at most.
 
     A quarter of a node's processors stays free: streamed data is read by tasks that need some.
     """
     rooms = [int(3 * count) for count in processors]  # in quarters of a processor: 0.75 of the node, times 4
-    shares = range(max(rooms, default=1), 0, -1)
-    return next((share for share in shares if sum(room // share for room in rooms) >= workers), 1) / 4
+    most = max(rooms, default=1) if gpus is None else 4
+    places = [float("inf")] * len(rooms) if gpus is None else gpus
+
+    def fit(share: int) -> float:
+        return sum(min(room // share, place) for room, place in zip(rooms, places, strict=True))
+
+    return next((share for share in range(most, 0, -1) if fit(share) >= workers), 1) / 4
 
 
 class _OwnDeviceBackend(TorchConfig().backend_cls):
@@ -165,8 +171,7 @@ class _Fit(threading.Thread):
 
 def _asked(trainer: TorchTrainer) -> str:
     scaling = trainer.scaling_config
-    each = {"CPU": 1, "GPU": 1} if scaling.use_gpu else scaling.resources_per_worker
-    wants = ", ".join(f"{count:g} {kind}" for kind, count in each.items())
+    wants = ", ".join(f"{count:g} {kind}" for kind, count in scaling.resources_per_worker.items())
     count = scaling.num_workers if isinstance(scaling.num_workers, int) else " to ".join(map(str, scaling.num_workers))
     return f"{count} want {wants} each; {free()}"
 

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from darkroom.models.cascade import Cascade
 
 FIXED_TIMES, FIXED_PICTURES = 8, 16  # of which a loss is measured that no draw of a step moves
+AT_ONCE = 4  # of these: all would take more of a GPU than small batches of a training do
 SHEET = "validation/epoch-{:04d}.png"
 
 
@@ -117,10 +118,11 @@ class AdapterDiffusion(Objective):
     def forward(self, z0: Tensor, t: Tensor, epsilon: Tensor, weights: Tensor, *told: Tensor) -> Tensor:
         return (weights * self.time_weights[t] * self.errors(z0, t, epsilon, told)).mean()
 
-    def errors(self, z0: Tensor, t: Tensor, epsilon: Tensor, told: tuple[Tensor, ...]) -> Tensor:
+    def errors(self, z0: Tensor, t: Tensor, epsilon: Tensor, told: tuple[Tensor, ...], compiled: bool = True) -> Tensor:
         """Mean squared error of each row, [b]."""
         z_t = self.process.noise(z0, t, epsilon).contiguous(memory_format=torch.channels_last)
-        predicted = self.ask(z_t, t, **self.predictor.given(told)).sample.float()
+        ask = self.ask if compiled else self.core
+        predicted = ask(z_t, t, **self.predictor.given(told)).sample.float()
         return (predicted - self.process.target(z0, t, epsilon)).square().mean(dim=(1, 2, 3))
 
 
@@ -250,19 +252,25 @@ def _optimization(recipe: Settings, steps: int, worker: Worker) -> Optimization:
 @torch.no_grad()
 def fixed_loss(objective: AdapterDiffusion, examples: Examples) -> float:
     """Mean squared error on pictures drawn evenly from the own ones, at times spread evenly, with noise that never
-    changes: comparable between adapters of one model that are measured on the same pictures."""
+    changes: comparable between adapters of one model that are measured on the same pictures.
+
+    Uncompiled: of another shape than a step's batch, it would be compiled anew, for minutes, while other workers wait.
+    """
     predictor, rows = objective.predictor, _fixed_rows(examples.own)
     count = len(rows)
     first = torch.zeros_like(rows)
     names, device = predictor.fields, predictor.device
     told = tuple(tensor.to(device) for tensor in examples.fields(names, rows, first, examples.captions[rows]))
     z0 = predictor.latents.scaled(examples.means[rows, 0].to(device))
-    times, errors = objective.process.num_timesteps, []
+    times, errors = objective.process.num_timesteps, list[float]()
     for number in range(FIXED_TIMES):
-        draw = Draw((0, number), count, slice(0, count), torch.device("cpu"))
+        noise = Draw((0, number), count, slice(0, count), torch.device("cpu")).normal(z0.shape[1:]).to(device)
         t = torch.full((count,), (2 * number + 1) * times // (2 * FIXED_TIMES), device=device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=predictor.dtype == torch.bfloat16):
-            errors.append(objective.errors(z0, t, draw.normal(z0.shape[1:]).to(device), told).mean().item())
+        for at in range(0, count, AT_ONCE):
+            some = slice(at, at + AT_ONCE)
+            own = tuple(part[some] for part in told)
+            with torch.autocast(device.type, torch.bfloat16, enabled=predictor.dtype == torch.bfloat16):
+                errors += objective.errors(z0[some], t[some], noise[some], own, compiled=False).tolist()
     return sum(errors) / len(errors)
 
 

@@ -12,14 +12,14 @@ import torch
 from darkroom.manifest import parse_task
 from darkroom.models.predictors import UNetPredictor
 from darkroom.sampling.plans import condition_keys, make_plan
-from darkroom.sampling.run import walk_plans
+from darkroom.sampling.run import walk_fitting
 from darkroom.sampling.stage import Fields, Inputs, Stage
 from darkroom.storage import to_uint8
 
 if TYPE_CHECKING:
     from darkroom.models.cascade import Cascade
 
-CAPACITY = 8  # evaluations a pass
+CAPACITY = 8  # evaluations a pass; fewer where a device that can train has no room for so many
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Wishes:
                 make_plan(row, self.stage, Inputs({key: texts[key] for key in condition_keys(row, self.stage)}))
                 for row in self.rows[first : first + CAPACITY]
             ]
-            for result in walk_plans(predictor, plans, CAPACITY):
+            for result in walk_fitting(predictor, plans, CAPACITY):
                 picture = predictor.latents.decode(result.image[None])[0]
                 yield to_uint8(picture).permute(1, 2, 0).cpu().numpy()
 

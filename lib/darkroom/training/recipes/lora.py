@@ -140,7 +140,7 @@ class Lora(Recipe):
     def speed(self, worker: Worker) -> dict[str, bool]:
         """bf16 by itself on GPUs alone: on a processor the model is small."""
         found = super().speed(worker)
-        return found | ({"bf16": worker.device.type == "cuda"} if self.bf16 == "auto" else {})
+        return found | ({"bf16": False} if self.bf16 == "auto" and worker.device.type == "cpu" else {})
 
     def train(self, data: str, store: Store, worker: Worker, say: Say) -> None:
         from darkroom.training.lora import train_adapter

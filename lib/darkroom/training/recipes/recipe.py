@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, TypeVar, get_origin, get_type_hints
 import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from darkroom.sampling.device import computes_in_bfloat16
 from darkroom.sampling.names import unknown
 from darkroom.storage import Store
 from darkroom.training.data import Kind
@@ -78,7 +79,8 @@ class Recipe:
         gpu = worker.device.type == "cuda"
         capable = torch.cpu.get_capabilities()
         # Measured on the course UNet: a processor with such instructions trains half as fast again.
-        bf16 = gpu or capable.get("avx512_bf16", False) or capable.get("amx_bf16", False)
+        quick = capable.get("avx512_bf16", False) or capable.get("amx_bf16", False)
+        bf16 = computes_in_bfloat16(worker.device) if gpu else quick
         graphs = gpu and worker.count == 1
         auto = {"bf16": bf16, "compile": gpu, "channels_last": True, "fused": True, "graphs": graphs}
         given = {name: getattr(self, name) for name in auto}
