@@ -43,6 +43,7 @@ KNOWN = {
     "other libraries": {"XDG_CACHE_HOME", "MPLCONFIGDIR"},
     "NVIDIA's container runtime": {"NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES"},
     "python and the shell": {"HOME", "PATH", "PYTHONUNBUFFERED"},
+    "pip": {"PIP_BREAK_SYSTEM_PACKAGES"},
     "cluster/ itself": {"REDIS_PASSWORD", "OUT"},
 }
 SECRET = re.compile(r"TOKEN$|KEY|SECRET|PASSWORD")
