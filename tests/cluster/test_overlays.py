@@ -6,12 +6,13 @@ from pathlib import Path
 
 from kustomize import Object, render
 
-OVERLAYS = Path(__file__).parents[2] / "cluster" / "kubernetes" / "overlays"
+KUBERNETES = Path(__file__).parents[2] / "cluster" / "kubernetes"
 
 
 def clusters(overlay: str) -> list[Object]:
     """The specs of its RayCluster and of its RayJobs' clusters."""
-    found = [one["spec"] for one in render(OVERLAYS / overlay) if one["kind"] in ("RayCluster", "RayJob")]
+    objects = render(KUBERNETES / "overlays" / overlay)
+    found = [one["spec"] for one in objects if one["kind"] in ("RayCluster", "RayJob")]
     assert len(found) == 3
     return [spec.get("rayClusterSpec", spec) for spec in found]
 
@@ -23,3 +24,12 @@ def test_heads_stay_off_the_machines_that_may_be_taken_back() -> None:
         rule = cluster["headGroupSpec"]["template"]["spec"]["affinity"]["nodeAffinity"]
         (term,) = rule["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
         assert term == {"matchExpressions": [{"key": label, "operator": "NotIn", "values": [value]}]}
+
+
+def test_a_training_has_the_secrets_that_a_run_has() -> None:
+    """The base of an adapter comes from the hub as a run's model does."""
+    for cluster in clusters("gpu"):
+        groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+        containers = [container for group in groups for container in group["template"]["spec"]["containers"]]
+        named = [[source["secretRef"]["name"] for source in container["envFrom"]] for container in containers]
+        assert named == [["darkroom-storage", "darkroom-hub"]] * len(groups)
