@@ -33,3 +33,12 @@ def test_a_training_has_the_secrets_that_a_run_has() -> None:
         containers = [container for group in groups for container in group["template"]["spec"]["containers"]]
         named = [[source["secretRef"]["name"] for source in container["envFrom"]] for container in containers]
         assert named == [["darkroom-storage", "darkroom-hub"]] * len(groups)
+
+
+def test_how_long_a_job_waits_for_its_pods_is_told() -> None:
+    """KubeRay tries a job anew whose pods found no place in time, as any that failed but one beyond its deadline."""
+    for one in render(KUBERNETES / "base"):
+        if one["kind"] == "RayJob":
+            assert (one["spec"]["backoffLimit"] + 1, one["spec"]["preRunningDeadlineSeconds"]) == (3, 30 * 60)
+    for place in ("../README.md", "prometheusrule.yaml", "overlays/production/platform.yaml"):
+        assert "three tries of half an hour" in (KUBERNETES / place).read_text(), place
