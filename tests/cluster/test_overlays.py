@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from kustomize import Object, render
 
 KUBERNETES = Path(__file__).parents[2] / "cluster" / "kubernetes"
@@ -42,3 +44,10 @@ def test_how_long_a_job_waits_for_its_pods_is_told() -> None:
             assert (one["spec"]["backoffLimit"] + 1, one["spec"]["preRunningDeadlineSeconds"]) == (3, 30 * 60)
     for place in ("../README.md", "prometheusrule.yaml", "overlays/production/platform.yaml"):
         assert "three tries of half an hour" in (KUBERNETES / place).read_text(), place
+
+
+@pytest.mark.parametrize("overlay", ["gpu", "deepfloyd", "spot", "kueue", "redis", "production"])
+def test_gpus_are_let_go_soon_after_a_job(overlay: str) -> None:
+    """A cluster stays up whole for its ttl."""
+    jobs = [one["spec"] for one in render(KUBERNETES / "overlays" / overlay) if one["kind"] == "RayJob"]
+    assert len(jobs) == 2 and all(job["ttlSecondsAfterFinished"] <= 600 for job in jobs)
