@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from darkroom.retrain.cronjob import cron_job
+from darkroom.retrain.schema import Schedule
 from kustomize import Object, render
 
 KUBERNETES = Path(__file__).parents[2] / "cluster" / "kubernetes"
@@ -51,3 +53,12 @@ def test_gpus_are_let_go_soon_after_a_job(overlay: str) -> None:
     """A cluster stays up whole for its ttl."""
     jobs = [one["spec"] for one in render(KUBERNETES / "overlays" / overlay) if one["kind"] == "RayJob"]
     assert len(jobs) == 2 and all(job["ttlSecondsAfterFinished"] <= 600 for job in jobs)
+
+
+def test_production_has_room_for_what_hourly_schedules_keep() -> None:
+    """Beyond the quota a tick's RayJob is refused, and so is every later one: only a new success sweeps an old away."""
+    found = {(one["kind"], one["metadata"]["name"]): one for one in render(KUBERNETES / "overlays" / "production")}
+    most = int(found["ResourceQuota", "darkroom"]["spec"]["hard"]["count/rayjobs.ray.io"])
+    schedule = cron_job("hourly", Schedule(cron="0 * * * *"), "image", found["RayJob", "train"]["spec"])["spec"]
+    kept = schedule["successfulJobsHistoryLimit"] + schedule["failedJobsHistoryLimit"]
+    assert kept == 76 and 2 * kept < most
