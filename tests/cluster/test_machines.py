@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -36,3 +37,11 @@ def test_what_a_bare_ubuntu_lacks_is_installed_before_it_is_called(told: Object)
     called = [number for number, line in enumerate(lines) if "make -C" in line or "-m pip" in line]
     assert called and min(called) > first
     assert all(line.startswith("PIP_BREAK_SYSTEM_PACKAGES=1 ") for line in lines if "-m pip" in line)
+
+
+def test_slurm_refuses_to_begin_without_a_token(tmp_path: Path) -> None:
+    """With 2: of a Ray that could not start, `ray symmetric-run` makes 0."""
+    command = ["bash", str(FOLDER / "slurm.sh"), "generate", "manifests/demo.yaml", "--out", str(tmp_path / "run")]
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (2, f"no token in {tmp_path}/.ray/auth_token: see the head of this file\n")
