@@ -45,3 +45,8 @@ def test_slurm_refuses_to_begin_without_a_token(tmp_path: Path) -> None:
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (2, f"no token in {tmp_path}/.ray/auth_token: see the head of this file\n")
+
+
+def test_files_with_keys_stay_out_of_the_repository() -> None:
+    """cluster/.env of Docker Compose, storage.env of a Secret: what says how to fill them in says that they do."""
+    assert "*.env" in (ROOT / ".gitignore").read_text().splitlines()
