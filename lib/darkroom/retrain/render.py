@@ -17,7 +17,7 @@ import yaml
 
 from darkroom.retrain import cronjob
 from darkroom.retrain.pipeline_file import read_pipeline
-from darkroom.retrain.rayjob import DATE_WORD, TICK_WORD, Object
+from darkroom.retrain.rayjob import BASES, DATE_WORD, TICK_WORD, Object
 from darkroom.retrain.schema import Schedule
 from darkroom.storage import join, read_uri
 
@@ -120,12 +120,21 @@ def _like(base: Object, scheduled: Scheduled, name: str, entrypoint: str) -> Obj
 
 
 def worker_groups(spec: Object) -> list[Object]:
-    """The groups of worker nodes in the spec of a RayJob."""
-    return spec["rayClusterSpec"]["workerGroupSpecs"]
+    """The groups of worker nodes in the spec of a RayJob. ValueError for one without a cluster of its own."""
+    return _cluster(spec).get("workerGroupSpecs") or []
 
 
 def _image(job: Object) -> str:
-    return job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["image"]
+    return _cluster(job["spec"])["headGroupSpec"]["template"]["spec"]["containers"][0]["image"]
+
+
+def _cluster(spec: Object) -> Object:
+    if "rayClusterSpec" not in spec:
+        raise ValueError(
+            "the RayJob to do it like has no rayClusterSpec: it is sent to a cluster that is there; wanted one with a "
+            f"cluster of its own, such as lie in {BASES}"
+        )
+    return spec["rayClusterSpec"]
 
 
 def _replace_image(node: Any, old: str, new: str) -> None:
