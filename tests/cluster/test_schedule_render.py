@@ -143,6 +143,13 @@ def test_how_late_a_tick_may_begin_and_how_many_are_kept(
     assert spec["concurrencyPolicy"] == "Forbid"
 
 
+def test_the_creators_pod_is_waited_for_as_a_jobs_pods_are(tmp_path: Path) -> None:
+    """A tick that nobody created is lost: Kubernetes starts a Job beyond its deadline no second time."""
+    found = objects("cronjob", write(tmp_path))
+    patience = found["CronJob"]["spec"]["jobTemplate"]["spec"]["activeDeadlineSeconds"]
+    assert patience == rayjob(found)["spec"]["preRunningDeadlineSeconds"]
+
+
 def test_another_image_is_in_every_pod(tmp_path: Path) -> None:
     image = "registry.example.com/darkroom@sha256:" + "0" * 64
     for kind, pods in (("raycronjob", 3), ("cronjob", 4)):
