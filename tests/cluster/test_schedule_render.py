@@ -186,6 +186,26 @@ def test_what_only_this_machine_has_is_refused(tmp_path: Path, change: dict, at:
         read_scheduled(write(tmp_path, **change), at)
 
 
+@pytest.mark.parametrize(
+    ("data", "more", "said"),
+    [
+        ("{kind: folder, source: /srv/pictures}", "", "data.source: /srv/pictures is a folder of one machine"),
+        ("{kind: mnist}", "generate: {manifest: m.yaml, out: /srv/out}", "generate.out: /srv/out is a folder of one"),
+        ("{kind: mnist}", "smoke: ../m.yaml", "smoke: ../m.yaml counts from where the file lies, .* climbs out of"),
+    ],
+)
+def test_so_is_what_its_parts_name(tmp_path: Path, data: str, more: str, said: str) -> None:
+    folder = tmp_path / "pipelines"
+    folder.mkdir()
+    for place in (tmp_path, folder):
+        (place / "m.yaml").write_text("- {task: text_to_image, label: 7, id: one}\n")
+    uri = write(folder, out="s3://b/runs")
+    text = Path(uri).read_text().replace("../registry", "s3://b/registry").replace("{kind: mnist}", data)
+    Path(uri).write_text(f"{text}{more}\n")
+    with pytest.raises(ValueError, match=said):
+        read_scheduled(uri, "s3://b/nightly.yaml")
+
+
 def test_a_queue_needs_labels_that_a_raycronjob_does_not_give(tmp_path: Path) -> None:
     base = copy.deepcopy(read_rayjob(BASE))
     base["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] = "darkroom"
