@@ -21,9 +21,9 @@ class ClusterError(RuntimeError):
 
 def refuse_lost_token() -> None:
     """ClusterError where the shell still names the token of a cluster that has ended: Ray ends the process for it, with
-    the stack of its C++."""
+    the stack of its C++. It does not look at the path where RAY_AUTH_TOKEN holds one."""
     token = os.environ.get("RAY_AUTH_TOKEN_PATH")
-    if token and not os.path.isfile(token):
+    if token and not os.environ.get("RAY_AUTH_TOKEN") and not os.path.isfile(token):
         raise ClusterError(
             f"RAY_AUTH_TOKEN_PATH names {token}, which is not there, as after `darkroom cluster down`: to forget that "
             f"cluster, unset {' '.join(SHELL)}"
@@ -64,7 +64,11 @@ def connect(address: str | None, verbose: bool) -> None:
 
 
 def _advice_on_folder(error: Exception) -> str:
-    """Ray keeps its sockets, logs and spilled objects in a folder; what is wrong with that, and with which."""
+    """Ray keeps its sockets, logs and spilled objects in a folder, and the token of its clusters in another; what is
+    wrong with that, and with which."""
+    home, path = os.path.expanduser("~"), getattr(error, "filename", None)
+    if path and (f"{path}/".startswith(f"{home}/.ray/") or f"{home}/".startswith(f"{path}/")):
+        return f"{error}; Ray keeps a token in ~/.ray: set HOME to a folder that it can write to, or RAY_AUTH_TOKEN"
     given = os.environ.get("RAY_TMPDIR")
     folder = f"RAY_TMPDIR is {given}" if given else "RAY_TMPDIR is not set: Ray takes /tmp"
     if "AF_UNIX" in str(error):
