@@ -95,7 +95,15 @@ def test_a_bug_is_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
         connect(None, verbose=False)
 
 
-def test_the_address_of_a_job_api_is_the_users_part(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("http://127.0.0.1:8265", "is where jobs are sent to"),
+        ("ray://127.0.0.1:10001", "is Ray Client's, which cannot"),
+    ],
+)
+def test_an_address_of_another_kind_is_the_users_part(address: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through Ray Client nobody is told what the cluster has."""
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    with pytest.raises(ValueError, match="is where jobs are sent to"):
-        connect("http://127.0.0.1:8265", verbose=False)
+    with pytest.raises(ValueError, match=said):
+        connect(address, verbose=False)

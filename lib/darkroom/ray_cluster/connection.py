@@ -32,7 +32,7 @@ def refuse_lost_token() -> None:
 
 def connect(address: str | None, verbose: bool) -> None:
     """Joins the cluster at `address` (HOST:PORT of its control plane, or "auto"), or starts one on this machine, quiet
-    and with no dashboard. ClusterError; ValueError for the address of a job API."""
+    and with no dashboard. ClusterError; ValueError for the address of a job API, or of Ray Client."""
     refuse_lost_token()
     import ray  # here: whoever only catches a ClusterError need not wait for it
     import ray.data
@@ -48,6 +48,11 @@ def connect(address: str | None, verbose: bool) -> None:
         return
     if address and address.startswith(("http://", "https://")):
         raise ValueError(f"{address} is where jobs are sent to: `darkroom submit`. To join wants HOST:6379, or auto")
+    if address and address.startswith("ray://"):
+        raise ValueError(
+            f"{address} is Ray Client's, which cannot run a job. One of the cluster's own machines joins by HOST:6379, "
+            "or auto; from elsewhere a job is sent: `darkroom submit`, to http://HOST:8265"
+        )
     level = "info" if verbose else "error"
     local = {} if address else {"include_dashboard": False, "object_store_memory": 512 * 2**20}
     try:
