@@ -71,6 +71,7 @@ COPY manifests manifests
 # into processes, so a volume mounted noexec will not do.
 # HOME: with a read-only root file system only /tmp and /cache can be written to.
 # RAY_AUTH_MODE: a node that was given no token does not start, rather than starting open.
+# RAY_DASHBOARD_ENABLE_K8S_DISK_USAGE: else a pod's disk is empty to Ray, and to the board and the alert that ask for it.
 # NVIDIA_*: what the container runtime hands in; CUDA's own libraries come with torch.
 ENV PATH=/opt/darkroom/bin:$PATH \
     HOME=/tmp \
@@ -84,6 +85,7 @@ ENV PATH=/opt/darkroom/bin:$PATH \
     HF_HUB_DISABLE_TELEMETRY=1 \
     RAY_AUTH_MODE=token \
     RAY_USAGE_STATS_ENABLED=0 \
+    RAY_DASHBOARD_ENABLE_K8S_DISK_USAGE=1 \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     PYTHONUNBUFFERED=1

@@ -14,7 +14,9 @@ import ray
 import yaml
 
 from darkroom import metrics
+from darkroom.batch.generate import Options, run
 from darkroom.sampling.engine import Statistics
+from runs import write_manifest
 
 CLUSTER = Path(__file__).parents[1] / "cluster"
 DASHBOARD, RULES = CLUSTER / "grafana" / "darkroom.json", CLUSTER / "kubernetes" / "prometheusrule.yaml"
@@ -56,11 +58,14 @@ def endpoint(shared_ray: None) -> dict[str, dict[frozenset, float]]:
     return found
 
 
-def _scrape() -> dict[str, dict[frozenset, float]]:
+def _answer() -> str:
     (node,) = ray.nodes()
-    answer = urllib.request.urlopen(f"http://127.0.0.1:{node['MetricsExportPort']}/metrics", timeout=10).read().decode()
+    return urllib.request.urlopen(f"http://127.0.0.1:{node['MetricsExportPort']}/metrics", timeout=10).read().decode()
+
+
+def _scrape() -> dict[str, dict[frozenset, float]]:
     found: dict[str, dict[frozenset, float]] = {}
-    for name, labels, value in re.findall(r"^(ray_\w+){(.*)} (\S+)$", answer, re.MULTILINE):
+    for name, labels, value in re.findall(r"^(ray_\w+){(.*)} (\S+)$", _answer(), re.MULTILINE):
         ours = re.findall(r'\b(run|stage|cause|encoder)="([^"]*)"', labels)
         others = any(key == "run" and not run.startswith("s3://b/") for key, run in ours)
         if not others:  # the Ray is shared, and the runs of other tests are on it too
@@ -81,6 +86,18 @@ def test_rows(endpoint: dict) -> None:
         _labels(run="s3://b/run", cause="numeric"): 1,
     }
     assert endpoint["ray_darkroom_prompts_embedded_total"] == {_labels(run="s3://b/run", encoder="text_encoder"): 30}
+
+
+def test_a_run_says_what_is_left_while_it_commits_nothing(
+    shared_ray: None, toy_network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray forgets a gauge that nobody sets again: the alert on a run that stands still would never see it."""
+    said: list[int] = []
+    show = metrics.RunMetrics.show_left
+    monkeypatch.setattr(metrics.RunMetrics, "show_left", lambda self: (said.append(self.left), show(self)))
+    rows = [{"task": "text_to_image", "label": 7, "id": f"r{n}", "seed": n, "steps": 2} for n in range(3)]
+    run(Options(write_manifest(tmp_path, rows), str(tmp_path / "run"), toy_network), lambda line: None)
+    assert said.count(3) > 1 and said[-1] == 0
 
 
 def test_a_stage(endpoint: dict) -> None:
@@ -116,6 +133,14 @@ def test_the_dashboard_draws_what_is_there(endpoint: dict) -> None:
     """Every metric of ours is drawn, and every metric that is drawn exists: ours in METRICS, Ray's on the endpoint."""
     assert _ours() <= _used()
     assert _used() - ONLY_WITH_A_GPU <= set(endpoint)
+
+
+def test_actors_are_counted_once(endpoint: dict) -> None:
+    """Ray tells of each actor as its control plane sees it, and as its worker does."""
+    told = re.findall(r'^ray_actors{.*Source="(\w+)"', _answer(), re.MULTILINE)
+    assert {"gcs", "executor"} <= set(told)
+    asked = [target["expr"] for panel in _drawn() for target in panel["targets"] if "ray_actors" in target["expr"]]
+    assert asked == ['sum by (State) (ray_actors{Source="executor"})']
 
 
 def _alerts() -> list[dict[str, Any]]:

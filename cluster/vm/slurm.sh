@@ -21,6 +21,9 @@ shift
 [[ -f jobs/$job.py ]] || { echo "no jobs/$job.py here: submit from the root of the repository" >&2; exit 2; }
 export PATH=$PWD/.venv/bin:$PATH RAY_USAGE_STATS_ENABLED=0
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$HOME/.ray/auth_token
+# Without one no node starts, and `ray symmetric-run` ends with 0 all the same, as if the job were done.
+[[ -s $RAY_AUTH_TOKEN_PATH ]] || { echo "no token in $RAY_AUTH_TOKEN_PATH: see the head of this file" >&2; exit 2; }
+export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=600  # seconds; its 30 are short for Python on a shared file system
 
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 address=$head:$((20000 + SLURM_JOB_ID % 10000))  # another job's Ray may be on the usual port

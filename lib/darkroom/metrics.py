@@ -56,7 +56,7 @@ class RunMetrics:
 
     def __init__(self, run: str, rows: int) -> None:
         self.run, self.left = run, rows
-        self._show_left()
+        self.show_left()
 
     def commit(self, ok: int, failed: Mapping[str, int]) -> None:
         """A unit is committed. failed: rows by cause, the kind of `row_state.Failure`."""
@@ -65,9 +65,10 @@ class RunMetrics:
         for cause, count in failed.items():
             _count("darkroom_rows_failed", count, run=self.run, cause=cause)
         self.left -= rows
-        self._show_left()
+        self.show_left()
 
-    def _show_left(self) -> None:
+    def show_left(self) -> None:
+        """Again every few seconds, for a run that commits nothing too: it is the one that somebody is to be told of."""
         _show("darkroom_rows_left", max(0, self.left), run=self.run)
 
 

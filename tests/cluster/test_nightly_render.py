@@ -92,6 +92,27 @@ def test_a_head_that_works_alone_stays_alone(tmp_path: Path) -> None:
     assert job["spec"]["rayClusterSpec"]["workerGroupSpecs"] == [] and "--workers 1" in job["spec"]["entrypoint"]
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"rayClusterSpec": None, "clusterSelector": {"ray.io/cluster": "ours"}}, "has no rayClusterSpec: it is sent"),
+        ({"replicas": None}, "the RayJob's group workers has no replicas: say by --workers how many"),
+        ({"workerGroupSpecs": None}, ""),
+    ],
+)
+def test_a_rayjob_of_ones_own_need_not_have_all_that_ours_have(change: dict, said: str, tmp_path: Path) -> None:
+    base = read_rayjob(str(BASE), "generate")
+    cluster = base["spec"]["rayClusterSpec"]
+    for part in (base["spec"], cluster, cluster["workerGroupSpecs"][0]):
+        for key in part.keys() & change.keys():
+            del part[key]
+    base["spec"] |= {key: value for key, value in change.items() if value}
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump(base))
+    done = invoke(*USUAL, "--job", str(file))
+    assert (done.exit_code, said in done.stderr) == (2 if said else 0, True), done.output
+
+
 def test_where_the_cluster_finds_it_may_be_there_here_too(tmp_path: Path) -> None:
     """As where this is typed in the image: then --at says that the path is the nodes' own."""
     manifest = tmp_path / "nightly.yaml"

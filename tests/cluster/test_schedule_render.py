@@ -143,6 +143,13 @@ def test_how_late_a_tick_may_begin_and_how_many_are_kept(
     assert spec["concurrencyPolicy"] == "Forbid"
 
 
+def test_the_creators_pod_is_waited_for_as_a_jobs_pods_are(tmp_path: Path) -> None:
+    """A tick that nobody created is lost: Kubernetes starts a Job beyond its deadline no second time."""
+    found = objects("cronjob", write(tmp_path))
+    patience = found["CronJob"]["spec"]["jobTemplate"]["spec"]["activeDeadlineSeconds"]
+    assert patience == rayjob(found)["spec"]["preRunningDeadlineSeconds"]
+
+
 def test_another_image_is_in_every_pod(tmp_path: Path) -> None:
     image = "registry.example.com/darkroom@sha256:" + "0" * 64
     for kind, pods in (("raycronjob", 3), ("cronjob", 4)):
@@ -177,6 +184,26 @@ def test_names_fit(tmp_path: Path, kind: str, longest: int) -> None:
 def test_what_only_this_machine_has_is_refused(tmp_path: Path, change: dict, at: str | None, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         read_scheduled(write(tmp_path, **change), at)
+
+
+@pytest.mark.parametrize(
+    ("data", "more", "said"),
+    [
+        ("{kind: folder, source: /srv/pictures}", "", "data.source: /srv/pictures is a folder of one machine"),
+        ("{kind: mnist}", "generate: {manifest: m.yaml, out: /srv/out}", "generate.out: /srv/out is a folder of one"),
+        ("{kind: mnist}", "smoke: ../m.yaml", "smoke: ../m.yaml counts from where the file lies, .* climbs out of"),
+    ],
+)
+def test_so_is_what_its_parts_name(tmp_path: Path, data: str, more: str, said: str) -> None:
+    folder = tmp_path / "pipelines"
+    folder.mkdir()
+    for place in (tmp_path, folder):
+        (place / "m.yaml").write_text("- {task: text_to_image, label: 7, id: one}\n")
+    uri = write(folder, out="s3://b/runs")
+    text = Path(uri).read_text().replace("../registry", "s3://b/registry").replace("{kind: mnist}", data)
+    Path(uri).write_text(f"{text}{more}\n")
+    with pytest.raises(ValueError, match=said):
+        read_scheduled(uri, "s3://b/nightly.yaml")
 
 
 def test_a_queue_needs_labels_that_a_raycronjob_does_not_give(tmp_path: Path) -> None:

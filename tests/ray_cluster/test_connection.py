@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from darkroom.ray_cluster import ClusterError, connect
+from darkroom.ray_cluster import ClusterError, connect, refuse_lost_token
 
 
 @pytest.mark.parametrize(
@@ -97,6 +97,31 @@ def test_a_long_folder_for_sockets_is_named(tmp_path: Path) -> None:
     assert ended.returncode == 1 and f"ClusterError: {says}" in last and last.endswith("/tmp")
 
 
+def test_a_home_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
+    """Ray keeps a token there, before it starts anything; RAY_TMPDIR is not to blame."""
+    (tmp_path / "home").write_text("a file where a folder should be")
+    program = "from darkroom.ray_cluster import connect; connect(None, verbose=False)"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment |= {"HOME": str(tmp_path / "home")}
+    ended = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    *_, last = ended.stderr.strip().splitlines()
+    assert "no Ray cluster at this machine: " in last and "RAY_TMPDIR" not in last
+    assert last.endswith("set HOME to a folder that it can write to, or RAY_AUTH_TOKEN")
+
+
+def test_a_token_itself_is_taken_before_a_lost_file_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Ray does: its own answer, in a process where no other test had it look."""
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "lost"))
+    with pytest.raises(ClusterError, match="which is not there"):
+        refuse_lost_token()
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0123456789abcdef0123456789abcdef")
+    refuse_lost_token()
+    program = "from ray._raylet import AuthenticationTokenLoader as Loader; print(Loader.instance().has_token())"
+    environment = {**os.environ, "RAY_AUTH_MODE": "token"}
+    ended = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert ended.stdout == "True\n", ended.stderr
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS])
 def test_a_folder_that_cannot_be_written_to_is_named(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object, **__: object) -> None:
@@ -119,7 +144,15 @@ def test_a_bug_is_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
         connect(None, verbose=False)
 
 
-def test_the_address_of_a_job_api_is_the_users_part(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("http://127.0.0.1:8265", "is where jobs are sent to"),
+        ("ray://127.0.0.1:10001", "is Ray Client's, which cannot"),
+    ],
+)
+def test_an_address_of_another_kind_is_the_users_part(address: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through Ray Client nobody is told what the cluster has."""
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    with pytest.raises(ValueError, match="is where jobs are sent to"):
-        connect("http://127.0.0.1:8265", verbose=False)
+    with pytest.raises(ValueError, match=said):
+        connect(address, verbose=False)

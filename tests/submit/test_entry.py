@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -32,6 +33,17 @@ def test_the_exit_code_is_the_jobs_and_the_log_is_passed_on_and_kept(
     record.copy_log()
     kept = (tmp_path / "submissions/try-1/log.txt").read_bytes()
     assert sorted(kept.split()) == [b"err", b"out"] and capfdbinary.readouterr().out == kept
+
+
+def test_a_run_at_a_place_that_is_none_is_refused_by_the_job(
+    monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    """As an entry point of one's own may name it, which nobody has checked: with 2, in a sentence."""
+    monkeypatch.setattr(entry, "_wait_for_turn", lambda *_: True)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    assert entry.main(["failed", "gs://bucket/run"]) == 2
+    said = capfdbinary.readouterr().out
+    assert b"unknown scheme 'gs'" in said and b"Traceback" not in said
 
 
 def test_a_status_keeps_what_was_said_before(record: Record, tmp_path: Path) -> None:

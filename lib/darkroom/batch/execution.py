@@ -40,13 +40,15 @@ def execute(order: Order, work: Work, writer: Writer, progress: Progress, say: S
     costs = {stage_name(number): model.evaluation_flops(number) for number in setting.numbers}
     progress.expected = work.to_make * sum(evaluations[n] * costs[stage_name(n)] for n in setting.numbers)
     most_failed = option.parse_max_failed(options.max_failed_rows, work.to_make)
-    heard = partial(_committed, say, progress, RunMetrics(order.store.root, work.to_make))
+    metrics = RunMetrics(order.store.root, work.to_make)
+    heard = partial(_committed, say, progress, metrics)
     commits = Commits(writer, heard, most_failed)
     encoding = Encoding(order, setting, counter, say)
 
     def check() -> None:
         encoding.check()
         commits.flush_if_due()
+        metrics.show_left()
 
     listener = Listener(counter, partial(_hear, say, progress, costs), check, partial(phase, say))
     if setting.together:

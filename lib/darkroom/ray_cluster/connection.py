@@ -22,9 +22,9 @@ class ClusterError(RuntimeError):
 
 def refuse_lost_token() -> None:
     """ClusterError where the shell still names the token of a cluster that has ended: Ray ends the process for it, with
-    the stack of its C++."""
+    the stack of its C++. It does not look at the path where RAY_AUTH_TOKEN holds one."""
     token = os.environ.get("RAY_AUTH_TOKEN_PATH")
-    if token and not os.path.isfile(token):
+    if token and not os.environ.get("RAY_AUTH_TOKEN") and not os.path.isfile(token):
         raise ClusterError(
             f"RAY_AUTH_TOKEN_PATH names {token}, which is not there, as after `darkroom cluster down`: to forget that "
             f"cluster, unset {' '.join(SHELL)}"
@@ -33,7 +33,7 @@ def refuse_lost_token() -> None:
 
 def connect(address: str | None, verbose: bool) -> None:
     """Joins the cluster at `address` (HOST:PORT of its control plane, or "auto"), or starts one on this machine, quiet
-    and with no dashboard. ClusterError; ValueError for the address of a job API."""
+    and with no dashboard. ClusterError; ValueError for the address of a job API, or of Ray Client."""
     refuse_lost_token()
     import ray  # here: whoever only catches a ClusterError need not wait for it
     import ray.data
@@ -49,6 +49,11 @@ def connect(address: str | None, verbose: bool) -> None:
         return
     if address and address.startswith(("http://", "https://")):
         raise ValueError(f"{address} is where jobs are sent to: `darkroom submit`. To join wants HOST:6379, or auto")
+    if address and address.startswith("ray://"):
+        raise ValueError(
+            f"{address} is Ray Client's, which cannot run a job. One of the cluster's own machines joins by HOST:6379, "
+            "or auto; from elsewhere a job is sent: `darkroom submit`, to http://HOST:8265"
+        )
     level = "info" if verbose else "error"
     try:
         with nullcontext() if verbose else _closed_stderr(), _own_signals():
@@ -85,7 +90,11 @@ def _late(error: Exception) -> bool:
 
 
 def _advice_on_folder(error: Exception) -> str:
-    """Ray keeps its sockets, logs and spilled objects in a folder; what is wrong with that, and with which."""
+    """Ray keeps its sockets, logs and spilled objects in a folder, and the token of its clusters in another; what is
+    wrong with that, and with which."""
+    home, path = os.path.expanduser("~"), getattr(error, "filename", None)
+    if path and (f"{path}/".startswith(f"{home}/.ray/") or f"{home}/".startswith(f"{path}/")):
+        return f"{error}; Ray keeps a token in ~/.ray: set HOME to a folder that it can write to, or RAY_AUTH_TOKEN"
     given = os.environ.get("RAY_TMPDIR")
     folder = f"RAY_TMPDIR is {given}" if given else "RAY_TMPDIR is not set: Ray takes /tmp"
     if "AF_UNIX" in str(error):

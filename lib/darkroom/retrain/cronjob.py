@@ -57,6 +57,7 @@ spec:
         - {protocol: TCP, port: 6443}
 """
 # The project's own image: it knows the schedule, no other does, and kubectl's images have no shell for a tick's name.
+# It is large, and a node may have to start for it: half an hour, as the RayJob's pods have. Then the tick is lost.
 CRONJOB = """\
 apiVersion: batch/v1
 kind: CronJob
@@ -71,7 +72,7 @@ spec:
   jobTemplate:
     spec:
       backoffLimit: 5
-      activeDeadlineSeconds: 600
+      activeDeadlineSeconds: 1800
       template:
         metadata:
           labels:

@@ -17,12 +17,14 @@ import yaml
 
 from darkroom.retrain import cronjob
 from darkroom.retrain.pipeline_file import read_pipeline
-from darkroom.retrain.rayjob import DATE_WORD, TICK_WORD, Object
+from darkroom.retrain.rayjob import BASES, DATE_WORD, TICK_WORD, Object
 from darkroom.retrain.schema import Schedule
 from darkroom.storage import join, read_uri
 
 Kind = Literal["raycronjob", "cronjob"]
 LONGEST = {"raycronjob": 36, "cronjob": 30}  # KubeRay's limits: 36, and 47 for a RayJob, whose tick takes 17
+PATHS = ("out", "registry", "source", "smoke", "classifier", "manifest")
+OF_ALL_NODES = ("out", "registry", "data.source", "generate.out")  # the others may be files of the image
 QUEUE, PART = "kueue.x-k8s.io/queue-name", "app.kubernetes.io/component"
 _RAYCRONJOB = """\
 # For KubeRay 1.6 and later, alpha: the operator must have been started with --feature-gates=RayCronJob=true. Else
@@ -60,20 +62,25 @@ def read_scheduled(uri: str, at: str | None = None, image: str | None = None) ->
             f"{at}: a cluster's nodes need the pipeline in a bucket, at s3://bucket/ and plain letters; copy it there, "
             "and what it names, and say where by --at. Its relative paths then count from there"
         )
-    document = yaml.safe_load(read_uri(uri))
-    for key in ("out", "registry"):
+    for key, path in _paths(yaml.safe_load(read_uri(uri))).items():
         try:
-            place = join(at.rpartition("/")[0], document[key])
+            place = join(at.rpartition("/")[0], path)
         except ValueError:
             raise ValueError(
-                f"{uri}: {key}: {document[key]} counts from where the file lies, and from {at} it climbs out of the "
-                "bucket; keep as many folders above the file there as it has here: s3://bucket/manifests/pipelines/"
+                f"{uri}: {key}: {path} counts from where the file lies, and from {at} it climbs out of the bucket; "
+                "keep as many folders above the file there as it has here: s3://bucket/manifests/pipelines/"
             ) from None
-        if not place.startswith("s3://"):
+        if key in OF_ALL_NODES and not place.startswith("s3://"):
             raise ValueError(
                 f"{uri}: {key}: {place} is a folder of one machine; wanted one in a bucket, or a relative path"
             )
     return Scheduled(pipeline.name, pipeline.schedule, f"python -m darkroom.submit.entry retrain {at}", image)
+
+
+def _paths(document: Object) -> dict[str, str]:
+    """What a pipeline file names, by key: "out", "data.source", ..."""
+    parts = {"": document, "data.": document["data"], "generate.": document.get("generate") or {}}
+    return {f"{name}{key}": part[key] for name, part in parts.items() for key in PATHS if part.get(key) is not None}
 
 
 def rendered(kind: Kind, scheduled: Scheduled, base: Object) -> str:
@@ -120,12 +127,21 @@ def _like(base: Object, scheduled: Scheduled, name: str, entrypoint: str) -> Obj
 
 
 def worker_groups(spec: Object) -> list[Object]:
-    """The groups of worker nodes in the spec of a RayJob."""
-    return spec["rayClusterSpec"]["workerGroupSpecs"]
+    """The groups of worker nodes in the spec of a RayJob. ValueError for one without a cluster of its own."""
+    return _cluster(spec).get("workerGroupSpecs") or []
 
 
 def _image(job: Object) -> str:
-    return job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["image"]
+    return _cluster(job["spec"])["headGroupSpec"]["template"]["spec"]["containers"][0]["image"]
+
+
+def _cluster(spec: Object) -> Object:
+    if "rayClusterSpec" not in spec:
+        raise ValueError(
+            "the RayJob to do it like has no rayClusterSpec: it is sent to a cluster that is there; wanted one with a "
+            f"cluster of its own, such as lie in {BASES}"
+        )
+    return spec["rayClusterSpec"]
 
 
 def _replace_image(node: Any, old: str, new: str) -> None:

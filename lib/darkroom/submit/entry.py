@@ -80,7 +80,7 @@ def main(arguments: list[str]) -> int:
     job, *given = arguments
     told = _metadata()
     name, run = told.get("job_submission_id", job), run_of(job, given)
-    record = Record(open_store(run) if run else None, name, job, given)
+    record = Record(_store(run), name, job, given)
     stopped = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())  # Ray tells the job's own processes as well
     record.status("waiting")
@@ -94,6 +94,14 @@ def main(arguments: list[str]) -> int:
     status = "stopped" if stopped.is_set() else "failed" if code else "done"
     record.status(status, exit_code=code, seconds=round(time.monotonic() - began, 1))
     return code
+
+
+def _store(run: str) -> Store | None:
+    """The run's. None where there is none, or its uri is wrong: the job itself says so, and ends with its code."""
+    try:
+        return open_store(run) if run else None
+    except ValueError:
+        return None
 
 
 def _metadata() -> dict[str, str]:

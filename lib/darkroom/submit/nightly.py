@@ -78,5 +78,7 @@ def _workers(asked: int | None, base: Object) -> tuple[int | None, int | None]:
     groups = worker_groups(base["spec"])
     if len(groups) != 1 or groups[0].get("resources"):  # set apart by stage, or the head works alone: as the base is
         return asked, None
-    count = asked or groups[0]["replicas"]
+    count = asked or groups[0].get("replicas")
+    if not count:
+        raise ValueError(f"the RayJob's group {groups[0].get('groupName')} has no replicas: say by --workers how many")
     return count, count
