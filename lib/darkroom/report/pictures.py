@@ -26,7 +26,6 @@ from darkroom.storage import (
 )
 from darkroom.storage.hashing import hashed
 
-
 WHOLE = 8 * 2**20  # bytes of a shard that is read as a whole
 
 
