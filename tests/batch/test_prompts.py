@@ -130,3 +130,18 @@ def test_an_encoder_is_loading_until_its_weights_are_there(
     one = Unencoded("text_encoder", "float32", EmbeddingStore(str(tmp_path), "key"), [])
     EncoderActor(toy_deepfloyd, model.revision, [one], 1, told)(pa.table({"encoder": [0], "prompts": [["a man"]]}))
     assert seen == [True] and not counter.news(0).loading
+
+
+@pytest.mark.parametrize(("run", "label"), [("s3://b/run", "s3://b/run"), ("", "STORE")])
+def test_prompts_count_for_the_run_that_asks_wherever_their_embeddings_lie(
+    run: str, label: str, tmp_path: Path, toy_deepfloyd: str, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With --embeddings they lie elsewhere; the alert on a run that stands still looks at the run's own."""
+    said: list[tuple[Any, ...]] = []
+    monkeypatch.setattr("darkroom.batch.stages.embedded", lambda *given: said.append(given))
+    store = EmbeddingStore(str(tmp_path), "key")
+    actor = EncoderActor(
+        toy_deepfloyd, model.revision, [Unencoded("text_encoder", "float32", store, [], run)], 1, MagicMock()
+    )
+    actor(pa.table({"encoder": [0], "prompts": [["a man"]]}))
+    assert said == [(label.replace("STORE", store.root), "text_encoder", 1)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from darkroom.batch import options as option
@@ -50,6 +50,7 @@ def set_up(order: Order, work: Work, say: Say) -> Setting:
     dtypes = option.stage_dtypes(model, options.dtype, on_gpu)
     stores = prompts.find_stores(model, work.prompts, dtypes, open_store(options.embeddings or options.out).root)
     missing = prompts.find_missing(model, work.prompts, dtypes, stores)
+    missing = [replace(one, run=order.store.root) for one in missing]
     for name, asked in work.prompts.items():
         left = sum(len(one.prompts) for one in missing if one.encoder == name)
         state = f"{left:,} of them to encode" if left else "encoded before"

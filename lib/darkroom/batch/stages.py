@@ -71,12 +71,14 @@ class StageJob:
 
 @dataclass(frozen=True)
 class Unencoded:
-    """Prompts that a store lacks, and the text encoder that is to encode them."""
+    """Prompts that a store lacks, and the text encoder that is to encode them. run: that asks for them, "": none does,
+    and the metrics name the store."""
 
     encoder: str
     dtype: str
     store: EmbeddingStore
     prompts: list[str]
+    run: str = ""
 
 
 class StageActor:
@@ -221,7 +223,7 @@ class EncoderActor:
                 parts.append(encoder.encode(prompts[at : at + ENCODED_AT_ONCE]))
             self.counter.evaluated.remote(PROMPTS, len(parts[-1]), time.monotonic() - began)
         one.store.put(prompts, torch.cat(parts))
-        embedded(one.store.root, one.encoder, len(prompts))
+        embedded(one.run or one.store.root, one.encoder, len(prompts))
         return pa.table({"prompts": [len(prompts)]})
 
     def _hold(self, place: int) -> Any:
