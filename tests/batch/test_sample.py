@@ -17,6 +17,7 @@ from darkroom.manifest import ManifestError
 from darkroom.models.catalog import open_model
 from darkroom.models.errors import ModelError
 from darkroom.models.latents import Latents
+from darkroom.sampling import run as walking
 from runs import RED, png
 from toys import SHORTAGES
 
@@ -59,7 +60,7 @@ def test_a_network_takes_labels_and_its_pictures_are_rgb(toy_network: str) -> No
 
 
 def test_every_problem_at_once_before_anything_is_sampled(toy_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "walk_plans", lambda *_: pytest.fail("sampled"))
+    monkeypatch.setattr(walking, "walk_plans", lambda *_: pytest.fail("sampled"))
     with pytest.raises(ManifestError) as caught:
         sample(toy_model, [RED | {"size": 9}, RED, RED | {"best_of": 3}])
     assert [problem.partition(":")[0] for problem in caught.value.problems] == ["row 1", "row 3"]
@@ -92,7 +93,7 @@ def test_weights_and_embeddings_are_read_once_and_go_with_the_model(
 
 def test_what_half_precision_cannot_hold_is_sampled_in_float32(toy_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As `generate` does: at half the capacity."""
-    walk, walked = module.walk_plans, []
+    walk, walked = walking.walk_plans, []
 
     def overflowing(predictor: Any, plans: list, capacity: int, shape: Any) -> list:
         walked.append((str(predictor.dtype), len(plans), capacity))
@@ -102,7 +103,7 @@ def test_what_half_precision_cannot_hold_is_sampled_in_float32(toy_model: str, m
                 found[1].image.fill_(torch.inf)
         return found
 
-    monkeypatch.setattr(module, "walk_plans", overflowing)
+    monkeypatch.setattr(walking, "walk_plans", overflowing)
     rows = [RED | {"seed": seed} for seed in range(3)]
     assert len(sample(toy_model, rows, capacity=6, dtype="bfloat16")) == 3
     assert walked == [("torch.bfloat16", 3, 6), ("torch.float32", 1, 3)]
@@ -111,7 +112,7 @@ def test_what_half_precision_cannot_hold_is_sampled_in_float32(toy_model: str, m
 def test_values_that_are_no_numbers_are_an_error_that_names_the_row(
     toy_model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    walk = module.walk_plans
+    walk = walking.walk_plans
 
     def broken(*given: Any) -> list:
         found = walk(*given)
@@ -119,7 +120,7 @@ def test_values_that_are_no_numbers_are_an_error_that_names_the_row(
             found[1].image.fill_(torch.nan)
         return found
 
-    monkeypatch.setattr(module, "walk_plans", broken)
+    monkeypatch.setattr(walking, "walk_plans", broken)
     with pytest.raises(ModelError, match="row 2: stage 1 gave values that are not finite numbers"):
         sample(toy_model, [RED, RED | {"seed": 1}])
 
@@ -148,7 +149,7 @@ def one_embedding(model: str) -> int:
 
 
 def test_where_memory_ends_passes_are_halved(toy_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    walk, tried = module.walk_plans, []
+    walk, tried = walking.walk_plans, []
 
     def short(predictor: Any, plans: list, capacity: int, shape: Any) -> list:
         tried.append(capacity)
@@ -157,7 +158,7 @@ def test_where_memory_ends_passes_are_halved(toy_model: str, monkeypatch: pytest
         return walk(predictor, plans, capacity, shape)
 
     expected = sample(toy_model, RED, capacity=2)
-    monkeypatch.setattr(module, "walk_plans", short)
+    monkeypatch.setattr(walking, "walk_plans", short)
     assert same(sample(toy_model, RED, capacity=8), expected) and tried == [8, 4, 2]
 
 
@@ -165,7 +166,7 @@ def test_where_memory_ends_passes_are_halved(toy_model: str, monkeypatch: pytest
 def test_where_memory_ends_in_decoding_fewer_are_decoded_and_nothing_is_sampled_again(
     toy_sd: str, monkeypatch: pytest.MonkeyPatch, said: Exception
 ) -> None:
-    decode, walk, shapes, walked = Latents.decode, module.walk_plans, [], []
+    decode, walk, shapes, walked = Latents.decode, walking.walk_plans, [], []
 
     def short(latents: Latents, states: torch.Tensor) -> torch.Tensor:
         shapes.append(len(states))
@@ -174,6 +175,6 @@ def test_where_memory_ends_in_decoding_fewer_are_decoded_and_nothing_is_sampled_
         return decode(latents, states)
 
     monkeypatch.setattr(Latents, "decode", short)
-    monkeypatch.setattr(module, "walk_plans", lambda *asked: (walked.append(asked), walk(*asked))[1])
+    monkeypatch.setattr(walking, "walk_plans", lambda *asked: (walked.append(asked), walk(*asked))[1])
     pictures = sample(f"{toy_sd}/sd", [RED, RED | {"seed": 1}, RED | {"seed": 2}], capacity=4, dtype="bfloat16")
     assert (len(pictures), shapes, len(walked)) == (3, [4, 2, 2], 1)

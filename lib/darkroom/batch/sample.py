@@ -26,12 +26,11 @@ from darkroom.manifest import ManifestError, open_manifest
 from darkroom.manifest.inline_rows import Rows, named_by_row, write_rows
 from darkroom.models.catalog import abilities, open_model
 from darkroom.models.errors import ModelError
-from darkroom.models.latents import Latents
 from darkroom.sampling.engine import Predictor
 from darkroom.sampling.latent_inputs import to_latents
-from darkroom.sampling.out_of_memory import naming_out_of_memory
+from darkroom.sampling.out_of_memory import halving, naming_out_of_memory
 from darkroom.sampling.plans import Plan, Stage, condition_keys, goes_through, make_plan
-from darkroom.sampling.run import walk_plans
+from darkroom.sampling.run import walk_fitting
 from darkroom.sampling.stage import Fields, at_size
 from darkroom.storage import LocalStore
 
@@ -154,31 +153,14 @@ class _Sampler:
         """Pictures, float32 [C, S, S], on the host; where the device's memory ends, by smaller passes."""
         predictor = self._predictor(stage, dtype)
         try:
-            images = [finished.image for finished in walk_plans(predictor, plans, capacity, stage.shape)]
-        except torch.OutOfMemoryError as error:
-            shortage = str(error)  # not the error, whose frames hold what they allocated
-        else:
+            images = [finished.image for finished in walk_fitting(predictor, plans, capacity, stage.shape)]
             if stage.factor == 1:
                 return images
-            return self._decoded(predictor.latents, images, stage, predictor.latents.at_once)
-        self._make_room(stage, shortage, capacity)
-        return self._walk(stage, plans, dtype, capacity // 2)
-
-    def _decoded(self, latents: Latents, images: list[Tensor], stage: Stage, at_once: int) -> list[Tensor]:
-        """Pictures of states, by fewer at once where the device's memory ends."""
-        try:
-            with naming_out_of_memory():
-                return decoded(latents, images, stage.shape, at_once)
+            latents = predictor.latents
+            return halving(lambda fewer: decoded(latents, images, stage.shape, fewer), latents.at_once)
         except torch.OutOfMemoryError as error:
-            shortage = str(error)
-        self._make_room(stage, shortage, at_once)
-        return self._decoded(latents, images, stage, at_once // 2)
-
-    def _make_room(self, stage: Stage, shortage: str, many: int) -> None:
-        """Before half as many are tried; ModelError where it was one alone."""
-        if many == 1:
-            raise ModelError(f"stage {stage.number} does not fit {self.device}, not even alone: {shortage}")
-        torch.cuda.empty_cache()
+            shortage = str(error)  # not the error, whose frames hold what they allocated
+        raise ModelError(f"stage {stage.number} does not fit {self.device}, not even alone: {shortage}")
 
     def _predictor(self, stage: Stage, dtype: str) -> Predictor:
         kept = _KEPT.setdefault(self.model, _Kept()).predictors

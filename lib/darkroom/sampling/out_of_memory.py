@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
+
+_Made = TypeVar("_Made")
 
 # Of libraries that allocate for themselves, when PyTorch's own allocator holds what is left.
 _SAID = (
@@ -45,3 +48,19 @@ def naming_out_of_memory() -> Iterator[None]:
         if isinstance(error, torch.OutOfMemoryError) or not is_out_of_memory(error):
             raise
         raise torch.OutOfMemoryError(str(error)) from error
+
+
+def halving(work: Callable[[int], _Made], count: int) -> _Made:
+    """What `work` makes of so many at once; of half as many, and so on, where the device's memory ends. Raises
+    torch.OutOfMemoryError where not even one fits."""
+    import torch
+
+    while True:
+        try:
+            with naming_out_of_memory():
+                return work(count)
+        except torch.OutOfMemoryError:
+            if count == 1:
+                raise
+        torch.cuda.empty_cache()  # out here, where the error's frames no longer hold what they allocated
+        count //= 2

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-import torch
-
 from darkroom.sampling.buckets import Buckets
 from darkroom.sampling.engine import Failed, Finished, Predictor
+from darkroom.sampling.out_of_memory import halving
 from darkroom.sampling.plans import Plan
 from darkroom.sampling.stage import Shape
 
@@ -32,13 +31,9 @@ def walk_plans(
     return sorted(finished, key=lambda result: result.tag)
 
 
-def walk_fitting(predictor: Predictor, plans: Sequence[Plan], capacity: int) -> list[Finished]:
+def walk_fitting(
+    predictor: Predictor, plans: Sequence[Plan], capacity: int, shape: Shape | None = None
+) -> list[Finished]:
     """`walk_plans`, with half as many evaluations a pass, and so on, where the device's memory ends. Raises
     OutOfMemoryError where not even one fits."""
-    try:
-        return walk_plans(predictor, plans, capacity)
-    except torch.OutOfMemoryError:
-        if capacity == 1:
-            raise
-    torch.cuda.empty_cache()  # out here, where the error's frames no longer hold what they allocated
-    return walk_fitting(predictor, plans, capacity // 2)
+    return halving(lambda fewer: walk_plans(predictor, plans, fewer, shape), capacity)
