@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 
 import torch
 import torch.distributed
 from torch import Tensor
 
-from darkroom.phases import duration
+from darkroom.phases import Say, duration
 from darkroom.training.feeds import Feed
 from darkroom.training.steps import Steps
 
 LOOK_EVERY = 50  # steps between looks at the loss: each look makes the host wait for the device
 SAY_EVERY = 10.0  # seconds between lines within an epoch
-Say = Callable[[str], None]
+
+
+def say_nothing(line: str) -> None:
+    """What ranks other than 0 say."""
 
 
 class Epochs:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from darkroom.storage import Store
 from darkroom.training.checkpoints import CURVES, Checkpoint, epochs_kept, load_checkpoint, prune, save_checkpoint
-from darkroom.training.epochs import Epochs, Say
+from darkroom.training.epochs import Epochs, Say, say_nothing
 from darkroom.training.feeds import Feed, Worker
 from darkroom.training.objectives import Objective
 from darkroom.training.steps import Optimization, Steps
@@ -38,7 +38,7 @@ def fit(
     noted: told of each new checkpoint.
     Raises FloatingPointError, with step, learning rate and last good checkpoint, when the loss is no longer finite.
     """
-    training = _Training(Steps(objective, how, worker, say if worker.rank == 0 else _nothing), dict(config))
+    training = _Training(Steps(objective, how, worker, say if worker.rank == 0 else say_nothing), dict(config))
     kept = epochs_kept(store, folder)
     state = training.resume(load_checkpoint(store, kept[-1], folder)) if kept else None
     if worker.count > 1:
@@ -105,7 +105,3 @@ class _Training(Epochs):
         validation = "" if math.isnan(self.validation[-1]) else f"  validation loss {self.validation[-1]:.4f}"
         loss = sum(self.losses[-steps:]) / steps
         return f"epoch {self.epoch}/{self.steps.how.epochs}  loss {loss:.4f}{validation}  {self.seconds[-1]:.1f} s"
-
-
-def _nothing(line: str) -> None:
-    """What ranks other than 0 say."""

@@ -24,7 +24,7 @@ from darkroom.training.captions import read_captions
 from darkroom.training.checkpoints import Checkpoint
 from darkroom.training.data import read_record
 from darkroom.training.draws import Draw
-from darkroom.training.epochs import Say
+from darkroom.training.epochs import Say, say_nothing
 from darkroom.training.feeds import Worker
 from darkroom.training.loop import fit
 from darkroom.training.lora_examples import (
@@ -170,7 +170,7 @@ class _Setting:
 def train_adapter(recipe: Settings, data: str, store: Store, worker: Worker, say: Say) -> None:
     """Trains to the end, from the last checkpoint if there is one; rank 0 leaves the adapter's folder in `store`."""
     began = time.monotonic()
-    setting = _prepare(recipe, data, worker, say if worker.rank == 0 else _quiet)
+    setting = _prepare(recipe, data, worker, say if worker.rank == 0 else say_nothing)
     if worker.rank == 0:
         count = len(setting.examples.captions)
         say(f"{count} pictures are encoded, {count * setting.examples.means.shape[1]} latents, "
@@ -194,11 +194,7 @@ def train_adapter(recipe: Settings, data: str, store: Store, worker: Worker, say
         _save(setting, data, store, last, base_loss)
 
 
-def _quiet(line: str) -> None:
-    pass
-
-
-def _prepare(recipe: Settings, data: str, worker: Worker, say: Say = _quiet, sampled: bool = False) -> _Setting:
+def _prepare(recipe: Settings, data: str, worker: Worker, say: Say = say_nothing, sampled: bool = False) -> _Setting:
     """Networks, and the pictures encoded. sampled: those alone that `fixed_loss` asks of."""
     model = recipe.opened()
     recipe = replace(recipe, resolution=_side(recipe, model))
