@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from darkroom.training.idx import write_idx
 from darkroom.training.recipes import find_recipe
 from darkroom.training.recipes.recipe import with_settings
 
+ENDED = re.compile(r"epoch \d/2  loss")  # what a training says at an epoch's end; a slow one says steps too
 QUICK = {"hidden": 4, "epochs": 2, "batch": 32, "bf16": "off", "validation_images": 8}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import threading
 from datetime import UTC, datetime, timedelta
@@ -30,10 +29,9 @@ from darkroom.storage import LocalStore, StorageError, encode_png, open_store
 from darkroom.storage.lease import LEASE, _record, hold
 from darkroom.training import data, job
 from darkroom.training.data import load_images
-from small_world import QUICK, World, train_here
+from small_world import ENDED, QUICK, World, train_here
 
 FIRST = datetime(2026, 11, 21, 2, tzinfo=UTC)
-ENDED = re.compile(r"epoch \d/2  loss")  # what a training says at an epoch's end; a slow one says steps too
 
 
 def night(number: int) -> datetime:
